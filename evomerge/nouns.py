@@ -1,0 +1,131 @@
+"""The plain data that rooms hand to one another: what varies, what was tried, what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evomerge.recipes import Recipe
+
+Gene = float | int | bool | str
+Split = Literal["search", "held_out"]
+Kind = Literal["baseline", "search", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One thing that a space lets vary.
+
+    Attributes:
+        name: unique within a space, e.g. ``weight[strings,mlp,2]``.
+        kind: ``float``, ``int``, ``bool`` or ``choice``.
+        initial: where a search starts, within the bounds.
+        low, high: inclusive bounds of a ``float`` or ``int``.
+        scale: ``log`` searches the logarithm; ``low`` is then positive.
+        choices: what a ``choice`` chooses from.
+    """
+
+    name: str
+    kind: Literal["float", "int", "bool", "choice"]
+    initial: Gene
+    low: float = 0.0
+    high: float = 1.0
+    scale: Literal["linear", "log"] = "linear"
+    choices: tuple[str, ...] = ()
+
+    def to_unit(self, value: float) -> float:
+        """The number's place between ``low`` (0) and ``high`` (1), on the parameter's scale."""
+        if self.high == self.low:
+            return 0.0
+        if self.scale == "log":
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def from_unit(self, unit: float) -> float:
+        """Inverse of `to_unit`; the result never leaves [low, high]."""
+        if self.scale == "log":
+            value = self.low * (self.high / self.low) ** unit
+        else:
+            value = self.low + unit * (self.high - self.low)
+        return min(max(value, self.low), self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Genome:
+    """What an optimizer proposes: a value for every parameter of the space.
+
+    Attributes:
+        genes: parameter name to value, in the order of the space's parameters.
+        parents: numbers of the candidates that it was made from; empty when made from none.
+    """
+
+    genes: Mapping[str, Gene]
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskScores:
+    """How one model did on one task.
+
+    Attributes:
+        score: the task's own aggregate; higher is better.
+        doc_ids: (E,) which examples, by their index in the task's documents, ascending.
+        example_scores: (E,) one score per example, in that order.
+    """
+
+    score: float
+    doc_ids: tuple[int, ...]
+    example_scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a worker found out about one recipe on one split.
+
+    Attributes:
+        status: ``done``, or ``failed`` when the candidate could not be built or scored.
+        tasks: scores by the task's name in the fitness; empty when failed.
+        value: the fitness, higher is better; None when failed, and until the driver set it.
+        merge_seconds, score_seconds: wall time of materialising and of scoring.
+        error: why it failed.
+    """
+
+    status: Literal["done", "failed"]
+    tasks: Mapping[str, TaskScores] = field(default_factory=dict)
+    value: float | None = None
+    merge_seconds: float = 0.0
+    score_seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One numbered attempt of a run.
+
+    Attributes:
+        number: 0, 1, 2, ... in the order in which the run made them, baselines first.
+        kind: ``baseline``, ``search`` (asked of the optimizer) or ``mean`` (its final estimate).
+        label: a baseline's name, e.g. ``source: strings``; empty otherwise.
+    """
+
+    number: int
+    kind: Kind
+    label: str
+    genome: Genome
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker needs to evaluate one candidate; plain data.
+
+    Attributes:
+        number: the candidate's number, echoed with the result.
+        split: which examples to score it on.
+    """
+
+    number: int
+    recipe: Recipe
+    split: Split

@@ -1,0 +1,46 @@
+"""What to try next: ask/tell optimizers, one per file.
+
+The file's name is the optimizer's public name; the keyword-only arguments of its constructor are
+its YAML keys.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from evomerge.nouns import Evaluation, Genome, Parameter
+
+
+class Optimizer(ABC):
+    """Proposes genomes and learns from their evaluations; higher values are better.
+
+    The same constructor arguments and the same sequence of `ask` and `tell` calls give the same
+    genomes: that is how a run resumes.
+
+    Args:
+        parameters: (D,) what varies; every genome has exactly one value for each, within bounds.
+        seed: of all randomness.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], seed: int) -> None:
+        self.parameters = tuple(parameters)
+        self.seed = seed
+
+    @abstractmethod
+    def ask(self, number: int) -> Genome | None:
+        """The genome of candidate ``number``, or None while it must see results first.
+
+        It never returns None when every candidate asked has been told.
+        """
+
+    @abstractmethod
+    def tell(self, number: int, evaluation: Evaluation) -> None:
+        """Learn how candidate ``number`` did. Candidates may be told in any order, failed ones too.
+
+        Only candidates that `ask` returned are told, each once.
+        """
+
+    def recommend(self) -> Genome | None:
+        """Where the optimizer believes the best is, if that is not a candidate it asked for."""
+        return None

@@ -1,0 +1,5 @@
+"""Recipes: what a merged model is made of, and the YAML it travels in."""
+
+from evomerge.recipes.recipe import DTYPES, ROLES, Recipe
+
+__all__ = ["DTYPES", "ROLES", "Recipe"]

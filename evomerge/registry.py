@@ -1,0 +1,127 @@
+"""Components found by file name, with options read from their signature.
+
+A folder such as ``evomerge/operators`` holds one component per file. The file's name is the
+public name, the keyword arguments of the component are its YAML keys. There is no list to edit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from types import ModuleType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from evomerge.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@cache
+def names(package: str) -> tuple[str, ...]:
+    """Public names of the components in ``evomerge.<package>``, sorted."""
+    module = importlib.import_module(f"evomerge.{package}")
+    found = (info.name for info in pkgutil.iter_modules(module.__path__))
+    return tuple(sorted(name for name in found if not name.startswith("_")))
+
+
+def module(package: str, name: str) -> ModuleType:
+    """The module that holds component ``name``.
+
+    Raises:
+        ConfigError: no such component; the message suggests the nearest name.
+    """
+    if name not in names(package):
+        kind = package.removesuffix("s")
+        raise ConfigError(f"no {kind} is called {name!r}.{did_you_mean(name, names(package))}")
+    return importlib.import_module(f"evomerge.{package}.{name}")
+
+
+def find(package: str, name: str, kind: type[T]) -> type[T]:
+    """The one public subclass of ``kind`` that the file of component ``name`` defines."""
+    home = module(package, name)
+    found = [
+        item
+        for item in vars(home).values()
+        if inspect.isclass(item)
+        and issubclass(item, kind)
+        and item.__module__ == home.__name__
+        and not item.__name__.startswith("_")
+    ]
+    if len(found) != 1:
+        raise TypeError(f"{home.__name__} must define exactly one public {kind.__name__}")
+    return found[0]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?``, or the list of what is known when nothing is near."""
+    choices = list(known)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" Known: {', '.join(choices)}." if choices else ""
+
+
+@cache
+def options_model(component: Callable[..., Any]) -> type[BaseModel]:
+    """A strict pydantic model of the keyword-only options of a component."""
+    target = component.__init__ if inspect.isclass(component) else component
+    signature = inspect.signature(target, eval_str=True)
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default)
+        for p in signature.parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    name = getattr(component, "__name__", "component")
+    return create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def validate_options(
+    component: Callable[..., Any], options: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """The options, converted to the types of the component's signature.
+
+    Raises:
+        ConfigError: every unknown key (with a suggestion) and every wrong value, at once.
+    """
+    model = options_model(component)
+    try:
+        valid = model.model_validate(dict(options))
+    except ValidationError as error:
+        raise ConfigError(explain(error, where, model)) from None
+    return {key: getattr(valid, key) for key in model.model_fields}
+
+
+def explain(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:
+    """A pydantic error as sentences: where, what is wrong, and the nearest known key."""
+    problems = []
+    for item in error.errors():
+        path = ".".join([where, *(str(part) for part in item["loc"])]).strip(".")
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(model, item["loc"][:-1])
+            problems.append(f"{path}: unknown key.{did_you_mean(str(item['loc'][-1]), known)}")
+        elif item["type"] == "missing":
+            problems.append(f"{path}: this key is required.")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            got = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+            problems.append(f"{path}: {message}{got}")
+    return problems
+
+
+def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model nested at ``path``, as far as the annotations tell."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue  # a dict key or a list index: the model stays the same
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            for inner in (candidate, *getattr(candidate, "__args__", ())):
+                if inspect.isclass(inner) and issubclass(inner, BaseModel):
+                    model = inner
+    return list(model.model_fields)
