@@ -1,0 +1,158 @@
+"""SQLite: the file, its settings, its migrations and its errors. The only place that names it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, inspect, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from evomerge.errors import StoreError
+from evomerge.store.schema import HEAD
+
+BUSY_SECONDS = 30.0
+
+_CURES = {
+    "is locked": " Another program holds it open: close that program, then resume the run.",
+    "is full": " Make room, then resume the run: all that was recorded before is safe.",
+    "disk I/O error": " Check the disk, then resume the run.",
+    "not a database": " Restore it from a copy, or start the run anew in another folder.",
+    "malformed": " Restore it from a copy, or start the run anew in another folder.",
+}
+
+
+@contextmanager
+def database_errors(where: Path) -> Iterator[None]:
+    """Whatever a database or its disk complains about becomes a `StoreError` with its cause."""
+    try:
+        yield
+    # ValueError: JSON or text that no database takes, or a damaged cell
+    except (SQLAlchemyError, sqlite3.Error, OSError, ValueError, OverflowError) as error:
+        cause = str(getattr(error, "orig", None) or error)
+        cure = next((cure for sign, cure in _CURES.items() if sign in cause), "")
+        raise StoreError(f"{where}: {cause}.{cure}") from error
+
+
+def connect(path: Path, *, read_only: bool, create: bool = False) -> Engine:
+    """An engine on one SQLite file.
+
+    Args:
+        read_only: refuse to change what was recorded.
+        create: make the file if there is none.
+    """
+    # A reader opens for writing too: only so can it roll back what a killed writer left half done.
+    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+
+    def open_file() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,  # the driver begins nothing by itself: _begin does
+            check_same_thread=False,  # the pool hands it to one thread at a time
+        )
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")  # a run folder may come from a stranger
+        # Not WAL: run folders lie on network file systems, where its shared memory fails.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+        return connection
+
+    engine = create_engine("sqlite://", creator=open_file, poolclass=QueuePool)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A writer that began as a reader could not wait for its turn: SQLite refuses to upgrade.
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def create_file(path: Path, fill: Callable[[Connection], None]) -> None:
+    """Make a database at the newest schema: all of it, filled, or none.
+
+    The caller holds the folder's lock and has seen that there is no file.
+    """
+    new = path.with_name(f"{path.name}.new")
+    # A journal that outlived its database would be rolled back into this one.
+    for stale in (new, Path(f"{new}-journal"), Path(f"{path}-journal")):
+        stale.unlink(missing_ok=True)
+    engine = connect(new, read_only=False, create=True)
+    try:
+        migrate(engine)
+        with engine.begin() as connection:
+            fill(connection)
+    finally:
+        engine.dispose()
+    os.replace(new, path)
+    _sync_folder(path.parent)
+
+
+def prepare(engine: Engine, path: Path, *, read_only: bool) -> None:
+    """Bring an existing database to the newest schema.
+
+    Raises:
+        StoreError: it is no run's database, has a schema that this version does not know, or has
+            an older one and is open for reading only.
+    """
+    revision = _revision(engine)
+    if revision == HEAD:
+        return
+    if revision is None:
+        raise StoreError(f"{path}: is a database, but not of an evomerge run.")
+    if revision not in _known_revisions():
+        raise StoreError(
+            f"{path}: was written by a newer evomerge (schema {revision}, this version knows "
+            f"up to {HEAD}). Upgrade evomerge."
+        )
+    if read_only:
+        raise StoreError(
+            f"{path}: was written by an older evomerge (schema {revision}, this version reads "
+            f"{HEAD}). Resume the run once, which brings the file up to date."
+        )
+    migrate(engine)
+
+
+def migrate(engine: Engine) -> None:
+    """Run the missing migrations, all in one transaction."""
+    with engine.begin() as connection:
+        config = migrations()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def migrations() -> Config:
+    """Where Alembic finds the migrations; it reads no file and configures no logging."""
+    config = Config()
+    config.set_main_option("script_location", "evomerge.store:migrations")
+    return config
+
+
+def _revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _known_revisions() -> list[str]:
+    scripts = ScriptDirectory.from_config(migrations())
+    return [script.revision for script in scripts.walk_revisions()]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

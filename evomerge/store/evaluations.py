@@ -1,0 +1,112 @@
+"""Rows of `evaluations` and `task_scores`."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, insert, select
+
+from evomerge.errors import StoreError
+from evomerge.nouns import Evaluation, Split, TaskScores
+from evomerge.store.records import (
+    printable,
+    scores_from_json,
+    scores_to_json,
+    to_json,
+    utc_now,
+)
+from evomerge.store.schema import evaluations, task_scores
+
+
+class Key(NamedTuple):
+    """What makes two evaluations the same; the fields are columns."""
+
+    recipe_digest: str
+    fitness_digest: str
+    split: Split
+    settings_digest: str
+
+
+def find(connection: Connection, key: Key) -> Evaluation | None:
+    """The evaluation with this key, as it was recorded."""
+    row = connection.execute(select(evaluations).where(_has(key))).one_or_none()
+    if row is None:
+        return None
+    of_row = select(task_scores).where(task_scores.c.evaluation_id == row.id)
+    tasks = {
+        task.task: TaskScores(
+            score=task.score,
+            doc_ids=tuple(json.loads(task.doc_ids)),
+            example_scores=scores_from_json(task.example_scores),
+        )
+        for task in connection.execute(of_row.order_by(task_scores.c.position))
+    }
+    return Evaluation(
+        status=row.status,
+        tasks=tasks,
+        value=row.value,
+        merge_seconds=row.merge_seconds,
+        score_seconds=row.score_seconds,
+        error=row.error,
+    )
+
+
+def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
+    """Insert an evaluation unless its key has one; returns the one that is there afterwards.
+
+    Raises:
+        StoreError: its value or a task's score is NaN, which has no place in an order.
+    """
+    earlier = find(connection, key)
+    if earlier is not None:
+        return earlier
+    _refuse_nan(key, evaluation)
+    row = {
+        **key._asdict(),
+        "status": evaluation.status,
+        "value": evaluation.value,
+        "error": printable(evaluation.error),
+        "merge_seconds": evaluation.merge_seconds,
+        "score_seconds": evaluation.score_seconds,
+        "created_utc": utc_now(),
+    }
+    new = insert(evaluations).returning(evaluations.c.id)
+    evaluation_id = connection.execute(new, row).scalar_one()
+    tasks = [
+        {
+            "evaluation_id": evaluation_id,
+            "task": task,
+            "position": position,
+            "score": scores.score,
+            "examples": len(scores.example_scores),
+            "doc_ids": to_json(scores.doc_ids),
+            "example_scores": scores_to_json(scores.example_scores),
+        }
+        for position, (task, scores) in enumerate(evaluation.tasks.items())
+    ]
+    if tasks:
+        connection.execute(insert(task_scores), tasks)
+    return evaluation
+
+
+def _has(key: Key) -> ColumnElement[bool]:
+    return (
+        (evaluations.c.recipe_digest == key.recipe_digest)
+        & (evaluations.c.fitness_digest == key.fitness_digest)
+        & (evaluations.c.split == key.split)
+        & (evaluations.c.settings_digest == key.settings_digest)
+    )
+
+
+def _refuse_nan(key: Key, evaluation: Evaluation) -> None:
+    scores = {f"task {task}": scores.score for task, scores in evaluation.tasks.items()}
+    if evaluation.value is not None:
+        scores["the fitness"] = evaluation.value
+    for name, score in scores.items():
+        if math.isnan(score):
+            raise StoreError(
+                f"recipe {key.recipe_digest}: {name} is NaN. An evaluation has numbers, or the "
+                "status 'failed' and no scores."
+            )

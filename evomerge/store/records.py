@@ -1,0 +1,78 @@
+"""What a store holds besides the nouns, and how sequences become JSON text."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+
+def utc_now() -> str:
+    """ISO 8601 in UTC with milliseconds: text that sorts in time."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Event(NamedTuple):
+    """One step of a run's history: a candidate was asked for, or its result was told.
+
+    Attributes:
+        number: the candidate's.
+        elapsed_seconds: search time spent until then, over all sittings of the run.
+    """
+
+    kind: Literal["ask", "tell"]
+    number: int
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a run was started with.
+
+    Attributes:
+        name: the search's name.
+        search_yaml: its resolved YAML; editing a preset later changes nothing here.
+        fitness_digest: of all that decides what is scored and how.
+        settings_digest: of the engine settings that can change a score.
+        versions: ``evomerge``, ``python`` and each library that matters, to its version.
+        sources_fingerprints: source name to a digest of its weights.
+        host: the machine that started the run.
+        finished_utc: when the search ended; None before that, and again once it goes on.
+    """
+
+    name: str
+    search_yaml: str
+    seed: int
+    fitness_digest: str
+    settings_digest: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    sources_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    host: str = field(default_factory=socket.gethostname)
+    created_utc: str = field(default_factory=utc_now)
+    finished_utc: str | None = None
+
+
+def to_json(content: Any) -> str:
+    """JSON text that a person can read; NaN and infinity raise ValueError."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False)
+
+
+def scores_to_json(scores: Iterable[float]) -> str:
+    """A JSON list of numbers; NaN and infinity, for which JSON has no number, become words."""
+    return to_json([score if math.isfinite(score) else str(float(score)) for score in scores])
+
+
+def scores_from_json(text: str) -> tuple[float, ...]:
+    """Inverse of `scores_to_json`, to the last bit."""
+    return tuple(float(score) for score in json.loads(text))
+
+
+def printable(text: str | None) -> str | None:
+    """An error's text in a form that every database takes: no lone surrogates, no NUL."""
+    if text is None:
+        return None
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

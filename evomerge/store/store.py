@@ -1,0 +1,191 @@
+"""A run's database: the driver writes it, everybody reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Engine
+
+from evomerge.errors import RunError, StoreError
+from evomerge.nouns import Candidate, Evaluation, Split
+from evomerge.store import candidates, database, evaluations, history, runs
+from evomerge.store.lock import WriterLock
+from evomerge.store.records import Event, RunRecord
+
+FILE_NAME = "run.sqlite"
+
+
+class Store:
+    """One run: its candidates, their evaluations, and the order in which it all happened.
+
+    Made by `Store.create` or `Store.open`. What it promises:
+
+    - Every ``record_...`` is one transaction: after a crash, a kill or a full disk it is there
+      completely or not at all, and all that was recorded before is there.
+    - A candidate is asked once and told once. A recipe has one evaluation per split, fitness and
+      engine settings: the first.
+    - What was recorded reads back equal, floats to the last bit, mappings in their order. Two
+      exceptions: a score of -0.0 reads 0.0, and what no database takes in an error's text is
+      escaped.
+    - One writer per run folder and any number of readers beside it, who see whole transactions.
+
+    All methods raise `StoreError` when the database cannot be read or written. A store belongs to
+    one thread and does not survive a fork.
+    """
+
+    def __init__(self, engine: Engine, run_id: int, where: Path, resources: ExitStack) -> None:
+        self._engine = engine
+        self._run_id = run_id
+        self._where = where
+        self._resources = resources
+        run = self.run()
+        self._fitness_digest = run.fitness_digest
+        self._settings_digest = run.settings_digest
+
+    @classmethod
+    def create(cls, folder: Path, run: RunRecord) -> Self:
+        """A new run in a folder, which is made if need be. A kill leaves all of it or none.
+
+        Raises:
+            RunError: the folder has a run, is in use by another process, or cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be made: {error.strerror}.") from None
+        path = folder / FILE_NAME
+        with ExitStack() as resources, database.database_errors(path):
+            resources.callback(WriterLock(folder).release)
+            if path.exists():
+                raise RunError(f"{folder}: has a run already. Resume it, or choose another folder.")
+            database.create_file(path, lambda connection: runs.add(connection, run))
+            return cls._attach(path, resources, read_only=False)
+
+    @classmethod
+    def open(cls, folder: Path, *, read_only: bool = False) -> Self:
+        """The run in a folder. A writer brings an older schema up to date.
+
+        Raises:
+            RunError: the folder has no run, or is in use by another process.
+            StoreError: the file is damaged, or of a newer evomerge.
+        """
+        path = folder / FILE_NAME
+        if not path.is_file():
+            raise RunError(f"{folder}: has no run: there is no file {FILE_NAME} in it.")
+        with ExitStack() as resources, database.database_errors(path):
+            if not read_only:
+                resources.callback(WriterLock(folder).release)
+            return cls._attach(path, resources, read_only=read_only)
+
+    @classmethod
+    def _attach(cls, path: Path, resources: ExitStack, *, read_only: bool) -> Self:
+        """A store on an existing file, which takes ``resources`` over."""
+        engine = database.connect(path, read_only=read_only)
+        resources.callback(engine.dispose)
+        database.prepare(engine, path, read_only=read_only)
+        with engine.begin() as connection:
+            run_id = runs.only_id(connection)
+        store = cls(engine, run_id, path, resources)
+        store._resources = resources.pop_all()
+        return store
+
+    def close(self) -> None:
+        """Let go of the file and the lock. Closing twice is harmless."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def record_ask(self, candidate: Candidate, elapsed_seconds: float) -> None:
+        """Add a candidate with its parents and recipe, and log that it was asked for.
+
+        Raises:
+            StoreError: its number is taken, or a parent is no candidate of this run.
+        """
+        with self._transaction() as connection:
+            candidates.add(connection, self._run_id, candidate)
+            history.add(connection, self._run_id, "ask", candidate.number, elapsed_seconds)
+            runs.mark_going_on(connection, self._run_id)
+
+    def record_tell(
+        self, number: int, evaluation: Evaluation, *, elapsed_seconds: float
+    ) -> Evaluation:
+        """Add the evaluation of a candidate's recipe on the search split, and log that it came.
+
+        Returns:
+            The evaluation on record, which is the one to tell the optimizer, because a resumed
+            run will: ``evaluation``, or an earlier one of the same recipe.
+
+        Raises:
+            StoreError: no such candidate, told before, or a score is NaN.
+        """
+        with self._transaction() as connection:
+            recipe_digest = candidates.recipe_digest(connection, self._run_id, number)
+            if recipe_digest is None:
+                raise StoreError(f"{self._where}: candidate {number} was told but never asked for.")
+            history.add(connection, self._run_id, "tell", number, elapsed_seconds)
+            return evaluations.add(connection, self._key(recipe_digest, "search"), evaluation)
+
+    def record_evaluation(
+        self, recipe_digest: str, split: Split, evaluation: Evaluation
+    ) -> Evaluation:
+        """Add the evaluation of a recipe without an event, e.g. a champion's held-out one.
+
+        Returns:
+            The evaluation on record: ``evaluation``, or an earlier one of the same recipe.
+
+        Raises:
+            StoreError: no candidate has this recipe, or a score is NaN.
+        """
+        with self._transaction() as connection:
+            return evaluations.add(connection, self._key(recipe_digest, split), evaluation)
+
+    def finish(self) -> None:
+        """Mark the run as finished now; a later `record_ask` takes the mark away."""
+        with self._transaction() as connection:
+            runs.mark_finished(connection, self._run_id)
+
+    def run(self) -> RunRecord:
+        """What the run was started with."""
+        with self._transaction() as connection:
+            return runs.load(connection, self._run_id)
+
+    def candidates(self) -> list[Candidate]:
+        """All candidates, by number."""
+        with self._transaction() as connection:
+            return candidates.load(connection, self._run_id)
+
+    def events(self) -> list[Event]:
+        """The run's history, first step to last."""
+        with self._transaction() as connection:
+            return history.load(connection, self._run_id)
+
+    def elapsed_seconds(self) -> float:
+        """Search time spent up to the last event; 0 before the first."""
+        with self._transaction() as connection:
+            return history.elapsed_seconds(connection, self._run_id)
+
+    def evaluation(self, recipe_digest: str, split: Split = "search") -> Evaluation | None:
+        """A recipe's evaluation under this run's fitness and engine settings; None without one."""
+        with self._transaction() as connection:
+            return evaluations.find(connection, self._key(recipe_digest, split))
+
+    def _key(self, recipe_digest: str, split: Split) -> evaluations.Key:
+        return evaluations.Key(recipe_digest, self._fitness_digest, split, self._settings_digest)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with database.database_errors(self._where), self._engine.begin() as connection:
+            yield connection

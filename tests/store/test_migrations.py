@@ -1,0 +1,87 @@
+"""The migrations lead to the tables that the code expects."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect
+
+from evomerge.errors import StoreError
+from evomerge.store import Store, database
+from evomerge.store.schema import HEAD, metadata
+
+
+def test_migrating_from_nothing_gives_the_tables_of_the_code(tmp_path: Path) -> None:
+    engine = database.connect(tmp_path / "new.sqlite", read_only=False, create=True)
+    database.migrate(engine)
+    direct = create_engine("sqlite://")
+    metadata.create_all(direct)
+    with engine.connect() as migrated, direct.connect() as made:
+        context = MigrationContext.configure(migrated, opts={"compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+        for table in metadata.tables:  # compare_metadata looks at neither of these
+            for aspect in ("get_check_constraints", "get_pk_constraint", "get_foreign_keys"):
+                found = [
+                    sorted(map(str, listed(inspect(c), aspect, table))) for c in (migrated, made)
+                ]
+                assert found[0] == found[1], (table, aspect)
+    engine.dispose()
+    direct.dispose()
+
+
+def listed(inspector: Any, aspect: str, table: str) -> list[Any]:
+    found = getattr(inspector, aspect)(table)
+    return [found] if isinstance(found, dict) else found
+
+
+def test_the_newest_migration_is_the_one_that_the_code_expects() -> None:
+    assert ScriptDirectory.from_config(database.migrations()).get_heads() == [HEAD]
+
+
+def test_migrating_twice_changes_nothing(tmp_path: Path, run: Any) -> None:
+    with Store.create(tmp_path, run) as store:
+        before = (tmp_path / "run.sqlite").read_bytes()
+        database.migrate(store._engine)
+    assert (tmp_path / "run.sqlite").read_bytes() == before
+
+
+def test_migrating_leaves_logging_alone(tmp_path: Path, run: Any) -> None:
+    def state() -> tuple[Any, ...]:
+        loggers = [logging.getLogger(), logging.getLogger("alembic"), logging.getLogger("mine")]
+        return tuple((logger.level, list(logger.handlers), logger.disabled) for logger in loggers)
+
+    before = state()
+    Store.create(tmp_path, run).close()
+    assert state() == before
+
+
+def set_revision(folder: Path, revision: str) -> None:
+    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_the_file_of_a_newer_evomerge_is_refused(tmp_path: Path, run: Any, read_only: bool) -> None:
+    Store.create(tmp_path, run).close()
+    set_revision(tmp_path, "0999")
+    with pytest.raises(StoreError, match=r"newer evomerge \(schema 0999.*Upgrade evomerge"):
+        Store.open(tmp_path, read_only=read_only)
+    set_revision(tmp_path, HEAD)
+    Store.open(tmp_path).close()  # the refusal let go of the lock
+
+
+def test_a_reader_leaves_an_older_file_to_a_writer(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store.create(tmp_path, run).close()
+    monkeypatch.setattr(database, "HEAD", "0002")
+    with pytest.raises(StoreError, match=r"older evomerge \(schema 0001.*Resume the run once"):
+        Store.open(tmp_path, read_only=True)
