@@ -1,0 +1,158 @@
+"""Any of Optuna's samplers, by its name in ``optuna.samplers``."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import optuna
+
+from evomerge.errors import ConfigError
+from evomerge.nouns import Evaluation, Gene, Genome, Parameter
+from evomerge.optimizers import Optimizer
+from evomerge.registry import did_you_mean
+
+# What a YAML cannot use, and why.
+UNFIT = {
+    "BaseSampler": "is abstract",
+    "BaseGASampler": "is abstract",
+    "PartialFixedSampler": "needs another sampler as an object",
+    "GridSampler": "stops when its grid is used up, while a search goes on to its budget",
+    "BruteForceSampler": "stops when it has tried everything, while a search goes on",
+}
+
+
+class Optuna(Optimizer):
+    """Asks an in-memory Optuna study, which never makes a candidate wait.
+
+    The first candidate is the initial value of every parameter. `CmaEsSampler` cannot learn from
+    it and starts its mean there instead; prefer the optimizer ``cmaes``.
+
+    Args:
+        sampler: a class of ``optuna.samplers``, e.g. ``TPESampler``, ``GPSampler``.
+        sampler_options: its keyword arguments; ``seed`` comes from the search.
+
+    Raises:
+        ConfigError: no such sampler, or options that it does not take.
+
+    Source: Akiba et al. 2019, arXiv:1907.10902.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        seed: int,
+        *,
+        sampler: str = "TPESampler",
+        sampler_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(parameters, seed)
+        self._distributions = {p.name: _distribution(p) for p in self.parameters}
+        self._trials: dict[int, optuna.Trial] = {}  # in flight, by candidate
+        with _quietly():
+            self._study = optuna.create_study(
+                direction="maximize",
+                sampler=self._sampler(sampler, sampler_options or {}),
+            )
+            self._study.enqueue_trial({p.name: _gene(p, p.initial) for p in self.parameters})
+
+    def ask(self, number: int) -> Genome:
+        """The sampler's next suggestion; never None."""
+        with _quietly():
+            trial = self._study.ask(self._distributions)
+        self._trials[number] = trial
+        return Genome({p.name: _gene(p, trial.params[p.name]) for p in self.parameters})
+
+    def tell(self, number: int, evaluation: Evaluation) -> None:
+        """Finish the candidate's trial, as failed where it has no value."""
+        trial, value = self._trials.pop(number), evaluation.value
+        with _quietly():
+            if evaluation.status == "failed" or value is None or math.isnan(value):
+                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                self._study.tell(trial, value)
+
+    def _sampler(self, name: str, options: dict[str, Any]) -> optuna.samplers.BaseSampler:
+        """The sampler, seeded, and for CMA-ES started at the initial values."""
+        make = _find(name)
+        known = inspect.signature(make).parameters
+        problems = [
+            f"optimizer.sampler_options.{key}: {name} has no such option.{did_you_mean(key, known)}"
+            for key in options
+            if key not in known
+        ]
+        if "seed" in options:
+            problems.append("optimizer.sampler_options.seed: set the seed of the search instead.")
+        if problems:
+            raise ConfigError(problems)
+        if "seed" in known:
+            options = {"seed": int(np.random.default_rng(self.seed).integers(2**31)), **options}
+        if "x0" in known:
+            numbers = [p for p in self.parameters if p.kind in ("float", "int")]
+            options = {"x0": {p.name: _gene(p, p.initial) for p in numbers}, **options}
+        try:
+            return make(**options)
+        except (TypeError, ValueError) as error:
+            message = f"optimizer.sampler_options: {name} cannot be made of them: {error}"
+            raise ConfigError(message) from None
+
+
+def _find(name: str) -> type[optuna.samplers.BaseSampler]:
+    """The sampler class of that name, if a search can use it."""
+    if name in UNFIT:
+        raise ConfigError(f"optimizer.sampler: {name} {UNFIT[name]}. Choose another sampler.")
+    known = [item for item in optuna.samplers.__all__ if item.endswith("Sampler")]
+    fit = [item for item in known if item not in UNFIT]
+    if name not in fit:
+        raise ConfigError(
+            f"optimizer.sampler: optuna.samplers has no {name!r}.{did_you_mean(name, fit)}"
+        )
+    found: type[optuna.samplers.BaseSampler] = getattr(optuna.samplers, name)
+    return found
+
+
+def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
+    """The parameter in Optuna's terms."""
+    log = parameter.scale == "log"
+    match parameter.kind:
+        case "float":
+            return optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=log)
+        case "int":
+            low, high = math.ceil(parameter.low), math.floor(parameter.high)
+            return optuna.distributions.IntDistribution(low, high, log=log)
+        case "bool":
+            return optuna.distributions.CategoricalDistribution((False, True))
+        case "choice":
+            return optuna.distributions.CategoricalDistribution(parameter.choices)
+
+
+def _gene(parameter: Parameter, value: Any) -> Gene:
+    """The value as plain Python, a number exactly within its bounds."""
+    match parameter.kind:
+        case "float":
+            return min(max(float(value), parameter.low), parameter.high)
+        case "int":
+            return int(value)
+        case "bool":
+            return bool(value)
+        case "choice":
+            return str(value)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Optuna without its log and without notices that a search cannot act on, for one call."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # x0: deprecated, with no successor
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

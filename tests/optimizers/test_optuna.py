@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.nouns import Evaluation, Genome, Parameter
+from evomerge.optimizers.optuna import Optuna
+
+FLOATS = [Parameter("x", "float", 0.9), Parameter("y", "float", 0.1)]
+MIXED = [
+    *FLOATS,
+    Parameter("k", "int", 2, 1, 8, "log"),
+    Parameter("b", "bool", True),
+    Parameter("c", "choice", "u", choices=("u", "v", "w")),
+]
+INITIAL = {"x": 0.9, "y": 0.1, "k": 2, "b": True, "c": "u"}
+
+
+def _sphere(genome: Genome) -> float:
+    return -sum((float(genome.genes[name]) - 0.5) ** 2 for name in ("x", "y"))
+
+
+def _run(
+    optimizer: Optuna, count: int, fitness: Callable[[Genome], float] = _sphere
+) -> list[Genome]:
+    genomes = []
+    for number in range(count):
+        genomes.append(optimizer.ask(number))
+        optimizer.tell(number, Evaluation("done", value=fitness(genomes[-1])))
+    return genomes
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "TPESampler",
+        "CmaEsSampler",
+        "GPSampler",
+        "NSGAIISampler",
+        "NSGAIIISampler",
+        "QMCSampler",
+        "RandomSampler",
+    ],
+)
+def test_every_sampler_starts_at_the_initial_values_and_goes_on(sampler: str) -> None:
+    options = {"n_startup_trials": 4} if sampler == "GPSampler" else {}
+    genomes = _run(Optuna(MIXED, 1, sampler=sampler, sampler_options=options), 6)
+    assert genomes[0].genes == INITIAL
+    assert len({str(genome) for genome in genomes}) == 6
+
+
+def test_cma_es_starts_its_mean_at_the_initial_values() -> None:
+    optimizer = Optuna(
+        FLOATS, 0, sampler="CmaEsSampler", sampler_options={"popsize": 60, "sigma0": 0.02}
+    )
+    genomes = _run(optimizer, 50)
+    values = np.array([[genome.genes["x"], genome.genes["y"]] for genome in genomes[1:]])
+    assert np.allclose(values.mean(axis=0), [0.9, 0.1], atol=0.02)
+
+
+def test_cma_es_learns() -> None:
+    genomes = _run(Optuna(FLOATS, 0, sampler="CmaEsSampler"), 200)
+    assert max(map(_sphere, genomes)) > -1e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"sampler": "TPESample"}, r"has no 'TPESample'\. Did you mean 'TPESampler'\?"),
+        ({"sampler": "nsgaii"}, "has no 'nsgaii'"),
+        ({"sampler": "GridSampler"}, "GridSampler stops when its grid is used up"),
+        ({"sampler": "BaseSampler"}, "is abstract"),
+        (
+            {"sampler_options": {"n_startup_trial": 4}},
+            r"n_startup_trial: TPESampler has no such option\. Did you mean 'n_startup_trials'",
+        ),
+        ({"sampler_options": {"seed": 4}}, "set the seed of the search instead"),
+        (
+            {"sampler": "NSGAIISampler", "sampler_options": {"population_size": 1}},
+            "NSGAIISampler cannot be made of them: .*greater than or equal to 2",
+        ),
+        (
+            {"sampler": "NSGAIISampler", "sampler_options": {"population_size": "many"}},
+            "NSGAIISampler cannot be made of them",
+        ),
+    ],
+)
+def test_samplers_and_options_that_do_not_exist_are_refused(
+    options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Optuna(MIXED, 0, **options)
+
+
+def test_all_wrong_options_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Optuna(MIXED, 0, sampler_options={"gama": 1, "n_ei": 2, "seed": 3})
+    assert len(caught.value.problems) == 3
+
+
+def test_failed_candidates_are_failed_trials_and_the_highest_value_wins() -> None:
+    optimizer = Optuna(FLOATS, 0)
+    for number, value in enumerate((None, 0.5, float("nan"), 0.7)):
+        optimizer.ask(number)
+        status = "failed" if value is None else "done"
+        optimizer.tell(number, Evaluation(status, value=value))  # type: ignore[arg-type]
+    states = [trial.state.name for trial in optimizer._study.trials]
+    assert states == ["FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+    assert optimizer._study.best_value == 0.7
+
+
+def test_nothing_is_logged_and_the_verbosity_is_restored(capfd: pytest.CaptureFixture[str]) -> None:
+    before = optuna.logging.get_verbosity()
+    _run(Optuna(MIXED, 0, sampler="CmaEsSampler"), 20)
+    assert optuna.logging.get_verbosity() == before == optuna.logging.INFO
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_libraries_are_loaded_only_by_their_own_file() -> None:
+    script = (
+        "import sys, evomerge.optimizers, evomerge.optimizers.random\n"
+        "print(sorted({'optuna', 'cmaes', 'torch', 'scipy'} & set(sys.modules)))\n"
+        "import evomerge.optimizers.optuna\n"
+        "print(sorted({'optuna', 'cmaes', 'torch', 'scipy'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.split("\n")[:2] == ["[]", "['optuna']"]
