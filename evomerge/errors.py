@@ -10,6 +10,7 @@ EvomergeError
 │   └── RunError               a run folder: none there, already there, in use
 ├── CandidateError             one candidate cannot be built or scored: recorded, search goes on
 │   └── OperatorError          an operator was given parameters outside its domain
+├── OutputError                a file that cannot be written, e.g. a full disk: exit code 1
 └── SearchError                the search cannot go on: exit code 1
     ├── ReplayError            a stored history that this code does not reproduce
     └── StoreError             a database that cannot be read or written
@@ -66,6 +67,10 @@ class CandidateError(EvomergeError):
 
 class OperatorError(CandidateError):
     """An operator was given tensors or parameters outside its domain."""
+
+
+class OutputError(EvomergeError):
+    """A file or folder cannot be written."""
 
 
 class SearchError(EvomergeError):

@@ -46,7 +46,7 @@ class Parameter:
     def from_unit(self, unit: float) -> float:
         """Inverse of `to_unit`; the result never leaves [low, high]."""
         if self.scale == "log":
-            value = self.low * (self.high / self.low) ** unit
+            value = self.low * math.pow(self.high / self.low, unit)
         else:
             value = self.low + unit * (self.high - self.low)
         return min(max(value, self.low), self.high)

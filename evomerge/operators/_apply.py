@@ -51,11 +51,12 @@ def combine(
         return combine(
             fallback, None, weights_M, per_source={"weight": weight}, shared={"normalize": True}
         )
+    stacked = torch.stack(weights_M)
     columns = {
-        name: torch.tensor(per_source[name], dtype=torch.float32) for name in operator.per_source
+        name: torch.tensor(per_source[name], dtype=torch.float32, device=stacked.device)
+        for name in operator.per_source
     }
     extra = {"uniforms": uniforms} if operator.random else {}
-    stacked = torch.stack(weights_M)
     if operator.on == "weights":
         return operator.function(stacked, **columns, **shared, **extra)
     assert base is not None
@@ -107,9 +108,7 @@ def apply(
         drawn = torch.as_tensor(uniforms, dtype=torch.float32)
         if drawn.shape != (count, *stack[0].shape):
             raise OperatorError(f"{name}: uniforms must be {(count, *stack[0].shape)}")
-    return combine(
-        operator, origin, stack, per_source=per_source, shared=shared, uniforms=drawn
-    )
+    return combine(operator, origin, stack, per_source=per_source, shared=shared, uniforms=drawn)
 
 
 def _check_tensors(operator: Operator, base: Tensor | None, sources: list[Tensor]) -> None:

@@ -122,9 +122,7 @@ def operator(
         part.__signature__ = signature.replace(parameters=list(shared.values()))  # type: ignore[attr-defined]
         _PARTS[function] = part
         defaults = {name: p.default for name, p in shared.items()}
-        return Operator(
-            function.__name__, function, on, own, dict(textbook or {}), paper, defaults
-        )
+        return Operator(function.__name__, function, on, own, dict(textbook or {}), paper, defaults)
 
     return wrap
 

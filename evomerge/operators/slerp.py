@@ -29,7 +29,7 @@ def slerp(pair_2: Tensor, *, t: Annotated[float, Field(ge=0, le=1)] = 0.5) -> Te
 
     Source: Shoemake 1985, doi:10.1145/325165.325242, with mergekit's threshold.
     """
-    first, second = pair_2
+    first, second = pair_2[0], pair_2[1]
     # float64 sums: their last bit must not depend on the number of threads
     a, b = first.flatten().double(), second.flatten().double()
     norm_a, norm_b = float(a.norm()), float(b.norm())

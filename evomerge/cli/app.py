@@ -1,0 +1,78 @@
+"""``evomerge``: the application, its groups of commands, and how errors leave it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from evomerge import __version__
+from evomerge.cli import listing, recipes, runs
+from evomerge.errors import EvomergeError, InputError
+
+app = typer.Typer(
+    name="evomerge",
+    help="Search for the best way to merge existing language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+runs.register(app)
+recipes.register(app)
+listing.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Search for the best way to merge existing language models."""
+
+
+def main() -> None:
+    """Exit 0: done. 1: our failure. 2: wrong input. 130: stopped by Ctrl-C or a signal."""
+    # nothing here sends anything anywhere, and no library should wait for a network
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
+    signal.signal(signal.SIGTERM, _terminate)
+    talk = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        app()
+    except InputError as error:
+        if len(error.problems) > 1:
+            _say(talk, f"{len(error.problems)} problems:")
+        for problem in error.problems:
+            _say(talk, problem)
+        sys.exit(2)
+    except EvomergeError as error:
+        _say(talk, str(error))
+        sys.exit(1)
+    except OSError as error:
+        _say(talk, f"{error.filename or 'evomerge'}: {error.strerror or error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _say(talk: Console, text: str) -> None:
+    talk.print(text, markup=False, style="red")
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends a run as cleanly as Ctrl-C does."""
+    raise KeyboardInterrupt

@@ -1,0 +1,90 @@
+"""Commands on recipes and models: export, build, evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (export, build, evaluate):
+        app.command()(command)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    candidate: Annotated[str, typer.Option(help="A candidate's number, or 'best'.")] = "best",
+    format_: Annotated[
+        Literal["evomerge", "mergekit"], typer.Option("--format", help="Which YAML to write.")
+    ] = "evomerge",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file; stdout by default.")
+    ] = None,
+) -> None:
+    """Write a candidate's recipe as YAML."""
+    from evomerge.results import export_recipe
+
+    text = export_recipe(folder, candidate, format_)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        Console(stderr=True, soft_wrap=True).print(f"wrote {out}", markup=False)
+
+
+def build(
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe YAML, evomerge's or mergekit's.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+) -> None:
+    """Merge a recipe into a Hugging Face folder."""
+    from evomerge.build import build as build_recipe
+    from evomerge.results import read_recipe
+
+    folder = build_recipe(read_recipe(recipe), out)
+    typer.echo(str(folder))
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="A model folder, a hub name or a recipe YAML.", show_default=False)
+    ],
+    fitness: Annotated[str, typer.Option(help="A fitness preset, or a path to one.")],
+    split: Annotated[
+        Literal["search", "held_out"], typer.Option(help="Which of its examples.")
+    ] = "search",
+    engine: Annotated[
+        str, typer.Option(help="An engine's name, or its keys: '{name: transformers, ...}'.")
+    ] = "transformers",
+    as_json: Json = False,
+) -> None:
+    """Score a model or a recipe on a fitness."""
+    from evomerge.results import evaluate_model
+
+    score = evaluate_model(model, fitness, engine, split)
+    if as_json:
+        content = {
+            "value": score.value,
+            "half_width": score.half_width,
+            "tasks": dict(score.tasks),
+            "examples": score.examples,
+            "split": split,
+        }
+        typer.echo(json.dumps(content, indent=2))
+        return
+    console = Console(highlight=False)
+    for name, value in score.tasks.items():
+        console.print(f"{name:<24} {value:.4f}", markup=False)
+    console.print(
+        f"{'fitness':<24} {score.value:.4f} ± {score.half_width:.4f} "
+        f"({score.examples} {split} examples)",
+        markup=False,
+    )

@@ -1,0 +1,209 @@
+"""Commands on searches and their run folders: check, run, resume, show."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from evomerge.config import Loaded
+    from evomerge.outcome import Outcome, Row
+    from evomerge.reports.table import Cell
+    from evomerge.search import Progress as Standing
+
+File = Annotated[Path, typer.Argument(help="The search YAML.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", help="Set one key, e.g. optimizer.population_size=8; repeatable."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (check, run, resume, show):
+        app.command()(command)
+
+
+def check(search: File, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
+    """Report all problems of a search at once, its size and its cost. Touches no weights."""
+    from evomerge.config import load
+    from evomerge.estimate import estimate
+
+    loaded = load(search, overrides)
+    facts = estimate(loaded)
+    if as_json:
+        typer.echo(json.dumps({**facts, "notes": loaded.notes}, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for name, value in facts.items():
+        shown = (
+            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        )
+        console.print(f"{name.replace('_', ' '):<24} {shown}", markup=False)
+    for note in loaded.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def run(
+    search: File,
+    folder: Annotated[
+        Path | None, typer.Option("--run", help="Where to keep the run. Default: runs/NAME.")
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Run a search and print what it found."""
+    from evomerge.config import load
+    from evomerge.search import start
+
+    loaded = load(search, overrides)
+    place = folder or Path("runs") / loaded.file.name
+    for note in loaded.notes:
+        Console(stderr=True, soft_wrap=True).print(f"note: {note}", markup=False)
+    _search(loaded, place, start)
+
+
+def resume(folder: Folder) -> None:
+    """Go on with a run that was stopped or killed; nothing finished is evaluated again."""
+    from evomerge.search import resume as resume_search
+
+    _search(_stored(folder), folder, resume_search)
+
+
+def show(folder: Folder, as_json: Json = False) -> None:
+    """Show a run: progress, table, best recipes, failures. Also while it runs."""
+    loaded = _stored(folder)
+    outcome = _outcome(loaded, folder)
+    if as_json:
+        typer.echo(json.dumps(outcome.as_json(), indent=2))
+    else:
+        _print(loaded, outcome, folder)
+
+
+def _stored(folder: Path) -> Loaded:
+    """The search that a run was started with."""
+    from evomerge.config import load_resolved
+    from evomerge.store import Store
+
+    with Store.open(folder, read_only=True) as store:
+        text = store.run().search_yaml
+    return load_resolved(text, str(folder))
+
+
+def _outcome(loaded: Loaded, folder: Path) -> Outcome:
+    from evomerge.outcome import read_outcome
+    from evomerge.store import Store
+
+    with Store.open(folder, read_only=True) as store:
+        return read_outcome(folder, loaded.file.fitness, store)
+
+
+def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
+    """Search under a progress bar, then write what was found and show it."""
+    from evomerge.results import write_results
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("best {task.fields[best]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    talk = Console(stderr=True)
+    try:
+        with Progress(*columns, console=talk) as progress:
+            bar = progress.add_task("opening models", total=None, best="-", left="")
+
+            def observe(now: Standing) -> None:
+                best = "-" if now.best is None else f"{now.best:.3f}"
+                progress.update(
+                    bar,
+                    description=now.stage,
+                    completed=now.done,
+                    total=now.total,
+                    best=best,
+                    left=_time_left(now),
+                )
+
+            go(loaded.search, folder, observe)
+    except KeyboardInterrupt:
+        if (folder / "run.sqlite").exists():
+            where = shlex.quote(str(folder))
+            talk.print(
+                f"Stopped; nothing that was finished is lost. Go on with: evomerge resume {where}",
+                soft_wrap=True,
+                markup=False,
+            )
+        raise
+    outcome = _outcome(loaded, folder)
+    write_results(loaded, outcome)
+    _print(loaded, outcome, folder)
+
+
+def _time_left(now: Standing) -> str:
+    if not now.done or now.total is None or now.done >= now.total:
+        return ""
+    seconds = now.elapsed_seconds / now.done * (now.total - now.done)
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
+
+
+def _print(loaded: Loaded, outcome: Outcome, folder: Path) -> None:
+    """The table, then where things are."""
+    from evomerge.reports.table import Line, comparison
+    from evomerge.results import CHECKPOINT, RECIPE, lm_eval_commands
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    state = "finished" if outcome.run.finished_utc else "not finished"
+    done = sum(row.status == "done" for row in outcome.candidates)
+    failed = [row for row in outcome.candidates if row.status == "failed"]
+    console.print(
+        f"{outcome.run.name}: {state}, {len(outcome.candidates)} candidates "
+        f"({done} done, {len(failed)} failed), {outcome.elapsed_seconds:.0f} s",
+        markup=False,
+    )
+    lines = [
+        Line(row.label, _cell(row, "search"), _cell(row, "held_out")) for row in outcome.baselines
+    ]
+    others = [r for r in outcome.candidates if r.held_out and r is not outcome.best]
+    if outcome.best is not None:
+        best = outcome.best
+        name = f"best recipe: {_name(best)}"
+        lines.append(Line(name, _cell(best, "search"), _cell(best, "held_out"), best=True))
+    lines += [Line(_name(row), _cell(row, "search"), _cell(row, "held_out")) for row in others]
+    console.print(comparison(lines, list(loaded.file.fitness.tasks)))
+    for row in failed[:3]:
+        console.print(f"candidate {row.number} failed: {row.error}", markup=False, soft_wrap=True)
+    if len(failed) > 3:
+        console.print(f"and {len(failed) - 3} more failed")
+    if (folder / RECIPE).exists():
+        console.print(f"recipe      {folder / RECIPE}", markup=False, soft_wrap=True)
+    if (folder / CHECKPOINT).exists():
+        console.print(f"checkpoint  {folder / CHECKPOINT}", markup=False, soft_wrap=True)
+        for split, command in lm_eval_commands(loaded, folder / CHECKPOINT):
+            console.print(f"score it ({split}):  {command}", markup=False, soft_wrap=True)
+    if outcome.run.finished_utc is None:
+        where = shlex.quote(str(os.path.relpath(folder)))
+        console.print(f"go on with  evomerge resume {where}", markup=False, soft_wrap=True)
+
+
+def _name(row: Row) -> str:
+    return f"{row.kind} {row.number}" if row.kind == "mean" else f"candidate {row.number}"
+
+
+def _cell(row: Row, split: str) -> Cell | None:
+    from evomerge.reports.table import Cell
+
+    found = row.search if split == "search" else row.held_out
+    return None if found is None else Cell(found.value, found.half_width, found.tasks)

@@ -1,0 +1,323 @@
+"""YAML in, validated `Search` out: the one place where the parts are put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from evomerge import __version__, presets, registry
+from evomerge.documents import dump_yaml, parse_yaml, read_yaml
+from evomerge.engines import Engine
+from evomerge.errors import ConfigError, InputError
+from evomerge.executors import Executor
+from evomerge.nouns import Gene
+from evomerge.optimizers import Optimizer
+from evomerge.recipes import ROLES
+from evomerge.scoring import Fitness
+from evomerge.scoring.lm_eval import unknown_tasks
+from evomerge.search import Budget, Search, baselines
+from evomerge.spaces import Ground, Space
+from evomerge.store import RunRecord
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+from evomerge.weights.references import anchor
+from evomerge.worker import WorkerSetup
+
+T = TypeVar("T")
+_LIBRARIES = ("torch", "transformers", "lm_eval", "cmaes", "optuna", "safetensors", "numpy")
+
+
+class BudgetKeys(BaseModel):
+    """``budget:``, see `Budget`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    evaluations: int | None = Field(default=None, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
+
+
+class SearchFile(BaseModel):
+    """A search YAML.
+
+    Attributes:
+        name: of the run and its folder.
+        base: the model that task vectors are measured from: a folder, or org/name[@revision].
+        sources: name to model.
+        space: a preset's name, a path to a YAML, or its keys inline.
+        fitness: likewise.
+        optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
+        budget: when to stop.
+        seed: of everything that is random.
+        dtype: of merged weights; the base's by default.
+        tokenizer: ``base`` aligns vocabularies that differ.
+        champions: how many of the best are scored on held-out examples.
+        stop_after_failures: give up when this many first candidates all fail.
+        build_best: write the best recipe's checkpoint into the run folder at the end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    base: str
+    sources: dict[str, str] = Field(min_length=1)
+    space: dict[str, Any]
+    fitness: Fitness
+    optimizer: dict[str, Any] = {"name": "cmaes"}
+    engine: dict[str, Any] = {"name": "transformers"}
+    executor: dict[str, Any] = {"name": "local"}
+    budget: BudgetKeys
+    seed: int = Field(default=0, ge=0)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    tokenizer: Literal["base"] | None = None
+    champions: int = Field(default=3, ge=1)
+    stop_after_failures: int = Field(default=10, ge=1)
+    build_best: bool = False
+
+    @field_validator("optimizer", "engine", "executor", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("optimizer", "engine", "executor")
+    @classmethod
+    def _has_name(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(value.get("name"), str):
+            raise ValueError("needs a name")
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _names(cls, sources: dict[str, str]) -> dict[str, str]:
+        for name in sources:
+            if name in (*ROLES, "base"):
+                raise ValueError(f"{name!r} is a word of recipes: call this source differently")
+        return sources
+
+    @field_validator("budget")
+    @classmethod
+    def _limited(cls, budget: BudgetKeys) -> BudgetKeys:
+        if budget.evaluations is None and budget.seconds is None:
+            raise ValueError("give evaluations, seconds, or both")
+        return budget
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A search that can run, and what is worth knowing before it does."""
+
+    file: SearchFile
+    search: Search
+    models: Models
+    notes: tuple[str, ...]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """A search from its YAML.
+
+    Args:
+        overrides: ``optimizer.population_size=8`` and the like, values in YAML.
+
+    Raises:
+        ConfigError: every problem that headers and names can show, all at once.
+    """
+    content = read_yaml(path)
+    folder = path.resolve().parent
+    problems: list[str] = []
+    for key, kind in (("space", "search_spaces"), ("fitness", "fitness")):
+        with_preset = _attempt(problems, key, _inline, content.get(key), kind, folder)
+        if with_preset is not None:
+            content[key] = with_preset
+    for override in overrides:
+        _attempt(problems, "--set", _override, content, override)
+    for key in ("base",):
+        if isinstance(content.get(key), str):
+            content[key] = anchor(content[key], folder)
+    if isinstance(content.get("sources"), dict):
+        content["sources"] = {
+            name: anchor(reference, folder) if isinstance(reference, str) else reference
+            for name, reference in content["sources"].items()
+        }
+    return _compose(content, str(path), problems)
+
+
+def fitness_from(name: str, folder: Path) -> Fitness:
+    """A fitness preset, or the fitness in a file.
+
+    Raises:
+        ConfigError: there is none, or something in it is wrong.
+    """
+    keys = _inline(name, "fitness", folder)
+    try:
+        fitness = Fitness.model_validate(keys)
+    except ValidationError as error:
+        raise ConfigError(registry.explain(error, name, Fitness)) from None
+    if problems := _fitness_problems(fitness):
+        raise ConfigError([f"{name}: {problem}" for problem in problems])
+    return fitness
+
+
+def load_resolved(text: str, where: str) -> Loaded:
+    """A search from the resolved YAML that a run keeps."""
+    return _compose(parse_yaml(text, where), where, [])
+
+
+def _compose(content: dict[str, Any], where: str, problems: list[str]) -> Loaded:
+    """Validate every part, each as far as it can be without the others."""
+    try:
+        file = SearchFile.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError([*problems, *registry.explain(error, where, SearchFile)]) from None
+    models = _attempt(problems, "", Models, file.base, file.sources, file.tokenizer)
+    ground = Ground(
+        file.base,
+        file.sources,
+        models.base.layers if models else 1,
+        file.dtype or (models.dtype if models else "float32"),
+        file.tokenizer,
+        file.seed,
+    )
+    space = _attempt(problems, f"{where}: space", _space, file.space, ground)
+    optimizer = _attempt(problems, where, _component, "optimizer", Optimizer, file.optimizer)
+    engine = _attempt(problems, where, _component, "engine", Engine, file.engine)
+    executor = _attempt(problems, where, _component, "executor", Executor, file.executor)
+    problems += [f"{where}: fitness: {problem}" for problem in _fitness_problems(file.fitness)]
+    if space is not None and optimizer is not None:
+        make: Callable[..., Optimizer] = optimizer[0]
+        _attempt(
+            problems, f"{where}: optimizer", make, space.parameters, file.seed, **optimizer[1]
+        )
+    if space is not None and models is not None:
+        _attempt(problems, f"{where}: space", _plans, space, models)
+    if problems:
+        raise ConfigError(dict.fromkeys(problems))
+    assert models and space and optimizer and engine and executor
+    setup = WorkerSetup(
+        file.base, file.sources, file.tokenizer, file.fitness, file.engine["name"], engine[1]
+    )
+    search = Search(
+        ground,
+        space,
+        partial(optimizer[0], space.parameters, file.seed, **optimizer[1]),
+        partial(executor[0], **executor[1]),
+        setup,
+        Budget(file.budget.evaluations, file.budget.seconds),
+        file.stop_after_failures,
+        file.champions,
+        _record(file, ground, models),
+    )
+    for _, recipe in baselines(search):
+        make_plan(recipe, models.select(recipe.sources))
+    return Loaded(file, search, models, tuple(models.notes))
+
+
+def _attempt(
+    problems: list[str], where: str, part: Callable[..., T], *args: Any, **kw: Any
+) -> T | None:
+    """The part's result, or None with its mistakes added to ``problems``."""
+    try:
+        return part(*args, **kw)
+    except InputError as error:
+        problems += [f"{where}: {problem}" if where else problem for problem in error.problems]
+        return None
+
+
+def _inline(value: Any, kind: presets.Kind, folder: Path) -> Any:
+    """The keys of a preset, with its own relative paths made absolute."""
+    if isinstance(value, str):
+        path = presets.locate(kind, value, folder)
+        value, folder = read_yaml(path), path.parent
+    if isinstance(value, dict) and isinstance(value.get("include_path"), str):
+        value = {**value, "include_path": str((folder / value["include_path"]).resolve())}
+    return value
+
+
+def _override(content: dict[str, Any], text: str) -> None:
+    """Set one key, e.g. ``optimizer.population_size=8``."""
+    path, equals, raw = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"{text!r}: expected key=value, e.g. optimizer.population_size=8")
+    *parents, last = path.split(".")
+    place = content
+    for key in parents:
+        inner = place.get(key)
+        # "optimizer: cmaes" is short for "optimizer: {name: cmaes}"
+        place[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
+        place = place[key]
+    try:
+        place[last] = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise ConfigError(f"{text!r}: the value is not YAML") from None
+
+
+def _component(role: str, kind: type[T], keys: Mapping[str, Any]) -> tuple[type[T], dict[str, Any]]:
+    """The class that a name stands for and its validated options."""
+    options = dict(keys)
+    try:
+        found = registry.find(f"{role}s", options.pop("name"), kind)
+    except ConfigError as error:
+        raise ConfigError([f"{role}.name: {problem}" for problem in error.problems]) from None
+    return found, registry.validate_options(found, options, role)
+
+
+def _space(keys: Mapping[str, Any], ground: Ground) -> Space:
+    options = dict(keys)
+    kind = options.pop("kind", None)
+    if not isinstance(kind, str):
+        raise ConfigError("kind: this key is required, e.g. kind: parameter")
+    found: Callable[..., Space] = registry.find("spaces", kind, Space)
+    valid = registry.validate_options(found, options, "")
+    return found(ground, **valid)
+
+
+def _fitness_problems(fitness: Fitness) -> list[str]:
+    if fitness.include_path is not None and not Path(fitness.include_path).is_dir():
+        return [f"include_path: {fitness.include_path}: no such folder"]
+    return unknown_tasks(fitness)
+
+
+def _plans(space: Space, models: Models) -> None:
+    """Plan the start of the search, with every choice of operator once."""
+    genome = space.initial()
+    for parameter in space.parameters:
+        options: tuple[Gene, ...] = parameter.choices or (parameter.initial,)
+        for value in options if parameter.name == "operator" else (parameter.initial,):
+            chosen = type(genome)({**genome.genes, parameter.name: value})
+            make_plan(space.decode(chosen), models)
+
+
+def _record(file: SearchFile, ground: Ground, models: Models) -> RunRecord:
+    resolved = file.model_dump(mode="json", exclude_none=True)
+    settings = json.dumps(file.engine, sort_keys=True)
+    return RunRecord(
+        name=file.name,
+        search_yaml=dump_yaml({**resolved, "dtype": ground.dtype}),
+        seed=file.seed,
+        fitness_digest=file.fitness.digest,
+        settings_digest=hashlib.sha256(settings.encode()).hexdigest(),
+        versions={
+            "evomerge": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _LIBRARIES},
+        },
+        sources_fingerprints={
+            "base": models.base.fingerprint,
+            **{name: source.fingerprint for name, source in models.sources.items()},
+        },
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,56 @@
+"""What computes a merged model's answers: one live model, many candidates.
+
+The file's name is the engine's public name; the keyword-only arguments of its constructor are
+its YAML keys.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from evomerge.weights.models import Models
+from evomerge.weights.plan import Plan
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+
+class Engine(ABC):
+    """A live model whose weights are replaced in place, candidate after candidate.
+
+    The scores of a loaded plan equal those of the checkpoint that is built from it.
+    """
+
+    @abstractmethod
+    def open(self, models: Models) -> None:
+        """Start the model with the base's architecture; done once, takes seconds.
+
+        Raises:
+            PlanError: the engine cannot hold this architecture.
+        """
+
+    @abstractmethod
+    def load(self, plan: Plan) -> None:
+        """Merge straight into the live weights. Afterwards nothing of the previous plan is left.
+
+        Raises:
+            CandidateError: the plan gives values that are not finite.
+        """
+
+    @property
+    @abstractmethod
+    def lm(self) -> LM:
+        """Answers lm-eval requests with the weights loaded last."""
+
+    @abstractmethod
+    def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
+        """Arguments with which the plain ``lm_eval`` program computes the same answers.
+
+        The engine need not be open. Keys: ``model``, ``model_args`` (without ``pretrained``),
+        ``batch_size`` and ``device``.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most engines have nothing to release
+        """Give memory and devices back."""

@@ -1,0 +1,208 @@
+"""What came out of a run: its baselines, its candidates, its best, as plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import SearchError
+from evomerge.nouns import Candidate, Evaluation, Kind
+from evomerge.scoring import Fitness, fitness_value, interval
+from evomerge.store import RunRecord, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One recipe on one split.
+
+    Attributes:
+        value: the fitness.
+        half_width: of its 95 % interval.
+        tasks: score by task.
+        examples: how many were scored.
+    """
+
+    value: float
+    half_width: float
+    tasks: Mapping[str, float]
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One candidate as a person sees it.
+
+    Attributes:
+        status: ``done``, ``failed`` or ``running``.
+        search, held_out: None where it was not scored.
+    """
+
+    number: int
+    kind: Kind
+    label: str
+    digest: str
+    status: str
+    search: Score | None
+    held_out: Score | None
+    error: str | None
+    parents: tuple[int, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The row for ``--json``."""
+        return {
+            "number": self.number,
+            "kind": self.kind,
+            "label": self.label,
+            "digest": self.digest,
+            "status": self.status,
+            "value": self.search.value if self.search else None,
+            "held_out": self.held_out.value if self.held_out else None,
+            "search_half_width": self.search.half_width if self.search else None,
+            "held_out_half_width": self.held_out.half_width if self.held_out else None,
+            "tasks": dict(self.search.tasks) if self.search else {},
+            "held_out_tasks": dict(self.held_out.tasks) if self.held_out else {},
+            "parents": list(self.parents),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A run, finished or not.
+
+    Attributes:
+        best: the searched candidate with the highest fitness; None before there is one.
+    """
+
+    folder: Path
+    run: RunRecord
+    fitness: Fitness
+    elapsed_seconds: float
+    baselines: tuple[Row, ...]
+    candidates: tuple[Row, ...]
+    best: Row | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The outcome for ``--json``."""
+        return {
+            "run": {
+                "name": self.run.name,
+                "folder": str(self.folder),
+                "seed": self.run.seed,
+                "created_utc": self.run.created_utc,
+                "finished_utc": self.run.finished_utc,
+                "elapsed_seconds": self.elapsed_seconds,
+                "versions": dict(self.run.versions),
+                "host": self.run.host,
+            },
+            "baselines": [row.as_json() for row in self.baselines],
+            "best": self.best.as_json() if self.best else None,
+            "candidates": [row.as_json() for row in self.candidates],
+        }
+
+
+def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
+    """The outcome that a store holds so far."""
+    candidates = store.candidates()
+    told = {event.number for event in store.events() if event.kind == "tell"}
+    results = {
+        c.number: found
+        for c in candidates
+        if c.number in told and (found := store.evaluation(c.recipe.digest)) is not None
+    }
+    held_out = {
+        c.number: found
+        for c in candidates
+        if (found := store.evaluation(c.recipe.digest, "held_out")) is not None
+    }
+    rows = [
+        Row(
+            c.number,
+            c.kind,
+            c.label,
+            c.recipe.digest,
+            results[c.number].status if c.number in results else "running",
+            _score(fitness, c.number, candidates, results),
+            _score(fitness, c.number, candidates, held_out),
+            results[c.number].error if c.number in results else None,
+            c.genome.parents,
+        )
+        for c in candidates
+    ]
+    searched = tuple(row for row in rows if row.kind != "baseline")
+    winner = next(iter(ranked([c for c in candidates if c.kind != "baseline"], results)), None)
+    return Outcome(
+        folder,
+        store.run(),
+        fitness,
+        store.elapsed_seconds(),
+        tuple(row for row in rows if row.kind == "baseline"),
+        searched,
+        None if winner is None else rows[winner.number],
+    )
+
+
+def ranked(candidates: Sequence[Candidate], results: Mapping[int, Evaluation]) -> list[Candidate]:
+    """Those that were scored, best first; of equals, the one found first."""
+    scored = [c for c in candidates if c.number in results]
+    value = {c.number: results[c.number].value for c in scored}
+    done = [c for c in scored if value[c.number] is not None]
+    return sorted(done, key=lambda c: (-(value[c.number] or 0.0), c.number))
+
+
+def champions(
+    candidates: Sequence[Candidate], results: Mapping[int, Evaluation], count: int
+) -> list[Candidate]:
+    """Who is scored on held-out examples: every baseline and the best of the searched recipes.
+
+    Raises:
+        SearchError: nothing was scored.
+    """
+    best: dict[str, Candidate] = {}
+    for candidate in ranked([c for c in candidates if c.kind != "baseline"], results):
+        best.setdefault(candidate.recipe.digest, candidate)
+    compared = ranked([c for c in candidates if c.kind == "baseline"], results)
+    chosen = [*compared, *list(best.values())[:count]]
+    if not best:
+        errors = [e.error for e in results.values() if e.error]
+        raise SearchError(f"no candidate could be scored: {errors[0] if errors else 'none asked'}")
+    return sorted(chosen, key=lambda c: c.number)
+
+
+def references(
+    candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
+) -> dict[str, float]:
+    """The best source's score by task, among the sources scored so far."""
+    best: dict[str, float] = {}
+    for candidate in candidates:
+        if candidate.label.startswith("source: ") and candidate.number in results:
+            for task, scores in results[candidate.number].tasks.items():
+                best[task] = max(best.get(task, scores.score), scores.score)
+    return best
+
+
+def score(
+    fitness: Fitness, evaluation: Evaluation, best_source: Mapping[str, float] | None = None
+) -> Score:
+    """An evaluation as numbers for a person."""
+    tasks = evaluation.tasks
+    return Score(
+        fitness_value(fitness, tasks, best_source),
+        interval(fitness, tasks, best_source),
+        {name: scores.score for name, scores in tasks.items()},
+        sum(len(scores.example_scores) for scores in tasks.values()),
+    )
+
+
+def _score(
+    fitness: Fitness,
+    number: int,
+    candidates: Sequence[Candidate],
+    results: Mapping[int, Evaluation],
+) -> Score | None:
+    """One candidate's score on the split that ``results`` are of."""
+    if number not in results or results[number].status != "done":
+        return None
+    return score(fitness, results[number], references(candidates, results))

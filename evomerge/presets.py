@@ -1,0 +1,46 @@
+"""Shipped YAML: search spaces and fitnesses found by name, nearest first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from evomerge.errors import ConfigError
+from evomerge.registry import did_you_mean
+
+Kind = Literal["search_spaces", "fitness"]
+
+
+def locate(kind: Kind, name: str, folder: Path) -> Path:
+    """The YAML file of a preset.
+
+    Args:
+        name: a path seen from ``folder``, or a name in ``./<kind>`` or among the shipped ones.
+
+    Raises:
+        ConfigError: there is none; the message suggests the nearest name.
+    """
+    path = (folder / Path(name).expanduser()).resolve()
+    if path.suffix in {".yaml", ".yml"}:
+        if path.is_file():
+            return path
+        raise ConfigError(f"{path}: no such file")
+    known = available(kind)
+    if name not in known:
+        raise ConfigError(f"no {kind} preset is called {name!r}.{did_you_mean(name, known)}")
+    return known[name]
+
+
+def available(kind: Kind) -> dict[str, Path]:
+    """Every preset by name; ``./<kind>`` wins over what is shipped."""
+    found: dict[str, Path] = {}
+    for folder in (shipped(kind), Path.cwd() / kind):
+        found |= {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return dict(sorted(found.items()))
+
+
+def shipped(kind: Kind) -> Path:
+    """Where this installation keeps its presets: in the wheel, or in the checkout."""
+    package = Path(__file__).parent
+    in_wheel = package / "_shipped" / kind
+    return in_wheel if in_wheel.is_dir() else package.parent / kind

@@ -1,0 +1,50 @@
+"""The table that a run ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+
+
+class Cell(NamedTuple):
+    """One recipe on one split: its fitness, the half width of its interval, scores by task."""
+
+    value: float
+    half_width: float
+    tasks: Mapping[str, float]
+
+
+class Line(NamedTuple):
+    """One recipe: a name and its cells, None where it was not scored."""
+
+    name: str
+    search: Cell | None
+    held_out: Cell | None
+    best: bool = False
+
+
+def comparison(lines: Iterable[Line], tasks: Sequence[str]) -> Table:
+    """Recipes by splits, with held-out scores by task.
+
+    Args:
+        tasks: which tasks get a column, in order.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    table.add_column("search ± 95 %", justify="right")
+    table.add_column("held-out ± 95 %", justify="right")
+    for task in tasks:
+        table.add_column(task, justify="right")
+    for line in lines:
+        shown = line.held_out or line.search
+        cells = [f"{shown.tasks[t]:.1%}" if shown and t in shown.tasks else "" for t in tasks]
+        style = "bold" if line.best else ""
+        table.add_row(line.name, _pair(line.search), _pair(line.held_out), *cells, style=style)
+    return table
+
+
+def _pair(cell: Cell | None) -> str:
+    return "" if cell is None else f"{cell.value:.3f} ± {cell.half_width:.3f}"

@@ -1,0 +1,186 @@
+"""What a person takes away from a run: recipe files, checkpoints, scores, commands."""
+
+from __future__ import annotations
+
+
+import shlex
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from evomerge import registry
+from evomerge.build import build
+from evomerge.config import Loaded, fitness_from
+from evomerge.documents import read_yaml
+from evomerge.engines import Engine
+from evomerge.errors import CandidateError, ConfigError, RunError
+from evomerge.nouns import Job, Split
+from evomerge.outcome import Outcome, Score, ranked, score
+from evomerge.recipes import Recipe
+from evomerge.recipes.mergekit import from_mergekit, is_mergekit, to_mergekit
+from evomerge.recipes.yaml import from_yaml, is_recipe, to_yaml
+from evomerge.scoring import Fitness
+from evomerge.store import Store
+from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+from evomerge.weights.references import anchor, resolve
+from evomerge.worker import Worker, WorkerSetup
+
+RECIPE = "recipe.yaml"
+CHECKPOINT = "best"
+
+
+def write_results(loaded: Loaded, outcome: Outcome) -> None:
+    """Write the best recipe into the run folder, and its checkpoint if the search asks for it."""
+    if outcome.best is None:
+        return
+    text = export_recipe(outcome.folder, str(outcome.best.number), "evomerge")
+    path = outcome.folder / RECIPE
+    changed = not path.exists() or path.read_text("utf-8") != text
+    path.write_text(text, encoding="utf-8")
+    checkpoint = outcome.folder / CHECKPOINT
+    if loaded.file.build_best and (changed or not checkpoint.exists()):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        build(read_recipe(path), checkpoint, title=outcome.run.name)
+
+
+def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "mergekit"]) -> str:
+    """A candidate's recipe as YAML text.
+
+    Args:
+        candidate: a number, or ``best``.
+
+    Raises:
+        RunError: no such run or candidate, or nothing scored yet.
+        ExportError: mergekit cannot express the recipe.
+    """
+    with Store.open(folder, read_only=True) as store:
+        candidates = store.candidates()
+        if candidate == "best":
+            results = {
+                c.number: found
+                for c in candidates
+                if (found := store.evaluation(c.recipe.digest)) is not None
+            }
+            chosen = ranked([c for c in candidates if c.kind != "baseline"], results)
+            if not chosen:
+                raise RunError(f"{folder}: no candidate has been scored yet")
+        else:
+            chosen = [c for c in candidates if str(c.number) == candidate]
+            if not chosen:
+                last = len(candidates) - 1
+                raise RunError(f"{folder}: no candidate {candidate}. There are 0 to {last}.")
+    recipe = chosen[0].recipe
+    if format_ == "evomerge":
+        return to_yaml(recipe)
+    slots = make_plan(recipe).models.slots
+    places = {slot.name: slot.place for slot in slots}
+    return to_mergekit(recipe, places, {slot.name: slot.shape for slot in slots})
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from evomerge's or mergekit's YAML; relative folders are seen from the file.
+
+    Raises:
+        RecipeError: neither of the two, or something in it is wrong.
+    """
+    content = read_yaml(path)
+    folder = path.resolve().parent
+    if is_mergekit(content):
+        # mergekit itself sees relative folders from where it is started
+        here = Path.cwd()
+        recipe = from_mergekit(
+            content, str(path), lambda model: Checkpoint(resolve(anchor(model, here))).layers
+        )
+        folder = here
+    else:
+        recipe = from_yaml(content, str(path))
+    return recipe.model_copy(
+        update={
+            "base": anchor(recipe.base, folder),
+            "sources": {name: anchor(ref, folder) for name, ref in recipe.sources.items()},
+        }
+    )
+
+
+def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> Score:
+    """The score of a model or a recipe on one split of a fitness.
+
+    Args:
+        model: a folder, a hub name, or a recipe file.
+        fitness_name: a preset's name or path.
+        engine: a name, or YAML with a name and options.
+
+    Raises:
+        InputError: anything of this does not exist or does not fit.
+        CandidateError: it cannot be scored.
+    """
+    fitness = fitness_from(fitness_name, Path.cwd())
+    if is_recipe(Path(model)):
+        recipe = read_recipe(Path(model))
+    else:
+        reference = anchor(model, Path.cwd())
+        dtype = Models(reference, {"model": reference}).dtype
+        recipe = Recipe(
+            base=reference, sources={"model": reference}, operator="linear", dtype=dtype
+        )
+    keys = yaml.safe_load(engine)
+    options = {"name": keys} if isinstance(keys, str) else dict(keys or {})
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
+    kind = registry.find("engines", name, Engine)  # type: ignore[type-abstract]
+    valid = registry.validate_options(kind, options, "--engine")
+    worker = Worker(
+        WorkerSetup(recipe.base, recipe.sources, recipe.tokenizer, fitness, name, valid)
+    )
+    try:
+        found = worker.evaluate(Job(0, recipe, split))
+    finally:
+        worker.close()
+    if found.status == "failed":
+        raise CandidateError(found.error or "failed")
+    if not found.tasks:
+        raise ConfigError(f"{fitness_name}: holds no examples out")
+    return score(fitness, found)
+
+
+def lm_eval_commands(loaded: Loaded, checkpoint: Path) -> list[tuple[str, str]]:
+    """Split and the command with which plain lm-eval gives the same scores."""
+    fitness = loaded.file.fitness
+    engine = loaded.search.setup
+    kind = registry.find("engines", engine.engine, Engine)  # type: ignore[type-abstract]
+    arguments = kind(**engine.engine_options).lm_eval_arguments(loaded.models)
+    commands = []
+    for split in ("search", "held-out"):
+        by_shots: dict[int | None, list[str]] = defaultdict(list)
+        for task in fitness.tasks.values():
+            name = task.task if split == "search" else task.held_out
+            if name is not None and task.search_examples is None:
+                by_shots[task.num_fewshot].append(name)
+        commands += [
+            (split, _command(arguments, checkpoint, names, shots, fitness))
+            for shots, names in by_shots.items()
+        ]
+    return commands
+
+
+def _command(
+    arguments: Any, checkpoint: Path, tasks: list[str], shots: int | None, fitness: Fitness
+) -> str:
+    model_args = {"pretrained": str(checkpoint), **arguments["model_args"]}
+    words = ["lm_eval", "--model", arguments["model"]]
+    words += ["--model_args", ",".join(f"{k}={v}" for k, v in model_args.items())]
+    words += ["--tasks", ",".join(tasks)]
+    if fitness.include_path is not None:
+        path = Path(fitness.include_path)
+        near = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        words += ["--include_path", str(near)]
+    words += ["--batch_size", str(arguments["batch_size"]), "--device", arguments["device"]]
+    if shots is not None:
+        words += ["--num_fewshot", str(shots)]
+    return shlex.join(words)

@@ -1,0 +1,6 @@
+"""What is good: tasks scored on an engine, and one number out of them."""
+
+from evomerge.scoring.fitness import Fitness, Task
+from evomerge.scoring.value import fitness_value, interval
+
+__all__ = ["Fitness", "Task", "fitness_value", "interval"]

@@ -1,0 +1,65 @@
+"""What may vary: spaces turn a genome into a recipe, one kind of space per file.
+
+The file's name is the ``kind`` of a space YAML; the keyword-only arguments of the constructor are
+its other keys.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evomerge.nouns import Genome, Parameter
+from evomerge.recipes import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every recipe of a search has in common.
+
+    Attributes:
+        base, sources, dtype, tokenizer, seed: as in `Recipe`.
+        layers: blocks of the base.
+    """
+
+    base: str
+    sources: Mapping[str, str]
+    layers: int
+    dtype: str
+    tokenizer: str | None = None
+    seed: int = 0
+
+    def recipe(self, operator: str, parameters: Mapping[str, object] | None = None) -> Recipe:
+        """A recipe over all sources."""
+        return Recipe.model_validate(
+            {
+                "base": self.base,
+                "sources": dict(self.sources),
+                "operator": operator,
+                "parameters": dict(parameters or {}),
+                "seed": self.seed,
+                "dtype": self.dtype,
+                "tokenizer": self.tokenizer,
+            }
+        )
+
+
+class Space(ABC):
+    """The set of recipes that a search may propose.
+
+    Attributes:
+        parameters: (D,) what varies; an optimizer sees nothing else.
+        operators: names of the operators that its recipes may use.
+    """
+
+    parameters: tuple[Parameter, ...]
+    operators: tuple[str, ...]
+
+    @abstractmethod
+    def decode(self, genome: Genome) -> Recipe:
+        """The recipe of a genome; the same genome always gives the same recipe."""
+
+    def initial(self) -> Genome:
+        """The genome that a search starts from."""
+        return Genome({p.name: p.initial for p in self.parameters})

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: read lazily, planned from headers, merged as a stream, written in shards."""

@@ -1,0 +1,85 @@
+"""Job in, evaluation out, on whatever machine runs it."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from evomerge import registry
+from evomerge.engines import Engine
+from evomerge.errors import InputError
+from evomerge.nouns import Evaluation, Job, Split
+from evomerge.scoring.fitness import Fitness
+from evomerge.scoring.lm_eval import LmEvalScorer
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What every worker of a run is started with; plain data.
+
+    Attributes:
+        base, sources, tokenizer: the models that all recipes of the run draw on.
+        engine: the engine's name.
+        engine_options: its validated keyword arguments.
+    """
+
+    base: str
+    sources: Mapping[str, str]
+    tokenizer: str | None
+    fitness: Fitness
+    engine: str
+    engine_options: Mapping[str, Any]
+
+
+class Worker:
+    """Keeps sources, engine and tasks open from the first job to the last.
+
+    Raises:
+        InputError: models, engine or tasks that cannot be opened.
+    """
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self.setup = setup
+        self.models = Models(setup.base, setup.sources, setup.tokenizer)
+        kind = registry.find("engines", setup.engine, Engine)  # type: ignore[type-abstract]
+        self.engine = kind(**setup.engine_options)
+        self.engine.open(self.models)
+        self.scorers = {
+            split: LmEvalScorer(setup.fitness, split, self.engine.lm) for split in get_args(Split)
+        }
+
+    def evaluate(self, job: Job) -> Evaluation:
+        """Merge the job's recipe into the engine and score it.
+
+        Whatever goes wrong with one candidate is a result, not an exception.
+        """
+        started = time.perf_counter()
+        merged = started
+        try:
+            self.engine.load(make_plan(job.recipe, self.models.select(job.recipe.sources)))
+            merged = time.perf_counter()
+            tasks = self.scorers[job.split].score(self.engine.lm)
+        except Exception as error:
+            # MemoryError and CUDA's own errors too: the next candidate may fit
+            log.debug("candidate %d failed\n%s", job.number, traceback.format_exc())
+            text = "; ".join(error.problems) if isinstance(error, InputError) else str(error)
+            reason = f"{type(error).__name__}: {text}"
+            return Evaluation("failed", error=reason, merge_seconds=merged - started)
+        return Evaluation(
+            "done",
+            tasks,
+            merge_seconds=merged - started,
+            score_seconds=time.perf_counter() - merged,
+        )
+
+    def close(self) -> None:
+        """Give memory and devices back."""
+        self.engine.close()
