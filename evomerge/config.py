@@ -193,9 +193,7 @@ def _compose(content: dict[str, Any], where: str, problems: list[str]) -> Loaded
     problems += [f"{where}: fitness: {problem}" for problem in _fitness_problems(file.fitness)]
     if space is not None and optimizer is not None:
         make: Callable[..., Optimizer] = optimizer[0]
-        _attempt(
-            problems, f"{where}: optimizer", make, space.parameters, file.seed, **optimizer[1]
-        )
+        _attempt(problems, f"{where}: optimizer", make, space.parameters, file.seed, **optimizer[1])
     if space is not None and models is not None:
         _attempt(problems, f"{where}: space", _plans, space, models)
     if problems:

@@ -61,17 +61,14 @@ def _operator(name: str) -> dict[str, Any]:
     return {"name": name, "paper": found.paper, "needs": needs, "parameters": parameters}
 
 
-def _component(group: str, name: str) -> dict[str, Any]:
+def _component(group: Literal["optimizers", "engines"], name: str) -> dict[str, Any]:
     from evomerge import registry
+    from evomerge.engines import Engine
+    from evomerge.optimizers import Optimizer
 
-    module = registry.module(group, name)
-    about = (module.__doc__ or "").strip().splitlines()[0]
-    found: list[Any] = [
-        item
-        for item in vars(module).values()
-        if isinstance(item, type) and item.__module__ == module.__name__
-    ]
-    keys = list(registry.options_model(found[-1]).model_fields)
+    about = (registry.module(group, name).__doc__ or "").strip().splitlines()[0]
+    kind: type[Any] = Optimizer if group == "optimizers" else Engine
+    keys = registry.options_model(registry.find(group, name, kind)).model_fields
     return {"name": name, "about": about, "options": ", ".join(keys)}
 
 

@@ -29,6 +29,8 @@ class TransformersEngine(Engine):
         batch_size: examples answered at once.
         max_length: context in tokens; None takes it from the model's config.
         attention: an ``attn_implementation`` of Transformers.
+        threads: CPU threads of this process; None leaves them alone. One is best for models of a
+            few million parameters, and wherever other programs keep the cores busy.
     """
 
     def __init__(
@@ -39,7 +41,10 @@ class TransformersEngine(Engine):
         batch_size: Annotated[int, Field(ge=1)] = 64,
         max_length: Annotated[int, Field(ge=1)] | None = None,
         attention: str | None = None,
+        threads: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         cuda = torch.cuda.is_available()
         self.device = ("cuda" if cuda else "cpu") if device == "auto" else device
         self.dtype = dtype

@@ -1,0 +1,193 @@
+"""The parameter space: from genes to recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.nouns import Genome
+from evomerge.spaces import Ground
+from evomerge.spaces.parameter import Granularity, ParameterSpace
+
+GROUND = Ground("/base", {"a": "/a", "b": "/b"}, layers=4, dtype="float32", seed=7)
+
+
+def space(**keys: Any) -> ParameterSpace:
+    granularity = keys.pop("granularity", {})
+    return ParameterSpace(GROUND, granularity=Granularity(**granularity), **keys)
+
+
+def test_a_gene_for_each_parameter_source_role_and_group() -> None:
+    found = space(
+        operator="ties",
+        granularity={"layers": 2, "roles": ["attention", "other"]},
+        parameters={"weight": {"low": 0, "high": 1}, "lam": {"low": 0.5, "high": 2}},
+    )
+    assert [p.name for p in found.parameters] == [
+        "weight.a.attention.0",
+        "weight.a.attention.1",
+        "weight.a.other.0",
+        "weight.a.other.1",
+        "weight.b.attention.0",
+        "weight.b.attention.1",
+        "weight.b.other.0",
+        "weight.b.other.1",
+        "lam.attention.0",
+        "lam.attention.1",
+        "lam.other.0",
+        "lam.other.1",
+    ]
+
+
+def test_genes_land_in_their_source_role_and_layers() -> None:
+    found = space(
+        operator="task_arithmetic",
+        granularity={"layers": 2, "roles": ["attention", "other"]},
+        parameters={"weight": {"low": 0, "high": 1}},
+    )
+    genes = {p.name: 0.0 for p in found.parameters} | {"weight.b.attention.1": 0.75}
+    recipe = found.decode(Genome(genes))
+    places = {
+        (source, role, layer): recipe.setting("weight", source, role, layer)
+        for source in "ab"
+        for role in ("attention", "mlp", "head")
+        for layer in range(4)
+    }
+    hit = {("b", "attention", 2), ("b", "attention", 3)}
+    assert {place for place, value in places.items() if value == 0.75} == hit
+    assert {place for place, value in places.items() if value == 0.0} == set(places) - hit
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("all", ["t"]),
+        ("each", ["t.0", "t.1", "t.2", "t.3"]),
+        (3, ["t.0", "t.1", "t.2"]),
+        (9, ["t.0", "t.1", "t.2", "t.3"]),
+    ],
+)
+def test_granularity_of_layers(layers: str | int, names: list[str]) -> None:
+    found = space(
+        operator="slerp", granularity={"layers": layers}, parameters={"t": {"low": 0, "high": 1}}
+    )
+    assert [p.name for p in found.parameters] == names
+
+
+def test_the_start_is_the_given_value_or_the_middle_of_the_scale() -> None:
+    found = space(
+        operator="ties",
+        parameters={
+            "weight": {"low": 0, "high": 1.5, "initial": 0.5},
+            "density": {"low": 0.01, "high": 1, "scale": "log"},
+        },
+    )
+    start = found.initial().genes
+    assert start["weight.a"] == 0.5
+    assert start["density.a"] == pytest.approx(0.1)
+
+
+def test_a_searched_operator_takes_only_the_parameters_it_has() -> None:
+    found = space(
+        operator=["linear", "ties"],
+        parameters={"weight": {"low": 0, "high": 1}, "density": {"low": 0.1, "high": 1}},
+    )
+    assert found.parameters[0].choices == ("linear", "ties")
+    genes = dict(found.initial().genes)
+    assert set(found.decode(Genome(genes | {"operator": "linear"})).parameters) == {"weight"}
+    chosen = found.decode(Genome(genes | {"operator": "ties"}))
+    assert chosen.operator == "ties"
+    assert set(chosen.parameters) == {"weight", "density"}
+
+
+def test_fixed_values_and_choices_reach_the_recipe() -> None:
+    found = space(
+        operator="ties",
+        parameters={
+            "weight": {"low": 0, "high": 1},
+            "consensus": {"choices": ["sum", "count"]},
+            "normalize": {"choices": [True, False], "initial": False},
+            "lam": 0.7,
+        },
+    )
+    genes = dict(found.initial().genes)
+    assert genes["normalize"] is False
+    recipe = found.decode(Genome(genes | {"consensus": "count"}))
+    assert recipe.parameters["consensus"] == "count"
+    assert recipe.parameters["normalize"] is False
+    assert recipe.parameters["lam"] == 0.7
+
+
+def test_a_parameter_may_have_a_granularity_of_its_own() -> None:
+    found = space(
+        operator="ties",
+        granularity={"layers": "each"},
+        parameters={
+            "weight": {"low": 0, "high": 1, "granularity": {"layers": "all"}},
+            "lam": {"low": 0, "high": 1},
+        },
+    )
+    assert [p.name for p in found.parameters] == [
+        "weight.a",
+        "weight.b",
+        *(f"lam.{i}" for i in range(4)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"operator": "tied", "parameters": {}},
+            "no operator is called 'tied'. Did you mean 'ties'?",
+        ),
+        (
+            {"operator": "ties", "parameters": {"wieght": {"low": 0, "high": 1}}},
+            "parameters.wieght: ties has no such parameter. Did you mean 'weight'?",
+        ),
+        (
+            {"operator": "ties", "parameters": {"density": {"low": 0, "high": 1}}},
+            r"parameters.density: ties: must lie in \(0, 1\], got 0",
+        ),
+        (
+            {"operator": "ties", "parameters": {"density": 0, "weight": {"low": 0, "high": 1}}},
+            r"parameters.density: ties: must lie in \(0, 1\], got 0",
+        ),
+        (
+            {"operator": "ties", "parameters": {"weight": {"low": 2, "high": 1}}},
+            "parameters.weight: low 2 lies above high 1",
+        ),
+        (
+            {"operator": "ties", "parameters": {"weight": {"low": 0, "high": 1, "scale": "log"}}},
+            "a log scale needs a positive low",
+        ),
+        (
+            {"operator": "ties", "parameters": {"weight": {"low": 0, "high": 1, "initial": 3}}},
+            r"initial 3.0 lies outside \[0, 1\]",
+        ),
+        (
+            {"operator": "ties", "parameters": {"weight": {"lo": 0, "high": 1}}},
+            "parameters.weight.lo: unknown key. Did you mean 'low'?",
+        ),
+        (
+            {"operator": "slerp", "parameters": {"t": {"low": 0, "high": 2}}},
+            "parameters.t: slerp: Input should be less than or equal to 1",
+        ),
+        ({"operator": "ties", "parameters": {"weight": 1.0}}, "nothing varies"),
+        ({"operator": [], "parameters": {}}, "name at least one"),
+    ],
+)
+def test_mistakes_are_named(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        space(**keys)
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        space(
+            operator="ties",
+            parameters={"wieght": {"low": 0, "high": 1}, "density": {"low": 0, "high": 1}},
+        )
+    assert len(caught.value.problems) == 2
