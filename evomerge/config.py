@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -111,6 +111,18 @@ class SearchFile(BaseModel):
         return budget
 
 
+@dataclass(frozen=True)
+class Component(Generic[T]):
+    """A class found by name, with the validated options that it will be made with."""
+
+    kind: type[T]
+    options: Mapping[str, Any]
+
+    def make(self, *arguments: Any) -> T:
+        """A new one."""
+        return self.kind(*arguments, **self.options)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A search that can run, and what is worth knowing before it does."""
@@ -133,21 +145,23 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     content = read_yaml(path)
     folder = path.resolve().parent
     problems: list[str] = []
+    lost: set[str] = set()
     for key, kind in (("space", "search_spaces"), ("fitness", "fitness")):
-        with_preset = _attempt(problems, key, _inline, content.get(key), kind, folder)
-        if with_preset is not None:
-            content[key] = with_preset
+        keys = _attempt(problems, f"{path}: {key}", _inline, content.get(key), kind, folder)
+        if keys is not None:
+            content[key] = keys
+        elif key in content:
+            lost.add(key)  # told already: that it is a word and not keys is no news
     for override in overrides:
         _attempt(problems, "--set", _override, content, override)
-    for key in ("base",):
-        if isinstance(content.get(key), str):
-            content[key] = anchor(content[key], folder)
+    if isinstance(content.get("base"), str):
+        content["base"] = anchor(content["base"], folder)
     if isinstance(content.get("sources"), dict):
         content["sources"] = {
             name: anchor(reference, folder) if isinstance(reference, str) else reference
             for name, reference in content["sources"].items()
         }
-    return _compose(content, str(path), problems)
+    return _compose(content, str(path), problems, lost)
 
 
 def fitness_from(name: str, folder: Path) -> Fitness:
@@ -160,9 +174,8 @@ def fitness_from(name: str, folder: Path) -> Fitness:
     try:
         fitness = Fitness.model_validate(keys)
     except ValidationError as error:
-        raise ConfigError(registry.explain(error, name, Fitness)) from None
-    if problems := _fitness_problems(fitness):
-        raise ConfigError([f"{name}: {problem}" for problem in problems])
+        raise ConfigError(registry.explain(error, f"{name}: ", Fitness)) from None
+    _check_fitness(fitness)
     return fitness
 
 
@@ -171,13 +184,18 @@ def load_resolved(text: str, where: str) -> Loaded:
     return _compose(parse_yaml(text, where), where, [])
 
 
-def _compose(content: dict[str, Any], where: str, problems: list[str]) -> Loaded:
-    """Validate every part, each as far as it can be without the others."""
-    try:
-        file = SearchFile.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError([*problems, *registry.explain(error, where, SearchFile)]) from None
-    models = _attempt(problems, "", Models, file.base, file.sources, file.tokenizer)
+def _compose(
+    content: dict[str, Any], where: str, problems: list[str], lost: Collection[str] = ()
+) -> Loaded:
+    """Validate every part, each as far as it can be without those that are wrong."""
+    file, wrong = _validated(content, where, problems, lost)
+
+    def part(name: str, needs: Collection[str], make: Callable[..., T], *args: Any) -> T | None:
+        label = f"{where}: {name}" if name else where
+        return None if wrong & set(needs) else _attempt(problems, label, make, *args)
+
+    located = ("base", "sources", "tokenizer")
+    models = part("", located, Models, file.base, file.sources, file.tokenizer)
     ground = Ground(
         file.base,
         file.sources,
@@ -186,27 +204,29 @@ def _compose(content: dict[str, Any], where: str, problems: list[str]) -> Loaded
         file.tokenizer,
         file.seed,
     )
-    space = _attempt(problems, f"{where}: space", _space, file.space, ground)
-    optimizer = _attempt(problems, where, _component, "optimizer", Optimizer, file.optimizer)
-    engine = _attempt(problems, where, _component, "engine", Engine, file.engine)
-    executor = _attempt(problems, where, _component, "executor", Executor, file.executor)
-    problems += [f"{where}: fitness: {problem}" for problem in _fitness_problems(file.fitness)]
+    space = part("space", ["space"], _space, file.space, ground)
+    optimizer: Component[Optimizer] | None
+    optimizer = part("", ["optimizer"], _component, "optimizer", Optimizer, file.optimizer)
+    engine: Component[Engine] | None
+    engine = part("", ["engine"], _component, "engine", Engine, file.engine)
+    executor: Component[Executor] | None
+    executor = part("", ["executor"], _component, "executor", Executor, file.executor)
+    part("fitness", ["fitness"], _check_fitness, file.fitness)
     if space is not None and optimizer is not None:
-        make: Callable[..., Optimizer] = optimizer[0]
-        _attempt(problems, f"{where}: optimizer", make, space.parameters, file.seed, **optimizer[1])
+        part("optimizer", ["seed"], optimizer.make, space.parameters, file.seed)
     if space is not None and models is not None:
-        _attempt(problems, f"{where}: space", _plans, space, models)
+        part("space", [], _plans, space, models)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     assert models and space and optimizer and engine and executor
     setup = WorkerSetup(
-        file.base, file.sources, file.tokenizer, file.fitness, file.engine["name"], engine[1]
+        file.base, file.sources, file.tokenizer, file.fitness, file.engine["name"], engine.options
     )
     search = Search(
         ground,
         space,
-        partial(optimizer[0], space.parameters, file.seed, **optimizer[1]),
-        partial(executor[0], **executor[1]),
+        partial(optimizer.make, space.parameters, file.seed),
+        executor.make,
         setup,
         Budget(file.budget.evaluations, file.budget.seconds),
         file.stop_after_failures,
@@ -218,12 +238,35 @@ def _compose(content: dict[str, Any], where: str, problems: list[str]) -> Loaded
     return Loaded(file, search, models, tuple(models.notes))
 
 
+def _validated(
+    content: dict[str, Any], where: str, problems: list[str], lost: Collection[str]
+) -> tuple[SearchFile, set[str]]:
+    """The file, with stand-ins for the keys that are wrong, and which these are."""
+    stand_ins = {
+        "name": "x",
+        "base": "x",
+        "sources": {"x": "x"},
+        "space": {},
+        "fitness": {"tasks": ["x"]},
+        "budget": {"evaluations": 1},
+    }
+    wrong = set(lost)
+    kept = {key: value for key, value in content.items() if key not in wrong}
+    try:
+        return SearchFile.model_validate({**{k: stand_ins[k] for k in wrong}, **kept}), wrong
+    except ValidationError as error:
+        problems += registry.explain(error, f"{where}: ", SearchFile)
+        wrong |= {str(item["loc"][0]) for item in error.errors()}
+    kept = {key: value for key, value in content.items() if key not in wrong}
+    return SearchFile.model_validate({**stand_ins, **kept}), wrong
+
+
 def _attempt(
     problems: list[str], where: str, part: Callable[..., T], *args: Any, **kw: Any
 ) -> T | None:
     """The part's result, or None with its mistakes added to ``problems``."""
     try:
-        return part(*args, **kw)
+        return part(*args)
     except InputError as error:
         problems += [f"{where}: {problem}" if where else problem for problem in error.problems]
         return None
@@ -257,14 +300,14 @@ def _override(content: dict[str, Any], text: str) -> None:
         raise ConfigError(f"{text!r}: the value is not YAML") from None
 
 
-def _component(role: str, kind: type[T], keys: Mapping[str, Any]) -> tuple[type[T], dict[str, Any]]:
-    """The class that a name stands for and its validated options."""
+def _component(role: str, kind: type[T], keys: Mapping[str, Any]) -> Component[T]:
+    """What a name and its options stand for."""
     options = dict(keys)
     try:
         found = registry.find(f"{role}s", options.pop("name"), kind)
     except ConfigError as error:
         raise ConfigError([f"{role}.name: {problem}" for problem in error.problems]) from None
-    return found, registry.validate_options(found, options, role)
+    return Component(found, registry.validate_options(found, options, f"{role}."))
 
 
 def _space(keys: Mapping[str, Any], ground: Ground) -> Space:
@@ -277,10 +320,12 @@ def _space(keys: Mapping[str, Any], ground: Ground) -> Space:
     return found(ground, **valid)
 
 
-def _fitness_problems(fitness: Fitness) -> list[str]:
+def _check_fitness(fitness: Fitness) -> None:
+    """Raise for a folder or tasks that do not exist."""
     if fitness.include_path is not None and not Path(fitness.include_path).is_dir():
-        return [f"include_path: {fitness.include_path}: no such folder"]
-    return unknown_tasks(fitness)
+        raise ConfigError(f"include_path: {fitness.include_path}: no such folder")
+    if problems := unknown_tasks(fitness):
+        raise ConfigError(problems)
 
 
 def _plans(space: Space, models: Models) -> None:
@@ -294,11 +339,12 @@ def _plans(space: Space, models: Models) -> None:
 
 
 def _record(file: SearchFile, ground: Ground, models: Models) -> RunRecord:
-    resolved = file.model_dump(mode="json", exclude_none=True)
+    whole = file.model_copy(update={"dtype": ground.dtype})
+    resolved = whole.model_dump(mode="json", exclude_none=True)
     settings = json.dumps(file.engine, sort_keys=True)
     return RunRecord(
         name=file.name,
-        search_yaml=dump_yaml({**resolved, "dtype": ground.dtype}),
+        search_yaml=dump_yaml(resolved),
         seed=file.seed,
         fitness_digest=file.fitness.digest,
         settings_digest=hashlib.sha256(settings.encode()).hexdigest(),

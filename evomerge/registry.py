@@ -98,10 +98,15 @@ def validate_options(
 
 
 def explain(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:
-    """A pydantic error as sentences: where, what is wrong, and the nearest known key."""
+    """A pydantic error as sentences: where, what is wrong, and the nearest known key.
+
+    Args:
+        where: what stands before the keys, e.g. ``search.yaml: `` or ``optimizer.``.
+    """
     problems = []
     for item in error.errors():
-        path = ".".join([where, *(str(part) for part in item["loc"])]).strip(".")
+        path = where + ".".join(str(part) for part in item["loc"])
+        path = path if item["loc"] else where.rstrip(".: ")
         if item["type"] == "extra_forbidden":
             known = _keys_at(model, item["loc"][:-1])
             problems.append(f"{path}: unknown key.{did_you_mean(str(item['loc'][-1]), known)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import shlex
 import shutil
 from collections import defaultdict
@@ -133,8 +132,8 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
-    kind = registry.find("engines", name, Engine)  # type: ignore[type-abstract]
-    valid = registry.validate_options(kind, options, "--engine")
+    kind = registry.find("engines", name, Engine)
+    valid = registry.validate_options(kind, options, "--engine: ")
     worker = Worker(
         WorkerSetup(recipe.base, recipe.sources, recipe.tokenizer, fitness, name, valid)
     )
@@ -153,7 +152,7 @@ def lm_eval_commands(loaded: Loaded, checkpoint: Path) -> list[tuple[str, str]]:
     """Split and the command with which plain lm-eval gives the same scores."""
     fitness = loaded.file.fitness
     engine = loaded.search.setup
-    kind = registry.find("engines", engine.engine, Engine)  # type: ignore[type-abstract]
+    kind = registry.find("engines", engine.engine, Engine)
     arguments = kind(**engine.engine_options).lm_eval_arguments(loaded.models)
     commands = []
     for split in ("search", "held-out"):

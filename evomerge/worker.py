@@ -49,7 +49,7 @@ class Worker:
     def __init__(self, setup: WorkerSetup) -> None:
         self.setup = setup
         self.models = Models(setup.base, setup.sources, setup.tokenizer)
-        kind = registry.find("engines", setup.engine, Engine)  # type: ignore[type-abstract]
+        kind = registry.find("engines", setup.engine, Engine)
         self.engine = kind(**setup.engine_options)
         self.engine.open(self.models)
         self.scorers = {

@@ -61,14 +61,15 @@ def _operator(name: str) -> dict[str, Any]:
     return {"name": name, "paper": found.paper, "needs": needs, "parameters": parameters}
 
 
-def _component(group: Literal["optimizers", "engines"], name: str) -> dict[str, Any]:
+def _component(group: str, name: str) -> dict[str, Any]:
     from evomerge import registry
     from evomerge.engines import Engine
     from evomerge.optimizers import Optimizer
 
     about = (registry.module(group, name).__doc__ or "").strip().splitlines()[0]
-    kind: type[Any] = Optimizer if group == "optimizers" else Engine
-    keys = registry.options_model(registry.find(group, name, kind)).model_fields
+    kinds: dict[str, type[Any]] = {"optimizers": Optimizer, "engines": Engine}
+    found: Any = registry.find(group, name, kinds[group])
+    keys = registry.options_model(found).model_fields
     return {"name": name, "about": about, "options": ", ".join(keys)}
 
 

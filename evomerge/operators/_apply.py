@@ -99,7 +99,7 @@ def apply(
     per_source = {
         key: _column(key, bound, parameters, count) for key, bound in operator.per_source.items()
     }
-    shared = operator.validate_shared(parameters, name)
+    shared = operator.validate_shared(parameters, f"{name}.")
     drawn: Tensor | None = None
     if operator.random and uniforms is None:
         generator = torch.Generator().manual_seed(seed)

@@ -219,7 +219,7 @@ def _settings(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
         try:
             span = Range.model_validate(value)
         except ValidationError as error:
-            problems += explain(error, f"parameters.{name}", Range)
+            problems += explain(error, f"parameters.{name}.", Range)
             continue
         problems += [f"parameters.{name}: {problem}" for problem in span.problems()]
         settings[name] = span

@@ -91,7 +91,7 @@ def create_file(path: Path, fill: Callable[[Connection], None]) -> None:
             fill(connection)
     finally:
         engine.dispose()
-    os.replace(new, path)
+    new.replace(path)
     _sync_folder(path.parent)
 
 

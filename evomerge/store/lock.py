@@ -51,7 +51,7 @@ def _write(note: Path) -> None:
     who = {"pid": os.getpid(), "host": socket.gethostname(), "since_utc": utc_now()}
     new = note.with_suffix(".new")
     new.write_text(to_json(who), encoding="utf-8")
-    os.replace(new, note)  # whoever is refused reads all of it or none
+    new.replace(note)  # whoever is refused reads all of it or none
 
 
 def _holder(note: Path) -> str:

@@ -22,7 +22,7 @@ def golden_cases() -> list[Any]:
     for name in NAMES:
         path = GOLDEN / f"{name}.json"
         for case in json.loads(path.read_text())["cases"] if path.exists() else []:
-            cases.append(pytest.param(name, case, id=f"{name}-{case['name']}"))
+            cases += [pytest.param(name, case, id=f"{name}-{case['name']}")]
     return cases
 
 
@@ -70,7 +70,9 @@ def test_identical_sources_return_the_source(name: str, shape: tuple[int, ...]) 
     if operators.get(name).on == "pair":
         base = source
     same = [source] * source_count(name, 3)
-    torch.testing.assert_close(operators.apply(name, base=base, sources=same, **neutral(name)), source)
+    torch.testing.assert_close(
+        operators.apply(name, base=base, sources=same, **neutral(name)), source
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,7 +129,9 @@ def test_inputs_are_left_alone_and_threads_change_no_bit(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in NAMES if operators.get(n).random])
 def test_the_same_seed_gives_the_same_bits(name: str) -> None:
     base, *sources = tensors((4, 6), 3)
-    draw = [operators.apply(name, base=base, sources=sources, density=0.5, seed=s) for s in (1, 1, 2)]
+    draw = [
+        operators.apply(name, base=base, sources=sources, density=0.5, seed=s) for s in (1, 1, 2)
+    ]
     assert torch.equal(draw[0], draw[1])
     assert not torch.equal(draw[0], draw[2])
 

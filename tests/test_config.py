@@ -1,0 +1,225 @@
+"""Search files: what is accepted, and how mistakes are told."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from evomerge.config import load, load_resolved
+from evomerge.errors import ConfigError, InputError
+from evomerge.search import start
+
+ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
+
+GOOD: dict[str, Any] = {
+    "name": "good",
+    "base": str(ZOO / "base"),
+    "sources": {"arithmetic": str(ZOO / "arithmetic"), "strings": str(ZOO / "strings")},
+    "space": "ties_by_block",
+    "fitness": "zoo_skills",
+    "optimizer": {"name": "cmaes", "population_size": 8, "sigma": 0.2},
+    "engine": {"name": "transformers", "threads": 1},
+    "executor": {"name": "local"},
+    "budget": {"evaluations": 80},
+    "seed": 0,
+}
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The good search with one key set; None deletes it."""
+    content = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    place = content
+    for key in parents:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+def problems(folder: Path, content: dict[str, Any], *overrides: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load(write(folder, content), overrides)
+    return list(caught.value.problems)
+
+
+def test_a_good_search_loads(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD))
+    assert len(loaded.search.space.parameters) == 2 * 2 * 3 * 4
+    assert loaded.search.ground.dtype == "bfloat16"
+    assert loaded.notes == ()
+
+
+def test_folders_are_seen_from_the_file(tmp_path: Path) -> None:
+    shutil.copytree(ZOO / "base", tmp_path / "zoo" / "base")
+    (tmp_path / "deep").mkdir()
+    content = changed("base", "../zoo/base")
+    assert load(write(tmp_path / "deep", content)).file.base == str(tmp_path / "zoo" / "base")
+
+
+def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
+    first = load(write(tmp_path, GOOD))
+    again = load_resolved(first.search.record.search_yaml, "run")
+    assert again.search.record.search_yaml == first.search.record.search_yaml
+    assert again.search.record.fitness_digest == first.search.record.fitness_digest
+    assert again.search.space.parameters == first.search.space.parameters
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optimiser", {"name": "cmaes"}, "optimiser: unknown key. Did you mean 'optimizer'?"),
+        ("optimizer.popsize", 8, "optimizer.popsize: unknown key. Did you mean 'population_size'?"),
+        ("optimizer.name", "cmase", "no optimizer is called 'cmase'. Did you mean 'cmaes'?"),
+        ("optimizer.sigma", -1, "optimizer.sigma"),
+        ("engine.dtype", "float8", "engine.dtype"),
+        ("engine.name", "transformer", "Did you mean 'transformers'?"),
+        ("executor.name", "remote", "no executor is called 'remote'"),
+        ("budget", {"evaluations": 0}, "budget.evaluations"),
+        ("budget", {}, "budget: give evaluations, seconds, or both"),
+        ("budget", None, "budget: this key is required"),
+        ("base", "/nowhere/base", "/nowhere/base: no such folder"),
+        ("sources.strings", "/nowhere/strings", "/nowhere/strings: no such folder"),
+        ("sources", {}, "sources"),
+        ("sources", {"mlp": str(ZOO / "strings")}, "is a word of recipes"),
+        ("space", "ties_by_blok", "Did you mean 'ties_by_block'?"),
+        ("space", "spaces/mine.yaml", "mine.yaml: no such file"),
+        ("space", "slerp_by_layer", None),
+        ("fitness", "zoo_skill", "Did you mean 'zoo_skills'?"),
+        ("fitness", {"tasks": ["zoo_arithmetics"]}, "no lm-eval task is called 'zoo_arithmetics'"),
+        ("fitness", {"tasks": {}}, "fitness.tasks"),
+        ("dtype", "float8", "dtype"),
+        ("seed", -1, "seed"),
+    ],
+)
+def test_one_mistake_is_one_clear_problem(
+    path: str, value: Any, message: str | None, tmp_path: Path
+) -> None:
+    if message is None:
+        load(write(tmp_path, changed(path, value)))  # slerp of two sources is fine
+        return
+    found = problems(tmp_path, changed(path, value))
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
+    content = changed("sources.strings", "/nowhere/strings")
+    content["optimizer"]["popsize"] = 8
+    content["space"] = {
+        "kind": "parameter",
+        "operator": "ties",
+        "parameters": {"density": {"low": 0, "high": 1}},
+    }
+    content["engine"]["colour"] = "red"
+    content["fitness"] = {"tasks": ["no_such_task_anywhere"]}
+    found = "\n".join(problems(tmp_path, content))
+    for part in ("nowhere", "popsize", "density", "colour", "no_such_task_anywhere"):
+        assert part in found
+
+
+def test_slerp_of_three_models_is_refused(tmp_path: Path) -> None:
+    content = changed("space", "slerp_by_layer")
+    content["sources"]["kanji"] = str(ZOO / "kanji")
+    (problem,) = problems(tmp_path, content)
+    assert "slerp merges exactly two models" in problem
+
+
+def test_set_overrides_one_key_and_is_recorded(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD), ["optimizer.population_size=6", "budget={evaluations: 5}"])
+    assert loaded.file.optimizer["population_size"] == 6
+    assert loaded.search.budget.evaluations == 5
+    assert "population_size: 6" in loaded.search.record.search_yaml
+
+
+def test_set_reaches_into_a_preset(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD), ["space.granularity={layers: all}"])
+    assert len(loaded.search.space.parameters) == 4
+
+
+@pytest.mark.parametrize("override", ["optimizer.population_size", "=3"])
+def test_set_without_a_value_is_refused(override: str, tmp_path: Path) -> None:
+    assert any("expected key=value" in p for p in problems(tmp_path, GOOD, override))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "not valid YAML"),
+        ("- a\n- b\n", "expected keys and values"),
+        ("name: a\nname: b\n", "key 'name' is given twice"),
+        ("name: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+    ],
+)
+def test_what_is_not_a_search_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load(tmp_path / "search.yaml")
+
+
+def damaged(folder: Path, change: str) -> Path:
+    """A copy of an expert with something wrong."""
+    model = folder / "damaged"
+    shutil.copytree(ZOO / "strings", model)
+    file = model / "model.safetensors"
+    if change == "truncated":
+        file.write_bytes(file.read_bytes()[:-1000])
+    elif change == "heads":
+        config = json.loads((model / "config.json").read_text())
+        config["num_attention_heads"] *= 2
+        (model / "config.json").write_text(json.dumps(config))
+    else:
+        tensors = load_file(file)
+        name = "model.layers.1.mlp.up_proj.weight"
+        if change == "nan":
+            tensors[name][3, 5] = float("nan")
+        elif change == "shape":
+            tensors[name] = tensors[name][:-1].clone()
+        save_file(tensors, file, metadata={"format": "pt"})
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("truncated", "truncated"),
+        ("heads", "num_attention_heads"),
+        ("shape", "model.layers.1.mlp.up_proj.weight is"),
+    ],
+)
+def test_a_damaged_source_is_found_from_headers(change: str, message: str, tmp_path: Path) -> None:
+    content = changed("sources.strings", str(damaged(tmp_path, change)))
+    (problem,) = problems(tmp_path, content)
+    assert message in problem
+
+
+def test_a_nan_in_a_source_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    model = damaged(tmp_path, "nan")
+    loaded = load(write(tmp_path, changed("sources.strings", str(model))))
+    with pytest.raises(InputError) as caught:
+        start(loaded.search, tmp_path / "run", lambda _: None)
+    (problem,) = caught.value.problems
+    assert "model.layers.1.mlp.up_proj.weight holds 1 NaN" in problem
+    assert str(model / "model.safetensors") in problem
+    assert not (tmp_path / "run").exists()
