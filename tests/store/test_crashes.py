@@ -64,9 +64,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def start(code: str, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(code), str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.Popen(  # noqa: S603
-        command, stdout=subprocess.PIPE, text=True, env=environment
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def next_number(writer: subprocess.Popen[str]) -> int:
@@ -106,7 +104,7 @@ def assert_whole(folder: Path, last_told: int, *, read_only: bool) -> None:
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_transactions(tmp_path: Path) -> None:
-    moments = random.Random(0)  # noqa: S311
+    moments = random.Random(0)
     for sitting in range(4):
         with start(WRITER, tmp_path) as writer:
             last = next_number(writer)
@@ -116,7 +114,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_transactions(tmp_path: Path)
 
 
 def test_a_start_killed_at_any_moment_leaves_a_run_or_none(tmp_path: Path) -> None:
-    moments = random.Random(1)  # noqa: S311
+    moments = random.Random(1)
     code = "import evomerge.store, sys; print(0, flush=True)" + WRITER
     for attempt in range(5):
         folder = tmp_path / str(attempt)

@@ -1,0 +1,216 @@
+"""The commands as a person types them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evomerge import registry
+
+ROOT = Path(__file__).parents[2]
+ZOO = ROOT / "experiments" / "zoo"
+HEAVY = ("torch", "transformers", "lm_eval", "ray", "vllm", "optuna", "cmaes", "sqlalchemy")
+
+
+def evomerge(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from evomerge.cli import main; main()", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+def data(*words: object, cwd: Path = ROOT) -> Any:
+    done = evomerge(*words, "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("code", ["import evomerge", "from evomerge.cli.app import app"])
+def test_importing_evomerge_imports_nothing_heavy(code: str) -> None:
+    script = f"{code}; import sys; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("group", ["operators", "optimizers", "engines"])
+def test_list_finds_every_file_of_a_folder(group: str) -> None:
+    assert [row["name"] for row in data("list", group)] == list(registry.names(group))
+
+
+@pytest.mark.parametrize(("group", "folder"), [("spaces", "search_spaces"), ("fitness", "fitness")])
+def test_list_finds_every_preset_and_says_where_from(group: str, folder: str) -> None:
+    rows = data("list", group)
+    assert [row["name"] for row in rows] == sorted(p.stem for p in (ROOT / folder).glob("*.yaml"))
+    assert all(Path(row["from"]).is_file() and row["about"] for row in rows)
+
+
+def test_a_preset_of_the_working_folder_wins(tmp_path: Path) -> None:
+    mine = tmp_path / "search_spaces" / "ties_by_block.yaml"
+    mine.parent.mkdir()
+    mine.write_text("# mine\nkind: parameter\noperator: ties\n")
+    found = {row["name"]: row["from"] for row in data("list", "spaces", cwd=tmp_path)}
+    assert found["ties_by_block"] == str(mine)
+    assert "linear_by_block" in found
+
+
+def test_an_unknown_group_is_refused() -> None:
+    assert evomerge("list", "colours").returncode == 2
+
+
+def test_check_tells_size_and_cost_and_writes_nothing(tmp_path: Path) -> None:
+    facts = data("check", ROOT / "experiments" / "quickstart" / "search.yaml", cwd=tmp_path)
+    assert facts["layers"] == 4
+    assert facts["genome_dimension"] > 0
+    assert facts["search_examples"]["arithmetic"] == 100
+    assert facts["examples_to_answer"] > 80 * 400
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_lists_all_problems_and_exits_with_2(tmp_path: Path) -> None:
+    search = yaml.safe_load((ROOT / "experiments" / "quickstart" / "search.yaml").read_text())
+    search |= {"base": "/nowhere", "optimizer": {"name": "cmaes", "popsize": 3}}
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(search))
+    done = evomerge("check", path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for part in ("/nowhere: no such folder", "Did you mean 'population_size'", "problems:"):
+        assert part in done.stderr
+    assert evomerge("run", path, "--run", tmp_path / "run").returncode == 2
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["resume", "show", "export"])
+def test_a_folder_without_a_run_is_refused(command: str, tmp_path: Path) -> None:
+    done = evomerge(command, tmp_path)
+    assert done.returncode == 2
+    assert "has no run" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the quickstart, with its checkpoint."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    search = ROOT / "experiments" / "quickstart" / "search.yaml"
+    few = "budget={evaluations: 4}"
+    done = evomerge("run", search, "--run", folder, "--set", few, "--set", "champions=1")
+    assert done.returncode == 0, done.stderr
+    (folder / "output.txt").write_text(done.stdout)
+    return folder
+
+
+def test_a_run_ends_with_the_table_and_where_things_are(run: Path) -> None:
+    output = (run / "output.txt").read_text()
+    for part in ("source: strings", "uniform average", "textbook", "best recipe", "held-out", "±"):
+        assert part in output
+    assert f"recipe      {run / 'recipe.yaml'}" in output
+    assert f"checkpoint  {run / 'best'}" in output
+    assert output.count("lm_eval --model hf") == 2
+
+
+def test_plain_lm_eval_gives_exactly_the_same_scores(run: Path, tmp_path: Path) -> None:
+    output = (run / "output.txt").read_text()
+    (command,) = [
+        line.partition(":")[2].strip()
+        for line in output.splitlines()
+        if line.startswith("score it (search)")
+    ]
+    words = shlex.split(command)
+    script = "from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words[1:], "--output_path", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.rglob("results*.json")
+    plain = json.loads(path.read_text())["results"]
+    ours = data("show", run)["best"]["tasks"]
+    assert len(ours) >= 3
+    assert {name: plain[f"zoo_{name}"]["exact_match,none"] for name in ours} == ours
+
+
+def test_an_exported_recipe_builds_the_checkpoint_of_the_run(run: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    assert evomerge("export", run, "-o", recipe).returncode == 0
+    done = evomerge("build", recipe, tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "model")
+    name = "model.safetensors"
+    assert (tmp_path / "model" / name).read_bytes() == (run / "best" / name).read_bytes()
+
+
+def test_a_mergekit_export_builds_the_same_weights(run: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mergekit.yaml"
+    assert evomerge("export", run, "--format", "mergekit", "-o", recipe).returncode == 0
+    assert "merge_method" in yaml.safe_load(recipe.read_text())
+    done = evomerge("build", recipe, tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    name = "model.safetensors"
+    assert (tmp_path / "model" / name).read_bytes() == (run / "best" / name).read_bytes()
+
+
+def test_evaluate_gives_a_recipe_a_checkpoint_and_a_run_the_same_score(run: Path) -> None:
+    engine = "{name: transformers, batch_size: 128, threads: 1}"
+    words = ("--fitness", "zoo_skills", "--engine", engine)
+    best = data("show", run)["best"]
+    recipe = data("evaluate", run / "recipe.yaml", *words)
+    checkpoint = data("evaluate", run / "best", *words, "--split", "held_out")
+    assert recipe["tasks"] == best["tasks"]
+    assert recipe["value"] == best["value"]
+    assert checkpoint["tasks"] == best["held_out_tasks"]
+    assert checkpoint["half_width"] == best["held_out_half_width"]
+
+
+def test_a_candidate_that_does_not_exist_is_refused(run: Path) -> None:
+    done = evomerge("export", run, "--candidate", "999")
+    assert done.returncode == 2
+    assert "no candidate 999" in done.stderr
+
+
+def test_building_over_a_folder_is_refused(run: Path) -> None:
+    done = evomerge("build", run / "recipe.yaml", run / "best")
+    assert done.returncode == 1
+    assert "exists already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("evomerge: 2\n", "expected 'evomerge: 1'"),
+        ("evomerge: 1\nbase: /nowhere\nsorces: {}\n", "Did you mean 'sources'?"),
+        ("just text\n", "expected keys and values"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    done = evomerge("build", path, tmp_path / "model")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("evaluate", "/nowhere", "--fitness", "zoo_skills"), "/nowhere: no such folder"),
+        (("evaluate", ZOO / "base", "--fitness", "zoo_skill"), "Did you mean 'zoo_skills'?"),
+        (
+            ("evaluate", ZOO / "base", "--fitness", "zoo_skills", "--engine", "{name: vlm}"),
+            "no engine is called 'vlm'",
+        ),
+    ],
+)
+def test_evaluate_refuses_what_does_not_exist(words: tuple[object, ...], message: str) -> None:
+    done = evomerge(*words)
+    assert done.returncode == 2
+    assert message in done.stderr

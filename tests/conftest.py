@@ -1,0 +1,116 @@
+"""Fixtures that several folders of tests share: tiny checkpoints, made anew, and the zoo."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import pytest
+import torch
+
+ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
+WORDS = ("<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(36)))
+
+TinyFactory = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    """The folder with the trained models base, arithmetic, strings and kanji."""
+    return ZOO
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
+    """Makes tiny Llama checkpoints; see `make_tiny` for the options.
+
+    ``tiny(1)`` is a source of the base ``tiny(0)``. The same options give the same folder, so
+    treat it as read-only and copy it before you damage it.
+    """
+    root = tmp_path_factory.mktemp("tiny")
+    made: dict[str, Path] = {}
+
+    def make(seed: int = 0, **options: Any) -> Path:
+        key = repr((seed, sorted(options.items())))
+        if key not in made:
+            made[key] = make_tiny(root / f"model-{len(made)}", seed, **options)
+        return made[key]
+
+    return make
+
+
+def make_tiny(
+    folder: Path,
+    seed: int = 0,
+    *,
+    tied: bool = False,
+    sharded: bool = False,
+    dtype: str = "float32",
+    words: Sequence[str] = WORDS,
+    rows: int | None = None,
+    **config: Any,
+) -> Path:
+    """A real Llama checkpoint of 3 layers and width 32, with its fast tokenizer.
+
+    Args:
+        folder: is made.
+        seed: 0 is the base; any other adds a perturbation of its own to the base's weights.
+        tied: whether the head is the embedding.
+        sharded: several files with an index.
+        dtype: of the stored weights.
+        words: the vocabulary; its first four are padding, start, end and unknown.
+        rows: of the embedding, one a word by default.
+        config: further keys of `LlamaConfig`.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    keys = {
+        **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
+        **{"initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        **config,
+    }
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=rows or len(words), tie_word_embeddings=tied, **keys)
+    )
+    _randomize(model, 0, 0.3)
+    if seed:
+        _randomize(model, seed, 0.1)
+    model.to(getattr(torch, dtype))
+    shard = "20KB" if sharded else "1GB"
+    model.save_pretrained(folder, max_shard_size=shard)
+    _save_tokenizer(folder, words)
+    return folder
+
+
+def _randomize(model: torch.nn.Module, seed: int, scale: float) -> None:
+    """Add noise that depends on the seed and on each tensor's name and shape alone."""
+    for name, parameter in model.named_parameters():
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        noise = scale * torch.randn(parameter.shape, generator=generator)
+        start = parameter.data if seed else torch.ones(()) * (parameter.dim() == 1)
+        parameter.data = start + noise
+
+
+def _save_tokenizer(folder: Path, words: Sequence[str]) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pad, start, end, unknown = words[:4]
+    vocabulary = {word: row for row, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        bos_token=start,
+        eos_token=end,
+        unk_token=unknown,
+        model_max_length=64,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)

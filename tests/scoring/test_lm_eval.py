@@ -1,0 +1,144 @@
+"""Scoring against lm-eval itself, on a live zoo model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval import evaluator
+
+from evomerge.engines.transformers import TransformersEngine
+from evomerge.errors import ConfigError
+from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness
+from evomerge.scoring.lm_eval import LmEvalScorer, example_counts, task_manager
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+ZOO = ROOT / "experiments" / "zoo"
+HERE = str(Path(__file__).parent / "tasks")
+ZOO_TASKS = str(ROOT / "fitness" / "zoo_skills")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[TransformersEngine]:
+    """An engine with one expert loaded."""
+    models = Models(str(ZOO / "base"), {"strings": str(ZOO / "strings")})
+    recipe = Recipe(
+        base=str(ZOO / "base"),
+        sources={"strings": str(ZOO / "strings")},
+        operator="linear",
+        dtype="bfloat16",
+    )
+    engine = TransformersEngine(threads=1)
+    engine.open(models)
+    engine.load(make_plan(recipe, models))
+    yield engine
+    engine.close()
+
+
+def fitness(include_path: str = HERE, **tasks: Any) -> Fitness:
+    return Fitness.model_validate({"include_path": include_path, "tasks": tasks})
+
+
+def plain(engine: TransformersEngine, one: Fitness, task: str, samples: Any = None) -> Any:
+    """What lm-eval's own evaluator says of the same model."""
+    loaded = task_manager(one).load([task])
+    found = evaluator.evaluate(engine.lm, loaded, samples=samples, bootstrap_iters=0)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("include_path", "task", "metric", "sign"),
+    [
+        (ZOO_TASKS, "zoo_strings", "exact_match", 1),
+        (HERE, "choice", "acc", 1),
+        (HERE, "choice", "acc_norm", 1),
+        (HERE, "perplexing", "acc", 1),
+    ],
+)
+def test_scores_are_lm_evals(
+    include_path: str, task: str, metric: str, sign: int, engine: TransformersEngine
+) -> None:
+    one = fitness(include_path, x={"task": task, "metric": metric})
+    scores = LmEvalScorer(one, "search", engine.lm).score(engine.lm)["x"]
+    theirs = plain(engine, one, task)
+    assert scores.score == sign * theirs["results"][task][f"{metric},none"]
+    samples = sorted(theirs["samples"][task], key=lambda sample: sample["doc_id"])
+    assert scores.example_scores == tuple(sign * float(sample[metric]) for sample in samples)
+
+
+def test_where_less_is_better_the_sign_flips(engine: TransformersEngine) -> None:
+    one = fitness(x={"task": "perplexing", "metric": "perplexity"})
+    scores = LmEvalScorer(one, "search", engine.lm).score(engine.lm)["x"]
+    assert (
+        scores.score
+        == -plain(engine, one, "perplexing")["results"]["perplexing"]["perplexity,none"]
+    )
+    assert scores.score < 0
+
+
+def test_a_subset_scores_the_same_examples_as_lm_eval(engine: TransformersEngine) -> None:
+    one = fitness(ZOO_TASKS, x={"task": "zoo_strings", "search_examples": 20})
+    scores = LmEvalScorer(one, "search", engine.lm).score(engine.lm)["x"]
+    theirs = plain(engine, one, "zoo_strings", {"zoo_strings": list(scores.doc_ids)})
+    by_id = {s["doc_id"]: s["exact_match"] for s in theirs["samples"]["zoo_strings"]}
+    assert scores.example_scores == tuple(by_id[i] for i in scores.doc_ids)
+
+
+def test_asking_twice_gives_the_same(engine: TransformersEngine) -> None:
+    scorer = LmEvalScorer(fitness(x={"task": "choice"}), "search", engine.lm)
+    assert scorer.score(engine.lm) == scorer.score(engine.lm)
+
+
+def test_search_and_held_out_examples_of_one_task_are_disjoint(engine: TransformersEngine) -> None:
+    one = fitness(x={"task": "choice", "search_examples": 10, "held_out_examples": 15})
+    search, held_out = (
+        LmEvalScorer(one, split, engine.lm).score(engine.lm)["x"].doc_ids
+        for split in ("search", "held_out")  # type: ignore[arg-type]
+    )
+    assert (len(search), len(held_out)) == (10, 15)
+    assert not set(search) & set(held_out)
+    assert list(search) == sorted(search)
+
+
+def test_a_fitness_without_held_out_examples_has_none(engine: TransformersEngine) -> None:
+    one = fitness(x={"task": "choice"})
+    assert not LmEvalScorer(one, "held_out", engine.lm).has_tasks
+    assert example_counts(one) == {"search": {"x": 32}, "held_out": {}}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"task": "choice", "metric": "acc_nrom"}, "no metric 'acc_nrom'. Did you mean 'acc_norm'"),
+        ({"task": "choice", "filter": "strict"}, "no filter 'strict'"),
+        ({"task": "choice", "search_examples": 33}, "search wants 33 examples, choice has 32"),
+        ({"task": "choice", "search_examples": 32}, None),
+    ],
+)
+def test_what_a_task_does_not_have_is_refused_before_any_work(
+    task: dict[str, Any], message: str | None, engine: TransformersEngine
+) -> None:
+    if message is None:
+        assert LmEvalScorer(fitness(x=task), "search", engine.lm).has_tasks
+        return
+    with pytest.raises(ConfigError, match=message):
+        LmEvalScorer(fitness(x=task), "search", engine.lm)
+
+
+def test_the_digest_follows_the_data_and_not_the_folder(tmp_path: Path) -> None:
+    copies = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("choice.yaml", "choice.py"):
+            (folder / file).write_text((Path(HERE) / file).read_text())
+        copies.append(fitness(str(folder), x={"task": "choice"}))
+    assert copies[0].digest == copies[1].digest
+    (tmp_path / "two" / "choice.py").write_text("# other data\n")
+    assert copies[0].digest != copies[1].digest

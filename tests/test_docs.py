@@ -1,0 +1,81 @@
+"""The documents say what is true: every command is there, every path exists, every YAML loads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evomerge.cli.app import app
+from evomerge.config import SearchFile
+from evomerge.scoring import Fitness
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("experiments/*/README.md")]
+    if not {".venv", "runs"} & set(path.relative_to(ROOT).parts)
+)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    found = [
+        info.name or getattr(info.callback, "__name__", "") for info in app.registered_commands
+    ]
+    return sorted(found)
+
+
+def test_there_are_commands() -> None:
+    assert {"check", "run", "resume", "show", "export", "build", "evaluate", "list"} <= set(
+        commands()
+    )
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_readme_shows_every_command(command: str) -> None:
+    assert re.search(rf"evomerge {command}\b", README)
+
+
+def test_documents_name_no_command_that_does_not_exist() -> None:
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for block in re.findall(r"```(?:sh|bash|console)?\n(.*?)```", text, re.DOTALL):
+            for word in re.findall(r"^(?:\$ )?evomerge ([a-z]+)", block, re.MULTILINE):
+                assert word in commands(), f"{document.name}: evomerge {word}"
+
+
+def test_every_make_target_that_documents_name_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"setup", "format", "lint", "types", "test", "check", "demo", "zoo", "bench"} <= targets
+    for document in DOCUMENTS:
+        for name in re.findall(r"`?\bmake ([a-z]+)\b(?=`|\s+#)", document.read_text("utf-8")):
+            assert name in targets, f"{document.name}: make {name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_in_documents_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
+        assert (document.parent / link.split("#")[0]).exists(), link
+    for path in re.findall(
+        r"`((?:evomerge|tests|experiments|benchmarks|fitness|search_spaces)/[\w./-]+)`", text
+    ):
+        assert (ROOT / path).exists(), path
+
+
+def test_yaml_in_the_readme_is_valid() -> None:
+    searches = fitnesses = 0
+    for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL):
+        content = yaml.safe_load(block)
+        if "budget" in content:
+            inlined = {"space": {"kind": "parameter"}, "fitness": {"tasks": ["x"]}}
+            SearchFile.model_validate(content | inlined)
+            searches += 1
+        if "tasks" in content:
+            Fitness.model_validate(content)
+            fitnesses += 1
+    assert searches >= 1
+    assert fitnesses >= 1
