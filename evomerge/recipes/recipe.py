@@ -23,8 +23,8 @@ class Recipe(BaseModel):
 
     A setting in ``parameters`` is a scalar, a list with one value per layer, or a mapping from
     roles (`ROLES`, where ``other`` stands for every role not named) to either. A mapping from
-    source names to such settings gives each source its own. Tensors before the blocks
-    (embeddings) take the first value of a list, those after the blocks the last, as in mergekit.
+    source names to such settings gives each source its own. Tensors outside the blocks
+    (embeddings, head, final norm) take the first value of a list, as in mergekit.
 
     Attributes:
         base: the model that task vectors are measured from; gives config and tokenizer.
@@ -67,9 +67,10 @@ class Recipe(BaseModel):
         """The value of one parameter for one tensor, or None when the recipe does not give it.
 
         Args:
+            name: of the parameter.
             source: which source's value, or None for a parameter that all sources share.
             role: one of `ROLES`.
-            layer: index of the block; 0 for tensors before the blocks, the last index after.
+            layer: index of the block, 0 for tensors outside the blocks.
 
         Raises:
             IndexError: the list of values is shorter than the model.

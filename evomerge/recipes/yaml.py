@@ -27,6 +27,7 @@ def from_yaml(content: dict[str, Any], where: str) -> Recipe:
     """The recipe that a parsed YAML holds.
 
     Args:
+        content: the parsed YAML.
         where: the file's name, for messages.
 
     Raises:
@@ -39,7 +40,7 @@ def from_yaml(content: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(keys)
     except ValidationError as error:
-        raise RecipeError(explain(error, where, Recipe)) from None
+        raise RecipeError(explain(error, f"{where}: ", Recipe)) from None
 
 
 def is_recipe(path: Path) -> bool:

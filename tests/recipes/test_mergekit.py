@@ -191,14 +191,10 @@ def test_weights_are_written_even_when_they_are_the_default() -> None:
     assert content["models"] == [{"model": "/m/a", "parameters": {"weight": 1.0}}]
 
 
-def test_tensors_after_the_blocks_are_told_the_end_of_a_list() -> None:
-    # mergekit gives final norm and head the start of a gradient, like the embedding
+def test_a_list_is_a_gradient() -> None:
+    # outside the blocks mergekit takes its start, as we do
     content = exported(recipe("linear", "a", base="a", parameters={"weight": [0.1, 0.2, 0.3]}))
-    assert content["models"][0]["parameters"]["weight"] == [
-        {"filter": "model.norm", "value": 0.3},
-        {"filter": "lm_head", "value": 0.3},
-        {"value": [0.1, 0.2, 0.3]},
-    ]
+    assert content["models"][0]["parameters"]["weight"] == [0.1, 0.2, 0.3]
 
 
 def test_a_filter_for_norms_leaves_norms_inside_attention_alone() -> None:
@@ -445,11 +441,8 @@ dtype: float16
     assert read.parameters["normalize"] is True
     assert read.parameters["weight"]["orca_mini_v3_13b"] == 1.0
     assert read.parameters["weight"]["WizardMath-13B-V1.0"] == {"mlp": 0.5, "other": 0.0}
-    # the head takes the start of a gradient in mergekit
-    assert read.parameters["weight"]["Platypus2-13B"] == {"head": 0.0, "other": [0, 0.3, 0.7, 1]}
-    assert read.parameters["density"]["orca_mini_v3_13b"]["other"] == pytest.approx(
-        [1, 0.8, 0.5, 0.1]
-    )
+    assert read.parameters["weight"]["Platypus2-13B"] == [0, 0.3, 0.7, 1]
+    assert read.parameters["density"]["orca_mini_v3_13b"] == pytest.approx([1, 0.8, 0.5, 0.1])
 
 
 def test_the_linear_example_of_mergekit_is_read() -> None:
@@ -571,7 +564,7 @@ def test_numbers_that_yaml_reads_as_words_are_numbers() -> None:
 
 def test_a_norm_after_the_blocks_of_another_value_is_refused() -> None:
     text = TIES.replace("0.5", "[{filter: layernorm, value: 0.1}, {value: 0.2}]")
-    assert "the norm after the blocks has 0.2, the last norm in them 0.1" in complaint(text)
+    assert "the norm after the blocks has 0.2, the first norm in them 0.1" in complaint(text)
 
 
 @pytest.mark.parametrize(
