@@ -63,7 +63,7 @@ class Progress(NamedTuple):
     """Where a search stands.
 
     Attributes:
-        done, total: evaluations of any kind that are finished, and that there will be; None
+        done, total: baselines and candidates that are finished, and that there will be; None
             when only time limits them.
         best: highest fitness so far.
         elapsed_seconds: of search time, over all sittings.
@@ -315,7 +315,7 @@ class _Run:
             stage = "baselines"
         self.observe(
             Progress(
-                len(self.results),
+                sum(c.kind != "mean" for c in self.candidates if c.number in self.results),
                 None if asked is None else len(self.baselines) + asked,
                 max(values, default=None),
                 self.elapsed_seconds(),

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+# Before anything imports torch or huggingface_hub; for the processes that tests start, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # at this size threads only wait for each other
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch

@@ -52,26 +52,23 @@ class TransformersEngine(Engine):
         self.max_length = max_length
         self.attention = attention
         self._lm: LM | None = None
+        self._targets: dict[str, torch.Tensor] = {}
 
     def open(self, models: Models) -> None:
         """See `Engine.open`."""
         # seconds of import each, so not at the top
         from lm_eval.models.huggingface import HFLM
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoTokenizer, GenerationConfig
 
         folder = models.base.folder
-        config = AutoConfig.from_pretrained(folder)
-        config.tie_word_embeddings = not models.untied
-        options = {} if self.attention is None else {"attn_implementation": self.attention}
-        try:
-            model = AutoModelForCausalLM.from_config(config, dtype=self._dtype(models), **options)
-        except ValueError as error:
-            raise PlanError(f"{folder}: Transformers cannot build this model: {error}") from None
+        model = self._empty_model(models)
+        self._targets = _targets(model, models)
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder)
-        model.eval().requires_grad_(False).to(self.device)
-        self._targets = _targets(model, models)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (ValueError, OSError) as error:
+            raise PlanError(f"{folder}: Transformers cannot open its tokenizer: {error}") from None
         self._lm = HFLM(
             pretrained=model,
             tokenizer=tokenizer,
@@ -79,8 +76,36 @@ class TransformersEngine(Engine):
             max_length=self.max_length,
         )
 
+    def _empty_model(self, models: Models) -> Any:
+        """The base's architecture on the device, its weights whatever was in memory."""
+        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.initialization import no_init_weights
+
+        folder = models.base.folder
+        options = {} if self.attention is None else {"attn_implementation": self.attention}
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            for part in (config, config.get_text_config()):
+                part.tie_word_embeddings = not models.untied
+            # every weight is filled by a plan: drawing random ones first takes minutes at 7B
+            with torch.device(self.device), no_init_weights():
+                model = AutoModelForCausalLM.from_config(
+                    config, dtype=self._dtype(models), trust_remote_code=False, **options
+                )
+        except (ValueError, ImportError) as error:
+            raise PlanError(f"{folder}: Transformers cannot build this model: {error}") from None
+        model.tie_weights()
+        return model.eval().requires_grad_(False)
+
     def load(self, plan: Plan) -> None:
         """See `Engine.load`."""
+        planned = {step.slot.name for step in plan.steps}
+        if planned != self._targets.keys():
+            stray = sorted(planned ^ self._targets.keys())
+            raise PlanError(
+                f"the plan and the open models differ in {len(stray)} tensors, {stray[0]} first. "
+                "Plan the recipe for the models that the engine was opened with."
+            )
         for name, tensor in merge(plan):
             self._targets[name].copy_(tensor)
 
@@ -116,6 +141,8 @@ class TransformersEngine(Engine):
         """See `Engine.close`."""
         self._lm = None
         self._targets = {}
+        if self.device != "cpu" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _targets(model: torch.nn.Module, models: Models) -> dict[str, torch.Tensor]:
@@ -124,20 +151,27 @@ def _targets(model: torch.nn.Module, models: Models) -> dict[str, torch.Tensor]:
     Raises:
         PlanError: names that the model does not have, or parts of it that no name fills.
     """
-    live = model.state_dict()
-    wanted = [slot.name for slot in models.slots]
+    live: dict[str, torch.Tensor] = model.state_dict()
+    folder, kind = models.base.folder, type(model).__name__
+    wanted = {slot.name: slot.shape for slot in models.slots}
     unknown = [name for name in wanted if name not in live]
     if unknown:
         raise PlanError(
-            f"{models.base.folder}: {len(unknown)} tensors, {unknown[0]} first, are not parts of "
-            f"{type(model).__name__}. The transformers engine loads only checkpoints whose names "
-            "are the module names."
+            f"{folder}: {len(unknown)} tensors, {unknown[0]} first, are not parts of {kind}. "
+            "The transformers engine loads only checkpoints whose names are the module names."
         )
+    problems = [
+        f"{folder}: {name} is {shape}, but {tuple(live[name].shape)} by its config.json. "
+        "Repair the config."
+        for name, shape in wanted.items()
+        if live[name].shape != shape
+    ]
     filled = {live[name].data_ptr() for name in wanted}
     empty = [name for name, tensor in live.items() if tensor.data_ptr() not in filled]
     if empty:
-        raise PlanError(
-            f"{models.base.folder}: the checkpoint lacks {len(empty)} tensors of "
-            f"{type(model).__name__}, {empty[0]} first."
+        problems.append(
+            f"{folder}: the checkpoint lacks {len(empty)} tensors of {kind}, {empty[0]} first."
         )
+    if problems:
+        raise PlanError(problems)
     return {name: live[name] for name in wanted}

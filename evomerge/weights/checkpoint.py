@@ -7,32 +7,20 @@ import json
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
-from evomerge.weights.names import Place, places
+from evomerge.weights.headers import FLOATS, read_headers
+from evomerge.weights.names import Place, is_position, language_parts, places
+from evomerge.weights.vocabulary import token_ids
 
-FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
-_BYTES = {
-    **{"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2},
-    **{"I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1},
-}
-_MAX_HEADER_BYTES = 100_000_000
-_CHUNK = 1 << 22
-
-
-class TensorInfo(NamedTuple):
-    """What a header says of a tensor: file, safetensors dtype (``BF16``), shape, byte range."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
+_CHUNK = 1 << 22  # elements
+_SAMPLE_BYTES = 1 << 12
+_SAMPLES = 16
 
 
 class Checkpoint:
@@ -52,7 +40,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = _config(folder)
-        self.tensors = _headers(folder)
+        self.tensors = read_headers(folder)
         self._handles: dict[Path, Any] = {}
 
     @cached_property
@@ -65,11 +53,60 @@ class Checkpoint:
         """How many blocks the model has."""
         return 1 + max((p.layer for p in self.places.values() if p.layer is not None), default=-1)
 
-    @property
+    @cached_property
+    def vocabulary(self) -> dict[str, int] | None:
+        """Token string to row; None where the folder has no tokenizer.json."""
+        return token_ids(self.folder)
+
+    @cached_property
+    def embedding(self) -> str | None:
+        """Name of the tensor with a row for every token; the largest, where there are several."""
+        found = [
+            name
+            for name, place in self.places.items()
+            if place.role == "embedding"
+            and len(self.tensors[name].shape) == 2
+            and not is_position(name)
+        ]
+        return max(found, key=lambda name: self.tensors[name].shape[0], default=None)
+
+    @cached_property
+    def token_tables(self) -> frozenset[str]:
+        """Names of the tensors with a row for every token: embedding, head and the head's bias."""
+        if self.embedding is None:
+            return frozenset()
+        rows = self.tensors[self.embedding].shape[0]
+        return frozenset(
+            name
+            for name, place in self.places.items()
+            if place.role in ("embedding", "head")
+            and self.tensors[name].shape[:1] == (rows,)
+            and not is_position(name)
+        )
+
+    @cached_property
+    def head(self) -> str | None:
+        """Name of the stored matrix that could be the embedding instead; None without one."""
+        shape = self.tensors[self.embedding].shape if self.embedding is not None else None
+        found = (n for n in self.tensors if self.places[n].role == "head")
+        return next((name for name in found if self.tensors[name].shape == shape), None)
+
+    @cached_property
     def tied(self) -> bool:
-        """Whether the output head is the embedding."""
-        text = self.config.get("text_config") or {}
-        return bool(self.config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+        """Whether the output head is the embedding, by the rule of Transformers.
+
+        A config may leave the key out where it is its architecture's default, so that a missing
+        key says nothing. Two stored tensors that differ are not tied whatever the config says;
+        only where both are stored are weights compared.
+        """
+        parts = [self.config, *language_parts(self.config)]
+        said = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+        if said and not any(said):
+            return False
+        if self.head is None or self.embedding is None:
+            return True
+        head, embedding = self.read(self.head), self.read(self.embedding)
+        return torch.equal(head[:1], embedding[:1]) and torch.equal(head, embedding)
 
     @property
     def parameter_count(self) -> int:
@@ -78,49 +115,44 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of headers and sampled blocks: another one means other weights."""
+        """A digest of headers and of samples from every tensor: another one, other weights.
+
+        It depends neither on the folder nor on how the tensors are spread over files.
+        """
         digest = hashlib.sha256()
-        for file in sorted({info.file for info in self.tensors.values()}):
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode())
-            with file.open("rb") as stream:
-                for step in range(16):
-                    stream.seek(size * step // 16)
-                    digest.update(stream.read(1 << 16))
+        for name, info in self.tensors.items():
+            digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
+            data = self.read(name).reshape(-1).view(torch.uint8).numpy()
+            if len(data) <= _SAMPLES * _SAMPLE_BYTES:
+                digest.update(data.data)
+                continue
+            for number in range(_SAMPLES):
+                start = (len(data) - _SAMPLE_BYTES) * number // (_SAMPLES - 1)
+                digest.update(data[start : start + _SAMPLE_BYTES].data)
         return digest.hexdigest()
 
     def read(self, name: str) -> Tensor:
         """The tensor, mapped from its file; treat it as read-only."""
         file = self.tensors[name].file
-        if file not in self._handles:
-            try:
+        try:
+            if file not in self._handles:
                 self._handles[file] = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"{file}: cannot be read: {error}") from None
-        tensor: Tensor = self._handles[file].get_tensor(name)
+            tensor: Tensor = self._handles[file].get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}") from None
         return tensor
 
     def non_finite(self) -> list[str]:
         """A sentence for each tensor that holds a NaN or an infinity. Reads all weights once."""
-        return [
-            f"{info.file}: tensor {name} holds {found}. Drop this model or repair the file."
-            for name, info in self.tensors.items()
-            if info.dtype in FLOATS and (found := describe_non_finite(self.read(name)))
-        ]
+        return [sentence for name in self.tensors if (sentence := self.non_finite_in(name))]
 
-
-def describe_non_finite(tensor: Tensor) -> str | None:
-    """``3 NaN and 1 infinite values``, or None where all is finite."""
-    flat = tensor.reshape(-1)
-    nans = infinities = 0
-    for start in range(0, flat.numel(), _CHUNK):
-        part = flat[start : start + _CHUNK]
-        if not part.isfinite().all():
-            nans += int(part.isnan().sum())
-            infinities += int(part.isinf().sum())
-    if not nans and not infinities:
-        return None
-    return f"{nans} NaN and {infinities} infinite values"
+    def non_finite_in(self, name: str) -> str | None:
+        """A sentence that names file and tensor if it holds a NaN or an infinity."""
+        info = self.tensors[name]
+        found = _describe_non_finite(self.read(name)) if info.dtype in FLOATS else None
+        if found is None:
+            return None
+        return f"{info.file}: tensor {name} holds {found}. Drop this model or repair the file."
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -129,111 +161,34 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite((tensor * 0).sum()))
 
 
+def _describe_non_finite(tensor: Tensor) -> str | None:
+    """``3 NaN and 1 infinite values``, or None where all is finite."""
+    flat = tensor.reshape(-1)
+    nans = infinities = 0
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        if not all_finite(part):
+            nans += int(part.isnan().sum())
+            infinities += int(part.isinf().sum())
+    return f"{nans} NaN and {infinities} infinite values" if nans or infinities else None
+
+
 def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     path = folder / "config.json"
+    if (folder / "adapter_config.json").exists() and not (
+        path.exists() and any(folder.glob("model*.safetensors"))
+    ):
+        raise CheckpointError(
+            f"{folder}: holds an adapter, not a model. Merge it into its base first."
+        )
     if not path.exists():
-        if (folder / "adapter_config.json").exists():
-            raise CheckpointError(
-                f"{folder}: holds an adapter, not a model. Merge it into its base first."
-            )
         raise CheckpointError(f"{folder}: holds no config.json, so it is not a model")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return config
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The shards that the index names, or the one file, or every safetensors file."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise CheckpointError(f"{index}: not a safetensors index") from None
-        problems = [
-            f"{folder / name}: named in {index.name} but missing"
-            for name in names
-            if Path(name).name != name or not (folder / name).exists()
-        ]
-        if problems:
-            raise CheckpointError(problems)
-        return [folder / name for name in names]
-    single = folder / "model.safetensors"
-    files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        cure = " Convert its .bin files: pickles can run code." if pickles else ""
-        raise CheckpointError(f"{folder}: holds no safetensors files.{cure}")
-    return files
-
-
-def _headers(folder: Path) -> dict[str, TensorInfo]:
-    tensors: dict[str, TensorInfo] = {}
-    problems: list[str] = []
-    for file in _weight_files(folder):
-        try:
-            found = read_header(file)
-        except CheckpointError as error:
-            problems += error.problems
-            continue
-        problems += [
-            f"{file}: tensor {name} is also in {tensors[name].file.name}"
-            for name in found
-            if name in tensors
-        ]
-        tensors |= found
-    if problems:
-        raise CheckpointError(problems)
-    return dict(sorted(tensors.items()))
-
-
-def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Name to `TensorInfo`, from the first bytes of a safetensors file alone.
-
-    Raises:
-        CheckpointError: the file is truncated, or its header does not describe its bytes.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            raise CheckpointError(
-                f"{file}: truncated or not safetensors: {size} bytes, "
-                f"the header alone should have {length}. Copy the file again."
-            )
-        raw = stream.read(length)
-    try:
-        entries = json.loads(raw)
-        entries.pop("__metadata__", None)
-        tensors = {
-            name: TensorInfo(
-                file, entry["dtype"], tuple(entry["shape"]), *map(int, entry["data_offsets"])
-            )
-            for name, entry in entries.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{file}: its header is damaged. Copy the file again.") from None
-    expected = 8 + length + max((info.end for info in tensors.values()), default=0)
-    if size < expected:
-        raise CheckpointError(
-            f"{file}: truncated: {size} bytes of {expected}. Copy the file again."
-        )
-    wrong = [
-        name
-        for name, info in tensors.items()
-        if info.dtype in _BYTES
-        and math.prod(info.shape) * _BYTES[info.dtype] != info.end - info.start
-    ]
-    if wrong or size > expected:
-        detail = f"tensor {wrong[0]}" if wrong else f"{size - expected} bytes too many"
-        raise CheckpointError(f"{file}: header and data disagree ({detail}). Copy the file again.")
-    return tensors

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from evomerge.errors import CandidateError, CheckpointError
+from evomerge.errors import CandidateError, CheckpointError, PlanError
 from evomerge.operators import combine
-from evomerge.weights.checkpoint import Checkpoint, all_finite, describe_non_finite
+from evomerge.weights.checkpoint import Checkpoint, all_finite
 from evomerge.weights.models import Models, Slot
 from evomerge.weights.plan import Plan, Step
 from evomerge.weights.vocabulary import align
@@ -24,6 +24,7 @@ def merge(plan: Plan) -> Iterator[tuple[str, Tensor]]:
 
     Raises:
         CheckpointError: a source holds NaN or infinities; names file and tensor.
+        PlanError: a tensor that is not floating point differs between the models.
         CandidateError: the merged tensor is not finite though its inputs are.
     """
     for step in plan.steps:
@@ -64,30 +65,36 @@ def _source(slot: Slot, source: str, models: Models, base: Tensor | None) -> Ten
     return tensor if rows is None or base is None else align(tensor, base, rows)
 
 
+def _owners(slot: Slot, models: Models) -> Iterator[tuple[str, Checkpoint, str]]:
+    """Who has the tensor, base first: name, checkpoint, and what it calls the tensor."""
+    if slot.base is not None:
+        yield "base", models.base, slot.base
+    for source, tensor in slot.inputs.items():
+        yield source, models.sources[source], tensor
+
+
 def _copy(slot: Slot, models: Models) -> Tensor:
     """A tensor that is not floating point: the base's, if nobody disagrees (rule R8)."""
-    owners: list[tuple[str, Checkpoint, str]] = [
-        (source, models.sources[source], tensor) for source, tensor in slot.inputs.items()
-    ]
-    if slot.base is not None:
-        owners.insert(0, ("base", models.base, slot.base))
-    (first, checkpoint, tensor), *others = owners
+    (first, checkpoint, tensor), *others = _owners(slot, models)
     value = checkpoint.read(tensor)
     for name, other, theirs in others:
-        if not torch.equal(value, other.read(theirs)):
-            raise CandidateError(f"{slot.name}: not floating point, and {name} and {first} differ")
+        found = other.read(theirs)
+        if found.dtype != value.dtype or not torch.equal(value, found):
+            raise PlanError(
+                f"{slot.name}: not floating point, so it cannot be merged, and it differs in "
+                f"{first} and {name}. Drop one of them."
+            )
     return value
 
 
 def _uniforms(step: Step, plan: Plan) -> Tensor:
     """(M, *shape) float32 in [0, 1) that depend on seed, tensor and source alone."""
     size = math.prod(step.slot.shape)
-    order = list(plan.models.sources)
     rows = []
     for source in step.slot.inputs:
         blocks = []
         for block in range(math.ceil(size / _BLOCK)):
-            key = f"{plan.recipe.seed}\0{step.slot.name}\0{order.index(source)}\0{block}"
+            key = f"{plan.recipe.seed}\0{step.slot.key}\0{source}\0{block}"
             digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
             count = min(_BLOCK, size - block * _BLOCK)
@@ -96,19 +103,15 @@ def _uniforms(step: Step, plan: Plan) -> Tensor:
     return torch.stack(rows)
 
 
-def _diagnosis(step: Step, plan: Plan) -> Exception:
+def _diagnosis(step: Step, plan: Plan) -> CandidateError | CheckpointError:
     """Whose fault a non-finite tensor is: a damaged file, or the recipe."""
-    slot, models = step.slot, plan.models
-    owners = [(models.base, slot.base)] if slot.base is not None else []
-    owners += [(models.sources[source], tensor) for source, tensor in slot.inputs.items()]
-    problems = [
-        f"{checkpoint.tensors[str(name)].file}: tensor {name} holds {found}. "
-        "Drop this model or repair the file."
-        for checkpoint, name in owners
-        if (found := describe_non_finite(checkpoint.read(str(name))))
+    found = [
+        checkpoint.non_finite_in(tensor)
+        for _, checkpoint, tensor in _owners(step.slot, plan.models)
     ]
+    problems = [sentence for sentence in found if sentence is not None]
     if problems:
         return CheckpointError(dict.fromkeys(problems))
     return CandidateError(
-        f"{slot.name}: {plan.operator.name} gave values that {plan.recipe.dtype} cannot hold"
+        f"{step.slot.name}: {plan.operator.name} gave values that {plan.recipe.dtype} cannot hold"
     )

@@ -13,18 +13,23 @@ from typing import Any, NamedTuple
 
 _NUMBER = re.compile(r"\.(\d+)\.")
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_LANGUAGE_KEYS = ("text_config", "llm_config", "language_config")
 
+# Parts of a composite model that see or hear; their blocks are not the language model's.
+_TOWER = re.compile(r"vision|visual|audio|speech|image", re.IGNORECASE)
 # Tried in this order on the parts of a name; the first that matches decides.
 _BLOCK_WORDS = (
     ("attention", re.compile(r"attn|attention", re.IGNORECASE)),
     ("mlp", re.compile(r"mlp|ffn|feed_forward|moe|expert|dense|intermediate|^fc\d|^output$", re.I)),
 )
 _NORM = re.compile(r"norm|^ln", re.IGNORECASE)
+_PLAIN_NORM = re.compile(r"layer_?norm", re.IGNORECASE)
 _OUTER_WORDS = (
-    ("head", re.compile(r"lm_head|embed_out|^output$|^score$")),
-    ("embedding", re.compile(r"embed|^wte$|^wpe$", re.IGNORECASE)),
-    ("norm", _NORM),
+    ("head", re.compile(r"^lm_head$|^embed_out$|^output$|^score$|^cls$")),
+    ("embedding", re.compile(r"embed|^wte$|^wpe$|^shared$", re.IGNORECASE)),
 )
+# Embeddings whose rows are not tokens.
+_POSITIONS = re.compile(r"wpe|position|token_type", re.IGNORECASE)
 
 
 class Place(NamedTuple):
@@ -34,13 +39,23 @@ class Place(NamedTuple):
     role: str
 
 
+def language_parts(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sub-configs that describe the language model of a composite one."""
+    return [part for key in _LANGUAGE_KEYS if isinstance(part := config.get(key), dict)]
+
+
+def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the keys of its language part, if it has one, on top."""
+    merged = dict(config)
+    for part in language_parts(config):
+        merged |= {key: value for key, value in part.items() if key != "model_type"}
+    return merged
+
+
 def depth(config: Mapping[str, Any]) -> int | None:
-    """The number of blocks that a config names, looking into ``text_config`` too."""
-    for part in (config, config.get("text_config") or {}):
-        for key in _DEPTH_KEYS:
-            if isinstance(part.get(key), int):
-                return int(part[key])
-    return None
+    """The number of blocks that a config names, of the language part where it has several."""
+    merged = language_config(config)
+    return next((merged[key] for key in _DEPTH_KEYS if isinstance(merged.get(key), int)), None)
 
 
 def places(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, Place]:
@@ -53,18 +68,24 @@ def places(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, Place]:
     split = {name: _split(name) for name in names}
     members: dict[str, set[int]] = defaultdict(set)
     for stack, index, _ in split.values():
-        if index is not None:
+        if index is not None and not _TOWER.search(stack):
             members[stack].add(index)
-    layers = depth(config)
-    if layers is None:
-        layers = max((len(indices) for indices in members.values()), default=0)
-    stacks = {stack for stack, indices in members.items() if indices == set(range(layers))}
+    longest = max((len(indices) for indices in members.values()), default=0)
+    layers = depth(config) or longest
+    exact = {s for s, found in members.items() if len(found) == layers == max(found) + 1}
+    # Otherwise the nearest: a file may lack blocks, or have more for multi-token prediction.
+    stacks = exact or {s for s, found in members.items() if len(found) == longest}
     return {
         name: Place(index, _block_role(rest))
-        if index is not None and stack in stacks
+        if index is not None and stack in stacks and index < layers
         else Place(None, _outer_role(name))
         for name, (stack, index, rest) in split.items()
     }
+
+
+def is_position(name: str) -> bool:
+    """Whether the rows of an embedding are positions or segments rather than tokens."""
+    return _POSITIONS.search(name) is not None
 
 
 def _split(name: str) -> tuple[str, int | None, str]:
@@ -79,10 +100,15 @@ def _split(name: str) -> tuple[str, int | None, str]:
 
 
 def _block_role(rest: str) -> str:
-    """The role inside a block; a norm inside attention (``q_norm``) belongs to attention."""
-    for part in rest.split("."):
+    """The role inside a block; a norm of queries or keys (``q_norm``) belongs to attention."""
+    parts = rest.split(".")
+    if any(_PLAIN_NORM.fullmatch(part) for part in parts):
+        return "norm"  # BERT's attention.output.LayerNorm is on the residual stream
+    for position, part in enumerate(parts):
         if _NORM.search(part):
-            return "norm"  # before attention: post_attention_layernorm is a norm
+            if position >= len(parts) - 2:
+                return "norm"  # before attention: post_attention_layernorm is a norm
+            continue  # DBRX keeps attention inside norm_attn_norm
         for role, pattern in _BLOCK_WORDS:
             if pattern.search(part):
                 return role
@@ -90,8 +116,13 @@ def _block_role(rest: str) -> str:
 
 
 def _outer_role(name: str) -> str:
+    """The role outside the blocks; a composite model's towers are ``other`` throughout."""
     parts = name.split(".")
-    for role, pattern in _OUTER_WORDS:
-        if any(pattern.search(part) for part in parts):
-            return role
-    return "other"
+    if _TOWER.search(name) or _NUMBER.search(name):
+        return "other"
+    (head, head_words), (embedding, embedding_words) = _OUTER_WORDS
+    if any(head_words.search(part) for part in parts):
+        return head
+    if any(_NORM.search(part) for part in parts[-2:]):
+        return "norm"  # before embeddings: BLOOM's word_embeddings_layernorm is a norm
+    return embedding if any(embedding_words.search(part) for part in parts) else "other"

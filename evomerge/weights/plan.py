@@ -12,6 +12,8 @@ import torch
 from evomerge.errors import ConfigError, PlanError
 from evomerge.operators import Operator, get
 from evomerge.recipes import Recipe
+from evomerge.registry import did_you_mean
+from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models, Slot
 
 Frozen = tuple[tuple[str, Any], ...]
@@ -41,7 +43,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A recipe made concrete for the checkpoints that it names."""
+    """A recipe made concrete for the checkpoints that it names.
+
+    Attributes:
+        steps: in the order in which safetensors stores tensors: wide dtypes first, then by name.
+    """
 
     recipe: Recipe
     operator: Operator
@@ -58,6 +64,7 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
     """Every output tensor with its inputs, shape, dtype and settings.
 
     Args:
+        recipe: what to merge, and how.
         models: the recipe's checkpoints where they are open already.
 
     Raises:
@@ -65,23 +72,41 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
     """
     operator = get(recipe.operator)
     models = models or Models(recipe.base, recipe.sources, recipe.tokenizer)
+    problems = _recipe_problems(recipe, operator, models.base.layers)
+    if problems:
+        raise PlanError(problems)
+    planner = _Planner(recipe, operator, models)
+    steps = [planner.step(slot) for slot in models.slots]
+    if planner.problems:
+        raise PlanError(dict.fromkeys(planner.problems))
+    steps.sort(key=lambda step: (-step.dtype.itemsize, step.slot.name))
+    return Plan(recipe, operator, models, tuple(steps))
+
+
+def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[str]:
+    """What is wrong with a recipe whatever its tensors are."""
     problems = [
-        f"parameters.{path}: {count} values, but the model has {models.base.layers} blocks"
+        f"parameters.{path}: {count} values, but the model has {layers} blocks. "
+        "Give one value a block."
         for path, count in recipe.lists()
-        if count != models.base.layers
+        if count != layers
     ]
+    for name, setting in recipe.parameters.items():
+        if name not in operator.parameters:
+            known = did_you_mean(name, operator.parameters)
+            problems.append(f"parameters.{name}: unknown key.{known}")
+        elif name in operator.shared and isinstance(setting, Mapping):
+            problems += [
+                f"parameters.{name}.{source}: all sources share this parameter. Give one value."
+                for source in setting
+                if source in recipe.sources
+            ]
     if operator.on == "pair" and len(recipe.sources) > 2:
         problems.append(
             f"{operator.name} merges exactly two models: give one source (and it meets the base) "
             f"or two. Got {len(recipe.sources)}: {', '.join(recipe.sources)}."
         )
-    if problems:
-        raise PlanError(problems)
-    planner = _Planner(recipe, operator, models)
-    steps = tuple(planner.step(slot) for slot in models.slots)
-    if planner.problems:
-        raise PlanError(dict.fromkeys(planner.problems))
-    return Plan(recipe, operator, models, steps)
+    return problems
 
 
 class _Planner:
@@ -93,14 +118,10 @@ class _Planner:
         self._validated: dict[Frozen, dict[str, Any]] = {}
 
     def step(self, slot: Slot) -> Step:
-        role, last = slot.place.role, self.models.base.layers - 1
-        # mergekit's rule: embeddings are at the start of a gradient, what follows the blocks
-        # at its end
-        outside = 0 if role == "embedding" else last
-        layer = slot.place.layer if slot.place.layer is not None else outside
+        # mergekit's rule: outside the blocks, even after them, the first value counts
+        role, layer = slot.place.role, slot.place.layer or 0
         if not slot.floating:
-            info = self.models.base.tensors[str(slot.base)] if slot.base else None
-            return Step(slot, _storage_dtype(info.dtype if info else "U8"), {}, {})
+            return Step(slot, getattr(torch, DTYPES[slot.stored]), {}, {})
         per_source = {
             name: tuple(self._per_source(name, source, role, layer) for source in slot.inputs)
             for name in self.operator.per_source
@@ -128,16 +149,8 @@ class _Planner:
         key = tuple(sorted(settings.items()))
         if key not in self._validated:
             try:
-                self._validated[key] = self.operator.validate_shared(settings, "parameters")
+                self._validated[key] = self.operator.validate_shared(settings, "parameters.")
             except ConfigError as error:
                 self.problems += error.problems
                 self._validated[key] = dict(self.operator.shared)
         return self._validated[key]
-
-
-def _storage_dtype(code: str) -> torch.dtype:
-    names = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"}
-    names |= {"BOOL": "bool", "U16": "uint16", "U32": "uint32", "U64": "uint64"}
-    names |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
-    dtype: torch.dtype = getattr(torch, names.get(code, "uint8"))
-    return dtype

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError
 
-_HUB = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_NOT_FILES = ["*/*", "consolidated*"]  # the same weights in other formats
 
 
 def anchor(reference: str, folder: Path) -> str:
@@ -17,9 +18,14 @@ def anchor(reference: str, folder: Path) -> str:
     A relative folder that exists wins over a hub name of the same spelling.
     """
     local = (folder / Path(reference).expanduser()).resolve()
-    if local.exists() or not _HUB.match(reference) or reference.startswith("."):
-        return str(local)
-    return reference
+    return str(local) if local.exists() or hub_name(reference) is None else reference
+
+
+def hub_name(reference: str) -> str | None:
+    """``org/name`` without the revision, or None where the reference is a folder."""
+    if not _HUB.fullmatch(reference) or reference.startswith("."):
+        return None
+    return reference.partition("@")[0]
 
 
 def resolve(reference: str) -> Path:
@@ -34,16 +40,21 @@ def resolve(reference: str) -> Path:
     folder = Path(reference)
     if folder.is_dir():
         return folder
-    if folder.is_absolute() or not _HUB.match(reference):
-        raise CheckpointError(f"{reference}: no such folder")
-    name, _, revision = reference.partition("@")
-    from huggingface_hub import snapshot_download  # imports requests: seconds
+    name = hub_name(reference)
+    if name is None:
+        raise CheckpointError(f"{reference}: no such folder. Check the path.")
+    revision = reference.partition("@")[2]
+    from huggingface_hub import snapshot_download  # a second to import, for hub names only
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_FILES))
+        path = snapshot_download(
+            name, revision=revision or None, allow_patterns=_FILES, ignore_patterns=_NOT_FILES
+        )
+        return Path(path)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), repr(error))
         raise CheckpointError(
-            f"{reference}: no such folder, and the hub does not give it: {reason}"
+            f"{reference}: no such folder, and the hub does not give it: {reason} "
+            "Check the name, or download the model and give its folder."
         ) from None

@@ -24,45 +24,52 @@ def token_ids(folder: Path) -> dict[str, int] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         vocabulary = content["model"]["vocab"]
         if isinstance(vocabulary, list):  # Unigram: [token, score] pairs
-            ids = {token: row for row, (token, _) in enumerate(vocabulary)}
+            ids = {str(token): row for row, (token, _) in enumerate(vocabulary)}
         else:
             ids = {str(token): int(row) for token, row in vocabulary.items()}
-        added = {item["content"]: int(item["id"]) for item in content.get("added_tokens", [])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a tokenizer: {error!r}") from None
-    return ids | added
+        ids |= {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
+        if min(ids.values(), default=0) < 0:
+            raise ValueError("a negative token id")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a tokenizer: {error!r}. Copy the file again.") from None
+    return ids
 
 
-def row_map(base: dict[str, int], source: dict[str, int]) -> Tensor | None:
+def row_map(base: dict[str, int], source: dict[str, int], rows: int, source_rows: int) -> Tensor:
     """For each of the base's rows the source's row of the same token, -1 where it has none.
 
+    Args:
+        base: token string to row.
+        source: likewise.
+        rows: of the base's embedding; there may be more than tokens, or fewer.
+        source_rows: of the source's.
+
     Returns:
-        (rows,) int64, or None when both number the same tokens alike.
+        (rows,) int64; padding rows, which no token has, are -1.
     """
-    if base == source:
-        return None
-    rows = torch.full((1 + max(base.values(), default=-1),), -1, dtype=torch.int64)
+    mapped = torch.full((rows,), -1, dtype=torch.int64)
     for token, row in base.items():
-        rows[row] = source.get(token, -1)
-    return rows
+        there = source.get(token, -1)
+        if row < rows and there < source_rows:
+            mapped[row] = there
+    return mapped
 
 
 def align(source: Tensor, base: Tensor, rows: Tensor) -> Tensor:
     """The source's embedding in the base's row order.
 
     Args:
-        source: (source_rows, width).
-        base: (base_rows, width); its rows stand where the source has no such token.
-        rows: from `row_map`.
+        source: (source_rows, ...).
+        base: (base_rows, ...); its rows stand where the source has no such token.
+        rows: (base_rows,) from `row_map`.
 
     Returns:
-        (base_rows, width) in the source's dtype.
+        (base_rows, ...) float32.
 
     Source: rule R9; a task vector is then zero for tokens that a source does not know.
     """
-    aligned = base.to(source.dtype).clone()
-    known = (rows >= 0) & (rows < len(source))
-    known[len(base) :] = False
-    targets = known.nonzero().flatten()
-    aligned[targets] = source[rows[targets]]
+    # float32 even where the source is stored in less: the base's rows must not be rounded
+    aligned = base.to(torch.float32, copy=True)
+    known = (rows >= 0).nonzero().flatten()
+    aligned[known] = source[rows[known]].to(torch.float32)
     return aligned

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -14,14 +14,10 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OutputError
+from evomerge.weights.headers import DTYPES
 
 SHARD_BYTES = 5_000_000_000  # what save_pretrained uses
-_CODES = {
-    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"},
-    **{"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8"},
-    **{"uint16": "U16", "uint32": "U32", "uint64": "U64"},
-    **{"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"},
-}
+_CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
 
 
 class Spec(NamedTuple):
@@ -45,10 +41,12 @@ def write_weights(
 ) -> None:
     """Write model.safetensors, or numbered shards with their index.
 
-    Every file appears under its name only when it is whole and on the disk.
+    Every file appears under its name only when it is whole and on the disk; a failure leaves
+    none of them behind. One file holds the bytes that ``safetensors.torch.save_file`` writes if
+    the specs are ordered as in a `Plan`.
 
     Args:
-        folder: exists already.
+        folder: exists, and holds no weights yet.
         specs: all tensors, in the order in which ``tensors`` yields them.
         tensors: name and value; held in memory one at a time.
         shard_bytes: a shard is closed before it would exceed this.
@@ -59,17 +57,43 @@ def write_weights(
     shards = _shards(specs, shard_bytes)
     stream = iter(tensors)
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = "model.safetensors"
+    written: list[Path] = []
+    try:
+        for number, shard in enumerate(shards, start=1):
+            name = "model.safetensors"
+            if len(shards) > 1:
+                name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            written.append(folder / name)
+            with _whole(folder / name) as file:
+                _write_shard(file, shard, stream)
+            weight_map |= {spec.name: name for spec in shard}
+        assert next(stream, None) is None, "more tensors than planned"
         if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(folder / name, shard, stream)
-        weight_map |= {spec.name: name for spec in shard}
-    if len(shards) > 1:
-        total = sum(spec.nbytes for spec in specs)
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        text = json.dumps(index, indent=2) + "\n"
-        (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+            total = sum(spec.nbytes for spec in specs)
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            with _whole(folder / "model.safetensors.index.json") as file:
+                file.write((json.dumps(index, indent=2) + "\n").encode())
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that appears as ``path`` when all went well, and never otherwise."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
@@ -84,23 +108,14 @@ def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
     return shards
 
 
-def _write_shard(path: Path, specs: Sequence[Spec], stream: Iterable[tuple[str, Tensor]]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(_header(specs))
-            for spec, (name, tensor) in zip(specs, stream, strict=False):
-                if (name, tuple(tensor.shape), tensor.dtype) != spec:
-                    raise AssertionError(f"planned {spec}, got {name} {tensor.shape}")
-                _write_tensor(file, tensor)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+def _write_shard(
+    file: BinaryIO, specs: Sequence[Spec], stream: Iterator[tuple[str, Tensor]]
+) -> None:
+    file.write(_header(specs))
+    for spec in specs:
+        name, tensor = next(stream, ("nothing", torch.empty(0)))
+        assert (name, tuple(tensor.shape), tensor.dtype) == spec, f"planned {spec}, got {name}"
+        _write_tensor(file, tensor)
 
 
 def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
@@ -113,10 +128,10 @@ def _header(specs: Sequence[Spec]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for spec in specs:
-        code = _CODES[str(spec.dtype).removeprefix("torch.")]
         offsets = [start, start + spec.nbytes]
-        entries[spec.name] = {"dtype": code, "shape": list(spec.shape), "data_offsets": offsets}
+        dtype, shape = _CODES[spec.dtype], list(spec.shape)
+        entries[spec.name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
         start += spec.nbytes
-    raw = json.dumps(entries, separators=(",", ":")).encode()
+    raw = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)  # data starts aligned, as safetensors writes it
     return len(raw).to_bytes(8, "little") + raw

@@ -93,7 +93,7 @@ DAMAGED = {
 def test_a_damaged_header_is_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(DAMAGED[case])
-    with pytest.raises(CheckpointError, match="its header is damaged. Copy the file again."):
+    with pytest.raises(CheckpointError, match=r"its header is damaged. Copy the file again."):
         read_header(path)
 
 
@@ -134,7 +134,7 @@ def test_no_flipped_byte_in_a_header_gets_past_unnoticed_or_crashes(file: Path) 
     end = 8 + int.from_bytes(content[:8], "little")
     rng = random.Random(0)
     refused = 0
-    for _ in range(3000):
+    for _ in range(1000):
         damaged = bytearray(content)
         for _ in range(rng.choice([1, 1, 1, 2, 5])):
             damaged[rng.randrange(end)] = rng.randrange(256)
@@ -146,7 +146,7 @@ def test_no_flipped_byte_in_a_header_gets_past_unnoticed_or_crashes(file: Path) 
             continue
         # accepted: a renamed tensor, or a dtype or shape of the same size; still a whole layout
         assert sum(info.end - info.start for info in found.values()) == len(content) - end
-    assert refused > 1000
+    assert refused > 300
 
 
 def shards(folder: Path, weight_map: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
@@ -231,7 +231,7 @@ def test_one_file_goes_before_an_index_as_in_transformers(file: Path) -> None:
 
 def test_pickles_are_not_read_and_the_cure_is_named(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="Convert its .bin files: pickles can run code"):
+    with pytest.raises(CheckpointError, match=r"Convert its .bin files: pickles can run code"):
         read_headers(tmp_path)
 
 

@@ -1,0 +1,282 @@
+"""What every engine promises, whatever computes its answers.
+
+An engine that needs a GPU or a library of its own says so in `NEEDS`, and is skipped without.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evomerge import registry
+from evomerge.build import build
+from evomerge.engines import Engine
+from evomerge.errors import CandidateError, CheckpointError, PlanError
+from evomerge.recipes import Recipe
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+Tiny = Callable[..., Path]
+
+# Modules without which an engine cannot run, and whether it needs a GPU.
+NEEDS: dict[str, tuple[tuple[str, ...], bool]] = {"vllm": (("vllm",), True)}
+# Options that make answers independent of the batch.
+OPTIONS: dict[str, dict[str, Any]] = {"transformers": {"batch_size": 4}}
+
+
+def engines() -> list[Any]:
+    params = []
+    for name in registry.names("engines"):
+        modules, gpu = NEEDS.get(name, ((), False))
+        lacks = [module for module in modules if importlib.util.find_spec(module) is None]
+        marks = [pytest.mark.skipif(bool(lacks), reason=f"needs {', '.join(lacks)}")]
+        if gpu:
+            no_gpu = not torch.cuda.is_available()
+            marks += [pytest.mark.gpu, pytest.mark.skipif(no_gpu, reason="needs a GPU")]
+        params.append(pytest.param(name, marks=marks))
+    return params
+
+
+Opener = Callable[[Models], Engine]
+
+
+@pytest.fixture(params=engines())
+def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    """Opens engines of one kind and closes them afterwards."""
+    name = request.param
+    kind = registry.find("engines", name, Engine)
+    opened: list[Engine] = []
+
+    def make(models: Models) -> Engine:
+        opened.append(kind(**registry.validate_options(kind, OPTIONS.get(name, {}), name)))
+        opened[-1].open(models)
+        return opened[-1]
+
+    yield make
+    for engine in opened:
+        engine.close()
+
+
+class Answers(NamedTuple):
+    """What a model says to fixed questions: texts, and (log-likelihood, greedy or not)."""
+
+    texts: list[str]
+    likelihoods: list[tuple[float, bool]]
+
+
+def ask(lm: LM) -> Answers:
+    from lm_eval.api.instance import Instance
+
+    prompts = ["w1 w2 w3", "w30 w20", "w5", "w7 w7 w7 w7 w7 w7", "w11 w12"]
+
+    def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+        return [
+            Instance(request_type=kind, doc={}, arguments=argument, idx=index)
+            for index, argument in enumerate(arguments)
+        ]
+
+    until = {"until": ["\n"], "max_gen_toks": 8, "do_sample": False}
+    generation = requests("generate_until", [(prompt, dict(until)) for prompt in prompts])
+    scored = [(prompt, f" w{number} w9") for prompt in prompts for number in (4, 22)]
+    return Answers(
+        lm.generate_until(generation, disable_tqdm=True),
+        lm.loglikelihood(requests("loglikelihood", scored), disable_tqdm=True),
+    )
+
+
+class Pool(NamedTuple):
+    """References of one merge, and the recipes that are tried on it."""
+
+    base: Path
+    sources: dict[str, Path]
+    tokenizer: str | None = None
+
+    def models(self) -> Models:
+        named = {name: str(folder) for name, folder in self.sources.items()}
+        return Models(str(self.base), named, self.tokenizer)
+
+    def recipe(
+        self, operator: str, *names: str, dtype: str = "float32", **parameters: Any
+    ) -> Recipe:
+        return Recipe.model_validate(
+            {
+                "base": str(self.base),
+                "sources": {name: str(self.sources[name]) for name in names or self.sources},
+                **{"operator": operator, "parameters": parameters, "dtype": dtype},
+                "tokenizer": self.tokenizer,
+            }
+        )
+
+
+def load(engine: Engine, models: Models, recipe: Recipe) -> Answers:
+    engine.load(make_plan(recipe, models.select(recipe.sources)))
+    return ask(engine.lm)
+
+
+def rebuilt(opener: Opener, recipe: Recipe, out: Path) -> Answers:
+    """The answers of a fresh engine on the checkpoint that is built from the recipe."""
+    build(recipe, out)
+    alone = Models(str(out), {"itself": str(out)})
+    copied = Recipe(
+        base=str(out), sources={"itself": str(out)}, operator="linear", dtype=recipe.dtype
+    )
+    return load(opener(alone), alone, copied)
+
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+TURNED = (*SPECIAL, *(f"w{number}" for number in reversed(range(36))), "new")
+
+
+def pool(tiny: Tiny, kind: str) -> Pool:
+    if kind == "turned vocabulary":
+        return Pool(tiny(), {"a": tiny(1, words=TURNED), "b": tiny(2)}, "base")
+    if kind == "bfloat16":
+        return Pool(*(tiny(dtype=kind), {n: tiny(s, dtype=kind) for n, s in (("a", 1), ("b", 2))}))
+    tied = {"untied": (0, 0, 0), "tied": (1, 1, 1), "tied base": (1, 1, 0), "own": (0, 1, 1)}[kind]
+    base, one, two = (tiny(seed, tied=bool(flag)) for seed, flag in enumerate(tied))
+    return Pool(base, {"a": one, "b": two})
+
+
+@pytest.mark.parametrize(
+    "kind", ["untied", "tied", "tied base", "own", "turned vocabulary", "bfloat16"]
+)
+def test_a_loaded_plan_answers_exactly_as_the_checkpoint_built_from_it(
+    tiny: Tiny, opener: Opener, tmp_path: Path, kind: str
+) -> None:
+    models = pool(tiny, kind)
+    opened = models.models()
+    engine = opener(opened)
+    by_role = {"head": 2.0, "mlp": [0.5, 1.0, 0.25], "other": 1.0}
+    candidates = [
+        models.recipe("linear", weight={"a": 0.3, "b": by_role}),
+        models.recipe("dare_linear", "a", density=0.5, weight=by_role),
+        models.recipe("ties", dtype="bfloat16", density=0.3),
+        models.recipe("slerp", "b", dtype="float16", t=0.4),
+    ]
+    seen = []
+    for number, recipe in enumerate(candidates):
+        found = load(engine, opened, recipe)
+        assert found == rebuilt(opener, recipe, tmp_path / str(number))
+        seen.append(found)
+    assert len({tuple(answers.likelihoods) for answers in seen}) == len(candidates)
+    # nothing of the others is left
+    assert load(engine, opened, candidates[0]) == seen[0]
+
+
+def test_a_failed_load_is_forgotten_by_the_next(tiny: Tiny, opener: Opener, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny(2), damaged)
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("inf")
+    save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
+    models = Pool(tiny(), {"a": tiny(1), "damaged": damaged})
+    opened = models.models()
+    engine = opener(opened)
+    good = load(engine, opened, models.recipe("linear", "a"))
+    overflow = models.recipe("linear", "a", dtype="float16", weight=1e30, normalize=False)
+    for recipe, error in (
+        (models.recipe("linear", "damaged"), CheckpointError),
+        (overflow, CandidateError),
+    ):
+        with pytest.raises(error):
+            load(engine, opened, recipe)
+        assert load(engine, opened, models.recipe("linear", "a")) == good
+
+
+def test_a_plan_for_other_tensors_is_refused_rather_than_half_loaded(
+    tiny: Tiny, opener: Opener
+) -> None:
+    mixed = Pool(tiny(tied=True), {"a": tiny(1, tied=True), "b": tiny(2)})
+    engine = opener(mixed.models())
+    with pytest.raises(PlanError, match=r"differ in 1 tensors, lm_head.weight first"):
+        engine.load(make_plan(mixed.recipe("linear", "a")))
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"model_type": "nonesuch"}, "nonesuch"),
+        ({"model_type": "vit"}, "strange"),
+        ({"num_hidden_layers": 4}, "model.layers.3"),
+        ({"num_hidden_layers": 2}, "model.layers.2"),
+        ({"intermediate_size": 96}, "mlp.up_proj.weight"),
+        ({"model_type": "other", "auto_map": {"AutoConfig": "code.Config"}}, "strange"),
+    ],
+)
+def test_an_architecture_that_the_engine_cannot_hold_is_a_plan_error(
+    tiny: Tiny, opener: Opener, tmp_path: Path, config: dict[str, Any], named: str
+) -> None:
+    folder = tmp_path / "strange"
+    shutil.copytree(tiny(), folder)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | config))
+    (folder / "code.py").write_text("raise SystemExit('ran foreign code')")
+    with pytest.raises(PlanError, match=named):
+        opener(Models(str(folder), {"itself": str(folder)}))
+
+
+def test_a_tensor_that_the_architecture_does_not_have_is_named(
+    tiny: Tiny, opener: Opener, tmp_path: Path
+) -> None:
+    folder = tmp_path / "strange"
+    shutil.copytree(tiny(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.adapter.weight"] = torch.zeros(3)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PlanError, match=r"model.adapter.weight"):
+        opener(Models(str(folder), {"itself": str(folder)}))
+
+
+def test_a_model_without_tokenizer_is_a_plan_error(
+    tiny: Tiny, opener: Opener, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(tiny(), folder)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(PlanError, match="cannot open its tokenizer"):
+        opener(Models(str(folder), {"itself": str(folder)}))
+
+
+def test_opening_and_loading_leave_the_global_generators_alone(tiny: Tiny, opener: Opener) -> None:
+    models = Pool(tiny(), {"a": tiny(1)})
+    before = torch.get_rng_state()
+    opened = models.models()
+    engine = opener(opened)
+    engine.load(make_plan(models.recipe("dare_ties", density=0.5), opened))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_closed_engine_answers_no_more(tiny: Tiny, opener: Opener) -> None:
+    engine = opener(Models(str(tiny()), {"a": str(tiny(1))}))
+    engine.close()
+    with pytest.raises(RuntimeError, match="not open"):
+        _ = engine.lm
+
+
+def test_plain_lm_eval_repeats_the_answers(tiny: Tiny, opener: Opener, tmp_path: Path) -> None:
+    from lm_eval.api.registry import get_model
+
+    models = Pool(tiny(), {"a": tiny(1), "b": tiny(2)})
+    opened, recipe = models.models(), models.recipe("ties", density=0.3)
+    engine = opener(opened)
+    arguments = engine.lm_eval_arguments(opened)
+    assert arguments.keys() == {"model", "model_args", "batch_size", "device"}
+    plain = get_model(arguments["model"])(
+        pretrained=str(build(recipe, tmp_path / "out")),
+        batch_size=arguments["batch_size"],
+        device=arguments["device"],
+        **arguments["model_args"],
+    )
+    assert ask(plain) == load(engine, opened, recipe)

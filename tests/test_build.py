@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from evomerge.build import build
+from evomerge.errors import CandidateError, CheckpointError, OutputError, PlanError
+from evomerge.recipes import Recipe
+from evomerge.reports.model_card import model_card
+
+Tiny = Callable[..., Path]
+TOKENS = torch.arange(4, 24)[None]
+
+
+def recipe(base: Path, *sources: Path, **keys: Any) -> Recipe:
+    named = {f"s{number}": str(source) for number, source in enumerate(sources, start=1)}
+    settings = {"operator": "linear", "dtype": "float32", **keys}
+    return Recipe.model_validate({"base": str(base), "sources": named, **settings})
+
+
+def load(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def logits(folder: Path) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = load(folder)(TOKENS).logits
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_transformers_loads_what_was_built_without_a_word(
+    tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: str, tied: bool
+) -> None:
+    base, source = tiny(tied=tied, dtype="bfloat16"), tiny(1, tied=tied, dtype="bfloat16")
+    out = build(recipe(base, source, dtype=dtype), tmp_path / "out")
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)  # it does not propagate
+    try:
+        model = load(out)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.records == []
+    assert model.dtype == getattr(torch, dtype)
+    assert model.config.tie_word_embeddings is tied
+    expected = load(source).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, expected[name].to(tensor.dtype))
+
+
+@pytest.mark.parametrize("shard_bytes", [20_000, 10**9])
+def test_shards_load_like_one_file(tiny: Tiny, tmp_path: Path, shard_bytes: int) -> None:
+    out = build(recipe(tiny(), tiny(1)), tmp_path / "out", shard_bytes=shard_bytes)
+    assert (len(list(out.glob("*.safetensors"))) > 1) == (shard_bytes < 10**6)
+    assert torch.equal(logits(out), logits(tiny(1)))
+
+
+@pytest.mark.parametrize("base_tied", [False, True])
+def test_a_tied_and_an_untied_model_compute_the_same_function_when_merged(
+    tiny: Tiny, tmp_path: Path, base_tied: bool
+) -> None:
+    """One-hot weights pick one of the two, whose logits must come out exactly."""
+    base, source = tiny(tied=base_tied), tiny(1, tied=not base_tied)
+    for weight in ({"s1": 1.0, "s2": 0.0}, {"s1": 0.0, "s2": 1.0}):
+        mixed = recipe(base, base, source, parameters={"weight": weight})
+        out = build(mixed, tmp_path / f"out-{weight['s1']:g}")
+        chosen = base if weight["s1"] else source
+        assert torch.equal(logits(out), logits(chosen))
+        assert load(out).config.tie_word_embeddings is False
+
+
+@pytest.mark.parametrize("source_tied", [False, True])
+def test_a_config_that_leaves_tying_to_its_architecture_is_made_to_say_it(
+    tiny: Tiny, tmp_path: Path, source_tied: bool
+) -> None:
+    """Llama's default is untied, though this base is tied: a silent config must not decide."""
+    silent = tmp_path / "silent"
+    shutil.copytree(tiny(tied=True), silent)
+    config = json.loads((silent / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (silent / "config.json").write_text(json.dumps(config))
+    out = build(recipe(silent, tiny(1, tied=source_tied)), tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is source_tied
+    assert torch.equal(logits(out), logits(tiny(1, tied=source_tied)))
+
+
+def test_the_tokenizer_gives_the_same_tokens_and_text(tiny: Tiny, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    out = build(recipe(tiny(), tiny(1)), tmp_path / "out")
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (tiny(), out))
+    text = "w0 w35 nonsense w7 <s>"
+    assert before(text) == after(text)
+    assert before.decode(before(text)["input_ids"]) == after.decode(after(text)["input_ids"])
+    assert before.special_tokens_map == after.special_tokens_map
+
+
+def test_what_belongs_to_a_model_is_copied_and_nothing_else(tiny: Tiny, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny(), base)
+    (base / "additional_chat_templates").mkdir()
+    wanted = ["chat_template.jinja", "additional_chat_templates/tools.jinja", "merges.txt"]
+    for name in (*wanted, "modeling_custom.py", "optimizer.bin", "secrets.txt", "README.md"):
+        (base / name).write_text(name)
+    out = build(recipe(base, tiny(1)), tmp_path / "out", title="A title")
+    assert set(files(out)) == {
+        *wanted,
+        *("config.json", "model.safetensors", "README.md", "generation_config.json"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+    assert (out / "README.md").read_text("utf-8") != "README.md"
+
+
+def test_building_twice_gives_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
+    random = recipe(tiny(), tiny(1), tiny(2), operator="dare_ties", parameters={"density": 0.5})
+    one = build(random, tmp_path / "one" / "model", shard_bytes=20_000)
+    two = build(random, tmp_path / "two" / "model", shard_bytes=20_000)
+    assert files(one) == files(two)
+
+
+def test_config_keys_that_a_merge_changes(tiny: Tiny, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny(), base)
+    config = json.loads((base / "config.json").read_text())
+    del config["dtype"]
+    config |= {"torch_dtype": "float16", "_name_or_path": "/home/someone/model"}
+    config |= {"vision_config": {"dtype": "float16", "depth": 2}, "name": "数学"}
+    (base / "config.json").write_text(json.dumps(config))
+    out = build(recipe(base, tiny(1), dtype="bfloat16"), tmp_path / "out")
+    expected = {k: v for k, v in config.items() if k not in ("torch_dtype", "_name_or_path")}
+    expected |= {"dtype": "bfloat16", "vision_config": {"dtype": "bfloat16", "depth": 2}}
+    assert json.loads((out / "config.json").read_text("utf-8")) == expected
+
+
+@pytest.mark.parametrize("taken", ["file", "folder"])
+def test_what_is_there_already_is_not_touched(tiny: Tiny, tmp_path: Path, taken: str) -> None:
+    out = tmp_path / "out"
+    inside = out
+    if taken == "folder":
+        out.mkdir()
+        inside = out / "precious"
+    inside.write_text("precious")
+    with pytest.raises(OutputError, match=r"exists already. Choose another folder, or delete it"):
+        build(recipe(tiny(), tiny(1)), out)
+    assert inside.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_empty_folder_is_filled(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert (build(recipe(tiny(), tiny(1)), tmp_path / "out") / "config.json").exists()
+
+
+def test_a_failure_leaves_nothing_behind(tiny: Tiny, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny(1), damaged)
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, damaged / "model.safetensors")
+    huge = {"weight": 1e30, "normalize": False}
+    failures: list[tuple[Recipe, type[Exception]]] = [
+        (recipe(tiny(), damaged), CheckpointError),
+        (recipe(tiny(), tiny(1), dtype="float16", parameters=huge), CandidateError),
+        (recipe(tiny(), tiny(1, num_hidden_layers=4)), PlanError),
+    ]
+    place = tmp_path / "place"
+    place.mkdir()
+    for failing, error in failures:
+        for out in (place / "out", place / "new" / "and" / "deep"):
+            with pytest.raises(error):
+                build(failing, out, shard_bytes=20_000)
+        assert list(place.iterdir()) == []
+
+
+def test_too_little_room_is_noticed_before_anything_is_written(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(OutputError, match=r"needs [0-9]+ bytes, the disk has 10000 free"):
+        build(recipe(tiny(), tiny(1)), tmp_path / "new" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_an_output_error(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot be written: (Not a directory|File exists)"):
+        build(recipe(tiny(), tiny(1)), tmp_path / "file" / "out")
+
+
+def test_the_zoo_builds_and_loads(zoo: Path, tmp_path: Path) -> None:
+    if not (zoo / "base" / "config.json").exists():
+        pytest.skip("the zoo is not here")
+    sources = [zoo / name for name in ("arithmetic", "strings", "kanji")]
+    out = build(recipe(zoo / "base", *sources, operator="ties", dtype="bfloat16"), tmp_path / "zoo")
+    assert logits(out).isfinite().all()
+
+
+# the model card
+
+
+def test_the_card_has_metadata_that_the_hub_accepts(tiny: Tiny, tmp_path: Path) -> None:
+    out = build(recipe(tiny(), tiny(1), tiny(2)), tmp_path / "my merge")
+    card = ModelCard.load(out / "README.md")
+    assert card.data.to_dict() == {
+        **{"library_name": "transformers", "pipeline_tag": "text-generation"},
+        "tags": ["merge", "evomerge"],
+    }
+    assert "\n# my merge\n" in card.text
+    assert "A merge of 2 sources with the operator `linear`" in card.text
+
+
+def test_the_card_names_hub_models_once_and_without_revision() -> None:
+    merged = Recipe(
+        base="org/base@refs/pr/1",
+        sources={"a": "org/a@main", "数学": "org/base@refs/pr/1", "local": "/models/b"},
+        operator="slerp",
+        dtype="bfloat16",
+    )
+    card = ModelCard(model_card(merged, "title"))
+    assert card.data.get("base_model") == ["org/base", "org/a"]
+    assert card.data.get("base_model_relation") == "merge"
+    assert "| 数学 | `org/base@refs/pr/1` |" in card.text
+
+
+def test_the_recipe_on_the_card_is_the_recipe(tiny: Tiny, tmp_path: Path) -> None:
+    import yaml
+
+    from evomerge.recipes.yaml import from_yaml
+
+    parameters = {"weight": {"s1": [0.1, 0.2, 0.3], "s2": 0.7}}
+    merged = recipe(tiny(), tiny(1), tiny(2), parameters=parameters)
+    text = model_card(merged, "title").split("```yaml\n")[1].split("```")[0]
+    assert from_yaml(yaml.safe_load(text), "card").digest == merged.digest

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from evomerge import operators, registry
+from evomerge.errors import CandidateError, CheckpointError
+from evomerge.recipes import Recipe
+from evomerge.weights import merge as merge_module
+from evomerge.weights.merge import merge
+from evomerge.weights.plan import make_plan
+
+Tiny = Callable[..., Path]
+Changed = Callable[..., Path]
+NAMES = registry.names("operators")
+RANDOM = [name for name in NAMES if operators.get(name).random]
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def merged(
+    base: Path, operator: str, dtype: str = "float32", seed: int = 0, **given: Any
+) -> dict[str, Tensor]:
+    """The merged tensors; of ``given`` the paths are sources, the others parameters."""
+    recipe = Recipe.model_validate(
+        {
+            "base": str(base),
+            "sources": {name: str(v) for name, v in given.items() if isinstance(v, Path)},
+            "parameters": {name: v for name, v in given.items() if not isinstance(v, Path)},
+            **{"operator": operator, "seed": seed, "dtype": dtype},
+        }
+    )
+    return dict(merge(make_plan(recipe)))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def density(operator: str) -> dict[str, Any]:
+    return {"density": 0.5} if "density" in operators.get(operator).per_source else {}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("operator", [name for name in NAMES if name not in RANDOM])
+def test_every_tensor_is_what_the_operator_gives(tiny: Tiny, operator: str, dtype: str) -> None:
+    folders: dict[str, Any] = {"a": tiny(1, dtype=dtype), "b": tiny(2, dtype="bfloat16")}
+    found = merged(tiny(dtype=dtype), operator, dtype, **folders, **density(operator))
+    base, *sources = (weights(folder) for folder in (tiny(dtype=dtype), *folders.values()))
+    assert found.keys() == base.keys()
+    for name, tensor in found.items():
+        inputs = [source[name] for source in sources]
+        expected = operators.apply(operator, base=base[name], sources=inputs, **density(operator))
+        assert bits(tensor) == bits(expected.to(getattr(torch, dtype)))
+
+
+@pytest.mark.parametrize("operator", RANDOM)
+def test_every_tensor_of_a_random_operator_is_what_its_draws_give(
+    tiny: Tiny, operator: str
+) -> None:
+    found = merged(tiny(), operator, a=tiny(1), b=tiny(2), density=1.0)
+    base, *sources = (weights(tiny(seed)) for seed in range(3))
+    for name, tensor in found.items():
+        inputs = [source[name] for source in sources]
+        # at density 1 whatever was drawn keeps everything
+        expected = operators.apply(operator, base=base[name], sources=inputs, density=1.0)
+        assert bits(tensor) == bits(expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("chosen", ["a", "b"])
+def test_one_hot_weights_return_the_source_bit_for_bit(tiny: Tiny, dtype: str, chosen: str) -> None:
+    folders: dict[str, Any] = {"a": tiny(1, dtype=dtype), "b": tiny(2, dtype=dtype)}
+    one_hot = {name: float(name == chosen) for name in folders}
+    found = merged(tiny(dtype=dtype), "linear", dtype, **folders, weight=one_hot)
+    ends = merged(tiny(dtype=dtype), "slerp", dtype, **folders, t=one_hot["b"])
+    for name, tensor in weights(folders[chosen]).items():
+        assert bits(found[name]) == bits(tensor)
+        assert bits(ends[name]) == bits(tensor)
+
+
+@pytest.mark.parametrize("operator", [n for n in NAMES if operators.get(n).on == "task_vectors"])
+def test_sources_equal_to_the_base_return_it_bit_for_bit(tiny: Tiny, operator: str) -> None:
+    found = merged(tiny(), operator, a=tiny(), b=tiny(), **density(operator))
+    assert all(bits(found[name]) == bits(tensor) for name, tensor in weights(tiny()).items())
+
+
+def test_settings_by_layer_and_role_hit_exactly_their_tensors(tiny: Tiny) -> None:
+    weight = {"mlp": [0.0, 1.0, 0.0], "other": 0.0}
+    found = merged(tiny(), "task_arithmetic", a=tiny(1), weight=weight)
+    base = weights(tiny())
+    touched = {name for name, tensor in found.items() if not torch.equal(tensor, base[name])}
+    assert touched == {f"model.layers.1.mlp.{m}_proj.weight" for m in ("gate", "up", "down")}
+
+
+@pytest.mark.parametrize("operator", NAMES)
+def test_the_same_recipe_gives_the_same_bytes_on_any_number_of_threads(
+    tiny: Tiny, operator: str
+) -> None:
+    def once(threads: int) -> dict[str, bytes]:
+        torch.set_num_threads(threads)
+        found = merged(tiny(), operator, a=tiny(1), b=tiny(2), **density(operator))
+        return {name: bits(tensor) for name, tensor in found.items()}
+
+    threads = torch.get_num_threads()
+    try:
+        assert once(1) == once(2) == once(2)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("operator", RANDOM)
+def test_random_numbers_depend_on_seed_tensor_and_source_alone(
+    tiny: Tiny, changed: Changed, operator: str
+) -> None:
+    def without_others(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name != UP]:
+            del tensors[name]
+
+    settings: dict[str, Any] = {"density": 0.5, "weight": 0.5}
+    reference = merged(tiny(), operator, a=tiny(1), b=tiny(2), **settings)
+    turned = merged(tiny(), operator, b=tiny(2), a=tiny(1), **settings)
+    assert all(torch.equal(reference[name], turned[name]) for name in reference)
+    few = [changed(tiny(seed), without_others) for seed in range(3)]
+    assert torch.equal(reference[UP], merged(few[0], operator, a=few[1], b=few[2], **settings)[UP])
+    other_seed = merged(tiny(), operator, seed=1, a=tiny(1), b=tiny(2), **settings)
+    assert all(not torch.equal(reference[n], other_seed[n]) for n in reference)
+    same_weights = merged(tiny(), operator, a=tiny(1), b=tiny(1), **settings)
+    once = merged(tiny(), operator, a=tiny(1), density=0.5, weight=1.0)
+    assert not torch.equal(same_weights[UP], once[UP])  # each source has masks of its own
+
+
+def test_random_numbers_do_not_touch_the_global_generator(tiny: Tiny) -> None:
+    before = torch.get_rng_state()
+    merged(tiny(), RANDOM[0], a=tiny(1), density=0.5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_drawn_tensor_of_several_blocks_is_the_same_block_by_block(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first block's numbers are those of a tensor that has only one block."""
+    whole = merged(tiny(), "dare_linear", a=tiny(1), density=0.5)[UP].flatten()
+    monkeypatch.setattr(merge_module, "_BLOCK", 1000)
+    blocks = merged(tiny(), "dare_linear", a=tiny(1), density=0.5)[UP].flatten()
+    assert torch.equal(whole[:1000], blocks[:1000])
+    assert not torch.equal(whole[1000:], blocks[1000:])
+
+
+@pytest.mark.parametrize("operator", NAMES)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_damaged_source_is_named_with_file_and_tensor(
+    tiny: Tiny, changed: Changed, operator: str, value: str
+) -> None:
+    def damage(tensors: dict[str, Tensor]) -> None:
+        tensors[UP][5, 5] = float(value)
+
+    damaged = changed(tiny(1), damage)
+    with pytest.raises(CheckpointError) as error:
+        merged(tiny(), operator, a=damaged, b=tiny(2), **density(operator))
+    found = "1 NaN and 0" if value == "nan" else "0 NaN and 1"
+    assert error.value.problems == (
+        f"{damaged / 'model.safetensors'}: tensor {UP} holds {found} infinite values. "
+        "Drop this model or repair the file.",
+    )
+
+
+def test_a_damaged_base_is_named(tiny: Tiny, changed: Changed) -> None:
+    def damage(tensors: dict[str, Tensor]) -> None:
+        tensors[UP][5, 5] = float("nan")
+
+    damaged = changed(tiny(), damage)
+    with pytest.raises(CheckpointError, match=str(damaged)):
+        merged(damaged, "task_arithmetic", a=tiny(1))
+
+
+def test_values_that_the_dtype_cannot_hold_are_the_recipes_fault(tiny: Tiny) -> None:
+    with pytest.raises(CandidateError, match="linear gave values that float16 cannot hold"):
+        merged(tiny(), "linear", "float16", a=tiny(1), weight=1e6, normalize=False)
+    merged(tiny(), "linear", "bfloat16", a=tiny(1), weight=1e6, normalize=False)
+
+
+def test_merging_leaves_the_sources_alone(tiny: Tiny) -> None:
+    before = [(tiny(seed) / "model.safetensors").read_bytes() for seed in range(3)]
+    for operator in NAMES:
+        merged(tiny(), operator, a=tiny(1), b=tiny(2), **density(operator))
+    assert before == [(tiny(seed) / "model.safetensors").read_bytes() for seed in range(3)]
+
+
+def test_tensors_come_one_at_a_time(tiny: Tiny, changed: Changed) -> None:
+    def damage(tensors: dict[str, Tensor]) -> None:
+        tensors["model.norm.weight"][0] = float("nan")
+
+    recipe = Recipe(
+        base=str(tiny()),
+        sources={"a": str(changed(tiny(1), damage))},
+        **{"operator": "linear", "dtype": "float32"},  # type: ignore[arg-type]
+    )
+    stream = merge(make_plan(recipe))
+    assert next(stream)[0] == "lm_head.weight"  # long before the damaged one is read
+    with pytest.raises(CheckpointError):
+        list(stream)
