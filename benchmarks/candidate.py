@@ -7,6 +7,7 @@ equal, or the comparison is void.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import statistics
 import tempfile
@@ -59,8 +60,8 @@ def median_seconds(action: Callable[[], object]) -> float:
 def main() -> None:
     """Print both and their ratio."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    overrides = ["fitness={include_path: '%s', tasks: %s}" % (ROOT / "fitness/zoo_skills", TASKS)]
-    loaded = load(ROOT / "experiments/quickstart/search.yaml", overrides)
+    fitness = json.dumps({"include_path": str(ROOT / "fitness/zoo_skills"), "tasks": TASKS})
+    loaded = load(ROOT / "experiments/quickstart/search.yaml", [f"fitness={fitness}"])
     recipe = loaded.search.space.decode(loaded.search.space.initial())
     worker = Worker(loaded.search.setup)
     job = Job(0, recipe, "search")

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import OutputError
+from evomerge.errors import InputError, OutputError
 from evomerge.recipes import Recipe
 from evomerge.reports.model_card import model_card
 from evomerge.weights.merge import merge
@@ -40,12 +40,12 @@ def build(recipe: Recipe, out: Path, shard_bytes: int = SHARD_BYTES, title: str 
         title: of the model card; the folder's name by default.
 
     Raises:
-        OutputError: ``out`` is taken, or the disk is full.
-        InputError: the recipe's models cannot be opened or do not fit together.
+        InputError: ``out`` is taken, or the recipe's models cannot be opened or do not fit.
+        OutputError: the disk is full, or ``out`` cannot be written.
         CandidateError: the merged weights are not finite.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out}: exists already. Choose another folder, or delete it.")
+        raise InputError(f"{out}: exists already. Choose another folder, or delete it.")
     plan = make_plan(recipe)
     new_parents = [parent for parent in out.absolute().parents if not parent.exists()]
     try:

@@ -182,7 +182,7 @@ def test_a_candidate_that_does_not_exist_is_refused(run: Path) -> None:
 
 def test_building_over_a_folder_is_refused(run: Path) -> None:
     done = evomerge("build", run / "recipe.yaml", run / "best")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "exists already" in done.stderr
 
 

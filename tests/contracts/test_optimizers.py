@@ -33,7 +33,7 @@ class Variant:
         return "-".join([self.name, *(str(value) for value in self.options.values())])
 
     def __call__(self, parameters: Iterable[Parameter], seed: int = 7) -> Optimizer:
-        kind = registry.find("optimizers", self.name, Optimizer)  # type: ignore[type-abstract]
+        kind = registry.find("optimizers", self.name, Optimizer)
         options = registry.validate_options(kind, self.options, "optimizer.")
         return kind(tuple(parameters), seed, **options)
 

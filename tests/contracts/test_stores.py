@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -55,7 +56,8 @@ def sqlite_file(folder: Path) -> Place:
 
 @pytest.fixture(params=[sqlite_file], ids=lambda place: place.__name__)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return request.param(tmp_path)
+    made: Place = request.param(tmp_path)
+    return made
 
 
 def recipe(weight: float) -> Recipe:
@@ -140,7 +142,9 @@ def test_candidates_read_back_equal_and_by_number(place: Place) -> None:
 
 
 def test_events_keep_their_order_and_time(place: Place) -> None:
-    steps = [("ask", 0), ("ask", 1), ("ask", 2), ("tell", 2), ("ask", 3), ("tell", 0), ("tell", 3)]
+    steps: list[tuple[Literal["ask", "tell"], int]] = [
+        *(("ask", 0), ("ask", 1), ("ask", 2), ("tell", 2), ("ask", 3), ("tell", 0), ("tell", 3))
+    ]
     with place.create(RUN) as store:
         for step, (kind, number) in enumerate(steps):
             if kind == "ask":

@@ -99,7 +99,7 @@ def test_search_and_held_out_examples_of_one_task_are_disjoint(engine: Transform
     one = fitness(x={"task": "choice", "search_examples": 10, "held_out_examples": 15})
     search, held_out = (
         LmEvalScorer(one, split, engine.lm).score(engine.lm)["x"].doc_ids
-        for split in ("search", "held_out")  # type: ignore[arg-type]
+        for split in ("search", "held_out")
     )
     assert (len(search), len(held_out)) == (10, 15)
     assert not set(search) & set(held_out)
