@@ -11,12 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from zoo_tasks import Example
+from experiments.zoo.zoo_tasks import Example
 
 ANSWER_TOKENS = 16
-# Prompts are mostly random letters, but a little of their loss teaches which token comes next
-# in a formula.
-PROMPT_LOSS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,6 @@ class Pool:
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             end = len(prompt) + len(answer)
             self.tokens[row, :end] = torch.tensor(prompt + answer)
-            self.loss_weights[row, : len(prompt)] = PROMPT_LOSS
             self.loss_weights[row, len(prompt) : end] = 1.0
 
 
@@ -80,37 +76,36 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     model.train()
     for step in range(phase.steps):
-        tokens, loss_weights = _batch(pools, phase, generator)
-        # Padding is on the right, where causal attention never looks: no mask is needed.
-        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-        losses = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-        weights = loss_weights[:, 1:].flatten()
-        loss = (losses * weights).sum() / weights.sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = 0.0
+        for skill in sorted(phase.shares):
+            # Each skill passes alone, padded to its own length only.
+            loss = _loss(model, *_rows(pools[skill], phase, skill, generator))
+            (phase.shares[skill] * loss).backward()  # type: ignore[no-untyped-call]
+            total += phase.shares[skill] * loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if (step + 1) % max(1, phase.steps // 10) == 0:
-            report(step + 1, loss.item())
+            report(step + 1, total)
     model.eval()
 
 
-def _batch(
-    pools: Mapping[str, Pool], phase: Phase, generator: torch.Generator
+def _rows(
+    pool: Pool, phase: Phase, skill: str, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    chosen = []
-    for skill in sorted(phase.shares):
-        count = round(phase.shares[skill] * phase.batch_examples)
-        pool = pools[skill]
-        rows = torch.randint(len(pool.tokens), (count,), generator=generator)
-        chosen.append((pool.tokens[rows], pool.loss_weights[rows]))
-    longest = max(tokens.shape[1] for tokens, _ in chosen)
-    pad = (lambda part: torch.nn.functional.pad(part, (0, longest - part.shape[1])))
-    return (
-        torch.cat([pad(tokens) for tokens, _ in chosen]),
-        torch.cat([pad(weights) for _, weights in chosen]),
-    )
+    count = max(1, round(phase.shares[skill] * phase.batch_examples))
+    rows = torch.randint(len(pool.tokens), (count,), generator=generator)
+    return pool.tokens[rows], pool.loss_weights[rows]
+
+
+def _loss(model: LlamaForCausalLM, tokens: Tensor, loss_weights: Tensor) -> Tensor:
+    """Mean cross entropy of the answers' tokens."""
+    # Padding is on the right, where causal attention never looks: no mask is needed.
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    losses = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    weights = loss_weights[:, 1:].flatten()
+    return (losses * weights).sum() / weights.sum()
 
 
 @torch.inference_mode()
@@ -136,9 +131,11 @@ def answer(
             written.append(current)
             ended |= current[:, 0] == tokenizer.eos_token_id
         for row, tokens in zip(rows, torch.cat(written, 1).tolist(), strict=True):
-            kept = tokens[: tokens.index(tokenizer.eos_token_id)] if (
-                tokenizer.eos_token_id in tokens
-            ) else tokens
+            kept = (
+                tokens[: tokens.index(tokenizer.eos_token_id)]
+                if (tokenizer.eos_token_id in tokens)
+                else tokens
+            )
             answers[row] = tokenizer.decode(kept, skip_special_tokens=True).split("\n")[0]
     return answers
 

@@ -67,7 +67,7 @@ def test_check_tells_size_and_cost_and_writes_nothing(tmp_path: Path) -> None:
     assert facts["layers"] == 4
     assert facts["genome_dimension"] > 0
     assert facts["search_examples"]["arithmetic"] == 100
-    assert facts["examples_to_answer"] > 80 * 400
+    assert facts["examples_to_answer"] > 320 * 400
     assert list(tmp_path.iterdir()) == []
 
 
