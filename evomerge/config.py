@@ -10,22 +10,23 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from evomerge import __version__, presets, registry
+from evomerge.baselines import baselines
 from evomerge.documents import dump_yaml, parse_yaml, read_yaml
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError, InputError
 from evomerge.executors import Executor
 from evomerge.nouns import Gene
 from evomerge.optimizers import Optimizer
-from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
 from evomerge.scoring.lm_eval import unknown_tasks
-from evomerge.search import Budget, Search, baselines
+from evomerge.search import Budget, Search
+from evomerge.search_file import SearchFile
 from evomerge.spaces import Ground, Space
 from evomerge.store import RunRecord
 from evomerge.weights.models import Models
@@ -35,80 +36,6 @@ from evomerge.worker import WorkerSetup
 
 T = TypeVar("T")
 _LIBRARIES = ("torch", "transformers", "lm_eval", "cmaes", "optuna", "safetensors", "numpy")
-
-
-class BudgetKeys(BaseModel):
-    """``budget:``, see `Budget`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    evaluations: int | None = Field(default=None, ge=1)
-    seconds: float | None = Field(default=None, gt=0)
-
-
-class SearchFile(BaseModel):
-    """A search YAML.
-
-    Attributes:
-        name: of the run and its folder.
-        base: the model that task vectors are measured from: a folder, or org/name[@revision].
-        sources: name to model.
-        space: a preset's name, a path to a YAML, or its keys inline.
-        fitness: likewise.
-        optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
-        budget: when to stop.
-        seed: of everything that is random.
-        dtype: of merged weights; the base's by default.
-        tokenizer: ``base`` aligns vocabularies that differ.
-        champions: how many of the best are scored on held-out examples.
-        stop_after_failures: give up when this many first candidates all fail.
-        build_best: write the best recipe's checkpoint into the run folder at the end.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[\w.-]+$")
-    base: str
-    sources: dict[str, str] = Field(min_length=1)
-    space: dict[str, Any]
-    fitness: Fitness
-    optimizer: dict[str, Any] = {"name": "cmaes"}
-    engine: dict[str, Any] = {"name": "transformers"}
-    executor: dict[str, Any] = {"name": "local"}
-    budget: BudgetKeys
-    seed: int = Field(default=0, ge=0)
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    tokenizer: Literal["base"] | None = None
-    champions: int = Field(default=3, ge=1)
-    stop_after_failures: int = Field(default=10, ge=1)
-    build_best: bool = False
-
-    @field_validator("optimizer", "engine", "executor", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("optimizer", "engine", "executor")
-    @classmethod
-    def _has_name(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(value.get("name"), str):
-            raise ValueError("needs a name")
-        return value
-
-    @field_validator("sources")
-    @classmethod
-    def _names(cls, sources: dict[str, str]) -> dict[str, str]:
-        for name in sources:
-            if name in (*ROLES, "base"):
-                raise ValueError(f"{name!r} is a word of recipes: call this source differently")
-        return sources
-
-    @field_validator("budget")
-    @classmethod
-    def _limited(cls, budget: BudgetKeys) -> BudgetKeys:
-        if budget.evaluations is None and budget.seconds is None:
-            raise ValueError("give evaluations, seconds, or both")
-        return budget
 
 
 @dataclass(frozen=True)
@@ -146,6 +73,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     folder = path.resolve().parent
     problems: list[str] = []
     lost: set[str] = set()
+    # another preset first, then what is changed in it
+    for override in overrides:
+        if "." not in override.partition("=")[0]:
+            _attempt(problems, "--set", _override, content, override)
     for key, kind in (("space", "search_spaces"), ("fitness", "fitness")):
         keys = _attempt(problems, f"{path}: {key}", _inline, content.get(key), kind, folder)
         if keys is not None:
@@ -153,7 +84,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         elif key in content:
             lost.add(key)  # told already: that it is a word and not keys is no news
     for override in overrides:
-        _attempt(problems, "--set", _override, content, override)
+        if "." in override.partition("=")[0]:
+            _attempt(problems, "--set", _override, content, override)
     if isinstance(content.get("base"), str):
         content["base"] = anchor(content["base"], folder)
     if isinstance(content.get("sources"), dict):
@@ -177,6 +109,11 @@ def fitness_from(name: str, folder: Path) -> Fitness:
         raise ConfigError(registry.explain(error, f"{name}: ", Fitness)) from None
     _check_fitness(fitness)
     return fitness
+
+
+def read_resolved(text: str, where: str) -> SearchFile:
+    """The keys of the resolved YAML that a run keeps, whether or not its models still exist."""
+    return SearchFile.model_validate(parse_yaml(text, where))
 
 
 def load_resolved(text: str, where: str) -> Loaded:
@@ -213,7 +150,7 @@ def _compose(
     executor = part("", ["executor"], _component, "executor", Executor, file.executor)
     part("fitness", ["fitness"], _check_fitness, file.fitness)
     if space is not None and optimizer is not None:
-        part("optimizer", ["seed"], optimizer.make, space.parameters, file.seed)
+        part("", ["seed"], optimizer.make, space.parameters, file.seed)
     if space is not None and models is not None:
         part("space", [], _plans, space, models)
     if problems:
@@ -231,9 +168,9 @@ def _compose(
         Budget(file.budget.evaluations, file.budget.seconds),
         file.stop_after_failures,
         file.champions,
-        _record(file, ground, models),
+        _record(file, ground, engine.make().lm_eval_arguments(models)),
     )
-    for _, recipe in baselines(search):
+    for _, recipe in baselines(ground, space.operators):
         make_plan(recipe, models.select(recipe.sources))
     return Loaded(file, search, models, tuple(models.notes))
 
@@ -291,6 +228,8 @@ def _override(content: dict[str, Any], text: str) -> None:
     place = content
     for key in parents:
         inner = place.get(key)
+        if inner is not None and not isinstance(inner, (str, dict)):
+            raise ConfigError(f"{text!r}: {key} is {inner!r}, it has no keys")
         # "optimizer: cmaes" is short for "optimizer: {name: cmaes}"
         place[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
         place = place[key]
@@ -338,13 +277,17 @@ def _plans(space: Space, models: Models) -> None:
             make_plan(space.decode(chosen), models)
 
 
-def _record(file: SearchFile, ground: Ground, models: Models) -> RunRecord:
+def _record(file: SearchFile, ground: Ground, engine: Mapping[str, Any]) -> RunRecord:
+    """What the store keeps of a search; fingerprints come when the weights are read.
+
+    Args:
+        engine: its settings with nothing left to choose: an ``auto`` may differ elsewhere.
+    """
     whole = file.model_copy(update={"dtype": ground.dtype})
-    resolved = whole.model_dump(mode="json", exclude_none=True)
-    settings = json.dumps(file.engine, sort_keys=True)
+    settings = json.dumps([file.engine, engine], sort_keys=True)
     return RunRecord(
         name=file.name,
-        search_yaml=dump_yaml(resolved),
+        search_yaml=dump_yaml(whole.model_dump(mode="json", exclude_none=True)),
         seed=file.seed,
         fitness_digest=file.fitness.digest,
         settings_digest=hashlib.sha256(settings.encode()).hexdigest(),
@@ -352,10 +295,6 @@ def _record(file: SearchFile, ground: Ground, models: Models) -> RunRecord:
             "evomerge": __version__,
             "python": platform.python_version(),
             **{name: _version(name) for name in _LIBRARIES},
-        },
-        sources_fingerprints={
-            "base": models.base.fingerprint,
-            **{name: source.fingerprint for name, source in models.sources.items()},
         },
     )
 

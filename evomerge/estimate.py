@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from evomerge.baselines import baselines
 from evomerge.config import Loaded
-from evomerge.scoring.lm_eval import example_counts
-from evomerge.search import baselines
+from evomerge.scoring.tasks import example_counts
 from evomerge.weights.plan import make_plan
 
 
@@ -14,7 +14,7 @@ def estimate(loaded: Loaded) -> dict[str, Any]:
     """Sizes, dimension and number of evaluations, as plain data with units in the names."""
     search, models = loaded.search, loaded.models
     plan = make_plan(search.space.decode(search.space.initial()), models)
-    compared = len(list(baselines(search)))
+    compared = len(list(baselines(search.ground, search.space.operators)))
     evaluations = search.budget.evaluations
     examples = example_counts(loaded.file.fitness)
     per_candidate = sum(examples["search"].values())

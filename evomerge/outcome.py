@@ -163,7 +163,11 @@ def champions(
     best: dict[str, Candidate] = {}
     for candidate in ranked([c for c in candidates if c.kind != "baseline"], results):
         best.setdefault(candidate.recipe.digest, candidate)
-    compared = ranked([c for c in candidates if c.kind == "baseline"], results)
+    compared = [
+        c
+        for c in candidates
+        if c.kind == "baseline" and c.number in results and results[c.number].status == "done"
+    ]
     chosen = [*compared, *list(best.values())[:count]]
     if not best:
         errors = [e.error for e in results.values() if e.error]

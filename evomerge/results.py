@@ -12,16 +12,17 @@ import yaml
 
 from evomerge import registry
 from evomerge.build import build
-from evomerge.config import Loaded, fitness_from
+from evomerge.config import fitness_from, read_resolved
 from evomerge.documents import read_yaml
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.nouns import Job, Split
-from evomerge.outcome import Outcome, Score, ranked, score
+from evomerge.outcome import Outcome, Score, read_outcome, score
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import from_mergekit, is_mergekit, to_mergekit
 from evomerge.recipes.yaml import from_yaml, is_recipe, to_yaml
 from evomerge.scoring import Fitness
+from evomerge.search_file import SearchFile
 from evomerge.store import Store
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
@@ -33,16 +34,18 @@ RECIPE = "recipe.yaml"
 CHECKPOINT = "best"
 
 
-def write_results(loaded: Loaded, outcome: Outcome) -> None:
+def write_results(file: SearchFile, outcome: Outcome) -> None:
     """Write the best recipe into the run folder, and its checkpoint if the search asks for it."""
     if outcome.best is None:
         return
     text = export_recipe(outcome.folder, str(outcome.best.number), "evomerge")
     path = outcome.folder / RECIPE
     changed = not path.exists() or path.read_text("utf-8") != text
-    path.write_text(text, encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
     checkpoint = outcome.folder / CHECKPOINT
-    if loaded.file.build_best and (changed or not checkpoint.exists()):
+    if file.build_best and (changed or not checkpoint.exists()):
         shutil.rmtree(checkpoint, ignore_errors=True)
         build(read_recipe(path), checkpoint, title=outcome.run.name)
 
@@ -58,22 +61,15 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
         ExportError: mergekit cannot express the recipe.
     """
     with Store.open(folder, read_only=True) as store:
-        candidates = store.candidates()
-        if candidate == "best":
-            results = {
-                c.number: found
-                for c in candidates
-                if (found := store.evaluation(c.recipe.digest)) is not None
-            }
-            chosen = ranked([c for c in candidates if c.kind != "baseline"], results)
-            if not chosen:
-                raise RunError(f"{folder}: no candidate has been scored yet")
-        else:
-            chosen = [c for c in candidates if str(c.number) == candidate]
-            if not chosen:
-                last = len(candidates) - 1
-                raise RunError(f"{folder}: no candidate {candidate}. There are 0 to {last}.")
-    recipe = chosen[0].recipe
+        file = read_resolved(store.run().search_yaml, str(folder))
+        best = read_outcome(folder, file.fitness, store).best
+        recipes = {str(c.number): c.recipe for c in store.candidates()}
+    if candidate == "best" and best is None:
+        raise RunError(f"{folder}: no candidate has been scored yet")
+    number = str(best.number) if candidate == "best" and best else candidate
+    if number not in recipes:
+        raise RunError(f"{folder}: no candidate {number}. There are 0 to {len(recipes) - 1}.")
+    recipe = recipes[number]
     if format_ == "evomerge":
         return to_yaml(recipe)
     slots = make_plan(recipe).models.slots
@@ -127,8 +123,7 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
         recipe = Recipe(
             base=reference, sources={"model": reference}, operator="linear", dtype=dtype
         )
-    keys = yaml.safe_load(engine)
-    options = {"name": keys} if isinstance(keys, str) else dict(keys or {})
+    options = _engine_keys(engine)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
@@ -148,12 +143,28 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
     return score(fitness, found)
 
 
-def lm_eval_commands(loaded: Loaded, checkpoint: Path) -> list[tuple[str, str]]:
-    """Split and the command with which plain lm-eval gives the same scores."""
-    fitness = loaded.file.fitness
-    engine = loaded.search.setup
-    kind = registry.find("engines", engine.engine, Engine)
-    arguments = kind(**engine.engine_options).lm_eval_arguments(loaded.models)
+def _engine_keys(text: str) -> dict[str, Any]:
+    """``transformers`` or ``{name: transformers, threads: 1}`` as keys."""
+    try:
+        keys = yaml.safe_load(text)
+    except yaml.YAMLError:
+        keys = None
+    if isinstance(keys, str):
+        return {"name": keys}
+    return dict(keys) if isinstance(keys, dict) else {}
+
+
+def lm_eval_commands(file: SearchFile, checkpoint: Path) -> list[tuple[str, str]]:
+    """Split and the command with which plain lm-eval gives the same scores.
+
+    There is none for tasks of which only some examples are drawn.
+    """
+    fitness = file.fitness
+    options = dict(file.engine)
+    kind = registry.find("engines", options.pop("name"), Engine)
+    arguments = kind(**options).lm_eval_arguments(
+        Models(str(checkpoint), {"model": str(checkpoint)})
+    )
     commands = []
     for split in ("search", "held-out"):
         by_shots: dict[int | None, list[str]] = defaultdict(list)

@@ -1,24 +1,21 @@
-"""The loop: ask, submit, record, tell; and resume by replaying what was recorded."""
+"""The loop: ask, submit, record, tell; and the replay of what was recorded."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
-from evomerge.errors import CheckpointError, ReplayError, RunError, SearchError
+from evomerge.baselines import baselines
+from evomerge.errors import ReplayError, SearchError
 from evomerge.executors import Executor
 from evomerge.nouns import Candidate, Evaluation, Genome, Job, Kind
-from evomerge.operators import get
 from evomerge.optimizers import Optimizer
 from evomerge.outcome import champions, references
-from evomerge.recipes import Recipe
 from evomerge.scoring import fitness_value
 from evomerge.spaces import Ground, Space
 from evomerge.store import RunRecord, Store
-from evomerge.weights.models import Models
 from evomerge.worker import WorkerSetup
 
 
@@ -65,7 +62,7 @@ class Progress(NamedTuple):
     Attributes:
         done, total: baselines and candidates that are finished, and that there will be; None
             when only time limits them.
-        best: highest fitness so far.
+        best: highest fitness of a searched candidate so far.
         elapsed_seconds: of search time, over all sittings.
         stage: ``baselines``, ``search`` or ``held-out``.
     """
@@ -80,101 +77,24 @@ class Progress(NamedTuple):
 Observer = Callable[[Progress], None]
 
 
-def start(search: Search, folder: Path, observe: Observer) -> None:
-    """Run a search in a new folder. Nothing is written before all inputs are known to be good.
-
-    Raises:
-        RunError: the folder has a run already.
-        InputError: sources with NaN, or whatever `Executor.start` refuses.
-        SearchError: the first candidates all failed, or nothing could be scored.
-    """
-    if (folder / "run.sqlite").exists():
-        raise RunError(
-            f"{folder}: has a run already. Go on with it: evomerge resume {folder}. "
-            "Or choose another folder with --run."
-        )
-    _check_weights(search.setup)
-    executor = search.new_executor()
-    try:
-        executor.start(search.setup)
-        with Store.create(folder, search.record) as store:
-            _Run(search, store, executor, observe).finish()
-    finally:
-        executor.close()
-
-
-def resume(search: Search, folder: Path, observe: Observer) -> None:
-    """Go on with a run as if it had never stopped.
-
-    Raises:
-        RunError: no run there, in use by another process, or its sources have changed since.
-        ReplayError: this code does not propose what the run has recorded.
-        SearchError: as in `start`.
-    """
-    with Store.open(folder) as store:
-        stored = store.run()
-        changed = [
-            name
-            for name, print_ in search.record.sources_fingerprints.items()
-            if stored.sources_fingerprints.get(name) != print_
-        ]
-        if changed:
-            raise RunError(f"{folder}: weights have changed since the run began: {changed}")
-        if stored.fitness_digest != search.record.fitness_digest:
-            raise RunError(f"{folder}: the files of its fitness have changed since the run began")
-        run = _Run(search, store, search.new_executor(), observe)
-        try:
-            run.replay()
-            if not run.complete():
-                run.executor.start(search.setup)
-                run.finish()
-        finally:
-            run.executor.close()
-
-
-def baselines(search: Search) -> Iterator[tuple[str, Recipe]]:
-    """Label and recipe of what every search is compared with: generation zero.
-
-    The base, each source alone, their uniform average, and the textbook setting of each operator.
-    """
-    ground = search.ground
-    seen: set[str] = set()
-    everything = ground.recipe("linear", {"weight": 1.0, "normalize": True})
-    # the base is its own only source, whatever it is called in the sources
-    own = next((name for name, ref in ground.sources.items() if ref == ground.base), None)
-    proposals = [] if own else [("base", replace(ground, sources={"base": ground.base}))]
-    proposals += [
-        (f"source: {name}", replace(ground, sources={name: reference}))
-        for name, reference in ground.sources.items()
-    ]
-    recipes = [(label, one.recipe("linear", {"weight": 1.0})) for label, one in proposals]
-    recipes.append(("uniform average", everything))
-    recipes += [
-        (f"textbook {name}", ground.recipe(name, get(name).textbook))
-        for name in search.space.operators
-    ]
-    for label, recipe in recipes:
-        if recipe.digest not in seen:
-            seen.add(recipe.digest)
-            yield label, recipe
-
-
-class _Run:
+class Sitting:
     """One sitting: the optimizer's state, what is in flight, and the clock."""
 
     def __init__(self, search: Search, store: Store, executor: Executor, observe: Observer) -> None:
         self.search, self.store, self.executor, self.observe = search, store, executor, observe
         self.optimizer = search.new_optimizer()
-        self.baselines = list(baselines(search))
+        self.baselines = list(baselines(search.ground, search.space.operators))
         self.candidates: list[Candidate] = []
         self.results: dict[int, Evaluation] = {}
         self.in_flight: dict[int, Candidate] = {}
         self.held_out: dict[int, Evaluation] = {}
         self._spent = store.elapsed_seconds()
-        self._started = time.monotonic()
+        self._started: float | None = None  # the clock stands while models are opened
 
     def elapsed_seconds(self) -> float:
         """Search time over all sittings."""
+        if self._started is None:
+            return self._spent
         return self._spent + time.monotonic() - self._started
 
     def complete(self) -> bool:
@@ -205,6 +125,7 @@ class _Run:
 
     def finish(self) -> None:
         """Search until the budget is spent, then score the champions on held-out examples."""
+        self._started = time.monotonic()
         for candidate in list(self.in_flight.values()):
             self.executor.submit(Job(candidate.number, candidate.recipe, "search"))
         self._show()
@@ -223,7 +144,8 @@ class _Run:
             if not self.in_flight:
                 break
             job, evaluation = self.executor.result()
-            self._tell(self.in_flight[job.number], self._valued(evaluation, self.results))
+            candidate = self.in_flight[job.number]
+            self._tell(candidate, self._valued(candidate, evaluation, self.results))
         self._score_held_out()
         self.store.finish()
         self._show()
@@ -262,13 +184,20 @@ class _Run:
         self.candidates.append(candidate)
         self.in_flight[candidate.number] = candidate
 
-    def _valued(self, evaluation: Evaluation, results: Mapping[int, Evaluation]) -> Evaluation:
-        """The evaluation with its fitness, relative to the sources' results on that split."""
-        if evaluation.status == "failed":
-            return evaluation
+    def _valued(
+        self, candidate: Candidate, found: Evaluation, results: Mapping[int, Evaluation]
+    ) -> Evaluation:
+        """The evaluation with its fitness, relative to the sources' results on that split.
+
+        A normalized baseline gets none: what it is relative to is not known before all sources
+        are scored, and what is recorded stays as it is.
+        """
+        fitness = self.search.setup.fitness
+        unknown = candidate.kind == "baseline" and fitness.normalize != "none"
+        if found.status == "failed" or unknown:
+            return found
         best = references(self.candidates, results)
-        value = fitness_value(self.search.setup.fitness, evaluation.tasks, best)
-        return replace(evaluation, value=value)
+        return replace(found, value=fitness_value(fitness, found.tasks, best))
 
     def _tell(self, candidate: Candidate, evaluation: Evaluation) -> None:
         kept = self.store.record_tell(
@@ -302,13 +231,14 @@ class _Run:
                 _, found = self.executor.result()
                 if found.status == "done" and not found.tasks:
                     return  # this fitness holds nothing out
-                found = self._valued(found, self.held_out)
+                found = self._valued(candidate, found, self.held_out)
                 self.store.record_evaluation(digest, "held_out", found)
             self.held_out[candidate.number] = found
             self._show()
 
     def _show(self) -> None:
-        values = [e.value for e in self.results.values() if e.value is not None]
+        searched = (self.results.get(c.number) for c in self.candidates if c.kind != "baseline")
+        values = [found.value for found in searched if found and found.value is not None]
         asked = self.search.budget.evaluations
         stage = "held-out" if self.held_out else "search"
         if len(self.results) < len(self.baselines):
@@ -322,18 +252,6 @@ class _Run:
                 stage,
             )
         )
-
-
-def _check_weights(setup: WorkerSetup) -> None:
-    """Read every source once, before anything is written.
-
-    Raises:
-        CheckpointError: tensors that hold NaN or infinities, all of them.
-    """
-    models = Models(setup.base, setup.sources, setup.tokenizer)
-    problems = [p for checkpoint in models.checkpoints.values() for p in checkpoint.non_finite()]
-    if problems:
-        raise CheckpointError(problems)
 
 
 def _difference(expected: Candidate, proposed: Candidate | None) -> str:

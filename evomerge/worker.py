@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from evomerge import registry
 from evomerge.engines import Engine
-from evomerge.errors import InputError
+from evomerge.errors import CheckpointError, ConfigError, InputError
 from evomerge.nouns import Evaluation, Job, Split
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
@@ -60,6 +60,10 @@ class Worker:
         """Merge the job's recipe into the engine and score it.
 
         Whatever goes wrong with one candidate is a result, not an exception.
+
+        Raises:
+            CheckpointError: a source can no longer be read, or holds NaN.
+            ConfigError: a task does not score its examples.
         """
         started = time.perf_counter()
         merged = started
@@ -67,6 +71,8 @@ class Worker:
             self.engine.load(make_plan(job.recipe, self.models.select(job.recipe.sources)))
             merged = time.perf_counter()
             tasks = self.scorers[job.split].score(self.engine.lm)
+        except (CheckpointError, ConfigError):
+            raise  # a damaged file or a wrong YAML is nobody's bad gene
         except Exception as error:
             # MemoryError and CUDA's own errors too: the next candidate may fit
             log.debug("candidate %d failed\n%s", job.number, traceback.format_exc())

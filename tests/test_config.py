@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.config import load, load_resolved
 from evomerge.errors import ConfigError, InputError
-from evomerge.search import start
+from evomerge.runs import start
+from evomerge.weights.checkpoint import Checkpoint
 
 ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
 
@@ -150,6 +151,26 @@ def test_set_overrides_one_key_and_is_recorded(tmp_path: Path) -> None:
 def test_set_reaches_into_a_preset(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD), ["space.granularity={layers: all}"])
     assert len(loaded.search.space.parameters) == 4
+
+
+def test_set_names_another_preset_and_changes_it(tmp_path: Path) -> None:
+    words = ["space.granularity={layers: all}", "space=linear_by_block", "optimizer=random"]
+    loaded = load(write(tmp_path, GOOD), words)
+    assert loaded.search.space.operators == ("linear",)
+    assert len(loaded.search.space.parameters) == 2
+
+
+def test_set_below_a_number_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, GOOD, "budget.evaluations.x=1")
+    assert "evaluations is 80, it has no keys" in problem
+
+
+def test_checking_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Checkpoint, name: str) -> None:
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr(Checkpoint, "read", refuse)
+    load(write(tmp_path, GOOD))
 
 
 @pytest.mark.parametrize("override", ["optimizer.population_size", "=3"])

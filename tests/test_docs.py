@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from evomerge.cli.app import app
-from evomerge.config import SearchFile
 from evomerge.scoring import Fitness
+from evomerge.search_file import SearchFile
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -243,9 +244,44 @@ def test_a_time_budget_ends_a_run_and_survives_a_resume(tmp_path: Path) -> None:
     assert after == before
 
 
-def test_a_source_that_changed_since_is_refused(tmp_path: Path) -> None:
-    import shutil
+def test_normalized_values_are_relative_to_the_best_source(tmp_path: Path) -> None:
+    search = small_search(budget={"evaluations": 2})
+    search["fitness"]["normalize"] = "best_source"
+    done = evomerge("run", write(tmp_path, search), "--run", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    content = result(tmp_path / "run")
+    sources = [row for row in content["baselines"] if row["label"].startswith("source")]
+    for split, value in (("tasks", "value"), ("held_out_tasks", "held_out")):
+        best = {task: max(row[split][task] for row in sources) for task in sources[0][split]}
+        for row in [*content["baselines"], content["best"]]:
+            expected = sum(row[split][task] / (best[task] or 1) for task in best) / len(best)
+            assert row[value] == pytest.approx(expected)
+    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as base:
+        stored = dict(
+            base.execute(
+                "SELECT number, value FROM candidates JOIN evaluations USING (recipe_digest) "
+                "WHERE split = 'search'"
+            ).fetchall()
+        )
+    # never a value that is relative to something else than what is shown
+    shown = {row["number"]: row["value"] for row in content["candidates"] + content["baselines"]}
+    assert all(value is None or value == shown[number] for number, value in stored.items())
+    assert all(stored[row["number"]] is not None for row in content["candidates"])
 
+
+def test_a_run_is_shown_after_its_models_are_gone(tmp_path: Path) -> None:
+    copy = tmp_path / "arithmetic"
+    shutil.copytree(ZOO / "arithmetic", copy)
+    search = small_search(budget={"evaluations": 2})
+    search["sources"]["arithmetic"] = str(copy)
+    assert evomerge("run", write(tmp_path, search), "--run", tmp_path / "run").returncode == 0
+    shutil.rmtree(copy)
+    assert len(result(tmp_path / "run")["candidates"]) == 2
+    assert evomerge("export", tmp_path / "run").returncode == 0
+    assert evomerge("resume", tmp_path / "run").returncode == 2
+
+
+def test_a_source_that_changed_since_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "arithmetic"
     shutil.copytree(ZOO / "arithmetic", copy)
     search = small_search(budget={"evaluations": 2})
@@ -254,7 +290,7 @@ def test_a_source_that_changed_since_is_refused(tmp_path: Path) -> None:
     shutil.copy(ZOO / "strings" / "model.safetensors", copy / "model.safetensors")
     again = evomerge("resume", tmp_path / "run")
     assert again.returncode == 2
-    assert "weights have changed" in again.stderr
+    assert "changed since the run began: the weights of its models" in again.stderr
 
 
 def test_nothing_is_left_behind_in_shared_places(finished: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evomerge.outcome import Outcome, Row
     from evomerge.reports.table import Cell
     from evomerge.search import Progress as Standing
+    from evomerge.search_file import SearchFile
 
 File = Annotated[Path, typer.Argument(help="The search YAML.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
@@ -63,7 +64,7 @@ def run(
 ) -> None:
     """Run a search and print what it found."""
     from evomerge.config import load
-    from evomerge.search import start
+    from evomerge.runs import start
 
     loaded = load(search, overrides)
     place = folder or Path("runs") / loaded.file.name
@@ -74,19 +75,18 @@ def run(
 
 def resume(folder: Folder) -> None:
     """Go on with a run that was stopped or killed; nothing finished is evaluated again."""
-    from evomerge.search import resume as resume_search
+    from evomerge.runs import resume as resume_search
 
     _search(_stored(folder), folder, resume_search)
 
 
 def show(folder: Folder, as_json: Json = False) -> None:
     """Show a run: progress, table, best recipes, failures. Also while it runs."""
-    loaded = _stored(folder)
-    outcome = _outcome(loaded, folder)
+    file, outcome = _outcome(folder)
     if as_json:
         typer.echo(json.dumps(outcome.as_json(), indent=2))
     else:
-        _print(loaded, outcome, folder)
+        _print(file, outcome, folder)
 
 
 def _stored(folder: Path) -> Loaded:
@@ -99,12 +99,15 @@ def _stored(folder: Path) -> Loaded:
     return load_resolved(text, str(folder))
 
 
-def _outcome(loaded: Loaded, folder: Path) -> Outcome:
+def _outcome(folder: Path) -> tuple[SearchFile, Outcome]:
+    """A run's keys and what came out so far; its models need not exist any more."""
+    from evomerge.config import read_resolved
     from evomerge.outcome import read_outcome
     from evomerge.store import Store
 
     with Store.open(folder, read_only=True) as store:
-        return read_outcome(folder, loaded.file.fitness, store)
+        file = read_resolved(store.run().search_yaml, str(folder))
+        return file, read_outcome(folder, file.fitness, store)
 
 
 def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
@@ -145,9 +148,9 @@ def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
                 markup=False,
             )
         raise
-    outcome = _outcome(loaded, folder)
-    write_results(loaded, outcome)
-    _print(loaded, outcome, folder)
+    file, outcome = _outcome(folder)
+    write_results(file, outcome)
+    _print(file, outcome, folder)
 
 
 def _time_left(now: Standing) -> str:
@@ -157,7 +160,7 @@ def _time_left(now: Standing) -> str:
     return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
 
 
-def _print(loaded: Loaded, outcome: Outcome, folder: Path) -> None:
+def _print(file: SearchFile, outcome: Outcome, folder: Path) -> None:
     """The table, then where things are."""
     from evomerge.reports.table import Line, comparison
     from evomerge.results import CHECKPOINT, RECIPE, lm_eval_commands
@@ -182,7 +185,7 @@ def _print(loaded: Loaded, outcome: Outcome, folder: Path) -> None:
         name = f"best recipe: {_name(best)}"
         lines.append(Line(name, _cell(best, "search"), _cell(best, "held_out"), best=True))
     lines += [Line(_name(row), _cell(row, "search"), _cell(row, "held_out")) for row in others]
-    console.print(comparison(lines, list(loaded.file.fitness.tasks)))
+    console.print(comparison(lines, list(file.fitness.tasks)))
     for row in failed[:3]:
         console.print(f"candidate {row.number} failed: {row.error}", markup=False, soft_wrap=True)
     if len(failed) > 3:
@@ -191,7 +194,7 @@ def _print(loaded: Loaded, outcome: Outcome, folder: Path) -> None:
         console.print(f"recipe      {folder / RECIPE}", markup=False, soft_wrap=True)
     if (folder / CHECKPOINT).exists():
         console.print(f"checkpoint  {folder / CHECKPOINT}", markup=False, soft_wrap=True)
-        for split, command in lm_eval_commands(loaded, folder / CHECKPOINT):
+        for split, command in lm_eval_commands(file, folder / CHECKPOINT):
             console.print(f"score it ({split}):  {command}", markup=False, soft_wrap=True)
     if outcome.run.finished_utc is None:
         where = shlex.quote(str(os.path.relpath(folder)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from evomerge import registry
 
@@ -212,9 +214,21 @@ def test_a_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> N
             ("evaluate", ZOO / "base", "--fitness", "zoo_skills", "--engine", "{name: vlm}"),
             "no engine is called 'vlm'",
         ),
+        (("evaluate", ZOO / "base", "--fitness", "zoo_skills", "--engine", "{"), "expected a name"),
     ],
 )
 def test_evaluate_refuses_what_does_not_exist(words: tuple[object, ...], message: str) -> None:
     done = evomerge(*words)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_nan_in_a_model_is_wrong_input_to_evaluate(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(ZOO / "base", model)
+    tensors = load_file(model / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] = float("nan")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    done = evomerge("evaluate", model, "--fitness", "zoo_skills")
+    assert done.returncode == 2
+    assert "tensor lm_head.weight holds 1 NaN" in done.stderr

@@ -1,0 +1,82 @@
+"""Begin a run, or go on with one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from evomerge.errors import CheckpointError, RunError
+from evomerge.search import Observer, Search, Sitting
+from evomerge.store import Store
+from evomerge.weights.models import Models
+from evomerge.worker import WorkerSetup
+
+
+def start(search: Search, folder: Path, observe: Observer) -> None:
+    """Run a search in a new folder. Nothing is written before all inputs are known to be good.
+
+    Raises:
+        RunError: the folder has a run already.
+        InputError: sources with NaN, or whatever `Executor.start` refuses.
+        SearchError: the first candidates all failed, or nothing could be scored.
+    """
+    if (folder / "run.sqlite").exists():
+        raise RunError(
+            f"{folder}: has a run already. Go on with it: evomerge resume {folder}. "
+            "Or choose another folder with --run."
+        )
+    record = replace(search.record, sources_fingerprints=_read_weights(search.setup))
+    executor = search.new_executor()
+    try:
+        executor.start(search.setup)
+        with Store.create(folder, record) as store:
+            Sitting(search, store, executor, observe).finish()
+    finally:
+        executor.close()
+
+
+def resume(search: Search, folder: Path, observe: Observer) -> None:
+    """Go on with a run as if it had never stopped.
+
+    Raises:
+        RunError: no run there, in use by another process, or its sources have changed since.
+        ReplayError: this code does not propose what the run has recorded.
+        SearchError: as in `start`.
+    """
+    with Store.open(folder) as store:
+        stored = store.run()
+        changes = {
+            "the weights of its models": stored.sources_fingerprints != _fingerprints(search.setup),
+            "the files of its fitness": stored.fitness_digest != search.record.fitness_digest,
+            "the engine's dtype or device": stored.settings_digest != search.record.settings_digest,
+        }
+        if changed := [name for name, differs in changes.items() if differs]:
+            raise RunError(f"{folder}: changed since the run began: {', '.join(changed)}")
+        run = Sitting(search, store, search.new_executor(), observe)
+        try:
+            run.replay()
+            if not run.complete():
+                run.executor.start(search.setup)
+                run.finish()
+        finally:
+            run.executor.close()
+
+
+def _read_weights(setup: WorkerSetup) -> dict[str, str]:
+    """Read every source once, before anything is written, and give the fingerprints.
+
+    Raises:
+        CheckpointError: tensors that hold NaN or infinities, all of them.
+    """
+    models = Models(setup.base, setup.sources, setup.tokenizer)
+    problems = [p for checkpoint in models.checkpoints.values() for p in checkpoint.non_finite()]
+    if problems:
+        raise CheckpointError(problems)
+    return _fingerprints(setup)
+
+
+def _fingerprints(setup: WorkerSetup) -> dict[str, str]:
+    """Model to a digest of its weights."""
+    models = Models(setup.base, setup.sources, setup.tokenizer)
+    prints = {name: source.fingerprint for name, source in models.sources.items()}
+    return {"base": models.base.fingerprint, **prints}
