@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from evomerge.engines import Engine
-from evomerge.errors import PlanError
+from evomerge.errors import ConfigError, PlanError
 from evomerge.weights.merge import merge
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan
@@ -25,12 +25,15 @@ class TransformersEngine(Engine):
         dtype: of the live model. ``auto`` is the base's on a GPU and float32 on a CPU, where
             bfloat16 is slower and greedy ties depend on the batch. Weights are rounded to the
             recipe's dtype first, so that the scores are those of the written checkpoint.
-        device: ``auto`` takes a GPU if there is one.
+        device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
         batch_size: examples answered at once.
         max_length: context in tokens; None takes it from the model's config.
         attention: an ``attn_implementation`` of Transformers.
         threads: CPU threads of this process; None leaves them alone. One is best for models of a
             few million parameters, and wherever other programs keep the cores busy.
+
+    Raises:
+        ConfigError: a device that torch does not know, or that is not there.
     """
 
     def __init__(
@@ -43,14 +46,12 @@ class TransformersEngine(Engine):
         attention: str | None = None,
         threads: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        cuda = torch.cuda.is_available()
-        self.device = ("cuda" if cuda else "cpu") if device == "auto" else device
+        self.device = _present(device)
         self.dtype = dtype
         self.batch_size = batch_size
         self.max_length = max_length
         self.attention = attention
+        self.threads = threads
         self._lm: LM | None = None
         self._targets: dict[str, torch.Tensor] = {}
 
@@ -60,6 +61,8 @@ class TransformersEngine(Engine):
         from lm_eval.models.huggingface import HFLM
         from transformers import AutoTokenizer, GenerationConfig
 
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         folder = models.base.folder
         model = self._empty_model(models)
         self._targets = _targets(model, models)
@@ -133,7 +136,7 @@ class TransformersEngine(Engine):
     def _dtype(self, models: Models) -> torch.dtype:
         name = self.dtype
         if name == "auto":
-            name = "float32" if self.device == "cpu" else models.dtype
+            name = "float32" if torch.device(self.device).type == "cpu" else models.dtype
         dtype: torch.dtype = getattr(torch, name)
         return dtype
 
@@ -141,8 +144,26 @@ class TransformersEngine(Engine):
         """See `Engine.close`."""
         self._lm = None
         self._targets = {}
-        if self.device != "cpu" and torch.cuda.is_available():
+        if torch.device(self.device).type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _present(device: str) -> str:
+    """The device that is meant, which this machine has."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        wanted = torch.device(device)
+        module = torch.get_device_module(wanted)
+    except RuntimeError:
+        raise ConfigError(
+            f"engine.device: torch has no device {device!r}. Use cpu, cuda or auto."
+        ) from None
+    # a driver may count GPUs that it cannot start
+    dead = wanted.type == "cuda" and not torch.cuda.is_available()
+    if dead or (wanted.index or 0) >= module.device_count():
+        raise ConfigError(f"engine.device: {device!r} is not available here. Use cpu or auto.")
+    return device
 
 
 def _targets(model: torch.nn.Module, models: Models) -> dict[str, torch.Tensor]:

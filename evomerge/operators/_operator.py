@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from torch import Tensor
 
 from evomerge import registry
@@ -49,6 +50,8 @@ class Operator:
         per_source: parameters that the function receives as (M,) float32.
         textbook: settings to use when nothing is known, as published.
         paper: where it is from.
+        shared: defaults of the parameters that all sources share.
+        options: every YAML key, per-source ones first, with the types of the shared ones.
     """
 
     name: str
@@ -57,7 +60,8 @@ class Operator:
     per_source: Mapping[str, Bound]
     textbook: Mapping[str, Any]
     paper: str
-    shared: Mapping[str, Any] = field(default_factory=dict)
+    shared: Mapping[str, Any]
+    options: type[BaseModel]
 
     @property
     def random(self) -> bool:
@@ -77,25 +81,10 @@ class Operator:
         """
         given = {key: value for key, value in settings.items() if key not in self.per_source}
         try:
-            valid = registry.validate_options(_shared_part(self.function), given, where)
-        except ConfigError as error:
-            problems = [
-                problem.split(" Did you mean")[0] + registry.did_you_mean(key, self.parameters)
-                if "unknown key" in problem
-                and (key := problem.split(":")[0].rpartition(".")[2]) is not None
-                else problem
-                for problem in error.problems
-            ]
-            raise ConfigError(problems) from None
-        return valid
-
-
-_PARTS: dict[Callable[..., Tensor], Callable[..., Any]] = {}
-
-
-def _shared_part(function: Callable[..., Tensor]) -> Callable[..., Any]:
-    """A stand-in whose keyword-only signature is the operator's shared parameters."""
-    return _PARTS[function]
+            valid = self.options.model_validate(given)
+        except ValidationError as error:
+            raise ConfigError(registry.explain(error, where, self.options)) from None
+        return {key: getattr(valid, key) for key in self.shared}
 
 
 def operator(
@@ -109,20 +98,27 @@ def operator(
 
     def wrap(function: Callable[..., Tensor]) -> Operator:
         own = dict(per_source or {})
-        signature = inspect.signature(function, eval_str=True)
-        shared = {
-            p.name: p
-            for p in signature.parameters.values()
+        shared = [
+            p
+            for p in inspect.signature(function, eval_str=True).parameters.values()
             if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in {*own, "uniforms"}
+        ]
+        # per-source keys are there to be suggested: `Bound.problem` checks their values
+        fields: dict[str, Any] = {key: (Any, bound.default) for key, bound in own.items()}
+        fields |= {
+            p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in shared
         }
-
-        def part() -> None: ...
-
-        part.__name__ = function.__name__
-        part.__signature__ = signature.replace(parameters=list(shared.values()))  # type: ignore[attr-defined]
-        _PARTS[function] = part
-        defaults = {name: p.default for name, p in shared.items()}
-        return Operator(function.__name__, function, on, own, dict(textbook or {}), paper, defaults)
+        name = function.__name__
+        return Operator(
+            name,
+            function,
+            on,
+            own,
+            dict(textbook or {}),
+            paper,
+            {p.name: p.default for p in shared},
+            create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **fields),
+        )
 
     return wrap
 

@@ -257,5 +257,7 @@ def _decode(parameters: Sequence[Parameter], units: Sequence[float]) -> dict[str
     genes: dict[str, Gene] = {}
     for parameter, unit in zip(parameters, units, strict=True):
         value = parameter.from_unit(float(unit))
-        genes[parameter.name] = round(value) if parameter.kind == "int" else value
+        if parameter.kind == "int":
+            value = min(max(round(value), math.ceil(parameter.low)), math.floor(parameter.high))
+        genes[parameter.name] = value
     return genes

@@ -137,7 +137,7 @@ def _gene(parameter: Parameter, value: Any) -> Gene:
         case "float":
             return min(max(float(value), parameter.low), parameter.high)
         case "int":
-            return int(value)
+            return min(max(int(value), math.ceil(parameter.low)), math.floor(parameter.high))
         case "bool":
             return bool(value)
         case "choice":

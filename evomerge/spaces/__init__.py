@@ -10,8 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
+from evomerge.errors import RecipeError
 from evomerge.nouns import Genome, Parameter
 from evomerge.recipes import Recipe
+from evomerge.registry import explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +35,24 @@ class Ground:
     seed: int = 0
 
     def recipe(self, operator: str, parameters: Mapping[str, object] | None = None) -> Recipe:
-        """A recipe over all sources."""
-        return Recipe.model_validate(
-            {
-                "base": self.base,
-                "sources": dict(self.sources),
-                "operator": operator,
-                "parameters": dict(parameters or {}),
-                "seed": self.seed,
-                "dtype": self.dtype,
-                "tokenizer": self.tokenizer,
-            }
-        )
+        """A recipe over all sources.
+
+        Raises:
+            RecipeError: values that no recipe can hold, all at once.
+        """
+        content = {
+            "base": self.base,
+            "sources": dict(self.sources),
+            "operator": operator,
+            "parameters": dict(parameters or {}),
+            "seed": self.seed,
+            "dtype": self.dtype,
+            "tokenizer": self.tokenizer,
+        }
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            raise RecipeError(explain(error, "recipe: ", Recipe)) from None
 
 
 class Space(ABC):

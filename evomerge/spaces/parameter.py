@@ -5,6 +5,7 @@ Source: Akiba et al. 2024, arXiv:2403.13187, section 3.1 (merging in the paramet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -62,11 +63,11 @@ class Range(BaseModel):
     """What a parameter may be.
 
     Attributes:
-        low, high: inclusive bounds of a number.
+        low, high: inclusive bounds of a number, finite; of an ``int``, with one between them.
         initial: where the search starts; the middle of the range by default.
         scale: ``log`` searches the logarithm.
         kind: ``float`` or ``int``.
-        choices: in place of bounds: the words, or true and false, to choose from.
+        choices: in place of bounds: the words, or both true and false, to choose from.
         granularity: in place of the space's.
     """
 
@@ -80,23 +81,49 @@ class Range(BaseModel):
     choices: tuple[bool | str, ...] = ()
     granularity: Granularity | None = None
 
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _words_or_switch(cls, choices: Any) -> Any:
+        if not isinstance(choices, (list, tuple)):
+            return choices
+        words = all(isinstance(choice, str) for choice in choices)
+        # a gene of true alone could not be told from one of both
+        switch = all(isinstance(choice, bool) for choice in choices) and len(set(choices)) == 2
+        if not (words or switch):
+            raise ValueError("words, or true and false; for numbers give low and high")
+        if len(set(choices)) < len(choices):
+            raise ValueError("a choice is named twice")
+        return choices
+
     def problems(self) -> list[str]:
         """What is wrong with the bounds."""
         if self.choices:
-            if self.initial is not None and self.initial not in self.choices:
+            # 1.0 equals True, and is none
+            same = [c for c in self.choices if type(c) is type(self.initial) and c == self.initial]
+            if self.initial is not None and not same:
                 return [f"initial {self.initial!r} is none of the choices"]
             return []
         if self.low is None or self.high is None:
             return ["needs low and high, or choices"]
+        numbers = {"low": self.low, "high": self.high, "initial": self.initial}
+        infinite = [
+            f"{name}: expected a finite number, got {value}"
+            for name, value in numbers.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+        if infinite:
+            return infinite
         if self.low > self.high:
             return [f"low {self.low:g} lies above high {self.high:g}"]
+        if self.kind == "int" and math.ceil(self.low) > math.floor(self.high):
+            return [f"no integer lies between low {self.low:g} and high {self.high:g}"]
         found = []
         if self.scale == "log" and self.low <= 0:
             found.append(f"a log scale needs a positive low, got {self.low:g}")
         initial = self.initial
-        if initial is not None and not (
-            isinstance(initial, (int, float)) and self.low <= initial <= self.high
-        ):
+        if isinstance(initial, (bool, str)):
+            found.append(f"initial: expected a number, got {initial!r}")
+        elif initial is not None and not self.low <= initial <= self.high:
             found.append(f"initial {initial!r} lies outside [{self.low:g}, {self.high:g}]")
         return found
 
@@ -111,10 +138,14 @@ class Range(BaseModel):
             words = tuple(str(choice) for choice in self.choices)
             return Parameter(name, "choice", str(self._start()), choices=words)
         assert self.low is not None and self.high is not None
-        gene = Parameter(name, self.kind, 0.0, self.low, self.high, self.scale)
+        low, high = self.low, self.high
+        gene = Parameter(name, self.kind, 0.0, low, high, self.scale)
         initial = gene.from_unit(0.5) if self.initial is None else float(self.initial)
-        value = round(initial) if self.kind == "int" else initial
-        return Parameter(name, self.kind, value, self.low, self.high, self.scale)
+        if self.kind == "float":
+            return Parameter(name, "float", initial, low, high, self.scale)
+        least, most = math.ceil(low), math.floor(high)
+        start = min(max(round(initial), least), most)
+        return Parameter(name, "int", start, least, most, self.scale)
 
 
 class ParameterSpace(Space):
@@ -143,14 +174,16 @@ class ParameterSpace(Space):
         self._granularity = granularity or Granularity()
         self._settings, problems = _settings(parameters or {})
         chosen = []
-        for name in self.operators:
+        for name in dict.fromkeys(self.operators):
+            if self.operators.count(name) > 1:
+                problems.append(f"operator: {name} is named twice")
             try:
                 chosen.append(get(name))
             except ConfigError as error:
                 problems += [f"operator: {problem}" for problem in error.problems]
         if not self.operators:
             problems.append("operator: name at least one")
-        if len(chosen) == len(self.operators):
+        if chosen and len(chosen) == len(set(self.operators)):
             problems += _domain_problems(self._settings, chosen)
         if problems:
             raise ConfigError(problems)
@@ -215,6 +248,8 @@ def _settings(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
     for name, value in parameters.items():
         if not isinstance(value, Mapping):
             settings[name] = value
+            if isinstance(value, float) and not math.isfinite(value):
+                problems.append(f"parameters.{name}: expected a finite number, got {value}")
             continue
         try:
             span = Range.model_validate(value)
@@ -233,15 +268,17 @@ def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> 
         path = f"parameters.{name}"
         owners = [o for o in operators if name in o.parameters]
         if not owners:
-            known = [key for o in operators for key in o.parameters]
+            known = dict.fromkeys(key for o in operators for key in o.parameters)
             label = " or ".join(o.name for o in operators)
             problems.append(f"{path}: {label} has no such parameter.{did_you_mean(name, known)}")
         if isinstance(setting, Range):
             values = [*setting.choices, *(v for v in (setting.low, setting.high) if v is not None)]
         else:
             values = [setting]
+        # of infinite numbers `_settings` has told
+        finite = [v for v in values if not isinstance(v, float) or math.isfinite(v)]
         for owner in owners:
-            for value in values:
+            for value in finite:
                 problems += [f"{path}: {p}" for p in _refusals(owner, name, value)]
     return list(dict.fromkeys(problems))
 

@@ -115,7 +115,11 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of headers and of samples from every tensor: another one, other weights.
+        """A digest of names, dtypes, shapes and of samples from every tensor.
+
+        Another digest means other weights. The same digest does not prove the same weights: it
+        tells a model from other models and other training, while a bit changed between two
+        samples of a large tensor goes unnoticed. Reading every byte would take minutes at 7B.
 
         It depends neither on the folder nor on how the tensors are spread over files.
         """

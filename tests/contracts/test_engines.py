@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from evomerge import registry
 from evomerge.build import build
 from evomerge.engines import Engine
-from evomerge.errors import CandidateError, CheckpointError, PlanError
+from evomerge.engines.transformers import TransformersEngine
+from evomerge.errors import CandidateError, CheckpointError, ConfigError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
@@ -280,3 +281,41 @@ def test_plain_lm_eval_repeats_the_answers(tiny: Tiny, opener: Opener, tmp_path:
         **arguments["model_args"],
     )
     assert ask(plain) == load(engine, opened, recipe)
+
+
+ABSENT = f"cuda:{torch.cuda.device_count()}"
+
+
+@pytest.mark.parametrize(
+    ("device", "problem"),
+    [
+        ("foo", "torch has no device 'foo'. Use cpu, cuda or auto."),
+        ("", "torch has no device ''. Use cpu, cuda or auto."),
+        ("meta", "torch has no device 'meta'. Use cpu, cuda or auto."),
+        (ABSENT, f"'{ABSENT}' is not available here. Use cpu or auto."),
+        pytest.param(
+            "cuda",
+            "'cuda' is not available here. Use cpu or auto.",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
+        ),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_opened(
+    device: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TransformersEngine(device=device)
+    assert caught.value.problems == (f"engine.device: {problem}",)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_cpu_computes_in_float32_however_it_is_spelled(tiny: Tiny, device: str) -> None:
+    models = Models(str(tiny(dtype="bfloat16")), {"a": str(tiny(1, dtype="bfloat16"))})
+    arguments = TransformersEngine(device=device).lm_eval_arguments(models)
+    assert arguments["model_args"]["dtype"] == "float32"
+
+
+def test_making_an_engine_leaves_the_threads_alone() -> None:
+    before = torch.get_num_threads()
+    TransformersEngine(threads=before + 1)
+    assert torch.get_num_threads() == before

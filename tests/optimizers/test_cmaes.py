@@ -235,3 +235,15 @@ def test_fixed_genes_keep_their_place_among_the_others() -> None:
     genes: dict[str, Gene] = dict(genome.genes)
     assert list(genes) == ["last layer", "w", "base"]
     assert (genes["last layer"], genes["base"]) == (7, "a")
+
+
+def test_a_wide_integer_between_fractional_bounds_stays_within_them() -> None:
+    wide = Parameter("k", "int", 1, 0.4, 1000.4)
+    optimizer = Cmaes([wide, Parameter("w", "float", 0.5)], 0)
+    for generation in range(20):
+        asked = _generation(optimizer, 100 * generation)
+        assert all(1 <= float(genome.genes["k"]) <= 1000 for genome in asked.values())
+        for number, genome in asked.items():
+            optimizer.tell(number, Evaluation("done", value=-float(genome.genes["k"])))
+    found = optimizer.recommend()
+    assert found is not None and found.genes["k"] == 1

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from evomerge.errors import ConfigError
-from evomerge.nouns import Genome
+from evomerge import registry
+from evomerge.errors import ConfigError, RecipeError
+from evomerge.nouns import Evaluation, Genome, Parameter
+from evomerge.optimizers import Optimizer
 from evomerge.spaces import Ground
 from evomerge.spaces.parameter import Granularity, ParameterSpace
 
@@ -191,3 +193,110 @@ def test_all_mistakes_are_reported_at_once() -> None:
             parameters={"wieght": {"low": 0, "high": 1}, "density": {"low": 0, "high": 1}},
         )
     assert len(caught.value.problems) == 2
+
+
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        (INFINITE, ": expected a finite number, got inf"),
+        ({"low": -INFINITE, "high": 1}, ": low: expected a finite number, got -inf"),
+        ({"low": 0, "high": INFINITE}, ": high: expected a finite number, got inf"),
+        (
+            {"low": 0, "high": 1, "initial": float("nan")},
+            ": initial: expected a finite number, got nan",
+        ),
+        ({"low": 0, "high": 1, "initial": True}, ": initial: expected a number, got True"),
+        ({"low": 0, "high": 1, "initial": "one"}, ": initial: expected a number, got 'one'"),
+        (
+            {"low": 0.2, "high": 0.8, "kind": "int"},
+            ": no integer lies between low 0.2 and high 0.8",
+        ),
+        *(
+            (
+                {"choices": choices},
+                ".choices: words, or true and false; for numbers give low and high",
+            )
+            for choices in ([0.1, 0.5], [1, 0], [True], [True, "sum"])
+        ),
+        ({"choices": ["sum", "sum"]}, ".choices: a choice is named twice"),
+        ({"choices": [True, False], "initial": 1}, ": initial 1.0 is none of the choices"),
+    ],
+)
+def test_a_setting_that_no_search_can_use_is_one_problem(setting: Any, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        space(operator="ties", parameters={"lam": setting, "weight": {"low": 0, "high": 1}})
+    assert caught.value.problems == (f"parameters.lam{problem}",)
+
+
+@pytest.mark.parametrize(
+    ("operator", "problem"),
+    [
+        ([], "operator: name at least one"),
+        (["ties", "linear", "ties"], "operator: ties is named twice"),
+    ],
+)
+def test_a_list_of_operators_names_each_once(operator: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        space(operator=operator, parameters={"weight": {"low": 0, "high": 1}})
+    assert caught.value.problems == (problem,)
+
+
+def test_a_parameter_of_two_operators_is_suggested_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        space(operator=["task_arithmetic", "linear"], parameters={"zzz": 1})
+    assert caught.value.problems[0].count("weight") == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "initial", "expected"),
+    [
+        (0.6, 2.4, None, (2, 1, 2)),
+        (0.2, 1.4, 0.3, (1, 1, 1)),
+        (0.2, 1.8, 1.7, (1, 1, 1)),
+        (-1.5, 3.0, None, (1, -1, 3)),
+    ],
+)
+def test_an_int_starts_at_an_integer_within_its_bounds(
+    low: float, high: float, initial: float | None, expected: tuple[int, int, int]
+) -> None:
+    span = {"low": low, "high": high, "initial": initial, "kind": "int"}
+    (gene,) = space(operator="ties", parameters={"lam": span}).parameters
+    assert gene.kind == "int"
+    assert (gene.initial, gene.low, gene.high) == expected
+    assert type(gene.initial) is int
+
+
+@pytest.mark.parametrize("name", registry.names("optimizers"))
+@pytest.mark.parametrize(("low", "high"), [(0.6, 1.4), (0.6, 2.4), (0.6, 300.4)])
+def test_every_genome_has_every_integer_within_its_bounds(
+    name: str, low: float, high: float
+) -> None:
+    found = space(
+        operator="ties",
+        parameters={
+            "weight": {"low": 0, "high": 1},
+            "lam": {"low": low, "high": high, "kind": "int"},
+        },
+    )
+    for parameters in (
+        found.parameters,
+        (Parameter("lam", "int", 1, low, high), Parameter("weight", "float", 0.5)),
+    ):
+        optimizer = registry.find("optimizers", name, Optimizer)(parameters, 1)
+        for number in range(60):
+            genome = optimizer.ask(number)
+            assert genome is not None
+            assert list(genome.genes) == [p.name for p in parameters]
+            assert low <= float(genome.genes["lam"]) <= high
+            optimizer.tell(number, Evaluation("done", value=-float(genome.genes["lam"])))
+
+
+def test_settings_that_no_recipe_can_hold_are_a_recipe_error() -> None:
+    with pytest.raises(RecipeError) as caught:
+        GROUND.recipe("ties", {"lam": INFINITE})
+    assert caught.value.problems == (
+        "recipe: lam: expected a finite number, a word or true/false, got inf",
+    )

@@ -204,6 +204,18 @@ def test_a_large_tensor_is_sampled_from_its_first_to_its_last_byte(tmp_path: Pat
     assert len(prints) == 3
 
 
+def test_a_bit_between_two_samples_of_a_large_tensor_goes_unnoticed(tmp_path: Path) -> None:
+    """The limit that the docstring of `Checkpoint.fingerprint` states."""
+    (tmp_path / "config.json").write_text("{}")
+    prints = set()
+    for value in (0.0, 1.0):
+        tensor = torch.zeros(1 << 20)
+        tensor[5_000] = value
+        save_file({"w": tensor}, tmp_path / "model.safetensors")
+        prints.add(Checkpoint(tmp_path).fingerprint)
+    assert len(prints) == 1
+
+
 def test_a_file_that_vanishes_after_opening_is_named(tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(tiny(), tmp_path / "model")
     checkpoint = Checkpoint(tmp_path / "model")
