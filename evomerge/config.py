@@ -24,7 +24,7 @@ from evomerge.executors import Executor
 from evomerge.nouns import Gene
 from evomerge.optimizers import Optimizer
 from evomerge.scoring import Fitness
-from evomerge.scoring.lm_eval import unknown_tasks
+from evomerge.scoring.tasks import task_problems
 from evomerge.search import Budget, Search
 from evomerge.search_file import SearchFile
 from evomerge.spaces import Ground, Space
@@ -263,7 +263,7 @@ def _check_fitness(fitness: Fitness) -> None:
     """Raise for a folder or tasks that do not exist."""
     if fitness.include_path is not None and not Path(fitness.include_path).is_dir():
         raise ConfigError(f"include_path: {fitness.include_path}: no such folder")
-    if problems := unknown_tasks(fitness):
+    if problems := task_problems(fitness):
         raise ConfigError(problems)
 
 

@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from evomerge.nouns import Split
 
 
 class Task(BaseModel):
@@ -34,6 +36,21 @@ class Task(BaseModel):
     search_examples: int | None = Field(default=None, ge=1)
     held_out_examples: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _held_out_of_something(self) -> Task:
+        if self.held_out_examples is not None and self.examples_from("held_out") is None:
+            raise ValueError(
+                "held_out_examples: nothing is held out to take them from. "
+                "Give it held_out or search_examples."
+            )
+        return self
+
+    def examples_from(self, split: Split) -> str | None:
+        """The lm-eval task with the examples of a split; None where nothing is held out."""
+        if split == "search":
+            return self.task
+        return self.held_out or (self.task if self.search_examples is not None else None)
+
 
 class Fitness(BaseModel):
     """What is good. Names no model, engine or GPU.
@@ -56,13 +73,30 @@ class Fitness(BaseModel):
     @classmethod
     def _names_alone(cls, tasks: Any) -> Any:
         if isinstance(tasks, list):
-            return {name: {"task": name} for name in tasks if isinstance(name, str)}
+            if wrong := [item for item in tasks if not isinstance(item, str)]:
+                raise ValueError(
+                    f"expected names of lm-eval tasks, got {wrong[0]!r}. "
+                    "With settings, write name: {task: ...} and no list."
+                )
+            return {name: {"task": name} for name in tasks}
         if isinstance(tasks, dict):
             return {
                 name: {"task": task} if isinstance(task, str) else task
                 for name, task in tasks.items()
             }
         return tasks
+
+    @model_validator(mode="after")
+    def _held_out_is_unseen(self) -> Fitness:
+        leaks = [
+            leak(self, held, searched)
+            for held, h in self.tasks.items()
+            for searched, s in self.tasks.items()
+            if h.examples_from("held_out") == s.task and _surely_overlap(h, s)
+        ]
+        if leaks:
+            raise ValueError(" ".join(leaks))
+        return self
 
     @property
     def digest(self) -> str:
@@ -75,3 +109,26 @@ class Fitness(BaseModel):
                     digest.update(str(file.relative_to(folder)).encode() + b"\0")
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()
+
+
+def leak(fitness: Fitness, held: str, searched: str) -> str:
+    """What to say when ``held`` holds out examples that ``searched`` searches on."""
+    task = fitness.tasks[held]
+    source = task.examples_from("held_out")
+    seen = "it" if held == searched else f"tasks.{searched}"
+    cure = (
+        "Name another task in held_out, or give search_examples in its place."
+        if task.held_out is not None
+        else f"Give both the search_examples of tasks.{held}, or name a task in held_out."
+    )
+    return f"tasks.{held}: holds out examples of {source} that {seen} searches on. {cure}"
+
+
+def _surely_overlap(held: Task, searched: Task) -> bool:
+    """Whether no draw of one lm-eval task's examples could keep the two apart."""
+    if searched.search_examples is None:
+        return True
+    if held.held_out is not None:
+        return held.held_out_examples is None
+    # both draw from the front of one order
+    return searched.search_examples > (held.search_examples or 0)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stderr
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.nouns import Split, TaskScores
-from evomerge.registry import did_you_mean
 from evomerge.scoring.fitness import Fitness, Task
+from evomerge.scoring.tasks import choose, load_task, name_problems, task_manager
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -22,42 +21,6 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 _FEWSHOT_SEED = 1234  # lm-eval's own default
-
-
-def unknown_tasks(fitness: Fitness) -> list[str]:
-    """A sentence for each task that lm-eval does not know."""
-    names = [n for task in fitness.tasks.values() for n in (task.task, task.held_out) if n]
-    known = task_manager(fitness).all_tasks
-    return [
-        f"no lm-eval task is called {name!r}.{did_you_mean(name, known) if len(known) < 50 else ''}"
-        for name in dict.fromkeys(names)
-        if name not in known
-    ]
-
-
-def task_manager(fitness: Fitness) -> TaskManager:
-    """Finds tasks in the fitness's own folder, and in lm-eval's where that is not enough."""
-    from lm_eval.tasks import TaskManager
-
-    names = {n for task in fitness.tasks.values() for n in (task.task, task.held_out) if n}
-    if fitness.include_path is not None:
-        own = TaskManager(include_path=fitness.include_path, include_defaults=False)
-        if names <= set(own.all_tasks):
-            return own  # 1 ms; with lm-eval's 15 000 files it takes 15 s
-    return TaskManager(include_path=fitness.include_path)
-
-
-def example_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
-    """Examples by split and task; loads the tasks' data but no model."""
-    manager = task_manager(fitness)
-    counts: dict[str, dict[str, int]] = {"search": {}, "held_out": {}}
-    for split in get_args(Split):
-        for name, settings in fitness.tasks.items():
-            task = _load(settings, split, manager)
-            if task is not None:
-                chosen = _choose(name, settings, split, fitness.seed, len(task.eval_docs))
-                counts[split][name] = len(chosen)
-    return counts
 
 
 class _Built(NamedTuple):
@@ -77,7 +40,8 @@ class LmEvalScorer:
         lm: only its tokenizer and chat template are used, to write the prompts.
 
     Raises:
-        ConfigError: a task, metric or filter that does not exist, or too few examples.
+        ConfigError: a task, metric or filter that does not exist, its data cannot be loaded, or
+            too few examples.
     """
 
     def __init__(self, fitness: Fitness, split: Split, lm: LM) -> None:
@@ -87,11 +51,6 @@ class LmEvalScorer:
             for name, settings in fitness.tasks.items()
             if (built := _build(name, settings, split, fitness.seed, manager, lm)) is not None
         ]
-
-    @property
-    def has_tasks(self) -> bool:
-        """Whether any task has examples on this split."""
-        return bool(self._tasks)
 
     def doc_ids(self) -> dict[str, tuple[str, tuple[int, ...], bool]]:
         """By lm-eval task: name in the fitness, examples asked, and whether these are all."""
@@ -129,7 +88,7 @@ def _build(
     name: str, settings: Task, split: Split, seed: int, manager: TaskManager, lm: LM
 ) -> _Built | None:
     """The task with its requests, or None where it has nothing held out."""
-    task = _load(settings, split, manager)
+    task = load_task(name, settings, split, manager)
     if task is None:
         return None
     if settings.num_fewshot is not None:
@@ -137,8 +96,9 @@ def _build(
     elif task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=_FEWSHOT_SEED)
-    _check_names(name, settings, task)
-    doc_ids = _choose(name, settings, split, seed, len(task.eval_docs))
+    if problems := name_problems(name, settings, task):
+        raise ConfigError(problems)
+    doc_ids = choose(name, settings, split, seed, len(task.eval_docs))
     everything = len(doc_ids) == len(task.eval_docs)
     # sorted and unique, or lm-eval labels examples wrongly; None, not [], means all of them
     with redirect_stderr(io.StringIO()):  # a progress bar per task, for milliseconds of work
@@ -149,46 +109,6 @@ def _build(
     for instance in task.instances:
         requests[instance.doc_id].append(instance)
     return _Built(name, settings, task, doc_ids, dict(sorted(requests.items())))
-
-
-def _load(settings: Task, split: Split, manager: TaskManager) -> Any:
-    """The lm-eval task of a split, or None where the fitness holds nothing out."""
-    name = settings.task
-    if split == "held_out":
-        if settings.held_out is not None:
-            name = settings.held_out
-        elif settings.search_examples is None:
-            return None
-    task = manager.load([name])["tasks"].get(name)
-    if task is None:
-        raise ConfigError(f"{name}: a group of tasks. Name its tasks one by one.")
-    return task
-
-
-def _check_names(name: str, settings: Task, task: Any) -> None:
-    filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
-    for kind, given, known in (
-        ("metric", settings.metric, list(task.aggregation())),
-        ("filter", settings.filter, filters),
-    ):
-        if given is not None and given not in known:
-            raise ConfigError(f"tasks.{name}: no {kind} {given!r}.{did_you_mean(given, known)}")
-
-
-def _choose(name: str, settings: Task, split: Split, seed: int, available: int) -> tuple[int, ...]:
-    """Which examples: disjoint between the splits where both draw from one task."""
-    wanted = settings.search_examples if split == "search" else settings.held_out_examples
-    own_task = split == "search" or settings.held_out is None
-    order = np.random.default_rng([seed, zlib.crc32(settings.task.encode())]).permutation(available)
-    if split == "held_out" and own_task:
-        order = order[settings.search_examples :]
-    chosen: Sequence[int] = order[:wanted].tolist()
-    if not chosen or (split == "search" and wanted is not None and len(chosen) < wanted):
-        raise ConfigError(
-            f"tasks.{name}: {split} wants {wanted or 'some'} examples, "
-            f"{settings.task} has {available} in all."
-        )
-    return tuple(sorted(chosen))
 
 
 def _scores(built: _Built) -> TaskScores:

@@ -13,7 +13,8 @@ from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import ConfigError
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
-from evomerge.scoring.lm_eval import LmEvalScorer, example_counts, task_manager
+from evomerge.scoring.lm_eval import LmEvalScorer
+from evomerge.scoring.tasks import example_counts, task_manager
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
@@ -108,7 +109,7 @@ def test_search_and_held_out_examples_of_one_task_are_disjoint(engine: Transform
 
 def test_a_fitness_without_held_out_examples_has_none(engine: TransformersEngine) -> None:
     one = fitness(x={"task": "choice"})
-    assert not LmEvalScorer(one, "held_out", engine.lm).has_tasks
+    assert LmEvalScorer(one, "held_out", engine.lm).score(engine.lm) == {}
     assert example_counts(one) == {"search": {"x": 32}, "held_out": {}}
 
 
@@ -118,17 +119,24 @@ def test_a_fitness_without_held_out_examples_has_none(engine: TransformersEngine
         ({"task": "choice", "metric": "acc_nrom"}, "no metric 'acc_nrom'. Did you mean 'acc_norm'"),
         ({"task": "choice", "filter": "strict"}, "no filter 'strict'"),
         ({"task": "choice", "search_examples": 33}, "search wants 33 examples, choice has 32"),
-        ({"task": "choice", "search_examples": 32}, None),
     ],
 )
 def test_what_a_task_does_not_have_is_refused_before_any_work(
-    task: dict[str, Any], message: str | None, engine: TransformersEngine
+    task: dict[str, Any], message: str, engine: TransformersEngine
 ) -> None:
-    if message is None:
-        assert LmEvalScorer(fitness(x=task), "search", engine.lm).has_tasks
-        return
     with pytest.raises(ConfigError, match=message):
         LmEvalScorer(fitness(x=task), "search", engine.lm)
+
+
+def test_a_search_on_as_many_examples_as_there_are_asks_them_all(
+    engine: TransformersEngine,
+) -> None:
+    one = fitness(x={"task": "choice", "search_examples": 32})
+    assert LmEvalScorer(one, "search", engine.lm).doc_ids()["choice"] == (
+        "x",
+        tuple(range(32)),
+        True,
+    )
 
 
 def test_the_digest_follows_the_data_and_not_the_folder(tmp_path: Path) -> None:

@@ -1,0 +1,230 @@
+"""The lm-eval tasks of a fitness: found, loaded, their examples drawn, all of it checked."""
+
+from __future__ import annotations
+
+import difflib
+import zlib
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import numpy as np
+
+from evomerge.errors import ConfigError
+from evomerge.nouns import Split
+from evomerge.registry import did_you_mean
+from evomerge.scoring.fitness import Fitness, Task, leak
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+
+def task_problems(fitness: Fitness) -> list[str]:
+    """A sentence for each mistake that task names and data can show; loads no model."""
+    return _survey(fitness).problems
+
+
+def example_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
+    """Examples by split and task; loads the tasks' data but no model.
+
+    Raises:
+        ConfigError: everything that `task_problems` finds.
+    """
+    chosen, problems = _survey(fitness)
+    if problems:
+        raise ConfigError(problems)
+    return {
+        split: {name: len(ids) for (of, name), ids in chosen.items() if of == split}
+        for split in get_args(Split)
+    }
+
+
+def task_manager(fitness: Fitness, without: Collection[str] = ()) -> TaskManager:
+    """Finds tasks in the fitness's own folder, and in lm-eval's where that is not enough.
+
+    Args:
+        without: names that need not be found.
+    """
+    own = _own_tasks(fitness)
+    if own is not None and set(_lm_eval_names(fitness)) <= {*own.all_tasks, *without}:
+        return own
+    return _with_defaults(fitness.include_path)
+
+
+def load_task(name: str, settings: Task, split: Split, manager: TaskManager) -> Any:
+    """The lm-eval task of a split with its data, or None where the fitness holds nothing out.
+
+    Args:
+        name: in the fitness.
+
+    Raises:
+        ConfigError: it is a group, or its data cannot be loaded.
+    """
+    lm_eval_name = settings.examples_from(split)
+    return None if lm_eval_name is None else _load(name, lm_eval_name, manager)
+
+
+def name_problems(name: str, settings: Task, task: Any) -> list[str]:
+    """A sentence for a metric or filter that the lm-eval task does not have."""
+    filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
+    return [
+        f"tasks.{name}: {task.config.task} has no {kind} {given!r}.{did_you_mean(given, known)}"
+        for kind, given, known in (
+            ("metric", settings.metric, list(task.aggregation())),
+            ("filter", settings.filter, filters),
+        )
+        if given is not None and given not in known
+    ]
+
+
+def choose(name: str, settings: Task, split: Split, seed: int, available: int) -> tuple[int, ...]:
+    """Which examples: disjoint between the splits where both draw from one task.
+
+    Args:
+        available: how many examples the split's lm-eval task has.
+
+    Raises:
+        ConfigError: fewer than the fitness asks for, or none.
+    """
+    wanted = settings.search_examples if split == "search" else settings.held_out_examples
+    order = np.random.default_rng([seed, zlib.crc32(settings.task.encode())]).permutation(available)
+    searched = 0
+    if split == "held_out" and settings.held_out is None:
+        searched = min(settings.search_examples or 0, available)
+        order = order[searched:]
+    chosen: list[int] = order[:wanted].tolist()
+    if not chosen or (wanted is not None and len(chosen) < wanted):
+        taken = f", {searched} of them for the search" if searched else ""
+        raise ConfigError(
+            f"tasks.{name}: {split} wants {wanted or 'some'} examples, "
+            f"{settings.examples_from(split)} has {available} in all{taken}. Ask for fewer."
+        )
+    return tuple(sorted(chosen))
+
+
+class _Survey(NamedTuple):
+    """The examples of every split and task of a fitness, as far as they can be had."""
+
+    chosen: dict[tuple[Split, str], tuple[int, ...]]
+    problems: list[str]
+
+
+def _survey(fitness: Fitness) -> _Survey:
+    """Load each lm-eval task once and look at it from both splits."""
+    unknown = _unknown_tasks(fitness)
+    problems = [f"no lm-eval task is called {name!r}.{near}" for name, near in unknown.items()]
+    problems += _uneven(fitness)
+    manager = task_manager(fitness, without=unknown)
+    loaded: dict[str, Any] = dict.fromkeys(unknown)
+    chosen: dict[tuple[Split, str], tuple[int, ...]] = {}
+    for split in get_args(Split):
+        for name, settings in fitness.tasks.items():
+            source = settings.examples_from(split)
+            if source is None:
+                continue
+            try:
+                if source not in loaded:
+                    loaded[source] = None  # told once
+                    loaded[source] = _load(name, source, manager)
+                if (task := loaded[source]) is None:
+                    continue
+                problems += name_problems(name, settings, task)
+                chosen[split, name] = choose(
+                    name, settings, split, fitness.seed, len(task.eval_docs)
+                )
+            except ConfigError as error:
+                problems += error.problems
+    return _Survey(chosen, [*dict.fromkeys(problems), *_leaks(fitness, chosen)])
+
+
+def _uneven(fitness: Fitness) -> list[str]:
+    """Tasks that hold nothing out where others do: search and held-out would not compare."""
+    without = [n for n, task in fitness.tasks.items() if task.examples_from("held_out") is None]
+    if len(without) == len(fitness.tasks):
+        return []
+    return [
+        f"tasks.{name}: holds nothing out though others do. Give it held_out or search_examples."
+        for name in without
+    ]
+
+
+def _leaks(fitness: Fitness, chosen: dict[tuple[Split, str], tuple[int, ...]]) -> list[str]:
+    """Held-out examples that the search sees, in the same task of lm-eval."""
+    return [
+        leak(fitness, held, searched)
+        for held, h in fitness.tasks.items()
+        for searched, s in fitness.tasks.items()
+        if h.examples_from("held_out") == s.task
+        and set(chosen.get(("held_out", held), ())) & set(chosen.get(("search", searched), ()))
+    ]
+
+
+def _load(name: str, lm_eval_name: str, manager: TaskManager) -> Any:
+    try:
+        task = manager.load([lm_eval_name])["tasks"].get(lm_eval_name)
+        if task is not None:
+            len(task.eval_docs)
+    except Exception as error:  # whatever a hub, a disk or a task's own code comes up with
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"tasks.{name}: the data of {lm_eval_name} cannot be loaded: {reason}"
+        ) from error
+    if task is None:
+        raise ConfigError(
+            f"tasks.{name}: {lm_eval_name} is a group of tasks. Name its tasks one by one."
+        )
+    return task
+
+
+def _unknown_tasks(fitness: Fitness) -> dict[str, str]:
+    """Names that lm-eval does not know, each with a suggestion."""
+    own = _own_tasks(fitness)
+    own_names = own.all_tasks if own is not None else []
+    missing = [name for name in _lm_eval_names(fitness) if name not in own_names]
+    near = {name: difflib.get_close_matches(name, own_names, n=1) for name in missing}
+    # an own task that is mistyped needs no index of lm-eval's 14 000 files, which takes 15 s
+    if all(near.values()) and not _lm_eval_mentions(missing):
+        return {name: did_you_mean(name, own_names) for name in missing}
+    known = _with_defaults(fitness.include_path).all_tasks
+    return {
+        name: did_you_mean(name, own_names if near[name] else _nearest(name, known))
+        for name in missing
+        if name not in known
+    }
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    """One name or none: the whole list is too long to print."""
+    return difflib.get_close_matches(name, known, n=1)
+
+
+def _lm_eval_mentions(names: list[str]) -> bool:
+    """Whether any of the names stands anywhere in lm-eval's own task files; takes 1 s."""
+    if not names:
+        return False
+    import lm_eval.tasks
+
+    wanted = [name.encode() for name in names]
+    files = Path(lm_eval.tasks.__file__).parent.rglob("*.yaml")
+    return any(name in text for text in map(Path.read_bytes, files) for name in wanted)
+
+
+def _lm_eval_names(fitness: Fitness) -> list[str]:
+    names = [n for task in fitness.tasks.values() for n in (task.task, task.held_out) if n]
+    return list(dict.fromkeys(names))
+
+
+def _own_tasks(fitness: Fitness) -> TaskManager | None:
+    from lm_eval.tasks import TaskManager
+
+    if fitness.include_path is None:
+        return None
+    return TaskManager(include_path=fitness.include_path, include_defaults=False)  # 1 ms
+
+
+@cache
+def _with_defaults(include_path: str | None) -> TaskManager:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path)  # 15 s

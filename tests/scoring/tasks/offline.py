@@ -1,0 +1,2 @@
+def load(**_: object) -> None:
+    raise ConnectionError("the hub cannot be reached\nand here are the details")

@@ -1,0 +1,125 @@
+"""What `check` finds wrong in the tasks of a fitness, from names and data alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.scoring import Fitness, tasks
+from evomerge.scoring.tasks import example_counts, task_problems
+
+HERE = str(Path(__file__).parent / "tasks")
+HOLDING = {"held_out": "other_choice", "held_out_examples": 4}
+
+
+def fitness(**tasks: Any) -> Fitness:
+    return Fitness.model_validate({"include_path": HERE, "tasks": tasks})
+
+
+def test_a_sound_fitness_has_no_problems() -> None:
+    one = fitness(a={"task": "choice", "search_examples": 10}, b={"task": "perplexing", **HOLDING})
+    assert task_problems(one) == []
+    assert example_counts(one) == {"search": {"a": 10, "b": 32}, "held_out": {"a": 22, "b": 4}}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            {"task": "choice", "metric": "acc_nrom"},
+            "tasks.x: choice has no metric 'acc_nrom'. Did you mean 'acc_norm'?",
+        ),
+        (
+            {"task": "choice", "filter": "strict"},
+            "tasks.x: choice has no filter 'strict'. Known: none.",
+        ),
+        (
+            {"task": "perplexing", "metric": "perplexity", **HOLDING},
+            "tasks.x: other_choice has no metric 'perplexity'. Known: acc, acc_norm.",
+        ),
+        (
+            {"task": "choice", "search_examples": 33, "held_out": "other_choice"},
+            "tasks.x: search wants 33 examples, choice has 32 in all. Ask for fewer.",
+        ),
+        (
+            {"task": "perplexing", "held_out": "choice", "held_out_examples": 33},
+            "tasks.x: held_out wants 33 examples, choice has 32 in all. Ask for fewer.",
+        ),
+        (
+            {"task": "choice", "search_examples": 10, "held_out_examples": 23},
+            "tasks.x: held_out wants 23 examples, choice has 32 in all, "
+            "10 of them for the search. Ask for fewer.",
+        ),
+        (
+            {"task": "choice", "search_examples": 32},
+            "tasks.x: held_out wants some examples, choice has 32 in all, "
+            "32 of them for the search. Ask for fewer.",
+        ),
+        (
+            {"task": "offline"},
+            "tasks.x: the data of offline cannot be loaded: the hub cannot be reached",
+        ),
+        ({"task": "choise"}, "no lm-eval task is called 'choise'. Did you mean 'choice'?"),
+    ],
+)
+def test_a_mistake_is_told_with_its_cure(task: dict[str, Any], message: str) -> None:
+    assert task_problems(fitness(x=task)) == [message]
+    with pytest.raises(ConfigError) as caught:
+        example_counts(fitness(x=task))
+    assert caught.value.problems == (message,)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    one = fitness(
+        a={"task": "choise", "search_examples": 5},
+        b={"task": "perplexing", "metric": "ac", "filter": "nome", "search_examples": 5},
+        c={"task": "choice"},
+    )
+    assert task_problems(one) == [
+        "no lm-eval task is called 'choise'. Did you mean 'choice'?",
+        "tasks.c: holds nothing out though others do. Give it held_out or search_examples.",
+        "tasks.b: perplexing has no metric 'ac'. Did you mean 'acc'?",
+        "tasks.b: perplexing has no filter 'nome'. Did you mean 'none'?",
+    ]
+
+
+def test_draws_that_meet_by_chance_are_a_leak() -> None:
+    some = {"held_out": "choice", "held_out_examples": 20}
+    one = fitness(
+        a={"task": "perplexing", **some},
+        b={"task": "choice", "search_examples": 20, "held_out": "other_choice"},
+    )
+    assert task_problems(one) == [
+        "tasks.a: holds out examples of choice that tasks.b searches on. "
+        "Name another task in held_out, or give search_examples in its place."
+    ]
+
+
+def test_a_mistyped_own_task_is_told_without_the_index_of_lm_eval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(tasks, "_with_defaults")
+    assert task_problems(fitness(x="perplexin")) == [
+        "no lm-eval task is called 'perplexin'. Did you mean 'perplexing'?"
+    ]
+
+
+def test_a_task_of_lm_eval_is_found_though_an_own_one_is_called_alike(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("task: arc_easy_\noutput_type: multiple_choice\n")
+    known = Fitness.model_validate({"include_path": str(tmp_path), "tasks": ["arc_easy"]})
+    assert tasks._unknown_tasks(known) == {}
+
+
+def test_a_mistyped_task_of_lm_eval_is_told_with_the_nearest_name() -> None:
+    one = Fitness.model_validate({"tasks": ["hellaswagg"]})
+    assert task_problems(one) == [
+        "no lm-eval task is called 'hellaswagg'. Did you mean 'hellaswag'?"
+    ]
+
+
+def test_lm_evals_index_is_built_once() -> None:
+    one = Fitness.model_validate({"tasks": ["hellaswag"]})
+    assert tasks.task_manager(one) is tasks.task_manager(one)
