@@ -73,9 +73,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     folder = path.resolve().parent
     problems: list[str] = []
     lost: set[str] = set()
-    # another preset first, then what is changed in it
+    within = [text for text in overrides if "." in text.partition("=")[0]]
     for override in overrides:
-        if "." not in override.partition("=")[0]:
+        if override not in within:  # another preset, before what is changed in it
             _attempt(problems, "--set", _override, content, override)
     for key, kind in (("space", "search_spaces"), ("fitness", "fitness")):
         keys = _attempt(problems, f"{path}: {key}", _inline, content.get(key), kind, folder)
@@ -83,9 +83,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
             content[key] = keys
         elif key in content:
             lost.add(key)  # told already: that it is a word and not keys is no news
-    for override in overrides:
-        if "." in override.partition("=")[0]:
-            _attempt(problems, "--set", _override, content, override)
+    for override in within:
+        _attempt(problems, "--set", _override, content, override)
     if isinstance(content.get("base"), str):
         content["base"] = anchor(content["base"], folder)
     if isinstance(content.get("sources"), dict):
@@ -149,6 +148,8 @@ def _compose(
     executor: Component[Executor] | None
     executor = part("", ["executor"], _component, "executor", Executor, file.executor)
     part("fitness", ["fitness"], _check_fitness, file.fitness)
+    if engine is not None:
+        part("", [], engine.make)
     if space is not None and optimizer is not None:
         part("", ["seed"], optimizer.make, space.parameters, file.seed)
     if space is not None and models is not None:
@@ -198,9 +199,7 @@ def _validated(
     return SearchFile.model_validate({**stand_ins, **kept}), wrong
 
 
-def _attempt(
-    problems: list[str], where: str, part: Callable[..., T], *args: Any, **kw: Any
-) -> T | None:
+def _attempt(problems: list[str], where: str, part: Callable[..., T], *args: Any) -> T | None:
     """The part's result, or None with its mistakes added to ``problems``."""
     try:
         return part(*args)

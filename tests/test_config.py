@@ -89,6 +89,7 @@ def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
         ("optimizer.name", "cmase", "no optimizer is called 'cmase'. Did you mean 'cmaes'?"),
         ("optimizer.sigma", -1, "optimizer.sigma"),
         ("engine.dtype", "float8", "engine.dtype"),
+        ("engine.device", "toaster", "engine.device: torch has no device 'toaster'"),
         ("engine.name", "transformer", "Did you mean 'transformers'?"),
         ("executor.name", "remote", "no executor is called 'remote'"),
         ("budget", {"evaluations": 0}, "budget.evaluations"),
