@@ -70,7 +70,8 @@ def events(folder: Path) -> int:
     """How many events the run has recorded so far."""
     if not (folder / "run.sqlite").exists():
         return 0
-    with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True, timeout=30) as base:
+    # not read-only: after a kill the reader rolls the journal back
+    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
         return int(base.execute("SELECT count(*) FROM events").fetchone()[0])
 
 
