@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -10,9 +12,10 @@ from pydantic import Field
 
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError, PlanError
-from evomerge.weights.merge import merge
+from evomerge.weights.merge import Out, merge_into
 from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan
+from evomerge.weights.plan import Plan, Step
+from evomerge.weights.skeleton import write_skeleton
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -63,15 +66,19 @@ class TransformersEngine(Engine):
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        folder = models.base.folder
-        model = self._empty_model(models)
-        self._targets = _targets(model, models)
-        if (folder / "generation_config.json").exists():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (ValueError, OSError) as error:
-            raise PlanError(f"{folder}: Transformers cannot open its tokenizer: {error}") from None
+        with TemporaryDirectory(prefix="evomerge-") as name:
+            folder = Path(name)
+            write_skeleton(models, folder, models.dtype)
+            model = self._empty_model(models, folder)
+            self._targets = _targets(model, models)
+            if (folder / "generation_config.json").exists():
+                model.generation_config = GenerationConfig.from_pretrained(folder)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            except (ValueError, OSError) as error:
+                raise PlanError(
+                    f"{models.base.folder}: Transformers cannot open its tokenizer: {error}"
+                ) from None
         self._lm = HFLM(
             pretrained=model,
             tokenizer=tokenizer,
@@ -79,24 +86,28 @@ class TransformersEngine(Engine):
             max_length=self.max_length,
         )
 
-    def _empty_model(self, models: Models) -> Any:
-        """The base's architecture on the device, its weights whatever was in memory."""
+    def _empty_model(self, models: Models, folder: Path) -> Any:
+        """The merged architecture on the device, its weights whatever was in memory.
+
+        Args:
+            folder: holds the merged config.
+        """
         from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.initialization import no_init_weights
 
-        folder = models.base.folder
         options = {} if self.attention is None else {"attn_implementation": self.attention}
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            for part in (config, config.get_text_config()):
-                part.tie_word_embeddings = not models.untied
+            config.get_text_config().tie_word_embeddings = not models.untied
             # every weight is filled by a plan: drawing random ones first takes minutes at 7B
             with torch.device(self.device), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
                     config, dtype=self._dtype(models), trust_remote_code=False, **options
                 )
         except (ValueError, ImportError) as error:
-            raise PlanError(f"{folder}: Transformers cannot build this model: {error}") from None
+            raise PlanError(
+                f"{models.base.folder}: Transformers cannot build this model: {error}"
+            ) from None
         model.tie_weights()
         return model.eval().requires_grad_(False)
 
@@ -109,8 +120,16 @@ class TransformersEngine(Engine):
                 f"the plan and the open models differ in {len(stray)} tensors, {stray[0]} first. "
                 "Plan the recipe for the models that the engine was opened with."
             )
-        for name, tensor in merge(plan):
-            self._targets[name].copy_(tensor)
+        merge_into(plan, self._into, torch.device(self.device))
+
+    def _into(self, step: Step) -> Out:
+        """Puts stretches of a tensor in their place."""
+        target = self._targets[step.slot.name].view(-1)
+
+        def out(start: int, values: torch.Tensor) -> None:
+            target[start : start + values.numel()].copy_(values)
+
+        return out
 
     @property
     def lm(self) -> LM:

@@ -7,7 +7,31 @@ The file's name is the operator's public name; its keyword arguments are its YAM
 tensor([1.5000, 2.0000])
 """
 
-from evomerge.operators._apply import apply, combine
-from evomerge.operators._operator import Bound, Operator, get, operator
+from evomerge.operators._apply import Settings, apply, combine
+from evomerge.operators._bound import Bound
+from evomerge.operators._describe import Description, Setting, describe, modifiers
+from evomerge.operators._lanes import in_lane, lanes
+from evomerge.operators._operator import Operator, get, operator
+from evomerge.operators._stack import TILE, NotFiniteError, Rows, Stack, all_finite, stretch
 
-__all__ = ["Bound", "Operator", "apply", "combine", "get", "operator"]
+__all__ = [
+    "TILE",
+    "Bound",
+    "Description",
+    "NotFiniteError",
+    "Operator",
+    "Rows",
+    "Setting",
+    "Settings",
+    "Stack",
+    "all_finite",
+    "apply",
+    "combine",
+    "describe",
+    "get",
+    "in_lane",
+    "lanes",
+    "modifiers",
+    "operator",
+    "stretch",
+]

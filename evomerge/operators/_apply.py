@@ -2,77 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.operators._operator import Bound, Operator, get
+from evomerge.operators import _modifiers
+from evomerge.operators._bound import Bound
+from evomerge.operators._lanes import in_lane
+from evomerge.operators._operator import Operator, get
+from evomerge.operators._stack import Merged, Stack, Tiles, all_finite
 
-Nested = Tensor | Sequence[Any]
+Out = Callable[[int, Tensor], None]
 
 
-def combine(
-    operator: Operator,
-    base: Tensor | None,
-    sources: Sequence[Tensor],
-    *,
-    per_source: Mapping[str, Sequence[float]],
-    shared: Mapping[str, Any],
-    uniforms: Tensor | None = None,
-) -> Tensor:
-    """One merged tensor, float32.
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The parameters of one tensor.
+
+    Attributes:
+        per_source: (M,) values for every per-source parameter of the operator.
+        shared: its other parameters, validated.
+    """
+
+    per_source: Mapping[str, Sequence[float]]
+    shared: Mapping[str, Any]
+
+    def of(self, names: Sequence[str] | frozenset[str]) -> dict[str, Any]:
+        """Those called ``names``."""
+        columns = {key: tuple(value) for key, value in self.per_source.items() if key in names}
+        return columns | {key: value for key, value in self.shared.items() if key in names}
+
+
+def combine(operator: Operator, x: Stack, settings: Settings, out: Out) -> None:
+    """Merge a stack, tile by tile.
 
     Args:
-        base: (*shape) or None where the base has no such tensor.
-        sources: M tensors (*shape), those that have the tensor.
-        per_source: (M,) values for every per-source parameter of the operator.
-        shared: the operator's other parameters, validated.
-        uniforms: (M, *shape) in [0, 1), for operators that draw random numbers.
+        operator: what merges.
+        x: the sources' tensors, and the base's where it has one.
+        settings: of this tensor.
+        out: takes the flat index of the first element and (n,) float32, which it may overwrite;
+            called in order.
 
     Raises:
-        OperatorError: too few or too many tensors for the operator.
+        OperatorError: too few or too many tensors for the operator, or inputs that are not finite.
 
     Source: rules R1 (float32 throughout) and R8 (what to do where a tensor is missing).
     """
-    weights_M = [source.to(torch.float32) for source in sources]
+    merged, factor = _merged(operator, x, settings)
+    adds = merged.stack.deltas
+    for tile in merged.stack.tiles(by_row=merged.by_row):
+        values = merged.kernel(tile)
+        if factor != 1:
+            values = values * factor
+        if adds and tile.base is not None:
+            values = tile.base.add_(values)  # whose memory is free to be used
+        out(tile.start, values.reshape(-1))
+
+
+def _merged(operator: Operator, x: Stack, settings: Settings) -> tuple[Tiles, float]:
+    """What the operator gives, to be added to the base if its stack holds task vectors."""
     if operator.on == "pair":
-        pair = weights_M if len(weights_M) >= 2 or base is None else [base.float(), *weights_M]
-        if len(pair) == 1:
-            return pair[0]  # R8: the other model lacks this tensor
-        if len(pair) != 2:
-            raise OperatorError(f"{operator.name} merges two models, got {len(pair)}")
-        return operator.function(torch.stack(pair), **shared)
-    if operator.on == "task_vectors" and base is None:
-        fallback = get("linear")  # R8 (b)
-        weight = per_source.get("weight", [1.0] * len(weights_M))
-        return combine(
-            fallback, None, weights_M, per_source={"weight": weight}, shared={"normalize": True}
-        )
-    stacked = torch.stack(weights_M)
-    columns = {
-        name: torch.tensor(per_source[name], dtype=torch.float32, device=stacked.device)
-        for name in operator.per_source
-    }
-    extra = {"uniforms": uniforms} if operator.random else {}
-    if operator.on == "weights":
-        return operator.function(stacked, **columns, **shared, **extra)
-    assert base is not None
-    origin = base.to(torch.float32)
-    return origin + operator.function(stacked.sub_(origin), **columns, **shared, **extra)
+        pair = x.inputs if x.count >= 2 or x.base is None else [x.base, *x.inputs]
+        x = replace(x, inputs=pair, base=None, identity=("pair", *x.identity))
+        if x.count == 1:
+            return _first(x), 1.0  # R8: the other lacks this tensor
+    if operator.sources is not None and x.count > operator.sources:
+        raise OperatorError(f"{operator.name} merges {operator.sources} models, got {x.count}")
+    in_space = settings.shared.get("space", "task_vector") == "task_vector"
+    if operator.on == "task_vectors" or (operator.on == "either" and in_space):
+        if x.base is not None:
+            x = replace(x, deltas=True)
+        elif operator.on == "task_vectors":
+            weight = settings.per_source.get("weight", [1.0] * x.count)
+            return _merged(get("linear"), x, Settings({"weight": weight}, {"normalize": True}))
+    function_parameters = [name for name in operator.parameters if name not in _modifiers.NAMES]
+    parameters = settings.of(function_parameters)
+    if operator.on == "task_vectors":
+        factor = _modifiers.depth_factor(x, **settings.of(_modifiers.LAST))
+        x = _modifiers.modified(x, **settings.of(_modifiers.NAMES - _modifiers.LAST))
+        return _whole_to_tiles(x, operator.function(x, **parameters)), factor
+    if operator.sources is not None and x.count < operator.sources:
+        return _first(x), 1.0
+    return _whole_to_tiles(x, operator.function(x, **parameters)), 1.0
+
+
+def _first(x: Stack) -> Tiles:
+    """The first tensor as it is."""
+    return x.each(lambda tile: tile.values[0])
+
+
+def _whole_to_tiles(x: Stack, merged: Merged) -> Tiles:
+    """A result that was computed at once, handed out in tiles."""
+    if isinstance(merged, Tiles):
+        return merged
+    flat = merged.reshape(-1)
+    # of the inputs only the base is still of use
+    rest = x.inputs[:1] if x.base is None else [x.base]
+    plain = replace(x, inputs=rest, changes=(), by_row=False)
+    return Tiles(plain, lambda tile: flat[tile.start : tile.start + tile.values.shape[-1]])
 
 
 def apply(
     name: str,
     *,
-    base: Nested | None = None,
-    sources: Sequence[Nested],
-    uniforms: Nested | None = None,
+    base: Any = None,
+    sources: Sequence[Any],
+    uniforms: Any = None,
     seed: int = 0,
+    role: str = "other",
+    depth: float | None = None,
     **parameters: Any,
-) -> Tensor:
+) -> Any:
     """Merge the tensors of one name with one operator.
 
     Args:
@@ -81,44 +125,116 @@ def apply(
         sources: M tensors or nested lists (*shape).
         uniforms: (M, *shape) in [0, 1), in place of the numbers drawn from ``seed``.
         seed: of the random numbers that some operators draw.
+        role: the tensor's, as in a recipe: operators on matrices treat embeddings otherwise.
+        depth: of the tensor's block, 0 in the first and 1 in the last; None outside the blocks.
         parameters: the operator's own. A per-source one is a number for all sources or a list
-            of M, under its name or its plural (``weight`` or ``weights``).
+            of M, under its name or its plural (``weight`` or ``weights``); a group of those with
+            a common prefix may be given as a mapping (``compeft={"density": 0.2}``); recorded
+            statistics are a list of M tensors, or None, under their kind (``fisher=[...]``).
+
+    A whole model is merged at once, for operators of global scope, if base and sources are
+    mappings from names to tensors.
 
     Returns:
-        (*shape) float32.
+        (*shape) float32; a mapping of these for mappings.
 
     Raises:
         ConfigError: no such operator, or a shared parameter outside its domain.
         OperatorError: shapes differ, or a per-source parameter outside its domain.
     """
     operator = get(name)
-    origin = None if base is None else torch.as_tensor(base, dtype=torch.float32)
-    stack = [torch.as_tensor(source, dtype=torch.float32) for source in sources]
-    _check_tensors(operator, origin, stack)
-    count = len(stack)
-    per_source = {
+    if sources and isinstance(sources[0], Mapping):
+        return _apply_to_model(operator, base, sources, seed, parameters)
+    statistics = parameters.pop(operator.statistics, None) if operator.statistics else None
+    tensors = [_tensor(source) for source in sources]
+    stack = Stack(
+        tensors,
+        None if base is None else _tensor(base),
+        name=name,
+        labels=[str(number) for number in range(len(tensors))],
+        role=role,
+        depth=depth,
+        statistics=_statistics(statistics or []),
+        seed=seed,
+        given_uniforms=None if uniforms is None else _tensor(uniforms),
+    )
+    _check(operator, stack)
+    return _apply(operator, stack, _settings(operator, parameters, len(tensors)))
+
+
+def _apply(operator: Operator, stack: Stack, settings: Settings) -> Tensor:
+    merged = torch.empty(stack.size)
+
+    def out(start: int, values: Tensor) -> None:
+        merged[start : start + values.numel()] = values
+
+    in_lane(lambda: combine(operator, stack, settings, out))
+    if not all_finite(merged):
+        raise OperatorError(f"{operator.name} gave values that are not finite")
+    return merged.view(stack.shape)
+
+
+def _apply_to_model(
+    operator: Operator,
+    base: Mapping[str, Any] | None,
+    sources: Sequence[Mapping[str, Any]],
+    seed: int,
+    parameters: dict[str, Any],
+) -> dict[str, Tensor]:
+    statistics = parameters.pop(operator.statistics, None) if operator.statistics else None
+    stacks: list[Stack] = []
+    known: dict[Any, Any] = {}
+    for key in sources[0]:
+        stacks.append(
+            Stack(
+                [_tensor(source[key]) for source in sources],
+                None if base is None else _tensor(base[key]),
+                name=key,
+                labels=[str(number) for number in range(len(sources))],
+                statistics=_statistics([s.get(key) for s in statistics or []]),
+                seed=seed,
+                model=lambda: deltas,
+                model_known=known,
+            )
+        )
+        _check(operator, stacks[-1])
+    deltas = [replace(stack, deltas=stack.base is not None) for stack in stacks]
+    settings = _settings(operator, parameters, len(sources))
+    return {stack.name: _apply(operator, stack, settings) for stack in stacks}
+
+
+def _tensor(values: Any) -> Tensor:
+    found = torch.as_tensor(values)
+    return found if found.is_floating_point() else found.float()
+
+
+def _statistics(recorded: Sequence[Any]) -> list[Tensor | None]:
+    return [None if values is None else _tensor(values) for values in recorded]
+
+
+def _settings(operator: Operator, parameters: dict[str, Any], count: int) -> Settings:
+    for group in [key for key, value in parameters.items() if isinstance(value, Mapping)]:
+        members = parameters.pop(group)
+        parameters |= {f"{group}_{key}": value for key, value in members.items()}
+    columns = {
         key: _column(key, bound, parameters, count) for key, bound in operator.per_source.items()
     }
-    shared = operator.validate_shared(parameters, f"{name}.")
-    drawn: Tensor | None = None
-    if operator.random and uniforms is None:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.rand((count, *stack[0].shape), generator=generator)
-    elif uniforms is not None:
-        drawn = torch.as_tensor(uniforms, dtype=torch.float32)
-        if drawn.shape != (count, *stack[0].shape):
-            raise OperatorError(f"{name}: uniforms must be {(count, *stack[0].shape)}")
-    return combine(operator, origin, stack, per_source=per_source, shared=shared, uniforms=drawn)
+    return Settings(columns, operator.validate_shared(parameters, f"{operator.name}."))
 
 
-def _check_tensors(operator: Operator, base: Tensor | None, sources: list[Tensor]) -> None:
-    if not sources:
+def _check(operator: Operator, x: Stack) -> None:
+    if not x.inputs:
         raise OperatorError(f"{operator.name}: at least one source is needed")
-    if operator.on == "task_vectors" and base is None:
+    if operator.on == "task_vectors" and x.base is None:
         raise OperatorError(f"{operator.name}: a base is needed")
-    shapes = [tuple(t.shape) for t in ([] if base is None else [base]) + sources]
+    if operator.statistics and len(x.statistics) != x.count:
+        raise OperatorError(f"{operator.name}: needs {operator.statistics}, one a source")
+    shapes = [tuple(t.shape) for t in ([] if x.base is None else [x.base]) + [*x.inputs]]
     if len(set(shapes)) > 1:
         raise OperatorError(f"{operator.name}: shapes differ: {', '.join(map(str, shapes))}")
+    drawn = x.given_uniforms
+    if drawn is not None and tuple(drawn.shape) != (x.count, *x.shape):
+        raise OperatorError(f"{operator.name}: uniforms must be {(x.count, *x.shape)}")
 
 
 def _column(key: str, bound: Bound, parameters: dict[str, Any], count: int) -> list[float]:

@@ -8,35 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from torch import Tensor
 
 from evomerge import registry
 from evomerge.errors import ConfigError
+from evomerge.operators._bound import Bound
+from evomerge.operators._modifiers import PER_SOURCE, SHARED
+from evomerge.operators._stack import Merged
 
-On = Literal["weights", "task_vectors", "pair"]
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """The domain of a parameter of which every source has its own value.
-
-    Attributes:
-        default: used where a recipe gives none.
-        above: exclusive lower bound.
-        most: inclusive upper bound.
-    """
-
-    default: float
-    above: float = float("-inf")
-    most: float = float("inf")
-
-    def problem(self, value: object) -> str | None:
-        """Why a value is refused, or None."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"expected a number, got {value!r}"
-        if not self.above < value <= self.most:
-            return f"must lie in ({self.above:g}, {self.most:g}], got {value:g}"
-        return None
+On = Literal["weights", "task_vectors", "either", "pair"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +23,35 @@ class Operator:
     """A merge operator and what a planner must know of it.
 
     Attributes:
-        on: what ``function`` receives first, always float32 and stacked as (M, *shape):
-            ``weights`` of the sources, their ``task_vectors`` (source minus base; the result is
-            added to the base), or a ``pair`` of weights.
-        per_source: parameters that the function receives as (M,) float32.
+        function: takes a `Stack` and the parameters, gives the merged values.
+        on: what the stack holds: ``weights`` of the sources; their ``task_vectors`` (source minus
+            base; the result is added to the base); ``either``, as the parameter ``space`` says; or
+            a ``pair`` of weights: of two sources, or of the base and one source.
+        per_source: parameters of which the function receives M values.
         textbook: settings to use when nothing is known, as published.
         paper: where it is from.
+        sources: how many sources it takes; None for any number.
+        random: whether it draws random numbers.
+        statistics: what each source must have recorded: ``fisher``, ``grams``, ...; or None.
+        ordered: whether the order of the sources matters.
+        experimental: whether its published equations could not be checked.
         shared: defaults of the parameters that all sources share.
         options: every YAML key, per-source ones first, with the types of the shared ones.
     """
 
     name: str
-    function: Callable[..., Tensor]
+    function: Callable[..., Merged]
     on: On
     per_source: Mapping[str, Bound]
     textbook: Mapping[str, Any]
     paper: str
+    sources: int | None
+    random: bool
+    statistics: str | None
+    ordered: bool
+    experimental: bool
     shared: Mapping[str, Any]
     options: type[BaseModel]
-
-    @property
-    def random(self) -> bool:
-        """Whether the function takes ``uniforms``, (M, *shape) in [0, 1)."""
-        return "uniforms" in inspect.signature(self.function).parameters
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -93,16 +78,24 @@ def operator(
     per_source: Mapping[str, Bound] | None = None,
     textbook: Mapping[str, Any] | None = None,
     paper: str,
-) -> Callable[[Callable[..., Tensor]], Operator]:
-    """Make the decorated function the operator of its file."""
+    sources: int | None = None,
+    random: bool = False,
+    statistics: str | None = None,
+    ordered: bool = False,
+    experimental: bool = False,
+) -> Callable[[Callable[..., Merged]], Operator]:
+    """Make the decorated function the operator of its file; arguments as in `Operator`."""
 
-    def wrap(function: Callable[..., Tensor]) -> Operator:
-        own = dict(per_source or {})
+    def wrap(function: Callable[..., Merged]) -> Operator:
+        own = dict(per_source or {}) | dict(PER_SOURCE if on == "task_vectors" else {})
+        signature = inspect.signature(function, eval_str=True)
         shared = [
             p
-            for p in inspect.signature(function, eval_str=True).parameters.values()
-            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in {*own, "uniforms"}
+            for p in signature.parameters.values()
+            if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in own
         ]
+        if on == "task_vectors":
+            shared += SHARED
         # per-source keys are there to be suggested: `Bound.problem` checks their values
         fields: dict[str, Any] = {key: (Any, bound.default) for key, bound in own.items()}
         fields |= {
@@ -110,14 +103,21 @@ def operator(
         }
         name = function.__name__
         return Operator(
-            name,
-            function,
-            on,
-            own,
-            dict(textbook or {}),
-            paper,
-            {p.name: p.default for p in shared},
-            create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **fields),
+            name=name,
+            function=function,
+            on=on,
+            per_source=own,
+            textbook=dict(textbook or {}),
+            paper=paper,
+            sources=2 if on == "pair" else sources,
+            random=random,
+            statistics=statistics,
+            ordered=ordered or on == "pair",
+            experimental=experimental,
+            shared={p.name: p.default for p in shared},
+            options=create_model(
+                f"{name}_options", __config__=ConfigDict(extra="forbid"), **fields
+            ),
         )
 
     return wrap

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from evomerge.operators._consensus import plain_divisor, weighted_sum
-from evomerge.operators._masks import Rescale, drop_and_rescale
-from evomerge.operators._operator import Bound, operator
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import plain_divisor, scaled, weighted_sum
+from evomerge.operators._operator import operator
+from evomerge.operators._sparsify import Rescale, dropped
+from evomerge.operators._stack import Merged, Stack
 
 
 @operator(
@@ -14,33 +14,30 @@ from evomerge.operators._operator import Bound, operator
     per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
     textbook={"weight": 0.5, "density": 0.5},
     paper="Yu et al. 2024, arXiv:2311.03099",
+    random=True,
 )
 def dare_linear(
-    deltas_M: Tensor,
+    x: Stack,
     *,
-    weight: Tensor,
-    density: Tensor,
-    uniforms: Tensor,
+    weight: Floats,
+    density: Floats,
     lam: float = 1.0,
     normalize: bool = False,
     rescale: Rescale = "inverse",
-) -> Tensor:
+) -> Merged:
     """λ Σ w_i m_i ⊙ τ_i / d_i with random masks m_i.
 
     Args:
-        deltas_M: (M, *shape) float32, source minus base.
+        x: M task vectors.
         weight: (M,) any sign.
         density: (M,) probability of keeping an element, in (0, 1].
-        uniforms: (M, *shape) in [0, 1); an element stays where it is below the density.
         lam: scale of the sum.
-        normalize: divide by Σ w_i (by 1 where that is below 1e-8 in magnitude).
+        normalize: divide by |Σ w_i| (by 1 where that is below 1e-8).
         rescale: ``inverse`` divides by the density (the paper), ``l1`` restores the sum of
             magnitudes (mergekit), ``none``.
 
-    Returns:
-        (*shape) float32, to be added to the base.
-
     Source: Yu et al. 2024, arXiv:2311.03099, section 3.
     """
-    total = weighted_sum(drop_and_rescale(deltas_M, density, uniforms, rescale), weight)
-    return total * (lam / plain_divisor(weight)) if normalize else total * lam
+    factor = lam / plain_divisor(weight, signed=False) if normalize else lam
+    kept = dropped(x, density, rescale)
+    return kept.each(lambda tile: scaled(weighted_sum(tile.values, weight), factor))

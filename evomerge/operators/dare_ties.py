@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from evomerge.operators._consensus import Consensus, consensus_sum
-from evomerge.operators._masks import Rescale, drop_and_rescale
-from evomerge.operators._operator import Bound, operator
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import Consensus, Negative, consensus_sum, scaled
+from evomerge.operators._operator import operator
+from evomerge.operators._sparsify import Rescale, dropped
+from evomerge.operators._stack import Merged, Stack, Tile
 
 
 @operator(
@@ -14,34 +16,38 @@ from evomerge.operators._operator import Bound, operator
     per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
     textbook={"weight": 0.5, "density": 0.5},
     paper="Yu et al. 2024, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708",
+    random=True,
 )
 def dare_ties(
-    deltas_M: Tensor,
+    x: Stack,
     *,
-    weight: Tensor,
-    density: Tensor,
-    uniforms: Tensor,
+    weight: Floats,
+    density: Floats,
     lam: float = 1.0,
     normalize: bool = False,
     consensus: Consensus = "sum",
+    negative: Negative = "subtract",
     rescale: Rescale = "inverse",
-) -> Tensor:
+) -> Merged:
     """Randomly masked task vectors, summed where they agree with the elected sign.
 
     Args:
-        deltas_M: (M, *shape) float32, source minus base.
+        x: M task vectors.
         weight: (M,) any sign.
         density: (M,) probability of keeping an element, in (0, 1].
-        uniforms: (M, *shape) in [0, 1); an element stays where it is below the density.
         lam: scale of the result.
         normalize: divide by the absolute weight of the sources that agree.
         consensus: elect by the ``sum`` of the weighted values or by the ``count`` of signs.
+        negative: as in ``ties``.
         rescale: as in ``dare_linear``.
-
-    Returns:
-        (*shape) float32, to be added to the base.
 
     Source: Yu et al. 2024, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708.
     """
-    kept_M = drop_and_rescale(deltas_M, density, uniforms, rescale)
-    return lam * consensus_sum(kept_M, weight, normalize=normalize, consensus=consensus)
+
+    def kernel(tile: Tile) -> Tensor:
+        total = consensus_sum(
+            tile.values, weight, normalize=normalize, consensus=consensus, negative=negative
+        )
+        return scaled(total, lam)
+
+    return dropped(x, density, rescale).each(kernel)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
+from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._consensus import plain_divisor, weighted_sum
-from evomerge.operators._operator import Bound, operator
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack
 
 
 @operator(
@@ -14,18 +14,15 @@ from evomerge.operators._operator import Bound, operator
     textbook={"weight": 1.0},
     paper="Wortsman et al. 2022, arXiv:2203.05482",
 )
-def linear(weights_M: Tensor, *, weight: Tensor, normalize: bool = True) -> Tensor:
+def linear(x: Stack, *, weight: Floats, normalize: bool = True) -> Merged:
     """Σ w_i W_i, divided by Σ w_i if asked.
 
     Args:
-        weights_M: (M, *shape) float32.
+        x: M weights.
         weight: (M,) any sign; a negative one extrapolates.
         normalize: divide by Σ w_i (by 1 where that is below 1e-8 in magnitude).
 
-    Returns:
-        (*shape) float32.
-
     Source: Wortsman et al. 2022, arXiv:2203.05482.
     """
-    total = weighted_sum(weights_M, weight)
-    return total / plain_divisor(weight) if normalize else total
+    divisor = plain_divisor(weight) if normalize else 1.0
+    return x.each(lambda tile: weighted_sum(tile.values, weight).div_(divisor))

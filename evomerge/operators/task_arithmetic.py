@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from evomerge.operators._consensus import plain_divisor, weighted_sum
-from evomerge.operators._operator import Bound, operator
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import plain_divisor, scaled, weighted_sum
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack
 
 
 @operator(
@@ -15,20 +15,17 @@ from evomerge.operators._operator import Bound, operator
     paper="Ilharco et al. 2023, arXiv:2212.04089",
 )
 def task_arithmetic(
-    deltas_M: Tensor, *, weight: Tensor, lam: float = 1.0, normalize: bool = False
-) -> Tensor:
+    x: Stack, *, weight: Floats, lam: float = 1.0, normalize: bool = False
+) -> Merged:
     """λ Σ w_i τ_i.
 
     Args:
-        deltas_M: (M, *shape) float32, source minus base.
+        x: M task vectors.
         weight: (M,) any sign; a negative one unlearns.
         lam: scale of the sum.
-        normalize: divide by Σ w_i (by 1 where that is below 1e-8 in magnitude).
-
-    Returns:
-        (*shape) float32, to be added to the base.
+        normalize: divide by |Σ w_i| (by 1 where that is below 1e-8).
 
     Source: Ilharco et al. 2023, arXiv:2212.04089, section 2.
     """
-    total = weighted_sum(deltas_M, weight)
-    return total * (lam / plain_divisor(weight)) if normalize else total * lam
+    factor = lam / plain_divisor(weight, signed=False) if normalize else lam
+    return x.each(lambda tile: scaled(weighted_sum(tile.values, weight), factor))

@@ -7,8 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evomerge.operators._consensus import Consensus, consensus_sum, keep_largest, weighted_sum
-from evomerge.operators._operator import Bound, operator
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import Consensus, Negative, consensus_sum, scaled
+from evomerge.operators._measures import Scope, measures
+from evomerge.operators._operator import operator
+from evomerge.operators._sparsify import trimmed
+from evomerge.operators._stack import Merged, Stack, Tile
 
 
 @operator(
@@ -18,48 +22,60 @@ from evomerge.operators._operator import Bound, operator
     paper="Yadav et al. 2023, arXiv:2306.01708",
 )
 def ties(
-    deltas_M: Tensor,
+    x: Stack,
     *,
-    weight: Tensor,
-    density: Tensor,
+    weight: Floats,
+    density: Floats,
     lam: float = 1.0,
     normalize: bool = True,
     consensus: Consensus = "sum",
+    negative: Negative = "subtract",
+    scope: Scope = "tensor",
     variant: Literal["weighted", "paper"] = "weighted",
-) -> Tensor:
+) -> Merged:
     """Sum the task vectors that agree with the elected sign.
 
     Args:
-        deltas_M: (M, *shape) float32, source minus base.
+        x: M task vectors.
         weight: (M,) any sign.
         density: (M,) fraction of each task vector kept by magnitude, in (0, 1].
         lam: scale of the result.
         normalize: divide by the absolute weight of the sources that agree.
         consensus: elect by the ``sum`` of the weighted values or by the ``count`` of signs.
+        negative: ``subtract`` takes the sources of negative weight off what the others elected;
+            ``elect`` lets them vote, as mergekit does.
+        scope: whether the largest are counted in each ``tensor`` or in the whole model
+            (``global``, as in the paper's code).
         variant: ``paper`` averages without weights and lets a zero sum follow the majority.
-
-    Returns:
-        (*shape) float32, to be added to the base.
 
     Source: Yadav et al. 2023, arXiv:2306.01708, Algorithm 1.
     """
-    trimmed_M = torch.stack(
-        [keep_largest(delta, float(d)) for delta, d in zip(deltas_M, density, strict=True)]
-    )
+    x = trimmed(x, density, scope)
     if variant == "paper":
-        return lam * _unweighted_mean(trimmed_M)
-    return lam * consensus_sum(trimmed_M, weight, normalize=normalize, consensus=consensus)
+        return _unweighted_mean(x, lam)
+
+    def kernel(tile: Tile) -> Tensor:
+        total = consensus_sum(
+            tile.values, weight, normalize=normalize, consensus=consensus, negative=negative
+        )
+        return scaled(total, lam)
+
+    return x.each(kernel)
 
 
-def _unweighted_mean(trimmed_M: Tensor) -> Tensor:
+def _unweighted_mean(x: Stack, lam: float) -> Merged:
     """The authors' code: an undecided position follows the majority sign of the tensor.
 
     When that is undecided too, their comparison picks the negative entries.
     """
-    ones = torch.ones(len(trimmed_M))
-    elected = weighted_sum(trimmed_M, ones).sign()
-    majority = elected.sum(dtype=torch.float64).sign().float()
-    elected = torch.where(elected == 0, majority, elected)
-    agree_M = torch.where(elected > 0, trimmed_M > 0, trimmed_M < 0)
-    count = weighted_sum(agree_M.float(), ones).clamp(min=1)
-    return weighted_sum(trimmed_M * agree_M, ones) / count
+    signs = measures(x).total(lambda tile: tile.values.sum(0).sign().sum(dtype=torch.float64))
+    majority = -1.0 if signs <= 0 else 1.0
+
+    def kernel(tile: Tile) -> Tensor:
+        elected = tile.values.sum(0).sign_()
+        elected += majority * (1 - elected.abs())
+        agreeing_M = (tile.values * elected).relu_()
+        count = agreeing_M.sign().sum(0).clamp_(min=1)
+        return agreeing_M.sum(0).mul_(elected).div_(count).mul_(lam)
+
+    return x.each(kernel)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
+from evomerge.operators import all_finite
 from evomerge.weights.headers import FLOATS, read_headers
 from evomerge.weights.names import Place, is_position, language_parts, places
 from evomerge.weights.vocabulary import token_ids
@@ -157,12 +158,6 @@ class Checkpoint:
         if found is None:
             return None
         return f"{info.file}: tensor {name} holds {found}. Drop this model or repair the file."
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Whether every element is a number."""
-    # One pass: the sum of x·0 is 0 unless some x is NaN or infinite.
-    return bool(torch.isfinite((tensor * 0).sum()))
 
 
 def _describe_non_finite(tensor: Tensor) -> str | None:

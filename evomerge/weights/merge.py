@@ -1,68 +1,200 @@
-"""A plan carried out: one tensor after another, float32 inside, one cast at the end."""
+"""A plan carried out: tile after tile, float32 inside, one cast at the end."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, wait
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError, CheckpointError, PlanError
-from evomerge.operators import combine
-from evomerge.weights.checkpoint import Checkpoint, all_finite
+from evomerge.operators import (
+    TILE,
+    NotFiniteError,
+    Rows,
+    Settings,
+    Stack,
+    all_finite,
+    combine,
+    in_lane,
+    lanes,
+    stretch,
+)
+from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models, Slot
 from evomerge.weights.plan import Plan, Step
-from evomerge.weights.vocabulary import align
 
-_BLOCK = 1 << 20  # elements drawn from one seed, rule R12
+Out = Callable[[int, Tensor], None]
+_CPU = torch.device("cpu")
+_SMALL = 1 << 22  # elements of a model that one lane merges faster than several
 
 
-def merge(plan: Plan) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor of the merged model, in the plan's order.
+def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _CPU) -> None:
+    """Merge every tensor, several at a time.
+
+    What is handed out does not depend on the number of threads.
+
+    Args:
+        plan: what to merge.
+        out: for each tensor a function that takes the flat index of the first element of a
+            stretch and its elements, (n,) in the step's dtype on ``device``; it must not keep
+            them. Stretches of one tensor come in order, tensors in any order and from several
+            threads.
+        device: where the arithmetic is done.
 
     Raises:
         CheckpointError: a source holds NaN or infinities; names file and tensor.
         PlanError: a tensor that is not floating point differs between the models.
         CandidateError: the merged tensor is not finite though its inputs are.
     """
+    merger = _Merger(plan, device)
+    threads = torch.get_num_threads()
+    if threads == 1 or device.type != "cpu" or plan.nbytes < _SMALL:
+        in_lane(lambda: merger.carry_out_all(out))
+        return
+    pool = lanes(threads)
+    # the largest first, so that no lane is left with them at the end
+    steps = sorted(plan.steps, key=lambda step: -step.nbytes)
+    pending = [pool.submit(merger.carry_out, step, out(step)) for step in steps]
+    try:
+        done, _ = wait(pending, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    except BaseException:
+        merger.stopped.set()
+        for future in pending:
+            future.cancel()
+        wait(pending)
+        raise
+
+
+def merge(plan: Plan) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor of the merged model, in the plan's order.
+
+    Raises:
+        CheckpointError, PlanError, CandidateError: as `merge_into`.
+    """
     for step in plan.steps:
-        yield step.slot.name, _carry_out(step, plan)
+        yield step.slot.name, merge_one(plan, step)
 
 
-def _carry_out(step: Step, plan: Plan) -> Tensor:
-    slot, models = step.slot, plan.models
-    if not slot.floating:
-        return _copy(slot, models)
-    base = models.base.read(slot.base) if slot.base is not None else None
-    if not slot.inputs:
-        if base is None:
-            raise CandidateError(f"{slot.name}: neither the base nor a source of the recipe has it")
-        merged = base.float()  # R8 (c): only the base has it
-    else:
-        sources = [_source(slot, source, models, base) for source in slot.inputs]
-        uniforms = _uniforms(step, plan) if plan.operator.random else None
+def merge_one(plan: Plan, step: Step) -> Tensor:
+    """One tensor of the merged model.
+
+    Raises:
+        CheckpointError, PlanError, CandidateError: as `merge_into`.
+    """
+    merged = torch.empty(step.slot.shape, dtype=step.dtype)
+    flat = merged.view(-1)
+
+    def out(start: int, values: Tensor) -> None:
+        flat[start : start + values.numel()] = values
+
+    in_lane(lambda: _Merger(plan, _CPU).carry_out(step, out))
+    return merged
+
+
+class _Merger:
+    """Carries out the steps of one plan."""
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self.plan, self.device = plan, device
+        self.stopped = threading.Event()
+
+    def carry_out_all(self, out: Callable[[Step], Out]) -> None:
+        """Merge every tensor, one after another."""
+        for step in self.plan.steps:
+            self.carry_out(step, out(step))
+
+    def carry_out(self, step: Step, out: Out) -> None:
+        """Merge one tensor."""
+        if not step.slot.floating:
+            value = _agreed(step.slot, self.plan.models)
+            self._hand_out(value, step, out)
+        elif not step.slot.inputs:
+            self._hand_out(self._base_alone(step), step, out)
+        else:
+            self._merge(step, out)
+
+    def _hand_out(self, value: Tensor | Rows, step: Step, out: Out) -> None:
+        """A tensor as it is."""
+        size = math.prod(step.slot.shape)
+        for start in range(0, size, TILE):
+            part = stretch(value, start, min(start + TILE, size))
+            result = part.to(device=self.device, dtype=step.dtype)
+            if result.is_floating_point() and not all_finite(result):
+                raise _diagnosis(step, self.plan)
+            out(start, result)
+
+    def _merge(self, step: Step, out: Out) -> None:
+        stack = self.stack(step)
+
+        def cast(start: int, values: Tensor) -> None:
+            if self.stopped.is_set():
+                raise _StoppedError
+            result = values.to(step.dtype)
+            if not all_finite(result):
+                raise _diagnosis(step, self.plan)
+            out(start, result)
+
+        settings = Settings(step.per_source, step.shared)
+        try:
+            combine(self.plan.operator, stack, settings, cast)
+        except NotFiniteError as error:
+            # an operator of global scope meets all tensors before the first is merged
+            steps = [s for s in self.plan.steps if s.slot.key == error.name and s.slot.inputs]
+            raise _diagnosis(next(iter(steps), step), self.plan) from None
+        stack.known["finite", stack.identity] = True
+
+    def stack(self, step: Step) -> Stack:
+        """The tensors of a step, as an operator sees them."""
+        slot, models = step.slot, self.plan.models
         # a pair of sources that one of them lacks is the other's tensor, not a pair with the base
-        of_sources = plan.operator.on == "pair" and len(models.sources) == 2
-        merged = combine(
-            plan.operator,
-            None if of_sources else base,
-            sources,
-            per_source=step.per_source,
-            shared=step.shared,
-            uniforms=uniforms,
+        present = len(slot.inputs) + len(slot.lacking)
+        of_sources = self.plan.operator.on == "pair" and present == 2
+        owners = [id(owner) for _, owner, _ in _owners(slot, models)]
+        recorded = [self.plan.recipe.statistics.get(source) for source in slot.inputs]
+        identity = (of_sources, *owners, *recorded)
+        known = models.known.setdefault(slot.name, {})
+        return Stack(
+            [models.input(slot, source) for source in slot.inputs],
+            None if of_sources else models.base_input(slot),
+            name=slot.key,
+            labels=tuple(slot.inputs),
+            role=slot.place.role,
+            depth=_depth(slot, models.layers),
+            statistics=self.plan.statistics_of(slot),
+            seed=self.plan.recipe.seed,
+            device=self.device,
+            known=known,
+            identity=identity,
+            checked=("finite", identity) in known,
+            model=lambda: self._model,
+            model_known=models.known.setdefault("", {}),
         )
-    result = merged.to(step.dtype)
-    if not all_finite(result):
-        raise _diagnosis(step, plan)
-    return result
+
+    @cached_property
+    def _model(self) -> list[Stack]:
+        """The task vectors of every tensor that the operator merges."""
+        stacks = [self.stack(step) for step in self.plan.steps if step.slot.inputs]
+        return [stack.as_task_vectors() for stack in stacks if stack.base is not None]
+
+    def _base_alone(self, step: Step) -> Tensor | Rows:
+        """What only the base has (rule R8), or what the recipe's modules leave alone."""
+        base = self.plan.models.base_input(step.slot)
+        if base is None:
+            raise CandidateError(
+                f"{step.slot.name}: neither the base nor a source of the recipe has it"
+            )
+        return base
 
 
-def _source(slot: Slot, source: str, models: Models, base: Tensor | None) -> Tensor:
-    tensor = models.sources[source].read(slot.inputs[source])
-    rows = models.row_maps[source] if slot.aligned else None
-    return tensor if rows is None or base is None else align(tensor, base, rows)
+class _StoppedError(Exception):
+    """Another tensor failed, or the person gave up."""
 
 
 def _owners(slot: Slot, models: Models) -> Iterator[tuple[str, Checkpoint, str]]:
@@ -73,7 +205,13 @@ def _owners(slot: Slot, models: Models) -> Iterator[tuple[str, Checkpoint, str]]
         yield source, models.sources[source], tensor
 
 
-def _copy(slot: Slot, models: Models) -> Tensor:
+def _depth(slot: Slot, blocks: int) -> float | None:
+    """0 in the first block, 1 in the last (and in a single one); None outside the blocks."""
+    layer = slot.place.layer
+    return layer if layer is None else layer / (blocks - 1) if blocks > 1 else 1.0
+
+
+def _agreed(slot: Slot, models: Models) -> Tensor:
     """A tensor that is not floating point: the base's, if nobody disagrees (rule R8)."""
     (first, checkpoint, tensor), *others = _owners(slot, models)
     value = checkpoint.read(tensor)
@@ -85,22 +223,6 @@ def _copy(slot: Slot, models: Models) -> Tensor:
                 f"{first} and {name}. Drop one of them."
             )
     return value
-
-
-def _uniforms(step: Step, plan: Plan) -> Tensor:
-    """(M, *shape) float32 in [0, 1) that depend on seed, tensor and source alone."""
-    size = math.prod(step.slot.shape)
-    rows = []
-    for source in step.slot.inputs:
-        blocks = []
-        for block in range(math.ceil(size / _BLOCK)):
-            key = f"{plan.recipe.seed}\0{step.slot.key}\0{source}\0{block}"
-            digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-            count = min(_BLOCK, size - block * _BLOCK)
-            blocks.append(torch.rand(count, generator=generator))
-        rows.append(torch.cat(blocks).view(step.slot.shape))
-    return torch.stack(rows)
 
 
 def _diagnosis(step: Step, plan: Plan) -> CandidateError | CheckpointError:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -33,67 +34,157 @@ class Spec(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+class WeightsWriter:
+    """Writes model.safetensors, or numbered shards with their index, in any order.
+
+    Headers come first, so that every tensor has its place before any is known. A file appears
+    under its name only when all are whole and on the disk; a failure leaves none of them behind.
+    One file holds the bytes that ``safetensors.torch.save_file`` writes if the specs are ordered
+    as in a `Plan`. Used in a ``with`` statement.
+
+    Args:
+        folder: exists, and holds no weights yet.
+        specs: all tensors.
+        shard_bytes: a shard is closed before it would exceed this.
+        stem: how the files' names begin.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        specs: Sequence[Spec],
+        shard_bytes: int = SHARD_BYTES,
+        stem: str = "model",
+    ) -> None:
+        self.folder, self.stem = folder, stem
+        self._shards = _shards(specs, shard_bytes)
+        self._files: dict[Path, int] = {}
+        self._places: dict[str, tuple[Path, int, Spec]] = {}
+        self._left = sum(spec.nbytes for spec in specs)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        try:
+            for number, shard in enumerate(self._shards, start=1):
+                self._open(self.folder / self._name(number), shard)
+        except OSError as error:
+            self._discard()
+            raise _unwritable(self.folder, error) from error
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._finish()
+        except OSError as problem:
+            raise _unwritable(self.folder, problem) from problem
+        finally:
+            self._discard()
+        if isinstance(error, OSError):
+            raise _unwritable(self.folder, error) from error
+
+    def write(self, name: str, start: int, values: Tensor) -> None:
+        """Put a stretch of a tensor in its place; from any thread.
+
+        Args:
+            start: flat index of its first element.
+            values: (n,) in the tensor's dtype.
+        """
+        path, offset, spec = self._places[name]
+        assert values.dtype == spec.dtype, f"planned {spec}, got {values.dtype}"
+        data = values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        position = offset + start * spec.dtype.itemsize
+        try:
+            while data:
+                written = os.pwrite(self._files[path], data, position)
+                data, position = data[written:], position + written
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        with self._lock:
+            self._left -= values.numel() * spec.dtype.itemsize
+
+    def _name(self, number: int) -> str:
+        if len(self._shards) == 1:
+            return f"{self.stem}.safetensors"
+        return f"{self.stem}-{number:05d}-of-{len(self._shards):05d}.safetensors"
+
+    def _open(self, path: Path, shard: Sequence[Spec]) -> None:
+        header = _header(shard)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        self._files[path] = os.open(_partial(path), flags, 0o666)
+        os.pwrite(self._files[path], header, 0)
+        position = len(header)
+        for spec in shard:
+            self._places[spec.name] = (path, position, spec)
+            position += spec.nbytes
+        os.truncate(self._files[path], position)
+
+    def _finish(self) -> None:
+        assert self._left == 0, f"{self._left} bytes of the plan were not written"
+        for descriptor in self._files.values():
+            os.fsync(descriptor)
+        done: list[Path] = []
+        try:
+            for path in self._files:
+                _partial(path).replace(path)
+                done.append(path)
+            if len(self._shards) > 1:
+                done.append(self._write_index())
+        except BaseException:
+            for path in done:
+                path.unlink(missing_ok=True)
+            raise
+
+    def _write_index(self) -> Path:
+        path = self.folder / f"{self.stem}.safetensors.index.json"
+        specs = [spec for shard in self._shards for spec in shard]
+        total = sum(spec.nbytes for spec in specs)
+        weight_map = {spec.name: self._places[spec.name][0].name for spec in specs}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _partial(path).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        _partial(path).replace(path)
+        return path
+
+    def _discard(self) -> None:
+        """Close what is open and remove what is not whole."""
+        for path, descriptor in self._files.items():
+            with suppress(OSError):
+                os.close(descriptor)
+            with suppress(OSError):
+                _partial(path).unlink(missing_ok=True)
+        self._files = {}
+
+
 def write_weights(
     folder: Path,
     specs: Sequence[Spec],
     tensors: Iterable[tuple[str, Tensor]],
     shard_bytes: int = SHARD_BYTES,
+    stem: str = "model",
 ) -> None:
-    """Write model.safetensors, or numbered shards with their index.
-
-    Every file appears under its name only when it is whole and on the disk; a failure leaves
-    none of them behind. One file holds the bytes that ``safetensors.torch.save_file`` writes if
-    the specs are ordered as in a `Plan`.
+    """Write whole tensors, one after another; arguments and errors as for `WeightsWriter`.
 
     Args:
-        folder: exists, and holds no weights yet.
-        specs: all tensors, in the order in which ``tensors`` yields them.
-        tensors: name and value; held in memory one at a time.
-        shard_bytes: a shard is closed before it would exceed this.
-
-    Raises:
-        OutputError: the disk is full or the folder cannot be written.
+        tensors: name and value of every spec, in any order; held in memory one at a time.
     """
-    shards = _shards(specs, shard_bytes)
-    stream = iter(tensors)
-    weight_map: dict[str, str] = {}
-    written: list[Path] = []
-    try:
-        for number, shard in enumerate(shards, start=1):
-            name = "model.safetensors"
-            if len(shards) > 1:
-                name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            written.append(folder / name)
-            with _whole(folder / name) as file:
-                _write_shard(file, shard, stream)
-            weight_map |= {spec.name: name for spec in shard}
-        assert next(stream, None) is None, "more tensors than planned"
-        if len(shards) > 1:
-            total = sum(spec.nbytes for spec in specs)
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-            with _whole(folder / "model.safetensors.index.json") as file:
-                file.write((json.dumps(index, indent=2) + "\n").encode())
-    except BaseException:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
+    planned = {spec.name: spec for spec in specs}
+    with WeightsWriter(folder, specs, shard_bytes, stem) as writer:
+        for name, tensor in tensors:
+            spec = planned.pop(name, None)
+            assert spec is not None, f"{name} was not planned"
+            assert tuple(tensor.shape) == spec.shape, f"planned {spec}, got {tensor.shape}"
+            writer.write(name, 0, tensor)
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears as ``path`` when all went well, and never otherwise."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
@@ -106,22 +197,6 @@ def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
         shards[-1].append(spec)
         filled += spec.nbytes
     return shards
-
-
-def _write_shard(
-    file: BinaryIO, specs: Sequence[Spec], stream: Iterator[tuple[str, Tensor]]
-) -> None:
-    file.write(_header(specs))
-    for spec in specs:
-        name, tensor = next(stream, ("nothing", torch.empty(0)))
-        assert (name, tuple(tensor.shape), tensor.dtype) == spec, f"planned {spec}, got {name}"
-        _write_tensor(file, tensor)
-
-
-def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
-    if tensor.numel():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _header(specs: Sequence[Spec]) -> bytes:

@@ -175,6 +175,30 @@ def test_a_loaded_plan_answers_exactly_as_the_checkpoint_built_from_it(
     assert load(engine, opened, candidates[0]) == seen[0]
 
 
+@pytest.mark.parametrize("kind", ["union", "source", "slices", "modules", "nested", "nested union"])
+def test_a_recipe_of_any_shape_answers_exactly_as_its_checkpoint(
+    tiny: Tiny, opener: Opener, tmp_path: Path, kind: str
+) -> None:
+    sources: dict[str, Any] = {"a": str(tiny(1, words=TURNED)), "b": str(tiny(2))}
+    whole: dict[str, Any] = {"base": str(tiny()), "operator": "linear", "dtype": "float32"}
+    keys: dict[str, Any] = {"tokenizer": "a" if kind == "source" else "union"}
+    if kind == "slices":
+        deep = str(tiny(1, num_hidden_layers=5))
+        keys = {"slices": [{"a": [2, 5]}, {"b": [0, 3]}]}
+        sources["a"] = deep
+    elif kind == "modules":
+        keys = {"tokenizer": "base", "modules": ["model.layers.1", "lm_head"]}
+    elif kind == "nested":
+        inner = Recipe.model_validate({**whole, "sources": {"c": str(tiny(3))}})
+        whole, sources, keys = {**whole, "base": inner}, {"b": sources["b"]}, {}
+    elif kind == "nested union":
+        inner = Recipe.model_validate({**whole, "sources": sources, **keys})
+        whole, sources = {**whole, "base": inner, "operator": "ties"}, {"b": sources["b"]}
+    recipe = Recipe.model_validate({**whole, "sources": sources, **keys})
+    models = Models.of(recipe)
+    assert load(opener(models), models, recipe) == rebuilt(opener, recipe, tmp_path / "out")
+
+
 def test_a_failed_load_is_forgotten_by_the_next(tiny: Tiny, opener: Opener, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny(2), damaged)

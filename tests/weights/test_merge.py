@@ -13,12 +13,13 @@ from evomerge import operators, registry
 from evomerge.errors import CandidateError, CheckpointError
 from evomerge.recipes import Recipe
 from evomerge.weights import merge as merge_module
-from evomerge.weights.merge import merge
-from evomerge.weights.plan import make_plan
+from evomerge.weights.merge import Out, merge, merge_into
+from evomerge.weights.plan import Step, make_plan
 
 Tiny = Callable[..., Path]
 Changed = Callable[..., Path]
-NAMES = registry.names("operators")
+# Those that need more than models are merged in tests/operators.
+NAMES = [name for name in registry.names("operators") if operators.get(name).statistics is None]
 RANDOM = [name for name in NAMES if operators.get(name).random]
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -32,7 +33,7 @@ def merged(
             "base": str(base),
             "sources": {name: str(v) for name, v in given.items() if isinstance(v, Path)},
             "parameters": {name: v for name, v in given.items() if not isinstance(v, Path)},
-            **{"operator": operator, "seed": seed, "dtype": dtype},
+            **{"operator": operator, "seed": seed, "dtype": dtype, "experimental": True},
         }
     )
     return dict(merge(make_plan(recipe)))
@@ -46,20 +47,49 @@ def bits(tensor: Tensor) -> bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def density(operator: str) -> dict[str, Any]:
-    return {"density": 0.5} if "density" in operators.get(operator).per_source else {}
+def counted(operator: str, **folders: Any) -> dict[str, Any]:
+    """As many of the sources as the operator takes."""
+    most = operators.get(operator).sources or len(folders)
+    return dict(list(folders.items())[:most])
+
+
+def density(operator: str, fraction: float = 0.5) -> dict[str, Any]:
+    settings = {"density": fraction} if "density" in operators.get(operator).per_source else {}
+    return settings | ({"method": "random"} if operator == "sparsify" else {})
+
+
+def test_lines_scales_by_the_depth_of_the_block(tiny: Tiny) -> None:
+    given: dict[str, Any] = {"a": tiny(1), "lines_alpha": 0.25, "lines_beta": 0.5}
+    first = merged(tiny(), "task_arithmetic", **given)
+    last = merged(tiny(), "task_arithmetic", lines_head="last", **given)
+    expected = {0: 0.25, 1: 0.5, 2: 0.75}
+    for name in (UP.replace("1", str(layer)) for layer in expected):
+        scale = expected[int(name.split(".")[2])]
+        assert bits(first[name]) == bits(
+            merged(tiny(), "task_arithmetic", a=tiny(1), lam=scale)[name]
+        )
+    assert bits(first["lm_head.weight"]) != bits(last["lm_head.weight"])
+    for scale, found in ((0.25, first), (0.75, last)):
+        expected_head = merged(tiny(), "task_arithmetic", a=tiny(1), lam=scale)["lm_head.weight"]
+        assert bits(found["lm_head.weight"]) == bits(expected_head)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("operator", [name for name in NAMES if name not in RANDOM])
+# opcm looks at the whole model, lines at the depth of the tensor's block
+@pytest.mark.parametrize("operator", [n for n in NAMES if n not in (*RANDOM, "opcm", "lines")])
 def test_every_tensor_is_what_the_operator_gives(tiny: Tiny, operator: str, dtype: str) -> None:
-    folders: dict[str, Any] = {"a": tiny(1, dtype=dtype), "b": tiny(2, dtype="bfloat16")}
+    folders = counted(operator, a=tiny(1, dtype=dtype), b=tiny(2, dtype="bfloat16"))
     found = merged(tiny(dtype=dtype), operator, dtype, **folders, **density(operator))
     base, *sources = (weights(folder) for folder in (tiny(dtype=dtype), *folders.values()))
     assert found.keys() == base.keys()
     for name, tensor in found.items():
         inputs = [source[name] for source in sources]
-        expected = operators.apply(operator, base=base[name], sources=inputs, **density(operator))
+        role = "embedding" if "embed" in name else "head" if "lm_head" in name else "other"
+        depth = int(name.split(".")[2]) / 2 if ".layers." in name else None
+        place: dict[str, Any] = {"role": role, "depth": depth}
+        expected = operators.apply(
+            operator, base=base[name], sources=inputs, **place, **density(operator)
+        )
         assert bits(tensor) == bits(expected.to(getattr(torch, dtype)))
 
 
@@ -67,12 +97,13 @@ def test_every_tensor_is_what_the_operator_gives(tiny: Tiny, operator: str, dtyp
 def test_every_tensor_of_a_random_operator_is_what_its_draws_give(
     tiny: Tiny, operator: str
 ) -> None:
-    found = merged(tiny(), operator, a=tiny(1), b=tiny(2), density=1.0)
+    settings = {"weight": 0.5} | density(operator, 1.0)
+    found = merged(tiny(), operator, a=tiny(1), b=tiny(2), **settings)
     base, *sources = (weights(tiny(seed)) for seed in range(3))
     for name, tensor in found.items():
         inputs = [source[name] for source in sources]
         # at density 1 whatever was drawn keeps everything
-        expected = operators.apply(operator, base=base[name], sources=inputs, density=1.0)
+        expected = operators.apply(operator, base=base[name], sources=inputs, **settings)
         assert bits(tensor) == bits(expected)
 
 
@@ -108,7 +139,9 @@ def test_the_same_recipe_gives_the_same_bytes_on_any_number_of_threads(
 ) -> None:
     def once(threads: int) -> dict[str, bytes]:
         torch.set_num_threads(threads)
-        found = merged(tiny(), operator, a=tiny(1), b=tiny(2), **density(operator))
+        found = merged(
+            tiny(), operator, **counted(operator, a=tiny(1), b=tiny(2)), **density(operator)
+        )
         return {name: bits(tensor) for name, tensor in found.items()}
 
     threads = torch.get_num_threads()
@@ -116,6 +149,36 @@ def test_the_same_recipe_gives_the_same_bytes_on_any_number_of_threads(
         assert once(1) == once(2) == once(2)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("operator", ["ties", "dare_ties", "opcm"])
+def test_several_lanes_hand_out_the_same_stretches(
+    tiny: Tiny, operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge_module, "_SMALL", 0)
+    recipe = Recipe(
+        base=str(tiny()),
+        sources={"a": str(tiny(1)), "b": str(tiny(2))},
+        operator=operator,
+        parameters=density(operator),
+        dtype="bfloat16",
+    )
+    plan = make_plan(recipe)
+    found = {step.slot.name: torch.zeros(step.slot.shape, dtype=step.dtype) for step in plan.steps}
+
+    def into(step: Step) -> Out:
+        def out(start: int, values: Tensor) -> None:
+            found[step.slot.name].view(-1)[start : start + values.numel()] = values
+
+        return out
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        merge_into(plan, into)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(bits(found[name]) == bits(tensor) for name, tensor in merge(plan))
 
 
 @pytest.mark.parametrize("operator", RANDOM)
@@ -126,7 +189,7 @@ def test_random_numbers_depend_on_seed_tensor_and_source_alone(
         for name in [name for name in tensors if name != UP]:
             del tensors[name]
 
-    settings: dict[str, Any] = {"density": 0.5, "weight": 0.5}
+    settings: dict[str, Any] = {"weight": 0.5} | density(operator)
     reference = merged(tiny(), operator, a=tiny(1), b=tiny(2), **settings)
     turned = merged(tiny(), operator, b=tiny(2), a=tiny(1), **settings)
     assert all(torch.equal(reference[name], turned[name]) for name in reference)
@@ -135,7 +198,7 @@ def test_random_numbers_depend_on_seed_tensor_and_source_alone(
     other_seed = merged(tiny(), operator, seed=1, a=tiny(1), b=tiny(2), **settings)
     assert all(not torch.equal(reference[n], other_seed[n]) for n in reference)
     same_weights = merged(tiny(), operator, a=tiny(1), b=tiny(1), **settings)
-    once = merged(tiny(), operator, a=tiny(1), density=0.5, weight=1.0)
+    once = merged(tiny(), operator, a=tiny(1), **settings | {"weight": 1.0})
     assert not torch.equal(same_weights[UP], once[UP])  # each source has masks of its own
 
 
@@ -143,17 +206,6 @@ def test_random_numbers_do_not_touch_the_global_generator(tiny: Tiny) -> None:
     before = torch.get_rng_state()
     merged(tiny(), RANDOM[0], a=tiny(1), density=0.5)
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_a_drawn_tensor_of_several_blocks_is_the_same_block_by_block(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first block's numbers are those of a tensor that has only one block."""
-    whole = merged(tiny(), "dare_linear", a=tiny(1), density=0.5)[UP].flatten()
-    monkeypatch.setattr(merge_module, "_BLOCK", 1000)
-    blocks = merged(tiny(), "dare_linear", a=tiny(1), density=0.5)[UP].flatten()
-    assert torch.equal(whole[:1000], blocks[:1000])
-    assert not torch.equal(whole[1000:], blocks[1000:])
 
 
 @pytest.mark.parametrize("operator", NAMES)
@@ -166,7 +218,7 @@ def test_a_damaged_source_is_named_with_file_and_tensor(
 
     damaged = changed(tiny(1), damage)
     with pytest.raises(CheckpointError) as error:
-        merged(tiny(), operator, a=damaged, b=tiny(2), **density(operator))
+        merged(tiny(), operator, **counted(operator, a=damaged, b=tiny(2)), **density(operator))
     found = "1 NaN and 0" if value == "nan" else "0 NaN and 1"
     assert error.value.problems == (
         f"{damaged / 'model.safetensors'}: tensor {UP} holds {found} infinite values. "
@@ -192,7 +244,7 @@ def test_values_that_the_dtype_cannot_hold_are_the_recipes_fault(tiny: Tiny) -> 
 def test_merging_leaves_the_sources_alone(tiny: Tiny) -> None:
     before = [(tiny(seed) / "model.safetensors").read_bytes() for seed in range(3)]
     for operator in NAMES:
-        merged(tiny(), operator, a=tiny(1), b=tiny(2), **density(operator))
+        merged(tiny(), operator, **counted(operator, a=tiny(1), b=tiny(2)), **density(operator))
     assert before == [(tiny(seed) / "model.safetensors").read_bytes() for seed in range(3)]
 
 

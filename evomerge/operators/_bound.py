@@ -1,0 +1,37 @@
+"""The domain of a parameter of which every source has its own value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Floats = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Which values are allowed.
+
+    Attributes:
+        default: used where a recipe gives none.
+        above: exclusive lower bound.
+        least: inclusive lower bound.
+        most: inclusive upper bound.
+        whole: whether it must be a whole number.
+    """
+
+    default: float
+    above: float = float("-inf")
+    least: float = float("-inf")
+    most: float = float("inf")
+    whole: bool = False
+
+    def problem(self, value: object) -> str | None:
+        """Why a value is refused, or None."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return f"expected a number, got {value!r}"
+        if not (self.above < value <= self.most and self.least <= value):
+            low = f"[{self.least:g}" if self.least > self.above else f"({self.above:g}"
+            return f"must lie in {low}, {self.most:g}], got {value:g}"
+        if self.whole and value != int(value):
+            return f"must be a whole number, got {value:g}"
+        return None

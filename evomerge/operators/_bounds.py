@@ -1,0 +1,74 @@
+"""Exact order statistics from a single pass, between bounds that a sample gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge.operators._cuts import Cut, below_float, exact_cut, places_of
+
+BLOCKS, BLOCK = 16, 1 << 10  # of a sample
+_ERRORS = 3  # half the distance of the bounds, in standard errors of the sample
+
+
+def bounds(blocks: Any, fraction: float) -> tuple[float, float]:
+    """The last of the largest most probably exceeds the first, and not the second.
+
+    Args:
+        blocks: (b, n) float32 array of numbers from stretches everywhere; negative ones do not
+            count.
+        fraction: of the numbers that are among the largest.
+    """
+    ranked = np.sort(blocks[blocks >= 0])[::-1]
+    if not ranked.size:
+        return 0.0, math.inf
+    level = ranked[min(int(fraction * ranked.size), ranked.size - 1)]
+    # rows differ: what counts is how far the blocks' shares are from each other
+    shares = (blocks > level).sum(1) / np.maximum((blocks >= 0).sum(1), 1)
+    width = _ERRORS * float(shares.std()) / math.sqrt(len(blocks)) + 1 / blocks.shape[1]
+    top, bottom = (int((fraction + side * width) * ranked.size) for side in (-1, 1))
+    high = float(ranked[top]) if top >= 0 else math.inf
+    # the last one may equal the lower bound: of bfloat16 weights many are equal
+    low = below_float(float(ranked[bottom])) if bottom < ranked.size else 0.0
+    return max(low, 0.0), high
+
+
+def cuts_between_bounds(
+    scores: Callable[[], Iterator[tuple[int, Tensor]]],
+    sample: Tensor,
+    size: int,
+    wanted: Sequence[tuple[int, int]],
+) -> dict[tuple[int, int], Cut]:
+    """Where the largest numbers of some rows end; nothing if the sample misled.
+
+    What lies beyond the upper bound is counted; what lies between the bounds is gathered.
+
+    Args:
+        scores: gives flat index and (S, n) non-negative float32, in order.
+        sample: (S, b, n) of them.
+        size: how many there are in a row.
+        wanted: rows and how many of their largest numbers shall be in.
+    """
+    limits = [bounds(sample[row].numpy(), count / size) for row, count in wanted]
+    beyond = torch.zeros(len(wanted), dtype=torch.float64)
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in wanted]
+    for start, found in scores():
+        for number, ((row, _), (low, high)) in enumerate(zip(wanted, limits, strict=True)):
+            above = torch.hardshrink(found[row], high)
+            between = torch.hardshrink(found[row], low).sub_(above)
+            places = places_of(between)
+            parts[number].append((between[places].cpu(), places.cpu() + start))
+            beyond[number] += float(above.sign_().sum())  # below 2²⁴: exact
+    cuts: dict[tuple[int, int], Cut] = {}
+    for (row, count), stretches, above_count in zip(wanted, parts, beyond, strict=True):
+        numbers, indices = (torch.cat(column) for column in zip(*stretches, strict=True))
+        missing = count - int(above_count)
+        if not 0 < missing <= numbers.numel():
+            return {}
+        cuts[row, count] = exact_cut(numbers, indices, missing)
+    return cuts

@@ -1,0 +1,83 @@
+"""Where the k largest of some numbers end, and what lies on either side."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Cut(NamedTuple):
+    """Where the k largest of some numbers end.
+
+    Attributes:
+        value: the k-th largest; larger ones are in.
+        last: flat index of the last one in that equals ``value``.
+    """
+
+    value: float
+    last: int
+
+    def moved(self, offset: int) -> Cut:
+        """The same, counted from another first element."""
+        return Cut(self.value, self.last - offset)
+
+
+ALL = Cut(-1.0, -1)
+NONE = Cut(math.inf, -1)
+
+
+def keep(values: Tensor, cut: Cut, start: int, *, out: Tensor | None = None) -> Tensor:
+    """The values, those of a magnitude beyond the cut set to zero.
+
+    Args:
+        values: (n,) float32.
+        cut: of their magnitudes.
+        start: flat index of the first.
+        out: is overwritten with the result; may be ``values``.
+    """
+    if cut.value <= 0:
+        return values
+    # hardshrink keeps what is larger than its argument: many times faster than a mask
+    shrink = torch.hardshrink
+    level = min(max(cut.last + 1 - start, 0), values.numel())  # equal ones before this stay
+    if level == 0:
+        return shrink(values, cut.value, out=out)
+    below = below_float(cut.value)
+    if level == values.numel():
+        return shrink(values, below, out=out)
+    flat = values.reshape(-1)
+    parts = [shrink(flat[:level], below), shrink(flat[level:], cut.value)]
+    found = torch.cat(parts).view(values.shape)
+    return found if out is None else out.copy_(found)
+
+
+def below_float(value: float) -> float:
+    """The largest float32 that is smaller."""
+    number = torch.tensor(value, dtype=torch.float32)
+    return float(torch.nextafter(number, torch.tensor(-math.inf)))
+
+
+def exact_cut(numbers: Tensor, places: Tensor, count: int) -> Cut:
+    """The cut after the ``count`` largest of some numbers.
+
+    Args:
+        numbers: (k,) float32, k at least ``count``.
+        places: (k,) int64, ascending: their flat indices.
+    """
+    value = torch.from_numpy(np.sort(numbers.numpy()))[-count]  # many times a selection's speed
+    level = places[numbers == value]
+    larger = int((numbers > value).sum())
+    return Cut(float(value), int(level[count - larger - 1]))
+
+
+def places_of(values: Tensor) -> Tensor:
+    """(k,) int64, ascending: where the values, (n,) float32, are not zero."""
+    inside = values.bool()
+    if inside.device.type != "cpu":
+        return inside.nonzero().flatten()
+    # NumPy finds them many times faster than torch
+    return torch.from_numpy(np.flatnonzero(inside.numpy()))

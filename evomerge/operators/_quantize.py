@@ -1,0 +1,61 @@
+"""A task vector as signs times one number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from evomerge.operators._consensus import kept_count
+from evomerge.operators._cuts import keep
+from evomerge.operators._measures import Measures, Scope, magnitude, measures
+from evomerge.operators._stack import Stack, Tile
+
+
+def signs_times_deviation(
+    x: Stack, density: Sequence[float], alpha: Sequence[float], scope: Scope = "tensor"
+) -> Stack:
+    """α σ sign(τ) for the largest magnitudes, zero for the others.
+
+    Args:
+        density: (M,) fraction kept, in [0, 1]; 0 leaves the source as it is.
+        alpha: (M,) multiples of the standard deviation.
+        scope: over what σ (zeros included, before trimming) and the largest are taken.
+
+    Source: ComPEFT, Yadav et al. 2023, arXiv:2311.13171, Algorithm 1.
+    """
+    measure = measures(x, scope)
+    cuts = measure.cuts(magnitude, [kept_count(d, measure.size) for d in density], "magnitude")
+    level = [a * s for a, s in zip(alpha, deviations(measure), strict=True)]
+
+    def kernel(tile: Tile) -> Tensor:
+        for i, values in enumerate(tile.values):
+            if density[i]:
+                values.copy_(keep(values, cuts[i], tile.start)).sign_().mul_(level[i])
+        return tile.values
+
+    return x.changed(kernel)
+
+
+def deviations(measure: Measures) -> list[float]:
+    """(M,) standard deviations with M - 1 in the denominator; |τ| of a single element."""
+    if measure.size == 1:
+        return [float(v) for v in measure.total(lambda tile: tile.values.flatten(1).abs().sum(1))]
+
+    def sums() -> tuple[Tensor, Tensor]:
+        mean = measure.total(_sum) / measure.size
+        about = mean.view(-1, 1)
+
+        def squares(tile: Tile) -> Tensor:
+            return (tile.values.flatten(1).double() - about.to(tile.values.device)).square().sum(1)
+
+        return mean, measure.total(squares)
+
+    _, squares = measure.once("deviation", sums)
+    return [math.sqrt(float(s) / (measure.size - 1)) for s in squares]
+
+
+def _sum(tile: Tile) -> Tensor:
+    return tile.values.flatten(1).sum(1, dtype=torch.float64)

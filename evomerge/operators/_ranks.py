@@ -1,0 +1,129 @@
+"""Exact order statistics of numbers that are read tile by tile and never held.
+
+A histogram over the leading bits of float32 says in which bin the k-th largest number lies; only
+the members of that bin are gathered. Both are kept, so that another k costs one pass at most,
+and none where its bin is known.
+
+The first time a sample tells where to look, so that a merge that asks once needs one pass.
+
+Source: rules R3 (of equal numbers the one with the lower index is larger) and R13.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from evomerge.operators._bounds import cuts_between_bounds
+from evomerge.operators._cuts import ALL, NONE, Cut, below_float, exact_cut, places_of
+
+_SHIFT = 16  # leading bits of a non-negative float32 left in a bin's number: 8 + 7
+_BINS = 1 << (31 - _SHIFT)
+_KEPT_BINS = 8
+
+
+Scores = Callable[[], Iterator[tuple[int, Tensor]]]
+
+
+class Ranking:
+    """The ranks of S rows of numbers at once.
+
+    Args:
+        scores: gives, anew at each call, flat index and (S, n) non-negative float32, in order.
+        sample: gives (S, b, n) of them, b stretches from everywhere; None if it would not pay.
+        size: how many numbers a row has, where there is a sample.
+    """
+
+    def __init__(
+        self, scores: Scores, sample: Callable[[], Tensor] | None = None, size: int = 0
+    ) -> None:
+        self._scores, self._sample, self._size = scores, sample, size
+        self._first: dict[tuple[int, int], Cut] = {}  # what the sample helped to find
+        self._above: Tensor | None = None  # (S, bins + 1): how many lie in bins from this one on
+        self._members: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
+
+    def above(self) -> Tensor:
+        """(S, bins + 1) int64: how many numbers lie in each bin or a later one."""
+        if self._above is None:
+            counts: Tensor | None = None
+            for _, scores in self._scores():
+                bins = scores.view(torch.int32) >> _SHIFT
+                found = torch.stack([torch.bincount(row, minlength=_BINS) for row in bins])
+                counts = found if counts is None else counts.add_(found)
+            if counts is None:
+                counts = torch.zeros((1, _BINS), dtype=torch.int64)
+            total = counts.flip(1).cumsum(1).flip(1)
+            self._above = torch.nn.functional.pad(total, (0, 1)).cpu()
+        return self._above
+
+    def positive(self, row: int) -> int:
+        """How many numbers of a row are not zero (nor below 2⁻¹²⁶, as good as zero)."""
+        return int(self.above()[row, 1 << (23 - _SHIFT)])
+
+    def cuts(self, counts: list[int]) -> list[Cut]:
+        """Where the ``counts[s]`` largest numbers of row s end."""
+        return self.cuts_at(list(enumerate(counts)))
+
+    def cuts_at(self, wanted: list[tuple[int, int]]) -> list[Cut]:
+        """Where the largest numbers of some rows end, found in one pass.
+
+        Args:
+            wanted: rows and how many of their largest numbers shall be in; a row may recur.
+        """
+        if all(key in self._first for key in wanted):
+            return [self._first[key] for key in wanted]
+        sampled = self._sample is not None and self._above is None and not self._first
+        if sampled and all(0 < count < self._size for _, count in wanted):
+            assert self._sample is not None
+            self._first = cuts_between_bounds(self._scores, self._sample(), self._size, wanted)
+            if self._first:
+                return [self._first[key] for key in wanted]
+        above = self.above()
+        # the last bin at which at least ``count`` numbers have been met; zeros need no search
+        places = [
+            int((above[row] >= count).sum()) - 1 if 0 < count <= self.positive(row) else None
+            for row, count in wanted
+        ]
+        keys = [(row, place) for (row, _), place in zip(wanted, places, strict=True)]
+        self._gather({(row, place) for row, place in keys if place is not None})
+        return [
+            self._within((row, place), count - int(above[row, place + 1]))
+            if place is not None
+            else (ALL if count > 0 else NONE)
+            for (row, count), place in zip(wanted, places, strict=True)
+        ]
+
+    def _within(self, key: tuple[int, int], count: int) -> Cut:
+        """The cut after the ``count`` largest members of one bin."""
+        return exact_cut(*self._members[key], count)
+
+    def _gather(self, wanted: set[tuple[int, int]]) -> None:
+        missing = wanted - self._members.keys()
+        for key in wanted - missing:
+            self._members.move_to_end(key)
+        if not missing:
+            return
+        parts: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {key: [] for key in missing}
+        for start, scores in self._scores():
+            for row, place in missing:
+                parts[row, place].append(_members(scores[row], place, start))
+        for key, found in parts.items():
+            numbers, places = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+            self._members[key] = (numbers, places)
+        while len(self._members) > max(_KEPT_BINS * self.above().shape[0], len(wanted)):
+            self._members.popitem(last=False)
+
+
+def _members(scores: Tensor, place: int, start: int) -> tuple[Tensor, Tensor]:
+    """The numbers of one bin, and their flat indices."""
+    low, high = (
+        float(torch.tensor(edge << _SHIFT, dtype=torch.int32).view(torch.float32))
+        for edge in (place, place + 1)
+    )
+    shrink = torch.nn.functional.hardshrink
+    inside = shrink(scores, below_float(low)) - shrink(scores, below_float(high))
+    places = places_of(inside)
+    return inside[places], places + start

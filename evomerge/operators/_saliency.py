@@ -1,0 +1,100 @@
+"""How much a loss would feel the loss of an entry of a task vector: v τ².
+
+v is the optimizer's second moment, an estimate of the curvature's diagonal.
+
+Source: Fast Fisher Grafting, Mahdavinia et al. 2025, arXiv:2509.11167.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import hardshrink
+
+from evomerge.operators._consensus import kept_count
+from evomerge.operators._cuts import below_float, keep
+from evomerge.operators._measures import Scope, measures
+from evomerge.operators._stack import Input, Kernel, Stack, Tile
+from evomerge.operators._statistics import recorded, whole
+
+Mask = Callable[[Tile], Tensor]
+
+
+def curvature(tile: Tile, *, rank1: bool) -> Tensor:
+    """Second moments, shaped as the tile's values; 1 throughout if a source has none.
+
+    Args:
+        rank1: of matrices use row sums times column sums over the sum.
+    """
+    x = tile.stack
+    found = recorded(x)
+    if found is None:
+        return torch.ones_like(tile.values)
+    if not rank1 or len(x.shape) != 2:
+        return tile.of(found)
+    sums = x.once("rank1", lambda: [_margins(tensor) for tensor in found])
+    start, stop = tile.start, tile.start + tile.values[0].numel()
+    first, last = start // x.shape[1], -(-stop // x.shape[1])
+    shift = first * x.shape[1]
+    parts = [
+        torch.outer(rows[first:last], columns).flatten()[start - shift : stop - shift]
+        for rows, columns in sums
+    ]
+    return torch.stack(parts).float().to(tile.values.device).view(tile.values.shape)
+
+
+def _margins(second_moment: Input) -> tuple[Tensor, Tensor]:
+    """Row sums, and column sums over the whole sum, float64."""
+    v = whole(second_moment)
+    rows, columns = v.sum(1, dtype=torch.float64), v.sum(0, dtype=torch.float64)
+    return rows, columns / (columns.sum() or 1.0)
+
+
+def saliency(*, rank1: bool) -> Kernel:
+    """A kernel that gives v τ², flat."""
+
+    def kernel(tile: Tile) -> Tensor:
+        found = curvature(tile, rank1=rank1)
+        return found.mul_(tile.values).mul_(tile.values).flatten(1)
+
+    return kernel
+
+
+def masks(
+    x: Stack,
+    *,
+    density: Sequence[float],
+    threshold: Sequence[float],
+    rank1: bool,
+    scope: Scope = "tensor",
+) -> Mask | None:
+    """What gives 1 for salient entries of a tile and else 0; None where all entries are.
+
+    Args:
+        density: (M,) fraction of entries that is salient, in (0, 1].
+        threshold: (M,) least saliency.
+        scope: whether the fraction is taken of each tensor or of the model.
+    """
+    if all(d >= 1 for d in density) and not any(threshold):
+        return None
+    kernel = saliency(rank1=rank1)
+    cuts = None
+    if any(d < 1 for d in density):
+        measure = measures(x, scope)
+        counts = [kept_count(d, measure.size) for d in density]
+        cuts = measure.cuts(kernel, counts, ("saliency", rank1) if scope == "global" else None)
+
+    def mask(tile: Tile) -> Tensor:
+        kept_M = []
+        for i, s in enumerate(kernel(tile)):
+            kept = torch.ones_like(s)
+            if threshold[i]:
+                kept = hardshrink(s, below_float(threshold[i])).sign_()
+            if cuts is not None and density[i] < 1:
+                kept = kept * keep(s, cuts[i], tile.start).sign()
+            kept_M.append(kept)
+        return torch.stack(kept_M).view(tile.values.shape)
+
+    return mask

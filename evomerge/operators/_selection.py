@@ -1,0 +1,127 @@
+"""The elements that vary most from source to source, and how large the task vectors are there."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import hardshrink
+
+from evomerge.operators._bounds import bounds
+from evomerge.operators._cuts import NONE, Cut, keep, places_of
+from evomerge.operators._measures import Measures, measures, sums
+from evomerge.operators._stack import Stack, Tile, scratch
+
+_LEAST = 1 << 18  # elements from which on a sample pays
+
+
+class Selection(NamedTuple):
+    """The selected elements.
+
+    Attributes:
+        cut: of the numbers of `variation`.
+        squares: (M,) float64, Σ τ_i² over the elements.
+    """
+
+    cut: Cut
+    squares: Tensor
+
+
+def selected(x: Stack, fraction: float) -> Selection:
+    """The ⌊s·n'⌋ elements of largest variance, of the n' where it is not zero (rule R3).
+
+    Args:
+        x: M task vectors.
+        fraction: s in [0, 1).
+    """
+    measure = measures(x)
+    latest: dict[float, Selection] = measure.once("selection", dict)
+    found = latest.get(fraction)
+    if found is None:
+        found = _at_once(x, measure, fraction) or _by_ranking(measure, fraction)
+        latest.clear()  # a search that varies the fraction would fill the memory
+        latest[fraction] = found
+    return found
+
+
+def mask(tile: Tile, cut: Cut) -> Tensor:
+    """1 for the selected elements, else 0, shaped as one source's."""
+    return keep(variation(tile)[0], cut, tile.start).sign_().view(tile.values.shape[1:])
+
+
+def variation(tile: Tile) -> Tensor:
+    """(1, n) numbers that rank elements as their variance over the sources does."""
+    values = tile.values.flatten(1)
+    total = scratch("variation", values[0])
+    if len(values) == 2:
+        return torch.sub(values[0], values[1], out=total).abs_().view(1, -1)
+    # M² var = Σ (τ_i - τ_j)² over the pairs: exactly zero where sources agree
+    pairs = combinations(values, 2) if len(values) == 3 else ((v, values.mean(0)) for v in values)
+    total.zero_()
+    for one, other in pairs:
+        total += torch.sub(one, other, out=scratch("pair", total)).square_()
+    return total.view(1, -1)
+
+
+def _by_ranking(measure: Measures, fraction: float) -> Selection:
+    """By exact ranks, whatever the numbers are like."""
+    varying = measure.ranking(variation, "variance").positive(0)
+    cut = measure.cuts(variation, [_count(fraction, varying)], "variance")[0]
+
+    def kernel(tile: Tile) -> Tensor:
+        inside = mask(tile, cut)
+        return sums(tile.values.square_().mul_(inside).flatten(1))
+
+    return Selection(cut, measure.total(kernel))
+
+
+def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
+    """The same from a single pass, if a sample tells about where the last one lies.
+
+    What lies beyond the sample's upper bound is added up; what lies between the bounds is
+    gathered and sorted. None if the last one lies outside of them.
+    """
+    if x.size < _LEAST or x.by_row or fraction <= 0:
+        return None
+    low, high = _bounds(x, fraction)
+    near: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def kernel(tile: Tile) -> Tensor:
+        scores = variation(tile)[0]
+        beyond = hardshrink(scores, high)
+        between = hardshrink(scores, low).sub_(beyond)
+        places = places_of(between)
+        squares = tile.values.square_()
+        near.append((between[places], places + tile.start, squares[:, places]))
+        inside = beyond.sign_()
+        counts = torch.stack([scores.sign_().sum(), inside.sum()]).double()  # < 2²⁴: exact
+        return torch.cat([counts, sums(squares.mul_(inside))])
+
+    total = measure.total(kernel)
+    varying, beyond = (int(number) for number in total[:2])
+    count = _count(fraction, varying)
+    missing = count - beyond
+    numbers, places = (np.concatenate([part[i].cpu().numpy() for part in near]) for i in (0, 1))
+    if not 0 < missing <= numbers.size:
+        return Selection(NONE, torch.zeros_like(total[2:])) if count == 0 else None
+    value = np.sort(numbers)[-missing]  # among many equals `np.partition` is slower
+    larger = numbers > value
+    last = places[np.flatnonzero(numbers == value)[missing - np.count_nonzero(larger) - 1]]
+    inside = larger | ((numbers == value) & (places <= last))
+    squares_MN = torch.cat([part[2] for part in near], dim=1).cpu()
+    more = (squares_MN * torch.from_numpy(inside)).double().sum(1)
+    return Selection(Cut(float(value), int(last)), total[2:] + more)
+
+
+def _count(fraction: float, varying: int) -> int:
+    return math.floor(fraction * varying + 1e-6)
+
+
+def _bounds(x: Stack, fraction: float) -> tuple[float, float]:
+    """Between which numbers the last selected one most probably lies."""
+    blocks = np.concatenate([variation(tile).cpu().numpy().copy() for tile in x.sample()])
+    return bounds(np.where(blocks > 0, blocks, -1), fraction)

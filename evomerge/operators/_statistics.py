@@ -1,0 +1,52 @@
+"""What was recorded of the sources' tensors, as operators use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import OperatorError
+from evomerge.operators._stack import Input, Stack, stretch
+
+_STEP = 1 << 20  # elements summed up at once, in float64
+
+
+def recorded(x: Stack) -> list[Input] | None:
+    """(M,) statistics of the tensor's shape, or None where a source has none.
+
+    Raises:
+        OperatorError: one has another shape.
+    """
+    found = [tensor for tensor in x.statistics if tensor is not None]
+    if len(found) < x.count:
+        return None
+    for label, tensor in zip(x.labels, found, strict=True):
+        if tuple(tensor.shape) != x.shape:
+            raise OperatorError(
+                f"{x.name}: the statistics of {label} are of shape {tuple(tensor.shape)}, "
+                f"expected {x.shape}. Collect them of the model that is merged."
+            )
+    return found
+
+
+def sums(tensors: Sequence[Input], power: int = 1) -> Tensor:
+    """(M,) float64: the sum of each tensor's elements to a power."""
+    return torch.stack([_sum(tensor, lambda part: part.double().pow(power)) for tensor in tensors])
+
+
+def _sum(tensor: Input, kernel: Callable[[Tensor], Tensor]) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    size = torch.Size(tensor.shape).numel()
+    for start in range(0, size, _STEP):
+        total += kernel(stretch(tensor, start, min(start + _STEP, size))).sum().cpu()
+    return total
+
+
+def whole(tensor: Input) -> Tensor:
+    """A statistic as one tensor."""
+    if isinstance(tensor, Tensor):
+        return tensor
+    shape = torch.Size(tensor.shape)
+    return tensor.slice(0, shape.numel()).view(shape)

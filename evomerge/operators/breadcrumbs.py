@@ -1,0 +1,56 @@
+"""Model Breadcrumbs: drop the outliers and the small elements, add up the rest."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._breadcrumbs import without_outliers
+from evomerge.operators._consensus import Consensus, Negative
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack
+from evomerge.operators._summed import summed
+
+
+@operator(
+    on="task_vectors",
+    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    textbook={"density": 0.15, "gamma": 0.006, "lam": 0.2},
+    paper="Davari and Belilovsky 2024, arXiv:2312.06795",
+)
+def breadcrumbs(
+    x: Stack,
+    *,
+    weight: Floats,
+    density: Floats,
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.01,
+    per_row: bool = False,
+    lam: float = 1.0,
+    normalize: bool = False,
+    consensus: Consensus | None = None,
+    negative: Negative = "subtract",
+) -> Merged:
+    """λ Σ w_i m_i ⊙ τ_i, where m_i leaves out outliers and small elements.
+
+    Of n elements the ⌊γn⌋ of largest magnitude are dropped, the next ⌊dn⌋ are kept and the
+    others dropped; where d + γ > 1 fewer outliers are. With γ = 0 it is plain trimming.
+
+    Args:
+        x: M task vectors.
+        weight: (M,) any sign.
+        density: (M,) fraction d kept, in (0, 1].
+        gamma: fraction γ dropped as outliers, in [0, 1).
+        per_row: whether n is a row (the paper's code) or the tensor (mergekit).
+        lam: scale of the result.
+        normalize: divide by |Σ w_i|; with an election by the weight of the sources that agree.
+        consensus: null adds up everything; ``sum`` and ``count`` elect signs as in ``ties``.
+        negative: as in ``ties``.
+
+    Source: Davari and Belilovsky 2024, arXiv:2312.06795.
+    """
+    middle = without_outliers(x, density, gamma, per_row=per_row)
+    return summed(
+        middle, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative
+    )

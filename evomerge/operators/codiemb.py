@@ -1,0 +1,33 @@
+"""Task vectors averaged in proportion to their deviation from the base."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from evomerge.operators._deviation import averaged_by_size
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack
+
+
+@operator(
+    on="task_vectors",
+    textbook={"q": 1.0},
+    paper="Zhang et al. 2025, arXiv:2508.11442; the formula is ours",
+    experimental=True,
+)
+def codiemb(x: Stack, *, q: Annotated[float, Field(ge=0)] = 1.0, lam: float = 1.0) -> Merged:
+    """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2), in each tensor anew.
+
+    Only the abstract was at hand, which has weights follow from each parameter's deviation from
+    its pretrained value. This reading of it is ours; do not report it as the paper's method.
+
+    Args:
+        x: M task vectors.
+        q: 1 weighs by the deviation's size; ``varm`` is 2.
+        lam: scale of the average.
+
+    Source: CoDiEmb, Zhang et al. 2025, arXiv:2508.11442, abstract.
+    """
+    return averaged_by_size(x, q, lam)

@@ -1,0 +1,63 @@
+"""DELLA: drop elements at random, small ones more often, then elect signs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import Consensus, Negative
+from evomerge.operators._operator import operator
+from evomerge.operators._sparsify import Rescale, pruned_by_rank
+from evomerge.operators._stack import Merged, Stack
+from evomerge.operators._summed import summed
+
+
+@operator(
+    on="task_vectors",
+    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    textbook={"density": 0.7, "epsilon": 0.07, "lam": 1.1},
+    paper="Deep et al. 2024, arXiv:2406.11617",
+    random=True,
+)
+def della(
+    x: Stack,
+    *,
+    weight: Floats,
+    density: Floats,
+    epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
+    lam: float = 1.0,
+    normalize: bool = True,
+    consensus: Consensus | None = "sum",
+    negative: Negative = "subtract",
+    rescale: Rescale = "inverse",
+) -> Merged:
+    """Task vectors pruned by rank, summed where they agree with the elected sign.
+
+    An element is kept with probability p = d - ε + 2ε·ρ/(c - 1), where ρ = 0 ... c - 1 is the
+    rank of its magnitude among the c elements of its row. A density of 1 keeps everything.
+
+    Args:
+        x: M task vectors.
+        weight: (M,) any sign.
+        density: (M,) mean probability d of keeping an element, in (0, 1].
+        epsilon: half the spread of the probabilities; d - ε and d + ε must lie in (0, 1). The
+            authors' ``window_size`` is 2ε.
+        lam: scale of the result.
+        normalize: divide by the absolute weight of the sources that agree.
+        consensus: elect by the ``sum`` of the weighted values or by the ``count`` of signs; null
+            adds up everything, as ``della_linear`` does.
+        negative: as in ``ties``.
+        rescale: ``inverse`` divides each element by its own probability (the paper), ``l1``
+            restores the sum of magnitudes (mergekit), ``none``.
+
+    Raises:
+        OperatorError: density and epsilon leave (0, 1).
+
+    Source: Deep et al. 2024, arXiv:2406.11617.
+    """
+    pruned = pruned_by_rank(x, density, [epsilon] * x.count, rescale)
+    return summed(
+        pruned, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative
+    )

@@ -1,0 +1,50 @@
+"""DELLA without the election: drop elements at random, small ones more often, and add up."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._operator import operator
+from evomerge.operators._sparsify import Rescale, pruned_by_rank
+from evomerge.operators._stack import Merged, Stack
+from evomerge.operators._summed import summed
+
+
+@operator(
+    on="task_vectors",
+    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    textbook={"weight": 0.5, "density": 0.7, "epsilon": 0.07, "lam": 1.1},
+    paper="Deep et al. 2024, arXiv:2406.11617",
+    random=True,
+)
+def della_linear(
+    x: Stack,
+    *,
+    weight: Floats,
+    density: Floats,
+    epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
+    lam: float = 1.0,
+    normalize: bool = False,
+    rescale: Rescale = "inverse",
+) -> Merged:
+    """λ Σ w_i m_i ⊙ τ_i / p_i with random masks m_i whose probabilities p_i grow with the rank.
+
+    Args:
+        x: M task vectors.
+        weight: (M,) any sign.
+        density: (M,) mean probability of keeping an element, in (0, 1].
+        epsilon: half the spread of the probabilities, as in ``della``.
+        lam: scale of the sum.
+        normalize: divide by |Σ w_i| (by 1 where that is below 1e-8).
+        rescale: as in ``della``.
+
+    Raises:
+        OperatorError: density and epsilon leave (0, 1).
+
+    Source: Deep et al. 2024, arXiv:2406.11617.
+    """
+    pruned = pruned_by_rank(x, density, [epsilon] * x.count, rescale)
+    return summed(pruned, weight, lam=lam, normalize=normalize)

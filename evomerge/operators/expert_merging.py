@@ -1,0 +1,123 @@
+"""Task vectors added up with coefficients that were learned for stretches of each tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import OperatorError
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack, Tile
+from evomerge.operators._statistics import whole
+
+
+@operator(
+    on="task_vectors",
+    textbook={},
+    paper="Zhang et al. 2025, arXiv:2509.25712",
+    statistics="raw",
+)
+def expert_merging(x: Stack) -> Merged:
+    """Σ_i Σ_c sigmoid(a_ic) · chunk c of τ_i.
+
+    Each tensor is cut, flat, into C chunks of ⌈n / C⌉ elements; there may be fewer of them than
+    coefficients. A tensor without coefficients stays as in the base: norms, embeddings, heads
+    and biases in the paper.
+
+    Args:
+        x: M task vectors, with the coefficients a_i of each, (C,) for each tensor.
+
+    Raises:
+        OperatorError: coefficients that are not one-dimensional.
+
+    Source: Expert Merging, Zhang et al. 2025, arXiv:2509.25712, as in the authors' code.
+    """
+    tables = [_coefficients(x, i) for i in range(len(x.statistics))]
+
+    def kernel(tile: Tile) -> Tensor:
+        total = torch.zeros_like(tile.values[0])
+        for values, table in zip(tile.values, tables, strict=True):
+            for start, stop, factor in _pieces(table, tile.start, values.numel(), x.size):
+                total[start:stop] += values[start:stop].mul_(factor)
+        return total
+
+    return x.each(kernel)
+
+
+def _coefficients(x: Stack, source: int) -> list[float]:
+    """(C,) the factors of one source; none where it takes no part."""
+    raw = x.statistics[source]
+    if raw is None:
+        return []
+    if len(raw.shape) != 1:
+        raise OperatorError(
+            f"{x.name}: the coefficients of {x.labels[source]} are of shape {tuple(raw.shape)}, "
+            "expected one number a chunk."
+        )
+    return [float(value) for value in whole(raw).double().sigmoid()]
+
+
+def _pieces(
+    table: Sequence[float], start: int, count: int, size: int
+) -> Iterator[tuple[int, int, float]]:
+    """Where in a tile each chunk begins and ends, and its factor.
+
+    Args:
+        table: (C,) factors.
+        start: flat index of the tile's first element.
+        count: elements of the tile.
+        size: elements of the tensor.
+    """
+    if not table:
+        return
+    chunk = -(-size // len(table))
+    for number in range(start // chunk, -(-(start + count) // chunk)):
+        first = max(number * chunk - start, 0)
+        yield first, min((number + 1) * chunk - start, count), table[number]
+
+
+class Losses(NamedTuple):
+    """What the coefficients are trained to lower.
+
+    Attributes:
+        logits: T² times the cross entropy of the student with the teacher at temperature T.
+        hidden: mean squared difference of hidden states.
+        coefficients: sum of the coefficients' distances from their initial value.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    coefficients: Tensor
+
+
+def losses(
+    *,
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    teacher_hidden: Tensor,
+    student_hidden: Tensor,
+    coefficients: Tensor,
+    temperature: float = 1.0,
+    initial: float = 0.1,
+) -> Losses:
+    """The parts of the loss that coefficients are trained with.
+
+    Args:
+        teacher_logits, student_logits: (..., vocabulary) of a source and of the merged model.
+        teacher_hidden, student_hidden: (..., width) of one block.
+        coefficients: sigmoid(a) of all sources and chunks.
+        temperature: T, more than 0.
+        initial: of the coefficients.
+
+    Source: Expert Merging, Zhang et al. 2025, arXiv:2509.25712, as in the authors' code.
+    """
+    target = (teacher_logits / temperature).softmax(-1)
+    predicted = (student_logits / temperature).log_softmax(-1)
+    return Losses(
+        temperature**2 * -(target * predicted).sum(-1).mean(),
+        (teacher_hidden - student_hidden).square().mean(),
+        (coefficients - initial).abs().sum(),
+    )

@@ -1,0 +1,102 @@
+"""Average of weights, each by how much its model's predictions depend on it."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import plain_divisor, weighted_sum
+from evomerge.operators._measures import measures
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack, Tile
+from evomerge.operators._statistics import recorded, sums
+
+
+@operator(
+    on="weights",
+    per_source={"lam": Bound(1.0, least=0.0), "fisher_norm": Bound(0.0, least=0.0)},
+    textbook={"lam": 1.0},
+    paper="Matena and Raffel 2022, arXiv:2111.09832",
+    statistics="fisher",
+    ordered=True,
+)
+def fisher(
+    x: Stack,
+    *,
+    lam: Floats,
+    fisher_norm: Floats,
+    normalize: bool = True,
+    favor_target: bool = True,
+    floor: Annotated[float, Field(ge=0)] = 1e-6,
+    relative_floor: bool = True,
+) -> Merged:
+    """Σ c_i F_i W_i / Σ c_i F_i, where c_i = λ_i / ‖F_i‖ and F_i is a Fisher diagonal.
+
+    A tensor of which a source has no Fisher values gets the average weighted by λ alone.
+
+    Args:
+        x: M weights, with the Fisher values of each.
+        lam: (M,) coefficients, not negative.
+        fisher_norm: (M,) L2 norms of the Fisher values over the whole model; where one is 0 it
+            is measured.
+        normalize: divide by these norms; else c_i = λ_i.
+        favor_target: apply the floor to the first source (of λ > 0) alone, which then decides
+            where no source has an opinion.
+        floor: smaller Fisher values are raised to it.
+        relative_floor: the floor is a multiple of the tensor's mean Fisher value over all
+            sources. If not it is absolute, as published: that of a language model lies far
+            below 1e-6 almost everywhere, so that the floor would decide.
+
+    Source: Matena and Raffel 2022, arXiv:2111.09832, and the authors' code.
+    """
+    found = recorded(x)
+    if found is None:
+        return _average(x, lam)
+    means = x.once("fisher means", lambda: (sums(found) / x.size).tolist())
+    if relative_floor:
+        floor *= sum(means) / x.count
+    norms = _norms(x, fisher_norm) if normalize else [1.0] * x.count
+    coefficient = [w / norm if norm else 0.0 for w, norm in zip(lam, norms, strict=True)]
+    # scaled for the sake of float32: Fisher values may be tiny
+    unit = max(c * max(mean, floor) for c, mean in zip(coefficient, means, strict=True))
+    if floor == 0 or unit == 0:
+        return _average(x, lam)
+    target = next(i for i, c in enumerate(coefficient) if c)
+    floored = slice(target, target + 1) if favor_target else slice(None)
+
+    def kernel(tile: Tile) -> Tensor:
+        F_M = tile.of(found)
+        F_M[floored].clamp_(min=floor)
+        for values, F, c in zip(tile.values, F_M, coefficient, strict=True):
+            values.mul_(F.mul_(c / unit))
+        return tile.values.sum(0).div_(F_M.sum(0))
+
+    return x.each(kernel)
+
+
+def _average(x: Stack, lam: Floats) -> Merged:
+    lam = lam if any(lam) else (1.0,) * x.count
+    divisor = plain_divisor(lam)
+    return x.each(lambda tile: weighted_sum(tile.values, lam).div_(divisor))
+
+
+def _norms(x: Stack, given: Floats) -> list[float]:
+    """(M,) norms of the Fisher values over the whole model, as given or measured."""
+    if all(given):
+        return list(given)
+    whole = measures(x, "global", every=True)
+
+    def measure() -> dict[str, float]:
+        squares = dict.fromkeys(x.labels, 0.0)
+        for _, part in whole.parts:
+            for label, tensor in zip(part.labels, part.statistics, strict=True):
+                if tensor is not None:
+                    squares[label] = squares.get(label, 0.0) + float(sums([tensor], power=2))
+        return {label: math.sqrt(square) for label, square in squares.items()}
+
+    measured = whole.once("fisher norms", measure)
+    return [norm or measured[label] for norm, label in zip(given, x.labels, strict=True)]

@@ -1,0 +1,73 @@
+"""Model Stock: the average, drawn back to the base as far as the sources disagree."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from evomerge.operators._consensus import scaled, weighted_sum
+from evomerge.operators._measures import measures
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack, Tile
+
+Average = Literal["cos", "angle"]
+
+_LEAST_PRODUCT = 1e-12  # of two norms; mergekit's 1e-6 biases small tensors
+_POLE = 1e-6
+
+
+@operator(on="task_vectors", paper="Jang et al. 2024, arXiv:2403.19522")
+def model_stock(
+    x: Stack, *, per_row: bool = False, clamp: bool = True, average: Average = "cos"
+) -> Merged:
+    """The average task vector times t = M c / (1 + (M - 1) c), c the mean cosine of the pairs.
+
+    Args:
+        x: M task vectors; a single one is returned as it is.
+        per_row: one t for each row instead of one for the tensor.
+        clamp: keep c in [0, 1]; a negative c gives a negative t, and infinity at -1/(M - 1).
+        average: of the ``cos`` of the pairs (mergekit), or of their ``angle``; the paper has
+            two sources only.
+
+    Source: Jang et al. 2024, arXiv:2403.19522.
+    """
+    mean = [1 / x.count] * x.count
+    if per_row:
+
+        def kernel(tile: Tile) -> Tensor:
+            t = ratio(_row_grams(tile.values), clamp=clamp, average=average)
+            return weighted_sum(tile.values, mean).mul_(t.float().view(-1, 1))
+
+        return x.each_row(kernel)
+    t = float(ratio(measures(x).gram(), clamp=clamp, average=average))
+    return x.each(lambda tile: scaled(weighted_sum(tile.values, mean), t))
+
+
+def ratio(gram: Tensor, *, clamp: bool = True, average: Average = "cos") -> Tensor:
+    """(...) float64: t, the share of the average; 1 - t is the base's.
+
+    Args:
+        gram: (..., M, M) float64, inner products of the task vectors.
+        clamp: keep the mean cosine in [0, 1].
+        average: as for `model_stock`.
+    """
+    count = gram.shape[-1]
+    if count == 1:
+        return torch.ones_like(gram[..., 0, 0])
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    products = (norms.unsqueeze(-1) * norms.unsqueeze(-2)).clamp(min=_LEAST_PRODUCT)
+    i, j = torch.triu_indices(count, count, offset=1, device=gram.device)
+    pairs = (gram / products)[..., i, j].clamp(-1, 1)
+    cosine = pairs.mean(-1) if average == "cos" else pairs.acos().mean(-1).cos()
+    cosine = cosine.clamp(0, 1) if clamp else cosine
+    divisor = 1 + (count - 1) * cosine
+    pole = divisor.abs() < _POLE
+    return torch.where(pole, 0.0, count * cosine / torch.where(pole, 1.0, divisor))
+
+
+def _row_grams(values: Tensor) -> Tensor:
+    """(r, M, M) float64: inner products of the sources' rows."""
+    rows = values.double().transpose(0, 1)
+    return rows @ rows.transpose(1, 2)

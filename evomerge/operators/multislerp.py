@@ -1,0 +1,47 @@
+"""Average of directions on the sphere, at the average length."""
+
+from __future__ import annotations
+
+import torch
+
+from evomerge.operators._arc import Space
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import plain_divisor, weighted_sum
+from evomerge.operators._measures import measures
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack
+
+_LEAST_LENGTH = 1e-6  # of Σ w_i û_i, relative to Σ |w_i|: below it float32 holds but its rounding
+
+
+@operator(
+    on="either",
+    per_source={"weight": Bound(1.0)},
+    textbook={"weight": 1.0},
+    paper="Goddard 2025, goddard.blog/posts/multislerp-wow-what-a-cool-idea; as in mergekit",
+)
+def multislerp(
+    x: Stack, *, weight: Floats, normalize: bool = True, space: Space = "task_vector"
+) -> Merged:
+    """(Σ w_i ‖x_i‖) · m/‖m‖ with m = Σ w_i û_i, û_i = x_i / (‖x_i‖ + 1e-8).
+
+    The published steps (project onto the tangent space at m, average there, project back) come
+    to this: the average of the tangent vectors is zero. Where the directions cancel, Σ w_i x_i.
+
+    Args:
+        x: M task vectors or weights.
+        weight: (M,) any sign.
+        normalize: divide the weights by Σ w_i (by 1 where that is below 1e-8 in magnitude).
+        space: whether task vectors are averaged, if there is a base, or weights.
+
+    Source: Goddard 2025; mergekit's ``multislerp``.
+    """
+    gram = measures(x).gram()
+    w = torch.tensor(weight, dtype=torch.float64)
+    w = w / plain_divisor(weight) if normalize else w
+    norms = gram.diagonal().sqrt()
+    factor = w / (norms + 1e-8)
+    length = (factor @ gram @ factor).clamp(min=0).sqrt()
+    vanishes = bool(length <= _LEAST_LENGTH * w.abs().sum())
+    factor = w if vanishes else factor * (w @ norms) / length
+    return x.each(lambda tile: weighted_sum(tile.values, factor.tolist()))

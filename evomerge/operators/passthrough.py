@@ -1,0 +1,26 @@
+"""One model's weights, perhaps scaled."""
+
+from __future__ import annotations
+
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import scaled
+from evomerge.operators._operator import operator
+from evomerge.operators._stack import Merged, Stack
+
+
+@operator(
+    on="weights",
+    per_source={"scale": Bound(1.0)},
+    paper="Goddard et al. 2024, arXiv:2403.13257",
+    sources=1,
+)
+def passthrough(x: Stack, *, scale: Floats) -> Merged:
+    """The weights times a scale: for models put together from the blocks of others.
+
+    Args:
+        x: the weights of one source.
+        scale: (1,) any sign; 1 keeps every bit.
+
+    Source: Goddard et al. 2024, arXiv:2403.13257 (mergekit).
+    """
+    return x.each(lambda tile: scaled(tile.values[0], scale[0]))

@@ -1,0 +1,55 @@
+"""Weighted sum of task vectors of which only a part is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import scaled, weighted_sum
+from evomerge.operators._operator import operator
+from evomerge.operators._sparsify import Method, Norm, sparsified
+from evomerge.operators._stack import Merged, Stack
+
+
+@operator(
+    on="either",
+    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    textbook={"weight": 0.3, "density": 0.2},
+    paper="Yadav et al. 2023, arXiv:2306.01708; Yu et al. 2024, arXiv:2311.03099",
+    random=True,
+)
+def sparsify(
+    x: Stack,
+    *,
+    weight: Floats,
+    density: Floats,
+    lam: float = 1.0,
+    method: Method = "magnitude",
+    rescale: Literal["none", "inverse"] | Norm = "none",
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.01,
+    epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
+) -> Merged:
+    """λ Σ w_i τ̃_i, with τ̃_i the sparsified τ_i.
+
+    Every operator on task vectors takes the same step first if given ``sparsify_density``.
+    Without a base the tensors given are taken for task vectors.
+
+    Args:
+        x: M task vectors.
+        weight: (M,) any sign.
+        density: (M,) fraction of each that is kept, in (0, 1].
+        lam: scale of the sum.
+        method: what is kept: the largest ``magnitude``, a ``random`` part, a part by rank
+            (``della``), the largest without outliers (``breadcrumbs``).
+        rescale: ``inverse`` divides by the probability of being kept; ``l1``, ``l2`` and
+            ``linf`` restore a norm.
+        gamma: fraction dropped as outliers, for ``breadcrumbs``.
+        epsilon: half the spread of probabilities, for ``della``.
+
+    Source: Yadav et al. 2023, arXiv:2306.01708; Yu et al. 2024, arXiv:2311.03099; Deep et al.
+    2024, arXiv:2406.11617; Davari and Belilovsky 2024, arXiv:2312.06795.
+    """
+    sparse = sparsified(x, density, method, rescale, gamma, epsilon)
+    return sparse.each(lambda tile: scaled(weighted_sum(tile.values, weight), lam))
