@@ -34,15 +34,18 @@ class TensorInfo(NamedTuple):
     end: int
 
 
-def read_headers(folder: Path) -> dict[str, TensorInfo]:
+def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorInfo]:
     """Every tensor of a model folder, sorted by name.
+
+    Args:
+        stem: how the names of the one file and of the index begin.
 
     Raises:
         CheckpointError: files that are missing, truncated or damaged, all at once.
     """
     tensors: dict[str, TensorInfo] = {}
     problems: list[str] = []
-    files, promised = _weight_files(folder)
+    files, promised = _weight_files(folder, stem)
     for file in files:
         try:
             found = read_header(file)
@@ -65,14 +68,14 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     return dict(sorted(tensors.items()))
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], Mapping[str, list[str]]]:
+def _weight_files(folder: Path, stem: str) -> tuple[list[Path], Mapping[str, list[str]]]:
     """The one file, or the shards that the index names, or every safetensors file.
 
     Returns:
         the files, and for each shard's name the tensors that the index promises.
     """
-    single = folder / "model.safetensors"
-    index = folder / "model.safetensors.index.json"
+    single = folder / f"{stem}.safetensors"
+    index = folder / f"{stem}.safetensors.index.json"
     if single.exists():  # before the index, as Transformers does
         return [single], {}
     if index.exists():

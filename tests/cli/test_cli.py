@@ -44,6 +44,30 @@ def test_list_finds_every_file_of_a_folder(group: str) -> None:
     assert [row["name"] for row in data("list", group)] == list(registry.names(group))
 
 
+def test_list_tells_genes_and_parameters_of_operators() -> None:
+    rows = {row["name"]: row for row in data("list", "operators")}
+    ties = rows["ties"]
+    assert ties["needs"] == ["a base"]
+    assert ties["modifiers"] is True
+    density = next(p for p in ties["parameters"] if p["name"] == "density")
+    assert (density["per_source"], density["domain"], density["default"]) == (True, "(0, 1]", 1.0)
+    (gene,) = (gene for gene in ties["genes"] if gene["name"] == "density")
+    assert gene == {
+        **{"name": "density", "per_source": True},
+        **{"low": 0.05, "high": 1, "scale": "log", "initial": 0.5},
+    }
+    assert rows["rtsvm"]["experimental"] is True
+    assert rows["rtsvm"]["genes"] == []
+    assert rows["opcm"]["genes"][-1] == {"name": "order", "per_source": True}
+
+
+def test_the_table_of_operators_fits_160_columns() -> None:
+    lines = evomerge("list", "operators").stdout.splitlines()
+    assert max(map(len, lines)) <= 160
+    row = next(line for line in lines if line.strip().startswith("ties "))
+    assert "a base" in row and "density_i 0.05…1 log, lam 0.3…2.5" in row
+
+
 @pytest.mark.parametrize(("group", "folder"), [("spaces", "search_spaces"), ("fitness", "fitness")])
 def test_list_finds_every_preset_and_says_where_from(group: str, folder: str) -> None:
     rows = data("list", group)

@@ -1,0 +1,76 @@
+"""What operators know of a model's data: statistics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command()(statistics)
+
+
+def statistics(
+    model: Annotated[str, typer.Argument(help="A model folder or a hub name.", show_default=False)],
+    kind: Annotated[
+        Literal["fisher", "gram"],
+        typer.Option(help="fisher: of every weight; gram: of every linear layer's input."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
+    text: Annotated[Path | None, typer.Option(help="Take examples from a text file.")] = None,
+    fitness: Annotated[
+        str | None, typer.Option(help="Or from a fitness: a preset, or a path to one.")
+    ] = None,
+    task: Annotated[
+        list[str], typer.Option(help="Only of this task of the fitness; repeatable.")
+    ] = [],  # noqa: B006
+    examples: Annotated[int, typer.Option(help="How many to draw.")] = 256,
+    max_length: Annotated[int, typer.Option(help="Tokens of an example, at most.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of the draw, and of fisher's labels.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples at once, for gram. Default: 8.", show_default=False)
+    ] = None,
+    diagonal: Annotated[
+        bool, typer.Option("--diagonal", help="Keep only the diagonals of Gram matrices.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print data as JSON.")] = False,
+) -> None:
+    """Collect what the operators fisher and regmean need to know of a source."""
+    from evomerge.statistics import Collection, collect
+
+    what = Collection(
+        model=model,
+        kind=kind,
+        text=text,
+        fitness=fitness,
+        tasks=tuple(task),
+        examples=examples,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        diagonal=diagonal,
+    )
+    talk = Console(stderr=True)
+    with Progress(console=talk) as progress:
+        bar = progress.add_task("opening the model", total=None)
+
+        def observe(done: int, total: int) -> None:
+            progress.update(bar, description=kind, completed=done, total=total)
+
+        found = collect(what, out, observe)
+    for note in found.notes:
+        talk.print(f"note: {note}", markup=False, soft_wrap=True)
+    if as_json:
+        facts = {"folder": str(out), "tensors": found.tensors, "bytes": found.nbytes}
+        content = {**facts, "notes": found.notes, "manifest": found.manifest.model_dump()}
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        typer.echo(str(out))

@@ -1,0 +1,88 @@
+"""What a fitness asks, as text: the prompt of every search example and its right answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from evomerge.errors import ConfigError
+from evomerge.scoring.fitness import Fitness
+from evomerge.scoring.lm_eval import _build
+from evomerge.scoring.tasks import task_manager
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+
+
+class Text(NamedTuple):
+    """What a model reads, and what it should go on with."""
+
+    prompt: str
+    target: str
+
+
+def search_texts(fitness: Fitness, lm: LM) -> list[Text]:
+    """Prompt and right answer of the fitness's search examples, task after task.
+
+    The prompts are those that `LmEvalScorer` asks. Where a task has several right answers, the
+    first counts.
+
+    Args:
+        lm: only its rank is used.
+
+    Raises:
+        ConfigError: a task that cannot be loaded, or whose examples have no right answer.
+    """
+    manager = task_manager(fitness)
+    texts: list[Text] = []
+    problems: list[str] = []
+    for name, settings in fitness.tasks.items():
+        built = _build(name, settings, "search", fitness.seed, manager, lm)
+        assert built is not None, "every task has search examples"
+        found = [_text(built.task, instances) for instances in built.requests.values()]
+        texts += [text for text in found if text is not None]
+        if missing := found.count(None):
+            problems.append(
+                f"tasks.{name}: {missing} of {len(found)} examples of {settings.task} have no "
+                "answer to read. Leave the task out."
+            )
+    if problems:
+        raise ConfigError(problems)
+    return texts
+
+
+def _text(task: Any, instances: list[Instance]) -> Text | None:
+    """One example, or None where it has no answer."""
+    instances = sorted(instances, key=lambda instance: instance.idx)
+    first = instances[0]
+    if first.request_type == "loglikelihood_rolling":
+        text = Text("", first.args[0])
+    elif first.request_type == "generate_until":
+        target = _first(task.doc_to_target(first.doc))
+        if target is None:
+            return None
+        delimiter = task.get_config("target_delimiter") or ""
+        text = Text(first.args[0], f"{delimiter}{target}")
+    else:
+        number = 0 if len(instances) == 1 else _gold(task, first.doc)
+        if number is None or not 0 <= number < len(instances):
+            return None
+        text = Text(*instances[number].args[:2])
+    return text if text.target else None
+
+
+def _gold(task: Any, doc: Any) -> int | None:
+    """Which of an example's choices is right."""
+    # where choices fill a gap in the prompt (winogrande), the text says which
+    asked = task.doc_to_text(doc)
+    found = asked if isinstance(asked, int) else _first(task.doc_to_target(doc))
+    if isinstance(found, int):
+        return found
+    choices = task.doc_to_choice(doc)
+    return choices.index(found) if found in choices else None
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return value[0] if value else None
+    return value

@@ -1,0 +1,209 @@
+"""From a model and a text to a folder of statistics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from evomerge import __version__
+from evomerge.engines.transformers import TransformersEngine
+from evomerge.errors import CheckpointError
+from evomerge.operators import all_finite
+from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness
+from evomerge.scoring.texts import search_texts
+from evomerge.statistics import examples as texts
+from evomerge.statistics.collection import Collection, check
+from evomerge.statistics.examples import Example
+from evomerge.statistics.fisher import Fisher
+from evomerge.statistics.gram import Gram
+from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.folders import demand_free, demand_space, new_folder
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+from evomerge.weights.references import anchor
+from evomerge.weights.statistics import MANIFEST, STEM, Kind, Manifest
+from evomerge.weights.writer import SHARD_BYTES, Spec, write_weights
+
+_BATCH_SIZES: dict[Kind, int] = {"fisher": 1, "gram": 8}
+
+
+class Collected(NamedTuple):
+    """What was written, and what a person should know about it."""
+
+    manifest: Manifest
+    tensors: int
+    nbytes: int
+    notes: list[str]
+
+
+class _Gatherer(Protocol):
+    """`Fisher` or `Gram`."""
+
+    tokens: int
+
+    @property
+    def aliases(self) -> dict[str, str]: ...
+    @property
+    def specs(self) -> list[Spec]: ...
+    def add(self, batch: Sequence[Example], /) -> None: ...
+    def results(self) -> Iterator[tuple[str, Tensor]]: ...
+
+
+def collect(
+    what: Collection,
+    out: Path,
+    observe: Callable[[int, int], None] = lambda done, total: None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Collected:
+    """Compute the statistics of a model and write them with their manifest.
+
+    The folder appears when it is whole; a failure leaves nothing behind. The same collection on
+    the same machine writes the same bytes.
+
+    Args:
+        out: must not exist, or be an empty folder.
+        observe: is told how many examples are done, and how many there are.
+        shard_bytes: the size at which a file is closed and the next one begun.
+
+    Raises:
+        InputError: ``out`` is taken, or anything of the collection does not exist or fit.
+        OutputError: the disk is full, or ``out`` cannot be written.
+    """
+    fitness = check(what)
+    demand_free(out)
+    reference = anchor(what.model, Path.cwd())
+    models = Models(reference, {"model": reference})
+    engine = _open(models, reference, what.device)
+    try:
+        lm: Any = engine.lm
+        max_length = min(what.max_length, lm.max_length)
+        available = _examples(what, fitness, lm, max_length)
+        chosen = texts.draw(available, what.examples, what.seed)
+        owners, shared = _owners(models.base, lm.model)
+        gatherer = _gatherer(what, lm.model, owners)
+        with new_folder(out) as partial:
+            done = 0
+            for batch in texts.batches(chosen, what.batch_size or _BATCH_SIZES[what.kind]):
+                gatherer.add(batch)
+                if done == 0:  # what the first batch shows need not wait for the last
+                    demand_space(partial, out, sum(spec.nbytes for spec in gatherer.specs))
+                    _demand_finite(gatherer, what.kind, models.base)
+                done += len(batch)
+                observe(done, len(chosen))
+            _demand_finite(gatherer, what.kind, models.base)
+            specs = gatherer.specs
+            manifest = Manifest(
+                evomerge=__version__,
+                kind=what.kind,
+                diagonal=what.diagonal,
+                model=reference,
+                fingerprint=models.base.fingerprint,
+                data=_origin(what, fitness),
+                data_digest=texts.digest(chosen),
+                examples=len(chosen),
+                tokens=gatherer.tokens,
+                max_length=max_length,
+                seed=what.seed,
+                aliases=_aliases(gatherer, shared),
+            )
+            _write(partial, manifest, gatherer, shard_bytes)
+    finally:
+        engine.close()
+    notes = [*_too_few(what, len(chosen)), *_without(manifest, specs, models.base)]
+    return Collected(manifest, len(specs), sum(spec.nbytes for spec in specs), notes)
+
+
+def _open(models: Models, reference: str, device: str) -> TransformersEngine:
+    """The model itself in float32, its names and values checked."""
+    # eager: the faster attentions add up gradients in any order on a GPU
+    engine = TransformersEngine(dtype="float32", device=device, attention="eager")
+    engine.open(models)
+    recipe = Recipe(
+        base=reference, sources={"model": reference}, operator="linear", dtype="float32"
+    )
+    engine.load(make_plan(recipe, models))
+    return engine
+
+
+def _examples(what: Collection, fitness: Fitness | None, lm: Any, max_length: int) -> list[Example]:
+    if fitness is not None:
+        return texts.from_texts(search_texts(fitness, lm), lm, max_length)
+    assert what.text is not None
+    return texts.from_file(what.text, lm, max_length)
+
+
+def _origin(what: Collection, fitness: Fitness | None) -> dict[str, str | list[str]]:
+    if fitness is not None and what.fitness is not None:
+        return {"fitness": what.fitness, "digest": fitness.digest, "tasks": list(fitness.tasks)}
+    return {"text": what.text.name if what.text is not None else ""}
+
+
+def _gatherer(what: Collection, model: Any, owners: Mapping[str, Parameter]) -> _Gatherer:
+    if what.kind == "fisher":
+        return Fisher(model, owners, what.seed)
+    return Gram(model, owners, what.diagonal)
+
+
+def _write(folder: Path, manifest: Manifest, gatherer: _Gatherer, shard_bytes: int) -> None:
+    content = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(content, encoding="utf-8")
+    write_weights(folder, gatherer.specs, gatherer.results(), shard_bytes, STEM)
+
+
+def _owners(checkpoint: Checkpoint, model: Any) -> tuple[dict[str, Parameter], dict[str, str]]:
+    """Every parameter under the first of its checkpoint names; its further names to the first."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    firsts: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    for name in checkpoint.tensors:
+        if name in parameters:  # and no buffer
+            first = firsts.setdefault(id(parameters[name]), name)
+            if first != name:
+                shared[name] = first
+    return {name: parameters[name] for name in firsts.values()}, shared
+
+
+def _aliases(gatherer: _Gatherer, shared: Mapping[str, str]) -> dict[str, str]:
+    stored = {spec.name for spec in gatherer.specs}
+    both = dict(gatherer.aliases)
+    both |= {name: both.get(first, first) for name, first in shared.items()}
+    return {name: first for name, first in sorted(both.items()) if first in stored}
+
+
+def _demand_finite(gatherer: _Gatherer, kind: Kind, checkpoint: Checkpoint) -> None:
+    found = [name for name, tensor in gatherer.results() if not all_finite(tensor)]
+    if found:
+        raise CheckpointError(
+            f"{checkpoint.folder}: {kind} statistics of {len(found)} tensors, {found[0]} first, "
+            "are not finite though the weights are. Leave this model out."
+        )
+
+
+def _too_few(what: Collection, there: int) -> list[str]:
+    if there >= what.examples:
+        return []
+    return [f"{what.examples} examples were asked for and {there} are there; all were used."]
+
+
+def _without(manifest: Manifest, specs: Sequence[Spec], checkpoint: Checkpoint) -> list[str]:
+    """Matrices that Gram statistics lack, embeddings aside."""
+    having = {spec.name for spec in specs} | manifest.aliases.keys()
+    lacking = [
+        name
+        for name, info in checkpoint.tensors.items()
+        if len(info.shape) > 1
+        and name not in having
+        and checkpoint.places[name].role != "embedding"
+    ]
+    if manifest.kind == "fisher" or not lacking:
+        return []
+    return [
+        f"{len(lacking)} matrices, {lacking[0]} first, have no Gram matrix: no linear layer with "
+        "them was called. Operators take their plain mean."
+    ]

@@ -1,0 +1,77 @@
+"""Texts as the token ids that a model reads, and of which it predicts all but the first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.errors import ConfigError
+from evomerge.scoring.texts import Text
+
+Example = tuple[int, ...]
+
+
+def from_texts(texts: Iterable[Text], lm: Any, max_length: int) -> list[Example]:
+    """Prompts with their targets; too long a prompt loses its beginning.
+
+    Args:
+        lm: an lm-eval model, whose tokenizer is used as lm-eval uses it.
+        max_length: in tokens, at least 2.
+    """
+    return [_from_text(text, lm, max_length) for text in texts]
+
+
+def _from_text(text: Text, lm: Any, max_length: int) -> Example:
+    tokens = lm.tok_encode(text.prompt + text.target)
+    if not text.prompt or len(tokens) < 2:
+        tokens = [lm.prefix_token_id, *tokens]
+    return tuple(tokens[-max_length:])
+
+
+def from_file(path: Path, lm: Any, max_length: int) -> list[Example]:
+    """A text file in pieces of ``max_length`` tokens.
+
+    Every piece begins with the token that lm-eval puts before a text: the tokenizer's start token,
+    else its end token.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    if not text.strip():
+        raise ConfigError(f"{path}: holds no text")
+    tokens = lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    step = max_length - 1
+    return [
+        (lm.prefix_token_id, *tokens[begin : begin + step]) for begin in range(0, len(tokens), step)
+    ]
+
+
+def draw(examples: Sequence[Example], wanted: int, seed: int) -> list[Example]:
+    """``wanted`` of the examples, or all, in their order."""
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:wanted]
+    return [examples[number] for number in sorted(chosen.tolist())]
+
+
+def batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
+    """Examples of equal length together, so that nothing need be padded; the longest first."""
+    by_length = sorted(examples, key=lambda example: -len(example))  # keeps ties in order
+    for _, group in groupby(by_length, key=len):
+        alike = list(group)
+        for begin in range(0, len(alike), size):
+            yield alike[begin : begin + size]
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """sha256 over the token ids."""
+    return hashlib.sha256(json.dumps(examples, separators=(",", ":")).encode()).hexdigest()

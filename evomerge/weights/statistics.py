@@ -1,0 +1,185 @@
+"""A folder of statistics of one model, read lazily: what `evomerge statistics` wrote."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from evomerge.errors import CheckpointError
+from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.headers import read_headers
+
+MANIFEST = "manifest.json"
+STEM = "statistics"
+
+Kind = Literal["fisher", "gram", "second_moments", "raw"]
+
+
+class Manifest(BaseModel):
+    """What the numbers are of.
+
+    Attributes:
+        format: of this folder.
+        evomerge: the version that wrote it.
+        kind: ``fisher``: one number per weight; ``gram``: one matrix per linear layer's input;
+            ``second_moments``: an optimizer's, one number per weight; ``raw``: coefficients that
+            were learned, a few per tensor. The last two are not made by evomerge: of their
+            manifests only ``kind`` is needed.
+        diagonal: of Gram matrices only the diagonals are stored.
+        model: as it was referred to.
+        fingerprint: of the model's checkpoint.
+        data: where the examples come from.
+        data_digest: sha256 over the token ids of the examples.
+        examples: how many were averaged over.
+        tokens: predicted (fisher) or read (gram), over all examples.
+        max_length: of an example, in tokens.
+        seed: of the draw of examples, and of labels.
+        dtype: of the stored numbers.
+        aliases: tensor names to the name under which their common statistic is stored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    evomerge: str = ""
+    kind: Kind
+    diagonal: bool = False
+    model: str = ""
+    fingerprint: str = ""
+    data: dict[str, str | list[str]] = {}
+    data_digest: str = ""
+    examples: int = 0
+    tokens: int = 0
+    max_length: int = 0
+    seed: int = 0
+    dtype: Literal["float32"] = "float32"
+    aliases: dict[str, str] = {}
+
+
+class Statistics:
+    """Numbers by the model's tensor names; see `open_statistics`.
+
+    Attributes:
+        folder: where they lie.
+        manifest: what they are of.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._tensors = read_headers(folder, STEM)
+        self._handles: dict[Path, Any] = {}
+        problems = [
+            f"{info.file}: tensor {name} is stored as {info.dtype}, expected F32. Collect it again."
+            for name, info in self._tensors.items()
+            if info.dtype != "F32"
+        ] + [
+            f"{folder / MANIFEST}: {alias} shares the statistic of {name}, which is not there. "
+            "Collect it again."
+            for alias, name in manifest.aliases.items()
+            if name not in self._tensors or alias in self._tensors
+        ]
+        if problems:
+            raise CheckpointError(problems)
+
+    @property
+    def kind(self) -> Kind:
+        """``fisher`` or ``gram``."""
+        return self.manifest.kind
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Tensors of the model that have a statistic."""
+        return frozenset(self._tensors) | frozenset(self.manifest.aliases)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor's statistic without reading it; None where it has none."""
+        info = self._tensors.get(self.manifest.aliases.get(name, name))
+        return None if info is None else info.shape
+
+    def read(self, name: str) -> Tensor | None:
+        """The statistic of a tensor, mapped from its file; treat it as read-only.
+
+        Returns:
+            fisher: float32 of the tensor's shape. gram: (in, in) float32 for a weight of (out,
+            in), or its diagonal (in,). None where the tensor has no statistic.
+
+        Raises:
+            CheckpointError: the file has gone.
+        """
+        stored = self.manifest.aliases.get(name, name)
+        if stored not in self._tensors:
+            return None
+        file = self._tensors[stored].file
+        try:
+            if file not in self._handles:
+                self._handles[file] = safe_open(file, framework="pt")
+            tensor: Tensor = self._handles[file].get_tensor(stored)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}") from None
+        return tensor
+
+
+def open_statistics(
+    folder: Path, *, kind: Kind | None = None, of: Checkpoint | None = None
+) -> Statistics:
+    """The statistics in a folder.
+
+    Args:
+        folder: holds manifest.json, and statistics.safetensors or shards with an index.
+        kind: the one that is needed; None takes any.
+        of: the model whose statistics they must be; None takes any.
+
+    Raises:
+        CheckpointError: missing or damaged, of another kind, or of another model.
+    """
+    manifest = _manifest(folder / MANIFEST)
+    problems = []
+    made = kind in ("fisher", "gram")
+    if kind is not None and manifest.kind != kind:
+        problems.append(
+            f"{folder}: holds {manifest.kind} statistics, expected {kind}. "
+            + (f"Make them with evomerge statistics --kind {kind}." if made else "Name another.")
+        )
+    collected = manifest.kind in ("fisher", "gram")
+    if (
+        of is not None
+        and (collected or manifest.fingerprint)
+        and (manifest.fingerprint != of.fingerprint)
+    ):
+        problems.append(
+            f"{folder}: statistics of another model, {manifest.model}, whose weights are not those "
+            f"of {of.folder}. Make them of this model with evomerge statistics."
+        )
+    if problems:
+        raise CheckpointError(problems)
+    return Statistics(folder, manifest)
+
+
+def _manifest(path: Path) -> Manifest:
+    if not path.parent.is_dir():
+        raise CheckpointError(
+            f"{path.parent}: no such folder. Make it with evomerge statistics MODEL -o FOLDER."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return Manifest.model_validate(content)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent}: holds no {path.name}, so these are no statistics. "
+            "Make them with evomerge statistics MODEL -o FOLDER."
+        ) from None
+    except (OSError, RecursionError, ValueError) as error:
+        reason = "not valid JSON"
+        if isinstance(error, OSError):
+            reason = f"cannot be read: {error.strerror}"
+        elif isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+        raise CheckpointError(f"{path}: {reason}. Collect the statistics again.") from None
