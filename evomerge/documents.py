@@ -32,13 +32,26 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     Raises:
         ConfigError: not YAML, a key given twice, or not a mapping at the top.
     """
+    documents = parse_documents(text, where)
+    if len(documents) > 1:
+        raise ConfigError(f"{where}: expected one YAML document, got {len(documents)}")
+    return documents[0]
+
+
+def parse_documents(text: str, where: str) -> list[dict[str, Any]]:
+    """The mappings that a YAML text holds, at least one.
+
+    Raises:
+        ConfigError: as `parse_yaml`, of any document.
+    """
     try:
-        content = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader  # noqa: S506
+        documents = list(yaml.load_all(text, Loader=_StrictLoader))  # a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: expected keys and values, got {type(content).__name__}")
-    return content
+    for content in documents or [None]:
+        if not isinstance(content, dict):
+            raise ConfigError(f"{where}: expected keys and values, got {type(content).__name__}")
+    return documents
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -47,12 +60,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, or `parse_yaml` refuses it.
     """
+    return parse_yaml(_text(path), str(path))
+
+
+def read_documents(path: Path) -> list[dict[str, Any]]:
+    """The mappings in a YAML file of one or several documents.
+
+    Raises:
+        ConfigError: no such file, or `parse_documents` refuses it.
+    """
+    return parse_documents(_text(path), str(path))
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
-    return parse_yaml(text, str(path))
 
 
 class _Dumper(yaml.SafeDumper):

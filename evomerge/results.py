@@ -13,14 +13,14 @@ import yaml
 from evomerge import registry
 from evomerge.build import build
 from evomerge.config import fitness_from, read_resolved
-from evomerge.documents import read_yaml
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.nouns import Job, Split
 from evomerge.outcome import Outcome, Score, read_outcome, score
 from evomerge.recipes import Recipe
-from evomerge.recipes.mergekit import from_mergekit, is_mergekit, to_mergekit
-from evomerge.recipes.yaml import from_yaml, is_recipe, to_yaml
+from evomerge.recipes.files import Reader
+from evomerge.recipes.mergekit import to_mergekit
+from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile
 from evomerge.store import Store
@@ -83,23 +83,12 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: neither of the two, or something in it is wrong.
     """
-    content = read_yaml(path)
-    folder = path.resolve().parent
-    if is_mergekit(content):
-        # mergekit itself sees relative folders from where it is started
-        here = Path.cwd()
-        recipe = from_mergekit(
-            content, str(path), lambda model: Checkpoint(resolve(anchor(model, here))).layers
-        )
-        folder = here
-    else:
-        recipe = from_yaml(content, str(path))
-    return recipe.model_copy(
-        update={
-            "base": anchor(recipe.base, folder),
-            "sources": {name: anchor(ref, folder) for name, ref in recipe.sources.items()},
-        }
-    )
+
+    def opened(model: str) -> Checkpoint:
+        return Checkpoint(resolve(model))
+
+    reader = Reader(anchor, lambda model: opened(model).layers, lambda model: opened(model).places)
+    return reader.read(path)
 
 
 def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> Score:
@@ -130,7 +119,17 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
     kind = registry.find("engines", name, Engine)
     valid = registry.validate_options(kind, options, "--engine: ")
     worker = Worker(
-        WorkerSetup(recipe.base, recipe.sources, recipe.tokenizer, fitness, name, valid)
+        WorkerSetup(
+            recipe.base,
+            recipe.sources,
+            recipe.tokenizer,
+            fitness,
+            name,
+            valid,
+            recipe.slices,
+            recipe.modules,
+            recipe.chat_template,
+        )
     )
     try:
         found = worker.evaluate(Job(0, recipe, split))

@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
-
-from pydantic import ValidationError
+from typing import Any
 
 from evomerge.errors import RecipeError
-from evomerge.recipes._mergekit_methods import FIXED, METHODS, Method, their_name
-from evomerge.recipes._mergekit_settings import Scope, Settings, check_keys
-from evomerge.recipes.recipe import ROLES, Recipe, Scalar
-from evomerge.registry import did_you_mean, explain
+from evomerge.recipes._mergekit_definitions import Definitions
+from evomerge.recipes._mergekit_entries import (
+    Entries,
+    Model,
+    Part,
+    Run,
+    are_whole,
+    shown,
+    slices_of,
+    source_names,
+    sources_of,
+)
+from evomerge.recipes._mergekit_methods import METHODS
+from evomerge.recipes._mergekit_parameters import Parameters, Source
+from evomerge.recipes._mergekit_places import (
+    Places,
+    PlacesOf,
+    layers_of_model,
+    places_of_model,
+)
+from evomerge.recipes._mergekit_settings import Scope, check_keys
+from evomerge.recipes._mergekit_spread import Spread
+from evomerge.recipes._mergekit_tokens import read_tokenizer
+from evomerge.recipes._slices import BASE
+from evomerge.recipes.recipe import Recipe
+from evomerge.recipes.yaml import validated
+from evomerge.registry import did_you_mean
+
+DIALECT = "dialect"
 
 _TOP = (
-    "merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype",
-    "tokenizer_source", "tokenizer",
+    "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "chat_template", "name", DIALECT,
 )  # fmt: skip
-_REFUSED = {
-    "modules": "evomerge merges models of one module. Use models",
-    "chat_template": "evomerge keeps the base's. Remove this key",
-}
-_HINTS = ("int8_mask",)  # how much memory mergekit takes; the result is the same
 _DEFAULT_DTYPE = "bfloat16"
+_COUNTS = {1: "one more", 2: "two more"}
 
 
-def from_mergekit(content: dict[str, Any], where: str, layers_of: Callable[[str], int]) -> Recipe:
-    """The recipe of a mergekit YAML: ``models``, or one slice with all layers of every model.
+def from_mergekit(
+    content: dict[str, Any],
+    where: str,
+    layers_of: Callable[[str], int],
+    places_of: PlacesOf | None = None,
+    named: Mapping[str, Recipe] | None = None,
+) -> Recipe:
+    """The recipe of a mergekit YAML.
 
-    Gradients become one value per block, filters become roles. What differs from mergekit 0.1.5:
-    arithmetic is float32, whatever ``dtype`` says; random masks are evomerge's own; without
-    ``dtype`` and ``out_dtype`` the weights are written in bfloat16, mergekit writes what the
-    sources have.
+    Gradients become one value per block, filters become roles where they are one. What differs
+    from mergekit 0.1.5 even with ``dialect: mergekit``: arithmetic is float32, whatever ``dtype``
+    says; random masks are evomerge's own; without ``dtype`` and ``out_dtype`` the weights are
+    written in bfloat16, mergekit writes what the sources have.
     Sources are named after the last part of their path.
 
     Args:
         content: the parsed YAML.
         where: the file's name, for messages.
         layers_of: model to its number of blocks; asked only if there are gradients or slices.
+        places_of: model to the place of every tensor; asked only if there are modules, or if
+            slices set a parameter differently.
+        named: recipes that stand in place of models of that name.
 
     Raises:
         RecipeError: unknown keys, and everything that a recipe cannot say, at once.
@@ -47,15 +75,7 @@ def from_mergekit(content: dict[str, Any], where: str, layers_of: Callable[[str]
     if name not in METHODS:
         known = did_you_mean(name, METHODS)
         raise RecipeError(f"{where}: merge_method: {name!r} cannot be read.{known}")
-    return _Reader(content, where, layers_of, METHODS[name]).recipe()
-
-
-class _Entry(NamedTuple):
-    """One model of the YAML: its own settings before those of its slice."""
-
-    model: str
-    scopes: list[Scope]
-    listed: bool = True
+    return _Reader(content, where, layers_of, places_of, named or {}).recipe()
 
 
 class _Reader:
@@ -66,43 +86,41 @@ class _Reader:
         content: dict[str, Any],
         where: str,
         layers_of: Callable[[str], int],
-        method: Method,
+        places_of: PlacesOf | None,
+        named: Mapping[str, Recipe],
     ) -> None:
-        self.content, self.where, self.method = content, where, method
+        self.content, self.where, self.named = content, where, named
         self.name: str = content["merge_method"]
+        self.method = METHODS[self.name]
+        self.dialect = content.get(DIALECT) == "mergekit"
         self.layers_of = cache(layers_of)
+        self.places_of = cache(places_of) if places_of is not None else None
         self.problems: list[str] = []
-        self.base: str | None = None
+        self.entries = Entries(named, self._problem)
 
     def recipe(self) -> Recipe:
         """The recipe, or one error with all problems."""
-        check_keys(self.content, "", _TOP, self._problem, _REFUSED)
-        if self.content.get("base_model") is not None:
-            self.base = self._reference(self.content["base_model"], "base_model")
-        slice_, entries = self._entries()
-        if not entries and not self.problems:
-            self.problems.append(f"{self.where}: models: expected a list of models")
+        check_keys(self.content, "", _TOP, self._problem)
+        if self.content.get(DIALECT, "mergekit") != "mergekit":
+            self._problem(DIALECT, f"expected mergekit, got {self.content[DIALECT]!r}")
+        given = self.content.get("base_model")
+        base = None if given is None else self.entries.model(given, "base_model")
+        found = Definitions(self.content, self.entries, self._places, self._stop)
+        definitions = list(found.all(base))
+        inner: Recipe | None = None
+        for number, (modules, keys, path) in enumerate(definitions):
+            merge = self._merge(keys, path, base)
+            self._stop()
+            last = number == len(definitions) - 1
+            merge |= {"modules": modules, "dtype": self._dtype() if last else "float32"}
+            if inner is not None:
+                merge["base"] = inner  # whose other modules are the base's, exactly
+            if last and self.content.get("chat_template"):
+                merge["chat_template"] = str(self.content["chat_template"])
+            inner = validated(merge, f"{self.where}: ")
         self._stop()
-        base = self.base or entries[0].model
-        sources = self._sources(entries, base)
-        self._stop()
-        self.base = base
-        parameters = self._parameters(sources, slice_)
-        tokenizer = self._tokenizer()
-        self._stop()
-        dtype = self.content.get("out_dtype") or self.content.get("dtype") or _DEFAULT_DTYPE
-        keys = {
-            "base": base,
-            "sources": {name: entry.model for name, entry in sources.items()},
-            "operator": self.name,
-            "parameters": parameters,
-            "dtype": str(dtype).removeprefix("torch."),
-            "tokenizer": tokenizer,
-        }
-        try:
-            return Recipe.model_validate(keys)
-        except ValidationError as error:
-            raise RecipeError(explain(error, f"{self.where}: ", Recipe)) from None
+        assert inner is not None
+        return inner
 
     def _stop(self) -> None:
         if self.problems:
@@ -111,182 +129,117 @@ class _Reader:
     def _problem(self, path: str, sentence: str) -> None:
         self.problems.append(f"{self.where}: {path}: {sentence}")
 
-    def _reference(self, value: Any, path: str) -> str:
-        """A model as we write it: a folder, or org/name[@revision]."""
-        if isinstance(value, dict) and isinstance(value.get("model"), dict):
-            if value.get("lora") or value.get("override_architecture"):
-                self._problem(path, "an adapter or another architecture cannot be read")
-            inner = value["model"]
-            revision = inner.get("revision")
-            return f"{inner.get('path')}@{revision}" if revision else f"{inner.get('path')}"
-        if isinstance(value, dict):
-            return self._reference(value.get("model"), path)
-        if not isinstance(value, str):
-            self._problem(path, f"expected a model, got {value!r}")
-            return ""
-        if "+" in value:
-            self._problem(path, f"{value}: merge the adapter into its model first")
-        return value
+    def _dtype(self) -> str:
+        dtype = self.content.get("out_dtype") or self.content.get("dtype") or _DEFAULT_DTYPE
+        return str(dtype).removeprefix("torch.")
 
-    def _entries(self) -> tuple[dict[str, Any], list[_Entry]]:
-        """The slice's own keys, and every model."""
-        if "models" in self.content and "slices" in self.content:
-            self._problem("slices", "give either models or slices")
-        if "slices" not in self.content:
-            entries = self._list(self.content.get("models"), "models", ("model", "parameters"))
-            if self.base is not None and self.base not in [entry.model for entry in entries]:
-                entries.append(_Entry(self.base, [], listed=False))
-            return {}, entries
-        slices = self.content["slices"]
-        if not isinstance(slices, list) or len(slices) != 1:
-            count = len(slices) if isinstance(slices, list) else 0
-            self._problem(
-                "slices", f"expected one slice with all layers of every model, got {count}"
-            )
-            return {}, []
-        known = ("sources", "base_model", "parameters")
-        slice_ = check_keys(slices[0], "slices.0", known, self._problem)
-        if slice_.get("base_model") is not None:
-            self.base = self._reference(slice_["base_model"], "slices.0.base_model")
-        keys = ("model", "layer_range", "parameters")
-        entries = self._list(slice_.get("sources"), "slices.0.sources", keys)
-        for number, entry in enumerate(entries):
-            if not entry.model:
-                continue  # no mapping, or one without a model: said already
-            layers = self.layers_of(entry.model)
-            found = slice_["sources"][number].get("layer_range")
-            if found != [0, layers]:
+    # One merge
+
+    def _merge(self, keys: dict[str, Any], path: str, base: Model | None) -> dict[str, Any]:
+        """The fields of a recipe, but for modules, dtype and chat template."""
+        runs = self.entries.runs(keys, path)
+        for number, run in enumerate(runs):
+            if run.base is not None and run.base != (base or run.base):
                 self._problem(
-                    f"slices.0.sources.{number}.layer_range",
-                    f"expected all layers, [0, {layers}], got {found!r}",
+                    f"{path}slices.{number}.base_model",
+                    "evomerge has one base for all slices. Merge the slices with another base "
+                    "first, and give the result as a model",
                 )
-        return slice_, entries
-
-    def _list(self, items: Any, path: str, known: Sequence[str]) -> list[_Entry]:
-        if not isinstance(items, list):
-            self._problem(path, "expected a list of models")
-            return []
-        entries = []
-        for number, item in enumerate(items):
-            at = f"{path}.{number}"
-            keys = check_keys(item, at, known, self._problem)
-            model = self._reference(keys.get("model"), f"{at}.model") if keys else ""
-            entries.append(_Entry(model, [(f"{at}.parameters", keys.get("parameters"))]))
-        models = [entry.model for entry in entries]
-        for model in dict.fromkeys(models):
-            if models.count(model) > 1:
-                self._problem(path, f"{model} is given {models.count(model)} times")
-        return entries
-
-    def _sources(self, entries: list[_Entry], base: str) -> dict[str, _Entry]:
-        """The models that are sources to us, by name."""
-        if self.name != "linear" and self.base is None:
+            base = base or run.base
+        if not runs or not all(run.parts and all(p.model for p in run.parts) for run in runs):
+            self._stop()
+        relative = base is not None
+        if self.method.base == "required" and base is None:
             self._problem("base_model", f"{self.name} needs one")
-        others = [entry for entry in entries if entry.model != base]
-        if self.name == "slerp":
-            if len(others) != 1:
-                self._problem("models", f"slerp takes the base and one more, got {len(others)}")
-            # the base among the models is the first of two sources
-            chosen = [e for e in entries if e.model == base and e.listed] + others
-        elif self.name == "linear":
-            weightless = [e for e in entries if e.model == base and _weight(e) == 0]
-            chosen = others if others and weightless and self.base else entries
-        else:
-            chosen = others  # mergekit ignores what is set for the base
-        if not chosen:
-            self._problem("models", "expected one besides the base")
-        return dict(zip(_names([entry.model for entry in chosen]), chosen, strict=True))
+        first = base or runs[0].parts[0].model
+        runs = [self._with_base(run, base) for run in runs]
+        chosen = [sources_of(run, self.name, self.method, first if relative else None)
+                  for run in runs]  # fmt: skip
+        for number, parts in enumerate(chosen):
+            at = f"slices.{number}.sources" if "slices" in keys else "models"
+            self._check_count(parts, base, f"{path}{at}")
+        if not all(chosen):
+            self._stop()
+        sources = source_names(chosen, self.named)
+        fields: dict[str, Any] = {
+            "base": first,
+            "sources": {name: model for name, model, _ in sources},
+            "operator": self.method.operator,
+        }
+        if "slices" in keys:
+            fields["slices"] = self._slices(runs, chosen, sources, first)
+        shared: list[Scope] = [("parameters", self.content.get("parameters"))]
+        if path:
+            shared.insert(0, (f"{path}parameters", keys.get("parameters")))
+        spread = Spread(lambda: layers_of_model(first, self.layers_of), lambda: self._places(first))
+        fields["parameters"] = Parameters(
+            self.name,
+            self.method,
+            runs,
+            chosen,
+            sources,
+            shared,
+            spread,
+            self.dialect,
+            self._problem,
+        ).read(relative)
+        fields["tokenizer"] = self._tokenizer(first, sources)
+        return fields
 
-    def _parameters(self, sources: dict[str, _Entry], slice_: dict[str, Any]) -> dict[str, Any]:
-        shared = [
-            ("slices.0.parameters", slice_.get("parameters")),
-            ("parameters", self.content.get("parameters")),
-        ]
-        ours = {their_name(name): name for name in self.method.defaults if name not in FIXED}
-        for path, scope in shared:
-            self._check_parameters(path, scope, [*ours, *_HINTS])
-        for entry in sources.values():
-            for path, scope in entry.scopes:
-                self._check_parameters(path, scope, [*self.method.per_source, *_HINTS])
+    def _with_base(self, run: Run, base: Model | None) -> Run:
+        """The base among ``models``, where mergekit adds it."""
+        if run.length is not None or base is None or any(p.model == base for p in run.parts):
+            return run
+        return run._replace(parts=(*run.parts, Part(base, ("base_model", None), listed=False)))
+
+    def _check_count(self, parts: Sequence[Part], base: Model | None, path: str) -> None:
+        """As mergekit's input contracts."""
+        least, most = self.method.least, self.method.most
+        others = [p for p in parts if p.model != base or p.copy]
+        if self.method.base == "ignored":
+            if most is not None and len(parts) > most:
+                self._problem(path, f"{self.name} takes one model, got {len(parts)}")
+        elif not others:
+            self._problem(path, "expected one besides the base")
+        elif len(others) < least or (most is not None and len(others) > most):
+            wanted = f"{'at least ' if most is None else ''}{_COUNTS[least]}"
+            base_too = "" if self.method.base == "optional" else "the base and "
+            self._problem(path, f"{self.name} takes {base_too}{wanted}, got {len(others)}")
+
+    def _slices(
+        self,
+        runs: Sequence[Run],
+        chosen: Sequence[Sequence[Part]],
+        sources: Sequence[Source],
+        base: Model,
+    ) -> list[dict[str, list[int]]]:
+        models = {BASE: base} | {name: model for name, model, _ in sources}
+        layers = {name: layers_of_model(model, self.layers_of) for name, model in models.items()}
+        for number, run in enumerate(runs):
+            for part in run.parts:
+                count = layers_of_model(part.model, self.layers_of)
+                end = (part.start or 0) + (run.length or 0)
+                if end > count:
+                    self._problem(
+                        f"slices.{number}",
+                        f"{shown(part.model)} has {count} blocks, the range ends at {end}",
+                    )
         self._stop()
-        settings = Settings(self.method, lambda: self.layers_of(str(self.base)), self._problem)
-        parameters: dict[str, Any] = {}
-        for name in self.method.per_source:
-            tables = {
-                source: settings.table(name, [*entry.scopes, *shared], f"{name} for {entry.model}")
-                for source, entry in sources.items()
-            }
-            given = {source: table for source, table in tables.items() if table is not None}
-            if given:
-                parameters[name] = given
-        for theirs, name in ours.items():
-            if name in self.method.shared:
-                table = settings.table(name, shared, theirs)
-                if table is not None:
-                    parameters[name] = table
-        if "rescale" in self.method.shared:
-            # mergekit restores the sum of magnitudes, unless told not to
-            parameters["rescale"] = _map(
-                parameters.get("rescale", True), lambda on: "l1" if on else "none"
+        found = slices_of(runs, chosen, sources, base)
+        return [] if are_whole(found, list(layers.values())) else found
+
+    def _tokenizer(self, base: Model, sources: Sequence[Source]) -> Any:
+        def name_of(model: Model) -> str | None:
+            if model == base:
+                return BASE
+            return next((name for name, other, _ in sources if other == model), None)
+
+        return read_tokenizer(self.content, self.entries, name_of)
+
+    def _places(self, model: Model) -> Places:
+        if self.places_of is None:
+            raise RecipeError(
+                f"{self.where}: the tensor names of {shown(model)} are needed to read this. "
+                "Build the recipe from its file."
             )
-        return parameters
-
-    def _check_parameters(self, path: str, scope: Any, known: Sequence[str]) -> None:
-        if scope is None:
-            return
-        if not isinstance(scope, dict):
-            self._problem(path, f"expected keys and values, got {scope!r}")
-            return
-        for key, value in scope.items():
-            if key in known or (key == "rescale" and value is False):
-                continue
-            if key in map(their_name, self.method.shared):
-                self._problem(f"{path}.{key}", "mergekit reads this from the parameters of all "
-                                               "models alone. Move it there.")  # fmt: skip
-            else:
-                self._problem(
-                    f"{path}.{key}",
-                    f"evomerge's {self.name} has no such parameter.{did_you_mean(str(key), known)}",
-                )
-
-    def _tokenizer(self) -> str | None:
-        source, path = self.content.get("tokenizer_source"), "tokenizer_source"
-        if self.content.get("tokenizer") is not None:
-            path = "tokenizer"
-            keys = check_keys(self.content["tokenizer"], path, ("source",), self._problem)
-            source = keys.get("source", "union")
-        if source is None:
-            return None
-        if source != "base" and (source == "union" or self._reference(source, path) != self.base):
-            self._problem(path, f"evomerge keeps the base's tokenizer: base, got {source!r}")
-        return "base"
-
-
-def _weight(entry: _Entry) -> Any:
-    """The weight that a model sets itself."""
-    for _, scope in entry.scopes:
-        if isinstance(scope, dict):
-            return scope.get("weight")
-    return None
-
-
-def _names(models: Sequence[str]) -> list[str]:
-    """A short name for each model: the last part of its path, numbered where taken."""
-    names: list[str] = []
-    for model in models:
-        stem = model.partition("@")[0].rstrip("/").rpartition("/")[2] or "model"
-        stem = f"{stem}-model" if stem in ROLES else stem
-        name, number = stem, 2
-        while name in names:
-            name, number = f"{stem}-{number}", number + 1
-        names.append(name)
-    return names
-
-
-def _map(setting: Any, change: Callable[[Any], Scalar]) -> Any:
-    """A setting with every scalar in it changed."""
-    if isinstance(setting, dict):
-        return {key: _map(value, change) for key, value in setting.items()}
-    if isinstance(setting, list):
-        return [_map(value, change) for value in setting]
-    return change(setting)
+        return places_of_model(model, self.places_of)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from evomerge.recipes._mergekit_methods import FILTERS, Method, interpolate, pick, their_name
-from evomerge.recipes.recipe import ROLES, Scalar
+from evomerge.recipes._mergekit_methods import interpolate, pick
+from evomerge.recipes.recipe import Scalar
 from evomerge.registry import did_you_mean
 
-Row = Scalar | list[Scalar]
+Gradient = Scalar | list[Scalar]
 Scope = tuple[str, Any]  # where a ``parameters`` stands, and what it holds
 Problem = Callable[[str, str], None]  # takes a place in the YAML and a sentence
-
-_TARGETS = (*ROLES, "final_norm")
-_NEEDED = ("weight", "t")  # those without a default in mergekit
 
 
 def check_keys(
@@ -37,134 +34,101 @@ def check_keys(
     return content
 
 
-class _Condition(NamedTuple):
-    """One line of a setting: the targets that it is for, and its value."""
+class Line(NamedTuple):
+    """One line of a setting: the part of tensor names that it is for, and its value.
 
-    targets: frozenset[str]
-    row: Row
-
-
-class Settings:
-    """Reads one parameter after the other.
-
-    Args:
-        method: whose parameters they are.
-        layers: the number of blocks, asked for if there is a gradient.
-        problem: takes what is wrong.
+    Attributes:
+        filter: None for all tensors.
+        value: a scalar or a gradient.
     """
 
-    def __init__(self, method: Method, layers: Callable[[], int], problem: Problem) -> None:
-        self.method, self.layers, self._problem = method, layers, problem
+    filter: str | None
+    value: Gradient
 
-    def table(self, name: str, scopes: list[Scope], title: str) -> dict[str, Row] | None:
-        """Role to value or list of values; None where the YAML leaves the default.
+    def fits(self, name: str) -> bool:
+        """Whether mergekit reads this line for a tensor, if no earlier one fits."""
+        return self.filter is None or self.filter in name
 
-        Args:
-            name: ours, of the parameter.
-            scopes: where it may stand, the first that has a value for a tensor counts.
-            title: for messages.
-        """
-        conditions = [
-            condition
-            for path, scope in scopes
-            if isinstance(scope, dict) and their_name(name) in scope
-            for condition in self._conditions(
-                name, scope[their_name(name)], f"{path}.{their_name(name)}"
-            )
-        ]
-        rows: dict[str, Row] = {}
-        for condition in conditions:
-            for target in _TARGETS:
-                if target in condition.targets:
-                    rows.setdefault(target, condition.row)
-        missing = [target for target in _TARGETS if target not in rows and target != "other"]
-        if missing and name in _NEEDED:
-            self._problem("parameters", f"{title}: no value for {', '.join(missing)}")
-        if name in _NEEDED or not rows:
-            return self._roles(rows, title) if rows and not missing else None
-        return self._roles(
-            {target: rows.get(target, self._their_default(name)) for target in _TARGETS}, title
-        )
+    def at(self, step: int, steps: int) -> Scalar:
+        """The value for one of the blocks of a slice."""
+        if not isinstance(self.value, list):
+            return self.value
+        if isinstance(self.value[0], float):
+            return interpolate([float(item) for item in self.value], step, steps)
+        return pick(self.value, step, steps)
 
-    def _their_default(self, name: str) -> Scalar:
-        return True if name == "rescale" else self.method.defaults[name]
-
-    def _roles(self, rows: dict[str, Row], title: str) -> dict[str, Row]:
-        """Every role's row, told apart from ``other`` only where it differs."""
-        final = rows.pop("final_norm")
-        if _start(final) != _start(rows["norm"]):
-            self._problem(
-                "parameters",
-                f"{title}: the norm after the blocks has {_start(final)!r}, the first norm in them "
-                f"{_start(rows['norm'])!r}. A recipe has one value for both: filter 'norm'.",
-            )
-        other = rows.get("other")
-        for role in ("embedding", "head"):
-            theirs = _start(rows[role])
-            same = other is not None and _start(other) == theirs
-            rows[role] = other if other is not None and same else theirs
-        return rows
-
-    def _conditions(self, name: str, setting: Any, path: str) -> Iterator[_Condition]:
-        """A setting line by line, the first that fits a tensor counts."""
-        if isinstance(setting, dict):
-            setting = [setting]
-        if not (isinstance(setting, list) and any(isinstance(item, dict) for item in setting)):
-            row = self._row(name, setting, path)
-            if row is not None:
-                yield _Condition(frozenset(_TARGETS), row)
-            return
-        for number, item in enumerate(setting):
-            at = f"{path}.{number}"
-            keys = check_keys(item, at, ("filter", "value"), self._problem)
-            if not keys:
-                continue
-            selected, value = keys.get("filter"), keys.get("value")
-            row = self._row(name, value, f"{at}.value")
-            if selected is None or selected == "*":
-                targets = frozenset(_TARGETS)
-            elif isinstance(selected, str) and selected in FILTERS:
-                targets = FILTERS[selected]
-            else:
-                self._problem(
-                    f"{at}.filter", f"{selected!r} selects no role. Known: {', '.join(FILTERS)}, *."
-                )
-                continue
-            if row is not None:
-                yield _Condition(targets, row)
-
-    def _row(self, name: str, value: Any, path: str) -> Row | None:
-        """A scalar, or a gradient with one value per block."""
-        is_flag = isinstance(self._their_default(name), bool)
-        if not isinstance(value, list):
-            return self._scalar(value, path, is_flag)
-        items = [self._scalar(item, path, is_flag) for item in value]
-        found = [item for item in items if item is not None]
-        if len(found) < len(items):
-            return None
-        if not found:
-            self._problem(path, "an empty list")
-            return None
-        layers = self.layers()
-        if is_flag:
-            return [pick(found, layer, layers) for layer in range(layers)]
-        numbers = [float(item) for item in found]
-        return [interpolate(numbers, layer, layers) for layer in range(layers)]
-
-    def _scalar(self, value: Any, path: str, is_flag: bool) -> Scalar | None:
-        if is_flag:
-            if value in (True, False):
-                return bool(value)
-            self._problem(path, f"expected true or false, got {value!r}")
-            return None
-        try:
-            if isinstance(value, bool):
-                raise TypeError
-            return float(value)  # YAML reads 1e-3 as a word, mergekit as a number
-        except (TypeError, ValueError):
-            self._problem(path, f"expected a number or a list of numbers, got {value!r}")
-            return None
+    @property
+    def start(self) -> Scalar:
+        """The value for the tensors outside the blocks."""
+        return self.value[0] if isinstance(self.value, list) else self.value
 
 
-def _start(row: Row) -> Scalar:
-    return row[0] if isinstance(row, list) else row
+def read_lines(
+    name: str, default: Scalar, scopes: Sequence[Scope], problem: Problem
+) -> tuple[Line, ...]:
+    """What decides a parameter, the first line that fits a tensor counts.
+
+    Args:
+        name: mergekit's, of the parameter.
+        default: says whether numbers or flags are expected.
+        scopes: where it may stand, the first that has a value for a tensor counts.
+        problem: takes what is wrong.
+    """
+    lines: list[Line] = []
+    for path, scope in scopes:
+        if isinstance(scope, dict) and name in scope:
+            lines += _read(scope[name], f"{path}.{name}", default, problem)
+    last = next((n for n, line in enumerate(lines) if line.filter is None), len(lines))
+    return tuple(lines[: last + 1])
+
+
+def _read(setting: Any, path: str, default: Scalar, problem: Problem) -> Iterator[Line]:
+    """The lines of one setting, the default in place of what is wrong."""
+    is_flag = isinstance(default, bool)
+    if isinstance(setting, dict):
+        setting = [setting]
+    if not (isinstance(setting, list) and any(isinstance(item, dict) for item in setting)):
+        value = _gradient(setting, path, is_flag, problem)
+        yield Line(None, default if value is None else value)
+        return
+    for number, item in enumerate(setting):
+        at = f"{path}.{number}"
+        keys = check_keys(item, at, ("filter", "value"), problem)
+        if not keys:
+            continue
+        selected = keys.get("filter")
+        value = _gradient(keys.get("value"), f"{at}.value", is_flag, problem)
+        if selected is not None and not isinstance(selected, str):
+            problem(f"{at}.filter", f"expected a part of tensor names, got {selected!r}")
+        else:
+            part = None if selected in (None, "", "*") else selected
+            yield Line(part, default if value is None else value)
+
+
+def _gradient(value: Any, path: str, is_flag: bool, problem: Problem) -> Gradient | None:
+    """A scalar or a list of them; numbers as floats, as in YAML 1.1 ``1e-3`` is a word."""
+    if not isinstance(value, list):
+        return _scalar(value, path, is_flag, problem)
+    if not value:
+        problem(path, "an empty list")
+        return None
+    items = [_scalar(item, path, is_flag, problem) for item in value]
+    found = [item for item in items if item is not None]
+    if len(found) < len(items):
+        return None
+    return found[0] if all(item == found[0] for item in found) else found
+
+
+def _scalar(value: Any, path: str, is_flag: bool, problem: Problem) -> Scalar | None:
+    if is_flag:
+        if value in (True, False):
+            return bool(value)
+        problem(path, f"expected true or false, got {value!r}")
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        problem(path, f"expected a number or a list of numbers, got {value!r}")
+        return None

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from evomerge.errors import ExportError
-from evomerge.recipes._mergekit_layout import Layout, Placed, Value
-from evomerge.recipes._mergekit_methods import FIXED, METHODS, Method, their_name
-from evomerge.recipes.recipe import Recipe, Scalar
+from evomerge.recipes import _mergekit_refuse as refuse
+from evomerge.recipes._mergekit_layout import Layout
+from evomerge.recipes._mergekit_methods import METHOD_OF, METHODS, Method
+from evomerge.recipes._mergekit_modules import named
+from evomerge.recipes._mergekit_places import Placed
+from evomerge.recipes._mergekit_remarks import remarks
+from evomerge.recipes._mergekit_tokens import write_tokenizer
+from evomerge.recipes._mergekit_values import Values, has_rows, with_rescale
+from evomerge.recipes._slices import BASE, length
+from evomerge.recipes.recipe import Recipe
 from evomerge.registry import did_you_mean
+
+PAIRS = ("slerp", "nearswap", "arcee_fusion")  # of two sources the first is the base
+_WHOLE_NUMBERS = ("max_iter",)
 
 
 def to_mergekit(
@@ -29,24 +37,34 @@ def to_mergekit(
     Raises:
         ExportError: everything in the recipe that mergekit lacks or would get wrong, at once.
     """
-    method = METHODS.get(recipe.operator)
-    if method is None:
-        known = did_you_mean(recipe.operator, METHODS)
+    name = METHOD_OF.get(recipe.operator)
+    if name is None:
+        known = did_you_mean(recipe.operator, METHOD_OF)
         raise ExportError(f"operator: mergekit export knows no {recipe.operator!r}.{known}")
-    writer = _Writer(recipe, method, places)
+    written, method = with_rescale(recipe, METHODS[name])
+    writer = _Writer(written, name, method, places)
     content = writer.content()
     if writer.problems:
         raise ExportError(dict.fromkeys(writer.problems))
-    comments = "".join(f"# {line}\n" for line in writer.comments(shapes))
-    return comments + _dump(content)
+    lines = remarks(recipe, method, writer.values.at, writer.layout, shapes)
+    return "".join(f"# {line}\n" for line in lines) + _dump(content)
 
 
 class _Writer:
     """One export: values are looked up tensor group by tensor group, problems gathered."""
 
-    def __init__(self, recipe: Recipe, method: Method, places: Mapping[str, Placed]) -> None:
-        self.recipe, self.method = recipe, method
-        self.layout = Layout(places)
+    def __init__(
+        self, recipe: Recipe, name: str, method: Method, places: Mapping[str, Placed]
+    ) -> None:
+        self.recipe, self.name, self.method, self.places = recipe, name, method, places
+        # where mergekit would add the base to the models
+        self.alone = method.base == "ignored" and name != "linear" and not self._has_base
+        self.slices = recipe.slices
+        self.layout = Layout(places, [length(s) for s in recipe.slices])
+        if self.alone and not recipe.slices:
+            self.slices = (dict.fromkeys(recipe.sources, (0, self.layout.layers)),)
+            self.layout = Layout(places, [self.layout.layers])
+        self.values = Values(recipe, name, method, self.layout)
         self.problems = [
             f"parameters.{path}: {count} values, but the model has {self.layout.layers} blocks"
             for path, count in recipe.lists()
@@ -55,109 +73,134 @@ class _Writer:
 
     def content(self) -> dict[str, Any]:
         """The YAML; meaningless when there are problems."""
-        if self.problems:
+        unreadable = bool(self.problems)
+        self.problems += refuse.whole(self.recipe)
+        models = [self.recipe.base, *self.recipe.sources.values()]
+        if unreadable or any(isinstance(model, Recipe) for model in models):
             return {}
-        models, base_model = self._models()
-        self._check_parameters()
-        self._check_weights()
-        content: dict[str, Any] = {
-            "merge_method": self.recipe.operator,
-            "base_model": base_model,
-            "models": [self._entry(reference, source) for reference, source in models],
-        }
-        if shared := self._shared():
+        self.problems += refuse.repeated(self.recipe)
+        base_model = self._base_model()
+        self.problems += refuse.parameters(self.recipe, self.method, self.layout, self.values.at)
+        self.problems += refuse.weights(self.recipe, self.method, self.layout, self.values.at)
+        self.problems += self.values.rescale_problems()
+        content: dict[str, Any] = {"merge_method": self.name}
+        if base_model is not None:
+            content["base_model"] = base_model
+        shared = self._shared()
+        content |= self._in_modules(self._merged(base_model), base_model)
+        if shared:
             content["parameters"] = shared
         content |= {"dtype": "float32", "out_dtype": self.recipe.dtype}
-        if self.recipe.tokenizer == "base":
-            content["tokenizer_source"] = "base"
+        folders = {name: str(model) for name, model in self.recipe.sources.items()}
+        folders[BASE] = str(self.recipe.base)
+        content |= write_tokenizer(self.recipe.tokenizer, folders, base_model is not None)
+        if self.recipe.chat_template:
+            content["chat_template"] = self.recipe.chat_template
+        if self.values.needs_dialect():
+            content["dialect"] = "mergekit"
+        self.problems += self.values.problems
         return content
 
-    def comments(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-        """What a reader of the YAML should know."""
-        yield f"evomerge recipe {self.recipe.digest}"
-        yield "For mergekit 0.1.5 or newer. As in evomerge, arithmetic is float32 (dtype)"
-        yield "and the result is rounded once, to out_dtype."
-        if self.recipe.tokenizer == "base":
-            yield "mergekit cuts rows of embedding and head that belong to no token; evomerge keeps"
-            yield "the base's shape."
-        first = next(iter(self.recipe.sources.values()))
-        if self.recipe.operator == "slerp" and self._of_two and first != self.recipe.base:
-            yield "mergekit takes config and tokenizer from base_model, evomerge from"
-            yield f"{self.recipe.base}: copy them from there."
-        if self.recipe.operator.startswith("dare"):
-            yield "mergekit draws its own random masks, others on every run: the merge has the same"
-            yield "distribution as evomerge's, not the same weights."
-            if self._inverse:
-                yield "Each weight has been divided by its density: evomerge's rescale: inverse."
-        elif "density" in self.recipe.parameters:
-            yield "Of elements equal in magnitude at the edge of a density, mergekit keeps any,"
-            yield "evomerge the first: a few elements per tensor can differ."
-        if not self.recipe.operator.startswith("dare") and (small := self._emptied(shapes)):
-            yield f"mergekit before 0.1.5 stops at {small}: the density leaves no element."
-
-    def _at(self, name: str, source: str | None) -> Value:
-        default = self.method.defaults[name]
-
-        def value(role: str, layer: int) -> Scalar:
-            found = self.recipe.setting(name, source, role, layer)
-            return default if found is None else found
-
-        return value
+    # Models
 
     @property
-    def _of_two(self) -> bool:
-        return len(self.recipe.sources) == 2
+    def _has_base(self) -> bool:
+        return self.recipe.base in self.recipe.sources.values()
 
     @property
-    def _inverse(self) -> bool:
-        """Whether kept elements are divided by the density somewhere."""
-        if "rescale" not in self.method.shared:
-            return False
-        return any(self._at("rescale", None)(*spot) == "inverse" for spot in self.layout.spots)
+    def _space(self) -> str:
+        return str(self.recipe.parameters.get("space", "task_vector"))
 
-    def _models(self) -> tuple[list[tuple[str, str | None]], str]:
-        """Each model with the source that it is, in mergekit's order; and the base model."""
-        base, sources = self.recipe.base, self.recipe.sources
-        for reference in dict.fromkeys([base, *sources.values()]):
-            if "+" in reference or ("@" in reference and reference.startswith(("/", ".", "~"))):
+    def _base_model(self) -> str | None:
+        base, first = str(self.recipe.base), str(next(iter(self.recipe.sources.values())))
+        if self.name in PAIRS and len(self.recipe.sources) == 2:
+            if self.recipe.tokenizer is not None and first != base:
                 self.problems.append(
-                    f"{reference}: mergekit reads + and @ in a model's path as adapter and "
-                    "revision. Rename the folder."
+                    f"tokenizer: mergekit's {self.name} fills rows of unknown tokens from {first}, "
+                    f"not from the base {base}. Make the base the first source."
                 )
-        for reference, count in Counter(sources.values()).items():
-            if count > 1:
+            return first
+        if self.name in PAIRS and first == base:
+            self.problems.append(
+                f"sources: {self.name} of the base with itself, which mergekit lacks"
+            )
+        if self.method.base == "optional" and self._space == "weights":
+            if first != base:
                 self.problems.append(
-                    f"sources: {reference} is given {count} times, mergekit takes a model once. "
-                    "Drop one and add its weight to the other."
+                    "parameters.space: without base_model mergekit has no other model to take the "
+                    "config from. Make the base the first source."
                 )
-        models: list[tuple[str, str | None]] = [(ref, name) for name, ref in sources.items()]
-        if self.recipe.operator == "slerp":
-            return models, self._slerp_base()
-        if self.recipe.operator == "linear":
+            return None
+        return base
+
+    def _merged(self, base_model: str | None) -> dict[str, Any]:
+        """The key ``models`` or ``slices``."""
+        models = [(str(model), name) for name, model in self.recipe.sources.items()]
+        relative = base_model is not None and self.method.base != "ignored"
+        if relative and not (self.name in PAIRS and len(models) == 2):
+            models = self._without_base(models)
+        if self.slices:
+            slices = [
+                self._slice(number, models, base_model if relative else None)
+                for number in range(len(self.slices))
+            ]
+            return {"slices": slices}
+        entries = [self._entry(model, source, None) for model, source in models]
+        if self.name == "linear" and not self._has_base:
             # with weight 0, so that config and tokenizer are its: mergekit would take those of
             # any one of the models
-            return models if base in sources.values() else [*models, (base, None)], base
-        return self._without_base(models), base
+            entries.append({"model": str(self.recipe.base), "parameters": {"weight": 0.0}})
+        return {"models": entries}
 
-    def _slerp_base(self) -> str:
-        base, first = self.recipe.base, next(iter(self.recipe.sources.values()))
-        if not self._of_two:
-            if first == base:
-                self.problems.append("sources: slerp of the base with itself, which mergekit lacks")
-            return base
-        if self.recipe.tokenizer == "base" and first != base:
+    def _slice(
+        self, number: int, models: list[tuple[str, str]], base_model: str | None
+    ) -> dict[str, Any]:
+        slice_ = self.slices[number]
+        sources = []
+        for model, source in models:
+            if source in slice_:
+                entry = self._entry(model, source, number)
+                written = {"model": model, "layer_range": list(slice_[source])}
+                sources.append(written | {k: v for k, v in entry.items() if k != "model"})
+        if base_model is not None and all(item["model"] != base_model for item in sources):
+            first = next(iter(slice_.values()))
+            same = [s for s, m in self.recipe.sources.items() if m == base_model and s in slice_]
+            range_ = slice_[same[0]] if same else slice_.get(BASE, first)
+            sources.append({"model": base_model, "layer_range": list(range_)})
+        parameters = {
+            self.method.theirs(name): self.values.cut(name, None, number)
+            for name in self._varying_shared()
+        }
+        return {"sources": sources} | ({"parameters": parameters} if parameters else {})
+
+    def _in_modules(self, merged: dict[str, Any], base_model: str | None) -> dict[str, Any]:
+        """The same for some modules, all others left as the base has them."""
+        if not self.recipe.modules:
+            return merged
+        chosen = named(self.recipe.modules, self.places)
+        every = named([name.partition(".")[0] for name in self.places], self.places) or []
+        if not chosen:
             self.problems.append(
-                f"tokenizer: mergekit's slerp fills rows of unknown tokens from {first}, not from "
-                f"the base {base}. Make the base the first source."
+                f"modules: {', '.join(self.recipe.modules)} are no modules to mergekit."
             )
-        return first
+            return {}
+        alone = self.method.base == "ignored" or (self.method.least == 1 and self.name not in PAIRS)
+        if base_model is None or not alone:
+            self.problems.append(
+                f"modules: mergekit's {self.name} cannot leave the other modules as they are."
+            )
+            return {}
+        copy = {"models": [{"model": str(self.recipe.base), "parameters": {"weight": 1.0}}]}
+        return {"modules": {name: merged if name in chosen else copy for name in every}}
 
-    def _without_base(self, models: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+    def _without_base(self, models: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """The base as a source has no task vector: in mergekit it cannot be one."""
-        others = [(ref, source) for ref, source in models if ref != self.recipe.base]
+        others = [(model, source) for model, source in models if model != self.recipe.base]
         if not others:
             self.problems.append("sources: the base alone. Add a source that differs from it.")
-        divides = any(self._at("normalize", None)(*spot) for spot in self.layout.spots)
+        if "normalize" not in self.method.shared:
+            return others
+        divides = any(self.values.at("normalize", None)(*spot) for spot in self.layout.spots)
         if len(others) < len(models) and divides and not self.method.elects:
             self.problems.append(
                 "sources: the base is one of them, and mergekit does not divide by its weight. "
@@ -165,109 +208,44 @@ class _Writer:
             )
         return others
 
-    def _entry(self, reference: str, source: str | None) -> dict[str, Any]:
+    # Parameters
+
+    def _entry(self, model: str, source: str, number: int | None) -> dict[str, Any]:
         parameters: dict[str, Any] = {}
         for name in self.method.per_source:
-            if source is None:
-                parameters[name] = 0.0
-            elif name == "weight":
-                parameters[name] = self._write(name, self._weight(source))
-            elif name in self.recipe.parameters:
-                parameters[name] = self._write(name, self._at(name, source))
-        return {"model": reference} | ({"parameters": parameters} if parameters else {})
-
-    def _weight(self, source: str) -> Value:
-        weight = self._at("weight", source)
-        if not self._inverse:
-            return weight
-        density, rescale = self._at("density", source), self._at("rescale", None)
-
-        def divided(role: str, layer: int) -> Scalar:
-            w, d = weight(role, layer), density(role, layer)
-            assert isinstance(w, float) and isinstance(d, float)
-            return w / d if rescale(role, layer) == "inverse" else w
-
-        return divided
-
-    def _restores(self, role: str, layer: int) -> Scalar:
-        """The flag that ``rescale`` is to mergekit: whether the sum of magnitudes is restored."""
-        return self._at("rescale", None)(role, layer) == "l1"
+            if self.values.is_given(name, source):
+                theirs = self.method.theirs(name)
+                parameters[theirs] = (
+                    self.values.write(name, source)
+                    if number is None
+                    else self.values.cut(name, source, number)
+                )
+        return {"model": model} | ({"parameters": parameters} if parameters else {})
 
     def _shared(self) -> dict[str, Any]:
-        written = {}
-        for name in self.method.shared:
-            if name in FIXED or not (name in self.recipe.parameters or name in ("t", "rescale")):
-                continue
-            value = self._restores if name == "rescale" else self._at(name, None)
-            written[their_name(name)] = self._write(name, value)
+        """What is said once for all slices."""
+        varying = self._varying_shared()
+        written: dict[str, Any] = {}
+        for name in self._given_shared():
+            if name not in varying:
+                value = self.values.write(name, None)
+                whole = name in _WHOLE_NUMBERS and isinstance(value, float)
+                written[self.method.theirs(name)] = int(value) if whole else value
+        axis = self.recipe.parameters.get("axis")
+        if self.name == "nuslerp" and axis is not None:
+            # mergekit's flag does the reverse of what its documentation says
+            written |= {"nuslerp_flatten": False, "nuslerp_row_wise": axis == "col"}
         return written
 
-    def _check_parameters(self) -> None:
-        known = self.method.defaults
-        for name in self.recipe.parameters:
-            if name not in known:
-                self.problems.append(
-                    f"parameters.{name}: unknown to mergekit's {self.recipe.operator}."
-                    f"{did_you_mean(name, known)}"
-                )
-        for name in FIXED:
-            if name not in known:
-                continue
-            found = dict.fromkeys(self._at(name, None)(*spot) for spot in self.layout.spots)
-            if wrong := [value for value in found if value != known[name]]:
-                self.problems.append(
-                    f"parameters.{name}: mergekit's {self.recipe.operator} has no {wrong[0]!r}. "
-                    f"Set it to {known[name]}."
-                )
+    def _given_shared(self) -> list[str]:
+        always = (*self.method.needed, "rescale")
+        return [n for n in self.method.shared if n in self.recipe.parameters or n in always]
 
-    def _check_weights(self) -> None:
-        """Where mergekit divides by another sum of weights than we do."""
-        if "weight" not in self.method.per_source:
-            return
-        normalize = self._at("normalize", None)
-        of = {source: self._at("weight", source) for source in self.recipe.sources}
-        negative: set[str] = set()
-        for spot in self.layout.spots:
-            if not normalize(*spot):
-                continue
-            weights = {source: value(*spot) for source, value in of.items()}
-            numbers = [w for w in weights.values() if isinstance(w, float)]
-            negative |= {s for s, w in weights.items() if isinstance(w, float) and w < 0}
-            if self.recipe.operator == "linear" and abs(math.fsum(numbers)) < 1e-8:
-                self.problems.append(
-                    "parameters.weight: the weights add up to 0, by which mergekit divides. "
-                    "Set normalize: false, or change one."
-                )
-            if self._inverse and self._at("rescale", None)(*spot) == "inverse":
-                self.problems.append(
-                    "parameters.rescale: mergekit cannot combine inverse with normalize. "
-                    "Set rescale: l1, or normalize: false."
-                )
-        if self.method.elects and negative:
-            named = ", ".join(source for source in self.recipe.sources if source in negative)
-            self.problems.append(
-                f"parameters.weight: negative for {named}, and with normalize mergekit loses the "
-                "sign. Set normalize: false, or raise it to 0."
-            )
-
-    def _write(self, name: str, value: Value) -> Any:
-        try:
-            return self.layout.setting(value)
-        except ExportError as error:
-            self.problems += [f"parameters.{name}: {problem}" for problem in error.problems]
-            return None
-
-    def _emptied(self, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-        """The first tensor of which some density keeps less than one element."""
-        if "density" not in self.method.per_source:
-            return None
-        densities = [self._at("density", source) for source in self.recipe.sources]
-        for name, shape in shapes.items():
-            if name in self.layout.places and math.prod(shape) > 0:
-                kept = [density(*self.layout.places[name]) for density in densities]
-                if any(float(d) * math.prod(shape) < 1 for d in kept):
-                    return name
-        return None
+    def _varying_shared(self) -> list[str]:
+        """Those with gradients, which in mergekit are of one slice."""
+        if not self.slices:
+            return []
+        return [name for name in self._given_shared() if has_rows(self.values.write(name, None))]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -4,95 +4,155 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
+from evomerge.recipes._slices import Slice, canonical_slices, length, slice_problems
+from evomerge.recipes._template import template_problems
+from evomerge.recipes._tokenizer import (
+    Tokenizer,
+    TokenRow,
+    canonical_tokenizer,
+    tokenizer_problems,
+)
 from evomerge.registry import did_you_mean
 
-ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
+__all__ = ["DTYPES", "ROLES", "Recipe", "Scalar", "TokenRow", "Tokenizer"]
+
 DTYPES = ("float32", "bfloat16", "float16")
 
-Scalar = float | bool | str
+_LATER = ("slices", "modules", "statistics", "chat_template", "experimental")
 
 
 class Recipe(BaseModel):
     """Which models are merged, by which operator, at which settings.
 
-    A setting in ``parameters`` is a scalar, a list with one value per layer, or a mapping from
-    roles (`ROLES`, where ``other`` stands for every role not named) to either. A mapping from
-    source names to such settings gives each source its own. Tensors outside the blocks
-    (embeddings, head, final norm) take the first value of a list, as in mergekit.
+    A setting in ``parameters`` is a scalar, a list with one value per output block, a mapping from
+    roles (`ROLES`, where ``other`` stands for every role not named) to either, or a list of
+    mappings ``{filter, value}``, of which the first counts whose filter is a part of the output
+    tensor's name; a line without a filter is for all. A mapping from source names to such settings
+    gives each source its own. Tensors outside the blocks (embeddings, head, final norm) take the
+    first value of a list, as in mergekit.
+
+    A recipe in place of a model stands for the checkpoint that would be built from it.
 
     Attributes:
         base: the model that task vectors are measured from; gives config and tokenizer.
-        sources: name to model: a folder, or ``org/name[@revision]``; at least one.
+        sources: name to model: a folder, ``org/name[@revision]`` or a recipe; at least one.
         operator: a name from ``evomerge list operators``.
+        slices: for each run of output blocks, which blocks ``[start, end)`` of which sources (and
+            of ``base``) are merged; () for every block with those of the same number.
+        modules: prefixes of the names of the tensors to merge, the others are the base's; () for
+            all.
+        statistics: source name to a folder made by ``evomerge statistics``.
         seed: of the operator's random numbers.
         dtype: of the written weights; all arithmetic is float32.
-        tokenizer: ``base`` aligns differing vocabularies to the base's through token strings;
-            None demands that they are equal.
+        tokenizer: ``base``, ``union`` or the name of a source: to its vocabulary differing ones
+            are aligned through token strings; None demands that they are equal.
+        chat_template: a known name, a Jinja text, or ``auto`` for that of most models; None for
+            the base's.
+        experimental: needed by operators whose published equations could not be checked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base: str
-    sources: dict[str, str] = Field(min_length=1)
+    base: str | Recipe
+    sources: dict[str, str | Recipe] = Field(min_length=1)
     operator: str
     parameters: dict[str, Any] = Field(default_factory=dict)
+    slices: tuple[Slice, ...] = ()
+    modules: tuple[str, ...] = ()
+    statistics: dict[str, str] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
     dtype: Literal["float32", "bfloat16", "float16"]
-    tokenizer: Literal["base"] | None = None
+    tokenizer: str | Tokenizer | None = None
+    chat_template: str | None = None
+    experimental: bool = False
 
     @field_validator("sources")
     @classmethod
-    def _names_are_plain(cls, sources: dict[str, str]) -> dict[str, str]:
-        for name in sources:
-            if name in ROLES:
-                raise ValueError(f"a source may not be called {name!r}: that is a role")
+    def _names_are_plain(cls, sources: dict[str, str | Recipe]) -> dict[str, str | Recipe]:
+        problems = [
+            f"a source may not be called {name!r}: that is a role"
+            for name in sources
+            if name in ROLES
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
         return sources
 
     @model_validator(mode="after")
     def _canonical(self) -> Recipe:
-        settings = {
-            name: _canonical_setting(setting, name, self.sources)
-            for name, setting in sorted(self.parameters.items())
+        settings, problems = canonical_settings(self.parameters, self.sources)
+        problems += slice_problems(self.slices, self.sources, self.base)
+        problems += tokenizer_problems(self.tokenizer, self.sources)
+        problems += template_problems(self.chat_template)
+        problems += [f"modules: expected a prefix, got {m!r}" for m in self.modules if not _bare(m)]
+        problems += [
+            f"statistics.{name}: no such source.{did_you_mean(name, self.sources)}"
+            for name in self.statistics
+            if name not in self.sources
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        changed = {
+            "parameters": settings,
+            "slices": canonical_slices(self.slices, self.sources),
+            "modules": _outermost(self.modules),
+            "tokenizer": canonical_tokenizer(self.tokenizer),
+            "chat_template": self.chat_template or None,
         }
-        object.__setattr__(self, "parameters", settings)
+        for name, value in changed.items():
+            object.__setattr__(self, name, value)
         return self
 
-    def setting(self, name: str, source: str | None, role: str, layer: int) -> Scalar | None:
+    @property
+    def depth(self) -> int | None:
+        """The number of output blocks; None without slices, where it is the base's."""
+        lengths = [length(slice_) for slice_ in self.slices]
+        return sum(lengths) if lengths else None
+
+    def setting(
+        self, name: str, source: str | None, role: str, layer: int, tensor: str
+    ) -> Scalar | None:
         """The value of one parameter for one tensor, or None when the recipe does not give it.
 
         Args:
             name: of the parameter.
             source: which source's value, or None for a parameter that all sources share.
             role: one of `ROLES`.
-            layer: index of the block, 0 for tensors outside the blocks.
+            layer: index of the output block, 0 for tensors outside the blocks.
+            tensor: name of the output tensor.
 
         Raises:
             IndexError: the list of values is shorter than the model.
         """
-        value = self.parameters.get(name)
-        if source is not None and isinstance(value, Mapping) and source in value:
-            value = value[source]
-        if isinstance(value, Mapping):
-            value = value.get(role, value.get("other"))
-        if isinstance(value, list):
-            value = value[layer]
-        return value if value is None or isinstance(value, (float, bool, str)) else None
+        return find(self.parameters.get(name), source, role, layer, tensor)
 
     def lists(self) -> list[tuple[str, int]]:
         """Every per-layer list: where it stands, and how many values it has."""
-        return [item for name, setting in self.parameters.items() for item in _lists(name, setting)]
+        return [item for name, setting in self.parameters.items() for item in rows(name, setting)]
+
+    def located(self, locate: Callable[[str], str]) -> Recipe:
+        """The same recipe with all references to models and statistics seen through ``locate``."""
+
+        def place(model: str | Recipe) -> str | Recipe:
+            return locate(model) if isinstance(model, str) else model.located(locate)
+
+        return self.model_copy(
+            update={
+                "base": place(self.base),
+                "sources": {name: place(model) for name, model in self.sources.items()},
+                "statistics": {name: locate(folder) for name, folder in self.statistics.items()},
+            }
+        )
 
     def canonical_json(self) -> str:
         """One text per recipe: sorted keys, no spaces, sources in order."""
-        content = self.model_dump()
-        content["sources"] = [list(pair) for pair in self.sources.items()]
-        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(_content(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
     def digest(self) -> str:
@@ -102,72 +162,44 @@ class Recipe(BaseModel):
     @classmethod
     def from_canonical_json(cls, text: str) -> Recipe:
         """Inverse of `canonical_json`."""
-        content = json.loads(text)
-        content["sources"] = dict(content["sources"])
-        return cls.model_validate(content)
+        return cls.model_validate(_ordered(json.loads(text)))
 
 
-def _canonical_setting(setting: Any, path: str, sources: Mapping[str, str]) -> Any:
-    """The same setting in the one form that is hashed: numbers as floats, repeats collapsed."""
-    if isinstance(setting, Mapping) and any(key in sources for key in setting):
-        _refuse_unknown(setting, path, sources, "source")
-        per_source = {
-            name: _canonical_table(setting[name], f"{path}.{name}")
-            for name in sources
-            if name in setting
-        }
-        values = list(per_source.values())
-        same = len(values) == len(sources) and all(v == values[0] for v in values)
-        return values[0] if same else per_source
-    return _canonical_table(setting, path, sources)
+def _content(recipe: Recipe) -> dict[str, Any]:
+    """What is hashed: keys that came later are left out at their defaults."""
+    content = recipe.model_dump()
+    for name in _LATER:
+        if content[name] == Recipe.model_fields[name].default or content[name] == {}:
+            del content[name]
+
+    def model(value: str | Recipe) -> Any:
+        return value if isinstance(value, str) else _content(value)
+
+    content["base"] = model(recipe.base)
+    content["sources"] = [[name, model(value)] for name, value in recipe.sources.items()]
+    if isinstance(recipe.tokenizer, Tokenizer):
+        # their order is that of the rows that are added
+        content["tokenizer"]["tokens"] = [list(i) for i in content["tokenizer"]["tokens"].items()]
+    return content
 
 
-def _canonical_table(setting: Any, path: str, sources: Mapping[str, str] | None = None) -> Any:
-    """A setting that no longer differs by source."""
-    if not isinstance(setting, Mapping):
-        return _canonical_row(setting, path)
-    _refuse_unknown(setting, path, [*ROLES, *(sources or ())], "role")
-    rows = {role: _canonical_row(setting[role], f"{path}.{role}") for role in setting}
-    if not rows:
-        raise ValueError(f"{path}: empty")
-    if "other" not in rows:
-        missing = [role for role in ROLES if role not in rows and role != "other"]
-        if missing:
-            raise ValueError(f"{path}: no value for {', '.join(missing)}. Add the key 'other'")
-        return rows
-    rows = {role: rows[role] for role in ROLES if role in rows and rows[role] != rows["other"]} | {
-        "other": rows["other"]
-    }
-    return rows["other"] if len(rows) == 1 else rows
+def _ordered(content: Any) -> Any:
+    """Inverse of `_content`, as keys and values."""
+    if not isinstance(content, dict):
+        return content
+    sources = {name: _ordered(value) for name, value in content["sources"]}
+    content |= {"base": _ordered(content["base"]), "sources": sources}
+    if isinstance(content["tokenizer"], dict):
+        content["tokenizer"]["tokens"] = dict(content["tokenizer"]["tokens"])
+    return content
 
 
-def _canonical_row(setting: Any, path: str) -> Any:
-    """A scalar, or a list of them; a list of equal values becomes the value."""
-    if isinstance(setting, (list, tuple)):
-        row = [_canonical_scalar(value, path) for value in setting]
-        if not row:
-            raise ValueError(f"{path}: an empty list")
-        return row[0] if all(value == row[0] for value in row) else row
-    return _canonical_scalar(setting, path)
+def _bare(prefix: str) -> str:
+    return prefix.strip().rstrip(".")
 
 
-def _canonical_scalar(value: Any, path: str) -> Scalar:
-    if isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return float(value) + 0.0  # -0.0 and 0.0 are the same recipe
-    raise ValueError(f"{path}: expected a finite number, a word or true/false, got {value!r}")
-
-
-def _refuse_unknown(setting: Mapping[str, Any], path: str, known: Any, kind: str) -> None:
-    for key in setting:
-        if key not in known:
-            raise ValueError(f"{path}.{key}: no such {kind}.{did_you_mean(str(key), known)}")
-
-
-def _lists(path: str, setting: Any) -> list[tuple[str, int]]:
-    if isinstance(setting, list):
-        return [(path, len(setting))]
-    if isinstance(setting, Mapping):
-        return [item for key in setting for item in _lists(f"{path}.{key}", setting[key])]
-    return []
+def _outermost(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """The prefixes without those that lie inside another, sorted."""
+    bare = {_bare(prefix) for prefix in prefixes}
+    inner = {one for one in bare for other in bare if one.startswith(f"{other}.")}
+    return tuple(sorted(bare - inner))

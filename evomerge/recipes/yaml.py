@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +16,104 @@ from evomerge.registry import explain
 FORMAT = "evomerge"
 VERSION = 1
 
+Open = Callable[[str], str | Recipe]  # a model as written to a model as it is, or the recipe there
+
 
 def to_yaml(recipe: Recipe) -> str:
     """YAML text that `from_yaml` turns into the same recipe, digest and all."""
-    content = recipe.model_dump(exclude_none=True)
-    text = dump_yaml({FORMAT: VERSION, **content})
+    text = dump_yaml({FORMAT: VERSION, **_content(recipe)})
     return f"# digest {recipe.digest}\n{text}"
 
 
-def from_yaml(content: dict[str, Any], where: str) -> Recipe:
-    """The recipe that a parsed YAML holds.
+def from_yaml(content: dict[str, Any], where: str, open_: Open | None = None) -> Recipe:
+    """The recipe that a parsed YAML holds; recipes in place of models are read with it.
 
     Args:
         content: the parsed YAML.
         where: the file's name, for messages.
+        open_: takes every model as written, e.g. to read the recipe file that it is.
 
     Raises:
         RecipeError: unknown keys and wrong values, all at once.
     """
-    keys = dict(content)
-    version = keys.pop(FORMAT, None)
+    version = content.get(FORMAT)
     if version != VERSION:
         raise RecipeError(f"{where}: expected '{FORMAT}: {VERSION}' at the top, got {version!r}")
+    return _read(content, f"{where}: ", open_ or (lambda model: model))
+
+
+def validated(keys: dict[str, Any], where: str) -> Recipe:
+    """The recipe with these keys.
+
+    Raises:
+        RecipeError: each mistake on its own.
+    """
     try:
         return Recipe.model_validate(keys)
     except ValidationError as error:
-        raise RecipeError(explain(error, f"{where}: ", Recipe)) from None
+        raise RecipeError(_sentences(error, where)) from None
 
 
 def is_recipe(path: Path) -> bool:
     """Whether a path looks like a recipe file rather than a model folder."""
     return path.is_file() and path.suffix in {".yaml", ".yml"}
+
+
+def _content(recipe: Recipe) -> dict[str, Any]:
+    """Keys and values in the order of `Recipe`, those at their defaults left out but the old."""
+    content = recipe.model_dump(mode="json", exclude_none=True)
+    for name in ("slices", "modules", "statistics", "experimental"):
+        if not content[name]:
+            del content[name]
+    content["base"] = _model(recipe.base)
+    content["sources"] = {name: _model(model) for name, model in recipe.sources.items()}
+    if not isinstance(recipe.tokenizer, str | None):
+        content["tokenizer"] = recipe.tokenizer.model_dump(exclude_defaults=True)
+    return content
+
+
+def _model(model: str | Recipe) -> Any:
+    return model if isinstance(model, str) else _content(model)
+
+
+def _read(content: dict[str, Any], where: str, open_: Open) -> Recipe:
+    """One recipe, those in it first."""
+    keys = {key: value for key, value in content.items() if key != FORMAT}
+    problems: list[str] = []
+
+    def model(value: Any, path: str) -> Any:
+        try:
+            if isinstance(value, dict):
+                version = value.get(FORMAT, VERSION)
+                if version != VERSION:
+                    problems.append(f"{where}{path}.{FORMAT}: expected {VERSION}, got {version!r}")
+                return _read(value, f"{where}{path}.", open_)
+            return open_(value) if isinstance(value, str) else value
+        except RecipeError as error:
+            problems.extend(error.problems)
+            return "a model"  # so that the rest can be looked at
+
+    keys["base"] = model(keys["base"], "base") if "base" in keys else None
+    if keys["base"] is None:
+        del keys["base"]
+    if isinstance(keys.get("sources"), dict):
+        keys["sources"] = {
+            name: model(value, f"sources.{name}") for name, value in keys["sources"].items()
+        }
+    try:
+        recipe = Recipe.model_validate(keys)
+    except ValidationError as error:
+        problems += _sentences(error, where)
+    if problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _sentences(error: ValidationError, where: str) -> list[str]:
+    """One sentence per mistake, whoever found it."""
+    at = where.rstrip(".: ")
+    sentences = []
+    for text in explain(error, where, Recipe):
+        first, *others = text.split("\n")
+        sentences += [first, *(f"{at}: {other}" for other in others)]
+    return sentences

@@ -1,0 +1,142 @@
+"""What keeps a recipe from becoming mergekit YAML."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from evomerge.recipes._mergekit_layout import Layout, Value
+from evomerge.recipes._mergekit_methods import Method
+from evomerge.recipes.recipe import Recipe, Scalar
+from evomerge.registry import did_you_mean
+
+At = Callable[[str, str | None], Value]  # parameter and source to its values
+
+# Parameters that mergekit says in another way, by operator.
+SPECIAL = {
+    "nuslerp": ("space", "axis"),
+    "multislerp": ("space",),
+    "karcher": ("weight",),
+    "model_stock": ("clamp",),
+    "sce": ("coefficient_floor",),
+}
+_SHORTEST_TEMPLATE = 20  # characters
+
+
+def whole(recipe: Recipe) -> Iterator[str]:
+    """What no mergekit YAML can hold, whatever the operator."""
+    named = [("base", recipe.base), *((f"sources.{n}", m) for n, m in recipe.sources.items())]
+    for where, model in named:
+        if isinstance(model, Recipe):
+            yield (
+                f"{where}: mergekit knows no recipe in place of a model. Build it first, and give "
+                "the folder."
+            )
+        elif "+" in model or ("@" in model and model.startswith(("/", ".", "~"))):
+            yield (
+                f"{model}: mergekit reads + and @ in a model's path as adapter and revision. "
+                "Rename the folder."
+            )
+    if recipe.statistics:
+        yield "statistics: mergekit has no operator that uses them."
+    template = recipe.chat_template or ""
+    if "{" in template and len(template) < _SHORTEST_TEMPLATE:
+        yield "chat_template: mergekit takes a text this short for a wrong name."
+
+
+def repeated(recipe: Recipe) -> Iterator[str]:
+    """Models that one slice would have twice."""
+    parts: Iterable[Iterable[str]] = [s.keys() for s in recipe.slices] or [recipe.sources.keys()]
+    for part in parts:
+        models = [m for name, m in recipe.sources.items() if name in part and isinstance(m, str)]
+        for model, count in Counter(models).items():
+            if count > 1:
+                yield (
+                    f"sources: {model} is given {count} times, mergekit takes a model once. "
+                    "Drop one and add its weight to the other."
+                )
+
+
+def parameters(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterator[str]:
+    """Parameters that mergekit lacks, and values that it does not know."""
+    known = {**method.defaults, **method.fixed}
+    special = (*SPECIAL.get(recipe.operator, ()), *(("negative",) if method.elects else ()))
+    for name in recipe.parameters:
+        if name not in known and name not in special:
+            yield (
+                f"parameters.{name}: unknown to mergekit's {recipe.operator}."
+                f"{did_you_mean(name, method.defaults)}"
+            )
+    for name, only in method.fixed.items():
+        found = dict.fromkeys(at(name, None)(*spot) for spot in layout.spots)
+        if wrong := [value for value in found if value != only]:
+            yield (
+                f"parameters.{name}: mergekit's {recipe.operator} has no {shown(wrong[0])!s}. "
+                f"Set it to {shown(only, plain=True)}."
+            )
+    for name in ("space", "axis", "clamp", "coefficient_floor"):
+        if name in special and not isinstance(recipe.parameters.get(name), (Scalar, type(None))):
+            yield f"parameters.{name}: mergekit has one value for all tensors. Give one."
+    weight = recipe.parameters.get("weight")
+    if recipe.operator == "karcher" and isinstance(weight, (dict, list)):
+        yield "parameters.weight: mergekit's karcher weighs all models alike. Remove it."
+    threshold = recipe.parameters.get("coefficient_floor", 0.0)
+    if recipe.operator == "sce" and threshold not in (0.0, method.dialect["coefficient_floor"]):
+        yield f"parameters.coefficient_floor: mergekit knows 1e-6 alone, got {threshold}."
+
+
+def weights(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterator[str]:
+    """Where mergekit divides by another sum of weights than we do, or elects other signs."""
+    if "weight" not in method.per_source:
+        return
+    normalize = at("normalize", None) if "normalize" in method.shared else _never
+    of = {source: at("weight", source) for source in recipe.sources}
+    lost: set[str] = set()
+    voting: set[str] = set()
+    negative = at("negative", None)
+    for spot in layout.spots:
+        numbers = {s: w for s, value in of.items() if isinstance(w := value(*spot), float)}
+        below = {source for source, w in numbers.items() if w < 0}
+        if method.elects and negative(*spot) != "elect":
+            voting |= below
+        if not normalize(*spot):
+            continue
+        lost |= below
+        if recipe.operator in ("linear", "multislerp") and abs(math.fsum(numbers.values())) < 1e-8:
+            yield (
+                "parameters.weight: the weights add up to 0, by which mergekit divides. "
+                "Set normalize: false, or change one."
+            )
+        is_dare = recipe.operator.startswith("dare")
+        if is_dare and at("rescale", None)(*spot) == "inverse":
+            yield (
+                "parameters.rescale: mergekit cannot combine inverse with normalize. "
+                "Set rescale: l1, or normalize: false."
+            )
+    if method.elects and lost:
+        yield (
+            f"parameters.weight: negative for {_named(recipe, lost)}, and with normalize mergekit "
+            "loses the sign. Set normalize: false, or raise it to 0."
+        )
+    elif voting:
+        yield (
+            f"parameters.weight: negative for {_named(recipe, voting)}, which in mergekit has a "
+            "vote on the sign. Set negative: elect."
+        )
+
+
+def shown(value: Any, *, plain: bool = False) -> str:
+    """A value as a person writes it in YAML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if plain or not isinstance(value, str) else repr(value)
+
+
+def _never(role: str, layer: int, name: str) -> Scalar:
+    return False
+
+
+def _named(recipe: Recipe, sources: set[str]) -> str:
+    return ", ".join(source for source in recipe.sources if source in sources)

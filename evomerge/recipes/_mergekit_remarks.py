@@ -1,0 +1,71 @@
+"""What the reader of an exported YAML should know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+from evomerge.recipes._mergekit_layout import Layout, Value
+from evomerge.recipes._mergekit_methods import Method
+from evomerge.recipes.recipe import Recipe
+
+_RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
+
+
+def remarks(
+    recipe: Recipe,
+    method: Method,
+    at: Callable[[str, str | None], Value],
+    layout: Layout,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Iterator[str]:
+    """Comment lines: where mergekit's result differs a little, and why values look as they do."""
+    operator = recipe.operator
+    yield f"evomerge recipe {recipe.digest}"
+    yield "For mergekit 0.1.5 or newer. As in evomerge, arithmetic is float32 (dtype)"
+    yield "and the result is rounded once, to out_dtype."
+    if recipe.tokenizer == "base":
+        yield "mergekit cuts rows of embedding and head that belong to no token; evomerge keeps"
+        yield "the base's shape."
+    first = next(iter(recipe.sources.values()))
+    if operator == "slerp" and len(recipe.sources) == 2 and first != recipe.base:
+        yield "mergekit takes config and tokenizer from base_model, evomerge from"
+        yield f"{recipe.base}: copy them from there."
+    if method.base == "optional" and recipe.parameters.get("space") == "weights":
+        yield "mergekit takes config and tokenizer from any of the models, evomerge from"
+        yield f"{recipe.base}: copy them from there."
+    if operator in _RANDOM:
+        yield "mergekit draws its own random masks, others on every run: the merge has the same"
+        yield "distribution as evomerge's, not the same weights."
+        if any(at("rescale", None)(*spot) == "inverse" for spot in layout.spots):
+            yield "Each weight has been divided by its density: evomerge's rescale: inverse."
+    elif {"density", "sparsify_density"} & set(recipe.parameters):
+        yield "Of elements equal in magnitude at the edge of a density, mergekit keeps any,"
+        yield "evomerge the first: a few elements per tensor can differ."
+    if "density" in method.per_source and operator not in _RANDOM:
+        yield from _emptied(recipe, at, layout, shapes)
+    if operator == "model_stock" and recipe.parameters.get("clamp", True):
+        yield "Where task vectors point apart on average, mergekit extrapolates; evomerge takes"
+        yield "the base."
+    if operator == "sce" and not recipe.parameters.get("coefficient_floor"):
+        yield "Of task vectors whose squares add up to less than 1e-6, mergekit takes the mean."
+    if operator == "arcee_fusion":
+        yield "mergekit draws a sample of large tensors to find its threshold, evomerge sorts them."
+
+
+def _emptied(
+    recipe: Recipe,
+    at: Callable[[str, str | None], Value],
+    layout: Layout,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Iterator[str]:
+    """The first tensor of which some density keeps less than one element."""
+    densities = [at("density", source) for source in recipe.sources]
+    for spot in layout.spots:
+        count = math.prod(shapes.get(spot[2], (0,)))
+        if count and any(float(density(*spot)) * count < 1 for density in densities):
+            if recipe.operator == "ties":
+                yield f"mergekit before 0.1.5 stops at {spot[2]}: the density leaves no element."
+            else:
+                yield f"Of {spot[2]} mergekit keeps no element, evomerge one."
+            return

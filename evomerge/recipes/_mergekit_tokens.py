@@ -1,0 +1,104 @@
+"""The tokenizer of a recipe as mergekit's keys, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evomerge.recipes._mergekit_entries import Entries, Model, shown
+from evomerge.recipes._mergekit_settings import check_keys
+from evomerge.recipes._tokenizer import WORDS
+from evomerge.recipes.recipe import Tokenizer, TokenRow
+
+NameOf = Callable[[Model], str | None]  # ``base`` or a source's name; None for other models
+
+
+def read_tokenizer(content: dict[str, Any], entries: Entries, name_of: NameOf) -> Any:
+    """The field ``tokenizer`` of a recipe, from ``tokenizer_source`` or ``tokenizer``."""
+    problem = entries.problem
+
+    def source(value: Any, path: str) -> str:
+        if value in WORDS:
+            return str(value)
+        model = entries.model(value, path)
+        name = name_of(model)
+        if name is None and model:
+            problem(path, f"expected base, union or one of the models, got {shown(model)}")
+        return name or "base"
+
+    if content.get("tokenizer") is None:
+        given = content.get("tokenizer_source")
+        return None if given is None else source(given, "tokenizer_source")
+    if content.get("tokenizer_source") is not None:
+        problem("tokenizer", "give either tokenizer or tokenizer_source")
+    known = ("source", "tokens", "pad_to_multiple_of")
+    keys = check_keys(content["tokenizer"], "tokenizer", known, problem)
+    tokens = keys.get("tokens") or {}
+    if not isinstance(tokens, dict):
+        problem("tokenizer.tokens", f"expected tokens and their sources, got {tokens!r}")
+        tokens = {}
+    return {
+        "source": source(keys.get("source", "union"), "tokenizer.source"),
+        "tokens": {
+            str(token): _row(value, f"tokenizer.tokens.{token}", entries, source)
+            for token, value in tokens.items()
+        },
+        "pad_to_multiple_of": keys.get("pad_to_multiple_of") or None,
+    }
+
+
+def _row(value: Any, path: str, entries: Entries, name: Callable[[Any, str], str]) -> Any:
+    keys = check_keys(value, path, ("source", "force"), entries.problem)
+    row: dict[str, Any] = {"force": keys.get("force", False)}
+    source = keys.get("source")
+    if source is None:
+        entries.problem(f"{path}.source", "expected a model, or a kind of row")
+    elif not isinstance(source, dict) or "kind" not in source:
+        row["source"] = name(source, f"{path}.source")
+    elif source["kind"] == "zero":
+        row["zero"] = True
+    elif source["kind"] == "model_token":
+        known = ("kind", "model", "token", "token_id")
+        check_keys(source, f"{path}.source", known, entries.problem)
+        row["source"] = name(source.get("model"), f"{path}.source.model")
+        row |= {key: source[key] for key in ("token", "token_id") if source.get(key) is not None}
+        if ("token" in row) == ("token_id" in row):
+            entries.problem(f"{path}.source", "expected either token or token_id")
+    else:
+        kind = source["kind"]
+        entries.problem(f"{path}.source.kind", f"expected zero or model_token, got {kind!r}")
+    return row
+
+
+def write_tokenizer(
+    tokenizer: str | Tokenizer | None, models: Mapping[str, str], has_base: bool
+) -> dict[str, Any]:
+    """The keys of a mergekit YAML.
+
+    Args:
+        models: names of the sources, and ``base``, to the models.
+        has_base: whether the YAML has a ``base_model``, which ``base`` then means.
+    """
+    if tokenizer is None:
+        return {}
+    words = WORDS if has_base else ("union",)
+    if isinstance(tokenizer, str):
+        return {"tokenizer_source": tokenizer if tokenizer in words else models[tokenizer]}
+    word = tokenizer.source if tokenizer.source in words else models[tokenizer.source]
+    written: dict[str, Any] = {"source": word}
+    if tokenizer.tokens:
+        written["tokens"] = {t: _written(row, models) for t, row in tokenizer.tokens.items()}
+    if tokenizer.pad_to_multiple_of:
+        written["pad_to_multiple_of"] = tokenizer.pad_to_multiple_of
+    return {"tokenizer": written}
+
+
+def _written(row: TokenRow, models: Mapping[str, str]) -> dict[str, Any]:
+    source: Any = {"kind": "zero"}
+    if row.source is not None:
+        source = models[row.source]
+        if row.token is not None:
+            source = {"kind": "model_token", "model": source, "token": row.token}
+        elif row.token_id is not None:
+            source = {"kind": "model_token", "model": source, "token_id": row.token_id}
+    return {"source": source, **({"force": True} if row.force else {})}

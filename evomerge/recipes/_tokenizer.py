@@ -1,0 +1,79 @@
+"""Which vocabulary a merged model gets, and where the rows of its tokens come from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from evomerge.registry import did_you_mean
+
+WORDS = ("base", "union")
+
+
+class TokenRow(BaseModel):
+    """Where the row of one token comes from, for the models that do not know it.
+
+    Attributes:
+        source: name of a source, or ``base``; None where ``zero`` is set.
+        token: another token of that model whose row it is; the same token by default.
+        token_id: the row's number in that model, in place of ``token``.
+        zero: a row of zeros.
+        force: for the models that know the token too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str | None = None
+    token: str | None = None
+    token_id: int | None = Field(default=None, ge=0)
+    zero: bool = False
+    force: bool = False
+
+
+class Tokenizer(BaseModel):
+    """The merged model's vocabulary; rows are matched through token strings.
+
+    Attributes:
+        source: ``base``, ``union`` or the name of a source.
+        tokens: token string to the origin of its row; tokens that no model has are added.
+        pad_to_multiple_of: rows are added up to the next multiple.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = "union"
+    tokens: dict[str, TokenRow] = Field(default_factory=dict)
+    pad_to_multiple_of: int | None = Field(default=None, ge=1)
+
+
+def canonical_tokenizer(tokenizer: str | Tokenizer | None) -> str | Tokenizer | None:
+    """The same tokenizer, as a word where it says no more than that."""
+    if isinstance(tokenizer, Tokenizer) and not tokenizer.tokens:
+        return tokenizer if tokenizer.pad_to_multiple_of else tokenizer.source
+    return tokenizer
+
+
+def tokenizer_problems(
+    tokenizer: str | Tokenizer | None, sources: Collection[str]
+) -> Iterator[str]:
+    """What names no source, and rows without one origin."""
+    if tokenizer is None:
+        return
+    source = tokenizer if isinstance(tokenizer, str) else tokenizer.source
+    if source not in WORDS and source not in sources:
+        yield f"tokenizer: no such source: {source}.{did_you_mean(source, [*WORDS, *sources])}"
+    if source == "union" and "union" in sources:
+        yield "tokenizer: 'union' is the name of a source too. Rename the source."
+    tokens = {} if isinstance(tokenizer, str) else tokenizer.tokens
+    for token, row in tokens.items():
+        at = f"tokenizer.tokens.{token}"
+        if row.zero == (row.source is not None):
+            yield f"{at}: expected either a source or zero: true"
+        elif row.source is not None and row.source not in ("base", *sources):
+            known = did_you_mean(row.source, ["base", *sources])
+            yield f"{at}.source: no such source: {row.source}.{known}"
+        if row.token is not None and row.token_id is not None:
+            yield f"{at}: expected a token or a token_id, got both"
+        elif row.zero and (row.token is not None or row.token_id is not None):
+            yield f"{at}: a row of zeros has no token. Remove the key"

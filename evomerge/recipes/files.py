@@ -1,0 +1,74 @@
+"""Recipe files, evomerge's and mergekit's, with the recipes that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.documents import read_documents
+from evomerge.errors import RecipeError
+from evomerge.recipes._mergekit_places import PlacesOf
+from evomerge.recipes.mergekit import from_documents, is_mergekit
+from evomerge.recipes.recipe import Recipe
+from evomerge.recipes.yaml import from_yaml, is_recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads recipe files.
+
+    Args:
+        anchor: a reference and a folder to the reference as seen from there.
+        layers_of: a model to its number of blocks.
+        places_of: a model to the place of every tensor.
+    """
+
+    anchor: Callable[[str, Path], str]
+    layers_of: Callable[[str], int]
+    places_of: PlacesOf
+
+    def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Recipe:
+        """The recipe in a file; relative folders and files are seen from it.
+
+        In mergekit's YAML relative folders are seen from where evomerge is started, as mergekit
+        does it.
+
+        Args:
+            chain: files that are being read for the sake of this one.
+
+        Raises:
+            RecipeError: neither of the two, a file that names itself, or something is wrong.
+        """
+        whole = path.resolve()
+        if whole in chain:
+            shown = " -> ".join(str(file) for file in (*chain, whole))
+            raise RecipeError(f"{path}: the recipe is made of itself: {shown}. Change a source.")
+        documents = read_documents(path)
+        if all(is_mergekit(content) for content in documents):
+            return self._from_mergekit(documents, str(path))
+        if len(documents) > 1:
+            raise RecipeError(f"{path}: expected one recipe, got {len(documents)} YAML documents")
+
+        def open_(model: str) -> str | Recipe:
+            file = whole.parent / Path(model).expanduser()
+            if is_recipe(file):
+                return self.read(file, (*chain, whole))
+            return self.anchor(model, whole.parent)
+
+        recipe = from_yaml(documents[0], str(path), open_)
+        folders = {
+            name: self.anchor(folder, whole.parent) for name, folder in recipe.statistics.items()
+        }
+        return recipe.model_copy(update={"statistics": folders})
+
+    def _from_mergekit(self, documents: list[dict[str, Any]], where: str) -> Recipe:
+        here = Path.cwd()
+        recipe = from_documents(
+            documents,
+            where,
+            lambda model: self.layers_of(self.anchor(model, here)),
+            lambda model: self.places_of(self.anchor(model, here)),
+        )
+        return recipe.located(lambda model: self.anchor(model, here))
