@@ -26,7 +26,7 @@ def estimate(loaded: Loaded) -> dict[str, Any]:
             "base": models.base.parameter_count,
             **{name: source.parameter_count for name, source in models.sources.items()},
         },
-        "layers": models.base.layers,
+        "layers": models.layers,
         "merged_bytes": plan.nbytes,
         "operators": list(search.space.operators),
         "genome_dimension": len(search.space.parameters),

@@ -68,7 +68,7 @@ def _read_weights(setup: WorkerSetup) -> dict[str, str]:
     Raises:
         CheckpointError: tensors that hold NaN or infinities, all of them.
     """
-    models = Models(setup.base, setup.sources, setup.tokenizer)
+    models = Models.of(setup)
     problems = [p for checkpoint in models.checkpoints.values() for p in checkpoint.non_finite()]
     if problems:
         raise CheckpointError(problems)
@@ -77,6 +77,6 @@ def _read_weights(setup: WorkerSetup) -> dict[str, str]:
 
 def _fingerprints(setup: WorkerSetup) -> dict[str, str]:
     """Model to a digest of its weights."""
-    models = Models(setup.base, setup.sources, setup.tokenizer)
+    models = Models.of(setup)
     prints = {name: source.fingerprint for name, source in models.sources.items()}
     return {"base": models.base.fingerprint, **prints}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -13,10 +13,13 @@ from evomerge import registry
 from evomerge.engines import Engine
 from evomerge.errors import CheckpointError, ConfigError, InputError
 from evomerge.nouns import Evaluation, Job, Split
+from evomerge.recipes import Recipe
+from evomerge.recipes.recipe import Tokenizer
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
+from evomerge.weights.slices import Slices
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +30,20 @@ class WorkerSetup:
 
     Attributes:
         base, sources, tokenizer: the models that all recipes of the run draw on.
+        slices, modules, chat_template: as in all recipes of the run.
         engine: the engine's name.
         engine_options: its validated keyword arguments.
     """
 
-    base: str
-    sources: Mapping[str, str]
-    tokenizer: str | None
+    base: str | Recipe
+    sources: Mapping[str, str | Recipe]
+    tokenizer: str | Tokenizer | None
     fitness: Fitness
     engine: str
     engine_options: Mapping[str, Any]
+    slices: Slices = ()
+    modules: Sequence[str] = ()
+    chat_template: str | None = None
 
 
 class Worker:
@@ -48,7 +55,7 @@ class Worker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         self.setup = setup
-        self.models = Models(setup.base, setup.sources, setup.tokenizer)
+        self.models = Models.of(setup)
         kind = registry.find("engines", setup.engine, Engine)
         self.engine = kind(**setup.engine_options)
         self.engine.open(self.models)

@@ -21,8 +21,11 @@ Tiny = Callable[..., Path]
 TOKENS = torch.arange(4, 24)[None]
 
 
-def recipe(base: Path, *sources: Path, **keys: Any) -> Recipe:
-    named = {f"s{number}": str(source) for number, source in enumerate(sources, start=1)}
+def recipe(base: Path, *sources: Path | Recipe, **keys: Any) -> Recipe:
+    named = {
+        f"s{number}": source if isinstance(source, Recipe) else str(source)
+        for number, source in enumerate(sources, start=1)
+    }
     settings = {"operator": "linear", "dtype": "float32", **keys}
     return Recipe.model_validate({"base": str(base), "sources": named, **settings})
 
@@ -246,3 +249,73 @@ def test_the_recipe_on_the_card_is_the_recipe(tiny: Tiny, tmp_path: Path) -> Non
     merged = recipe(tiny(), tiny(1), tiny(2), parameters=parameters)
     text = model_card(merged, "title").split("```yaml\n")[1].split("```")[0]
     assert from_yaml(yaml.safe_load(text), "card").digest == merged.digest
+
+
+# slices
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return found
+
+
+def test_a_stack_of_slices_loads_and_runs(tiny: Tiny, tmp_path: Path) -> None:
+    slices = [{"s1": [0, 2]}, {"s2": [0, 4]}]
+    stacked = recipe(tiny(), tiny(1), tiny(2, num_hidden_layers=4), slices=slices)
+    out = build(stacked, tmp_path / "out")
+    assert config_of(out)["num_hidden_layers"] == 6
+    assert load(out).config.num_hidden_layers == 6
+    assert logits(out).isfinite().all()
+
+
+def test_a_stack_of_the_same_blocks_computes_the_same(tiny: Tiny, tmp_path: Path) -> None:
+    slices = [{"s1": [0, 1]}, {"s1": [1, 3]}]
+    out = build(recipe(tiny(), tiny(1), slices=slices), tmp_path / "out")
+    assert torch.equal(logits(out), logits(tiny(1)))
+
+
+def test_what_a_config_says_of_each_block_follows_the_block(tiny: Tiny, tmp_path: Path) -> None:
+    kinds = ["full", "slow", "fast"]
+    folders = []
+    for seed, turned in ((0, kinds), (1, kinds[::-1])):
+        folder = tmp_path / f"model-{seed}"
+        shutil.copytree(tiny(seed), folder)
+        config = config_of(folder) | {
+            **{"layer_types": turned, "mlp_only_layers": [seed], "eos_token_id": [1, 2, 3]},
+            "text_config": {"num_hidden_layers": 3, "layer_types": turned},
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+        folders.append(folder)
+    slices = [{"base": [0, 3], "s1": [0, 3]}, {"s1": [1, 3]}]
+    out = config_of(build(recipe(*folders, slices=slices), tmp_path / "out"))
+    for part in (out, out["text_config"]):
+        assert part["layer_types"] == [*kinds, "slow", "full"]
+        assert part["num_hidden_layers"] == 5
+    assert out["mlp_only_layers"] == [0, 3]
+    assert out["eos_token_id"] == [1, 2, 3]
+
+
+# recipes in place of models
+
+
+def test_the_card_names_the_models_of_recipes_within(tiny: Tiny) -> None:
+    inner = Recipe(base="org/base", sources={"x": "org/x"}, operator="slerp", dtype="float16")
+    whole = Recipe(
+        base=inner, sources={"a": "org/a@main", "b": inner}, operator="ties", dtype="bfloat16"
+    )
+    card = ModelCard(model_card(whole, "title"))
+    assert card.data.get("base_model") == ["org/base", "org/x", "org/a"]
+    assert "| (base) | a merge with `slerp` of `org/base`, `org/x` |" in card.text
+    assert "| a | `org/a@main` |" in card.text
+
+
+def test_the_card_of_a_nested_recipe_rebuilds_it(tiny: Tiny, tmp_path: Path) -> None:
+    import yaml
+
+    from evomerge.recipes.yaml import from_yaml
+
+    inner = recipe(tiny(), tiny(1), tokenizer="union", chat_template="chatml")
+    whole = recipe(tiny(), inner, slices=[{"s1": [0, 2]}], modules=["model.layers"])
+    out = build(whole, tmp_path / "out")
+    text = (out / "README.md").read_text("utf-8").split("```yaml\n")[1].split("```")[0]
+    assert from_yaml(yaml.safe_load(text), "card").digest == whole.digest

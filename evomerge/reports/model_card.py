@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import yaml
 
 from evomerge import __version__
@@ -17,8 +19,7 @@ def model_card(recipe: Recipe, title: str) -> str:
         recipe: what was merged.
         title: the model's name.
     """
-    models = [recipe.base, *recipe.sources.values()]
-    hub = list(dict.fromkeys(name for model in models if (name := hub_name(model))))
+    hub = list(dict.fromkeys(name for model in _models(recipe) if (name := hub_name(model))))
     metadata = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -26,7 +27,7 @@ def model_card(recipe: Recipe, title: str) -> str:
         **({"base_model": hub, "base_model_relation": "merge"} if hub else {}),
     }
     count = "1 source" if len(recipe.sources) == 1 else f"{len(recipe.sources)} sources"
-    sources = "\n".join(f"| {name} | `{model}` |" for name, model in recipe.sources.items())
+    sources = "\n".join(f"| {name} | {_cell(model)} |" for name, model in recipe.sources.items())
     return f"""---
 {yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).strip()}
 ---
@@ -38,10 +39,26 @@ The recipe below rebuilds these weights byte for byte with `evomerge build`.
 
 | source | model |
 |---|---|
-| (base) | `{recipe.base}` |
+| (base) | {_cell(recipe.base)} |
 {sources}
 
 ```yaml
 {to_yaml(recipe).strip()}
 ```
 """
+
+
+def _models(recipe: Recipe) -> Iterator[str]:
+    """Every model that the merge draws on, those of recipes within it too."""
+    for model in (recipe.base, *recipe.sources.values()):
+        if isinstance(model, str):
+            yield model
+        else:
+            yield from _models(model)
+
+
+def _cell(model: str | Recipe) -> str:
+    if isinstance(model, str):
+        return f"`{model}`"
+    inner = ", ".join(f"`{name}`" for name in dict.fromkeys(_models(model)))
+    return f"a merge with `{model.operator}` of {inner}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
-
+from evomerge.weights.alignment import Vocabulary
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
-from evomerge.weights.names import language_config
+from evomerge.weights.names import language_config, language_parts
 from evomerge.weights.slots import Slot
 
 # Keys that change what the same weights compute, though every shape agrees.
@@ -21,11 +20,15 @@ _NOTED_CONFIG = (
 _NAMED = 3  # tensors that a sentence names one by one
 _DROP = "Drop this source."
 
-RowMaps = Mapping[str, Tensor | None]
 
+def config_problems(
+    base: Checkpoint, sources: Mapping[str, Checkpoint], *, sliced: bool
+) -> list[str]:
+    """Architectures that differ, and weights that are not full-precision.
 
-def config_problems(base: Checkpoint, sources: Mapping[str, Checkpoint]) -> list[str]:
-    """Architectures that differ, and weights that are not full-precision."""
+    Args:
+        sliced: whether blocks are taken one by one, so that depths may differ.
+    """
     problems = [
         f"{name}: its weights are quantized. Give the full-precision model."
         for name, checkpoint in {"base": base, **sources}.items()
@@ -36,12 +39,31 @@ def config_problems(base: Checkpoint, sources: Mapping[str, Checkpoint]) -> list
         problems += [
             f"{name}: {key} is {theirs!r}, the base has {mine!r}. {_DROP}"
             for key, mine, theirs in _differences(base, checkpoint, _SAME_CONFIG)
+            if key != "model_type" or _composite(base.config) == _composite(checkpoint.config)
         ]
-        if checkpoint.layers != base.layers:
+        if not base.tensors.keys() & checkpoint.tensors.keys():
+            problems.append(
+                f"{name}: none of its tensors has a name of the base's: it has "
+                f"{next(iter(checkpoint.tensors), 'none')}, the base "
+                f"{next(iter(base.tensors), 'none')}. {_DROP}"
+            )
+        if checkpoint.layers != base.layers and not sliced:
             problems.append(
                 f"{name}: has {checkpoint.layers} blocks, the base has {base.layers}. {_DROP}"
             )
     return problems
+
+
+def _composite(config: Mapping[str, Any]) -> bool:
+    """Whether a language model is only a part of it; the other parts need not be in a source."""
+    towers = ("vision_config", "audio_config")
+    return bool(language_parts(config)) or any(key in config for key in towers)
+
+
+def _language(config: Mapping[str, Any]) -> Any:
+    """The model type of the language part, or of the whole."""
+    types = [part["model_type"] for part in language_parts(config) if "model_type" in part]
+    return types[0] if types else config.get("model_type")
 
 
 def vocabulary_problems(
@@ -61,8 +83,9 @@ def vocabulary_problems(
 
 def shape_problems(
     slots: tuple[Slot, ...],
+    base: Checkpoint,
     sources: Mapping[str, Checkpoint],
-    row_maps: RowMaps,
+    vocabulary: Vocabulary | None,
     *,
     aligns: bool,
 ) -> list[str]:
@@ -77,23 +100,44 @@ def shape_problems(
             if ((theirs := checkpoint.tensors[slot.inputs[source]].dtype) in FLOATS)
             != slot.floating
         ]
-        wrong = [slot for slot in taking_part if not _fits(slot, source, checkpoint, row_maps)]
+        wrong = [
+            slot
+            for slot in taking_part
+            if not _fits(slot, checkpoint, slot.inputs[source], vocabulary)
+        ]
         if wrong:
-            problems.append(_shape_sentence(wrong, source, checkpoint, aligns=aligns))
+            problems.append(_shape_sentence(wrong, base, source, sources, aligns=aligns))
     return problems
 
 
-def _fits(slot: Slot, source: str, checkpoint: Checkpoint, row_maps: RowMaps) -> bool:
-    theirs = checkpoint.tensors[slot.inputs[source]].shape
-    matched = slot.aligned and row_maps[source] is not None
-    return theirs[1:] == slot.shape[1:] if matched else theirs == slot.shape
+def _fits(slot: Slot, model: Checkpoint, name: str, vocabulary: Vocabulary | None) -> bool:
+    theirs = model.tensors[name].shape
+    if slot.aligned and (vocabulary is None or vocabulary.fits(model)):
+        return theirs[1:] == slot.shape[1:] and name in model.token_tables
+    return theirs == slot.shape
 
 
 def _owner(slot: Slot) -> str:
     return "base" if slot.base is not None else next(iter(slot.inputs))
 
 
-def _shape_sentence(wrong: list[Slot], source: str, checkpoint: Checkpoint, *, aligns: bool) -> str:
+def _shape_sentence(
+    wrong: list[Slot],
+    base: Checkpoint,
+    source: str,
+    sources: Mapping[str, Checkpoint],
+    *,
+    aligns: bool,
+) -> str:
+    checkpoint = sources[source]
+
+    def shape(slot: Slot) -> tuple[int, ...]:
+        """As its owner has it, before rows are aligned."""
+        if slot.base is not None:
+            return base.tensors[slot.base].shape
+        owner, name = next(iter(slot.inputs.items()))
+        return sources[owner].tensors[name].shape
+
     theirs = {slot.name: checkpoint.tensors[slot.inputs[source]].shape for slot in wrong}
     cure = "Drop one source."
     if all(
@@ -106,14 +150,17 @@ def _shape_sentence(wrong: list[Slot], source: str, checkpoint: Checkpoint, *, a
     verb = "tensor differs" if len(wrong) == 1 else "tensors differ"
     more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
     named = "; ".join(
-        f"{slot.name} is {slot.shape} in {_owner(slot)}, {theirs[slot.name]} in {source}"
+        f"{slot.name} is {shape(slot)} in {_owner(slot)}, {theirs[slot.name]} in {source}"
         for slot in wrong[:_NAMED]
     )
     return f"{len(wrong)} {verb} in shape: {named}{more}. {cure}"
 
 
 def notes(
-    base: Checkpoint, sources: Mapping[str, Checkpoint], slots: tuple[Slot, ...], row_maps: RowMaps
+    base: Checkpoint,
+    sources: Mapping[str, Checkpoint],
+    slots: tuple[Slot, ...],
+    vocabulary: Vocabulary | None,
 ) -> Iterator[str]:
     """What changes silently when these models are merged."""
     for name, checkpoint in sources.items():
@@ -122,8 +169,12 @@ def notes(
                 f"{name}: {key} is {theirs!r}, the base has {mine!r}. The merged model keeps the "
                 "base's."
             )
-        yield from _vocabulary_note(name, base, checkpoint, row_maps[name])
-        missing = [s.name for s in slots if s.base is not None and name not in s.inputs]
+        if _composite(base.config) != _composite(checkpoint.config):
+            mine, theirs = _language(base.config), _language(checkpoint.config)
+            if mine != theirs:
+                yield f"{name}: its language model is {theirs!r}, the base's is {mine!r}."
+        yield from _vocabulary_note(name, base, checkpoint, vocabulary)
+        missing = [s.name for s in slots if s.base is not None and name in s.lacking]
         if missing:
             yield (
                 f"{name}: lacks {len(missing)} tensors of the base, {missing[0]} first; "
@@ -140,7 +191,7 @@ def notes(
 
 
 def _vocabulary_note(
-    name: str, base: Checkpoint, checkpoint: Checkpoint, rows: Tensor | None
+    name: str, base: Checkpoint, checkpoint: Checkpoint, vocabulary: Vocabulary | None
 ) -> Iterator[str]:
     ours, theirs = base.vocabulary, checkpoint.vocabulary
     if theirs is None or ours is None:
@@ -150,11 +201,12 @@ def _vocabulary_note(
                 f"{name}: {lacking} has no tokenizer.json, so that vocabularies cannot be "
                 "compared; rows are taken to mean the same tokens."
             )
-    elif rows is not None:
-        unknown = sum(token not in theirs for token in ours)
+    elif vocabulary is not None and not vocabulary.is_own(checkpoint):
+        whose = "base's" if vocabulary.tokens == ours else "merged"
+        unknown = sum(token not in theirs for token in vocabulary.tokens)
         yield (
-            f"{name}: {unknown} of the base's {len(ours)} tokens are unknown to it; its rows are "
-            "matched by token string."
+            f"{name}: {unknown} of the {whose} {len(vocabulary.tokens)} tokens are unknown to it; "
+            "its rows are matched by token string."
         )
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
-from evomerge.errors import CheckpointError, PlanError
+from evomerge.errors import CheckpointError, InputError, PlanError
+from evomerge.recipes import Recipe
+from evomerge.recipes.recipe import Tokenizer
+from evomerge.weights import chat_templates
+from evomerge.weights.alignment import Vocabulary, settle
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.mismatches import (
@@ -20,53 +24,130 @@ from evomerge.weights.mismatches import (
     shape_problems,
     vocabulary_problems,
 )
+from evomerge.weights.nested import Nested
 from evomerge.weights.references import resolve
-from evomerge.weights.slots import Slot, line_up, refill
-from evomerge.weights.vocabulary import row_map
+from evomerge.weights.slices import Slices, cut, range_problems
+from evomerge.weights.slots import Lineup, Slot, keep_outside, module_problems, refill
+from evomerge.weights.vocabulary import AlignedRows
 
-__all__ = ["Models", "Slot"]
+__all__ = ["Input", "Models", "Slot"]
+
+Reference = str | Recipe
+Input = Tensor | AlignedRows
+
+
+class Composition(Protocol):
+    """What a `Recipe` says of its models: all but operator, settings and dtype."""
+
+    @property
+    def base(self) -> Reference: ...
+    @property
+    def sources(self) -> Mapping[str, Reference]: ...
+    @property
+    def tokenizer(self) -> str | Tokenizer | None: ...
+    @property
+    def slices(self) -> Slices: ...
+    @property
+    def modules(self) -> Sequence[str]: ...
+    @property
+    def chat_template(self) -> str | None: ...
 
 
 class Models:
     """A base and its sources.
 
     Args:
-        base: a folder or hub name.
-        sources: name to folder or hub name.
-        tokenizer: ``base`` aligns vocabularies that differ; None demands equal ones.
+        base: a folder, a hub name, or a recipe in place of one.
+        sources: name to the same.
+        tokenizer: None demands equal vocabularies; else how they are aligned, as in `Recipe`.
+        slices, modules, chat_template: as in `Recipe`.
+        opened: models that are open already, by reference or digest; those opened are added.
 
     Attributes:
         base, sources: the open checkpoints.
         slots: every tensor of the merged model.
+        vocabulary: of the merged model; None where rows are not aligned.
+        chat_template: of the merged model; None where it is that of its tokenizer.
+        untied: whether the merged model has a head of its own (rule R10).
         notes: what a person should know though it is no error.
+        known: tensor name to what has been measured of the inputs, for all candidates to come.
 
     Raises:
         CheckpointError: models that cannot be opened, all at once.
         PlanError: models that do not fit together, all mismatches at once.
     """
 
-    def __init__(self, base: str, sources: Mapping[str, str], tokenizer: str | None = None) -> None:
-        opened: dict[str, Checkpoint] = {}
-        problems: list[str] = []
-        for reference in dict.fromkeys([base, *sources.values()]):
-            try:
-                opened[reference] = Checkpoint(resolve(reference))
-            except CheckpointError as error:
-                problems += error.problems
-        if problems:
-            raise CheckpointError(problems)
-        self.base = opened[base]
-        self.sources = {name: opened[reference] for name, reference in sources.items()}
-        self._aligns = tokenizer == "base"
-        self._base_reference, self._references = base, dict(sources)
-        self.slots = line_up(self.base, self.sources, untied=self.untied, align=self._aligns)
-        self._check()
-        self.notes = list(notes(self.base, self.sources, self.slots, self.row_maps))
+    def __init__(
+        self,
+        base: Reference,
+        sources: Mapping[str, Reference],
+        tokenizer: str | Tokenizer | None = None,
+        *,
+        slices: Slices = (),
+        modules: Sequence[str] = (),
+        chat_template: str | None = None,
+        opened: dict[str, Checkpoint] | None = None,
+    ) -> None:
+        found = _open_all(base, sources, {} if opened is None else opened)
+        self.base = found[_key(base)]
+        self.sources = {name: found[_key(reference)] for name, reference in sources.items()}
+        self._references = dict(sources)
+        self._base_reference = base
+        self._slices = tuple(slices)
+        self.untied = any(not c.tied for c in self.members)
+        self.vocabulary, self.slots = self._line_up(tokenizer, modules)
+        self.chat_template = chat_templates.chosen(chat_template, [c.folder for c in self.members])
+        self.known: dict[str, dict[Any, Any]] = {}
+        self.notes = list(notes(self.base, self.sources, self.slots, self.vocabulary))
 
-    def select(self, sources: Mapping[str, str]) -> Models:
+    @classmethod
+    def of(cls, recipe: Composition, opened: dict[str, Checkpoint] | None = None) -> Models:
+        """The models of a recipe, or of what is like one.
+
+        Raises:
+            CheckpointError, PlanError: as the constructor.
+        """
+        return cls(
+            recipe.base,
+            recipe.sources,
+            recipe.tokenizer,
+            slices=recipe.slices,
+            modules=recipe.modules,
+            chat_template=recipe.chat_template,
+            opened=opened,
+        )
+
+    def _line_up(
+        self, tokenizer: str | Tokenizer | None, modules: Sequence[str]
+    ) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
+        base, sources = self.base, self.sources
+        problems = [
+            *config_problems(base, sources, sliced=bool(self._slices)),
+            *vocabulary_problems(base, sources, aligns=tokenizer is not None),
+        ]
+        vocabulary, rows = None, None
+        try:
+            vocabulary = settle(base, sources, tokenizer)
+            rows = None if vocabulary is None else vocabulary.padded_rows
+        except PlanError as error:
+            problems += error.problems
+            rows = 0  # rows are matched, though to none that exist
+        wrong = list(range_problems(self._slices, base, sources))
+        if wrong:
+            raise PlanError([*problems, *wrong])
+        slots = Lineup(base, sources, self._slices, untied=self.untied).slots(rows)
+        problems += module_problems(slots, modules)
+        slots = keep_outside(slots, modules)
+        problems += shape_problems(slots, base, sources, vocabulary, aligns=tokenizer is not None)
+        if problems:
+            raise PlanError(problems)
+        return vocabulary, slots
+
+    def select(self, sources: Mapping[str, Reference]) -> Models:
         """The same models with only these sources, filling the same tensors.
 
-        The values are those of models opened with these sources alone, bit for bit.
+        The values are those of models opened with these sources alone, bit for bit. A vocabulary
+        stays that of all sources: a ``union`` has the tokens of those that are left out, too.
 
         Args:
             sources: name to reference, each one of this base and these sources.
@@ -77,38 +158,89 @@ class Models:
         if list(sources.items()) == list(self._references.items()):
             return self
         # where each comes from: a source of ours, or None for the base
-        known = {reference: name for name, reference in self._references.items()}
-        origin = {name: known.get(reference) for name, reference in sources.items()}
-        stray = [r for n, r in sources.items() if origin[n] is None and r != self._base_reference]
+        known = {_key(reference): name for name, reference in self._references.items()}
+        origin = {name: known.get(_key(reference)) for name, reference in sources.items()}
+        own = _key(self._base_reference)
+        stray = [_label(r) for n, r in sources.items() if origin[n] is None and _key(r) != own]
         if stray:
             raise PlanError(
                 f"not among the models of this search: {', '.join(stray)}. "
                 "Add them to the search's sources."
             )
         chosen = copy.copy(self)
+        chosen.__dict__.pop("checkpoints", None)
         chosen._references = dict(sources)
-        chosen.untied = self.untied
-        chosen.row_maps = {n: self.row_maps[o] if o else None for n, o in origin.items()}
         chosen.sources = {n: self.sources[o] if o else self.base for n, o in origin.items()}
-        all_tied = self.untied and all(c.tied for c in chosen.checkpoints.values())
+        all_tied = self.untied and all(c.tied for c in chosen.members)
         head = self.base.embedding if all_tied else None
         chosen.slots = refill(self.slots, origin, head=head)
         return chosen
 
     @property
+    def members(self) -> tuple[Checkpoint, ...]:
+        """Base and sources, each model once."""
+        return tuple(dict.fromkeys((self.base, *self.sources.values())))
+
+    @cached_property
     def checkpoints(self) -> dict[Path, Checkpoint]:
-        """Every distinct checkpoint, by folder."""
-        return {c.folder: c for c in (self.base, *self.sources.values())}
+        """Every model on disk that is read, by folder; of a recipe in place of one, its models."""
+        found: dict[Path, Checkpoint] = {}
+        for member in self.members:
+            inner = member.plan.models.checkpoints if isinstance(member, Nested) else None
+            found |= inner if inner is not None else {member.folder: member}
+        return found
 
-    @cached_property
-    def row_maps(self) -> dict[str, Tensor | None]:
-        """Source to its map from the base's rows; None where rows mean the same anyway."""
-        return {name: self._row_map(source) for name, source in self.sources.items()}
+    def base_input(self, slot: Slot) -> Input | None:
+        """The base's values of a tensor, of the slot's shape; None where it has none.
 
-    @cached_property
-    def untied(self) -> bool:
-        """Whether some model has a head of its own, so that all are untied (rule R10)."""
-        return any(not c.tied for c in self.checkpoints.values())
+        Raises:
+            CheckpointError: the file can no longer be read.
+        """
+        return None if slot.base is None else self._input(slot, self.base, slot.base)
+
+    def input(self, slot: Slot, source: str) -> Input:
+        """A source's values of a tensor that it has, of the slot's shape.
+
+        Raises:
+            CheckpointError: the file can no longer be read.
+        """
+        return self._input(slot, self.sources[source], slot.inputs[source])
+
+    def _input(self, slot: Slot, model: Checkpoint, name: str) -> Input:
+        tensor = model.read(name)
+        if not slot.aligned or self.vocabulary is None:
+            return tensor
+        return self.vocabulary.align(model, tensor, lambda: self._tables(slot))
+
+    def _tables(self, slot: Slot) -> list[tuple[Checkpoint, Tensor]]:
+        """Every model that has a table of token rows, whether or not it is merged here."""
+        assert self.vocabulary is not None
+        found = []
+        for model in self.vocabulary.models:
+            name: str | None = slot.name if slot.name in model.tensors else None
+            if name is None and slot.place.role == "head" and model.tied and len(slot.shape) == 2:
+                name = model.embedding
+            if name is not None:
+                found.append((model, model.read(name)))
+        return found
+
+    @property
+    def layers(self) -> int:
+        """Blocks of the merged model."""
+        part = cut(None, self._slices)
+        return self.base.layers if part is None else sum(part.lengths)
+
+    @property
+    def origins(self) -> list[tuple[Checkpoint, int]] | None:
+        """For each block, the model whose config speaks for it and the block there.
+
+        That is the base where its blocks are named, else the first source; None without slices.
+        """
+        if not self._slices:
+            return None
+        known = {"base": self.base, **self.sources}
+        named = [next(iter(slice_.items())) for slice_ in self._slices]
+        return [(known[name], block) for name, (start, end) in named for block in range(start, end)]
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16", "float16"]:
@@ -119,21 +251,46 @@ class Models:
         known = common if common in ("bfloat16", "float16") else "float32"
         return cast(Literal["float32", "bfloat16", "float16"], known)
 
-    def _row_map(self, source: Checkpoint) -> Tensor | None:
-        ours, theirs = self.base.vocabulary, source.vocabulary
-        rows = [c.tensors[c.embedding].shape[0] for c in (self.base, source) if c.embedding]
-        if not self._aligns or ours is None or theirs is None or len(rows) < 2:
-            return None
-        if ours == theirs and rows[0] == rows[1]:
-            return None
-        return row_map(ours, theirs, rows[0], rows[1])
 
-    def _check(self) -> None:
-        base, sources = self.base, self.sources
-        problems = [
-            *config_problems(base, sources),
-            *vocabulary_problems(base, sources, aligns=self._aligns),
-            *shape_problems(self.slots, sources, self.row_maps, aligns=self._aligns),
-        ]
-        if problems:
-            raise PlanError(problems)
+def _open_all(
+    base: Reference, sources: Mapping[str, Reference], opened: dict[str, Checkpoint]
+) -> dict[str, Checkpoint]:
+    """Every model by its key, opened where it is not open yet.
+
+    Raises:
+        CheckpointError: folders that cannot be opened, and nothing worse.
+        InputError: likewise, and recipes that cannot be planned.
+    """
+    problems: list[str] = []
+    kinds: set[type[InputError]] = set()
+    for name, reference in (("base", base), *sources.items()):
+        key = _key(reference)
+        if key in opened:
+            continue
+        try:
+            opened[key] = _open(reference, opened)
+        except InputError as error:
+            where = f"{name}: " if isinstance(reference, Recipe) else ""
+            problems += [f"{where}{problem}" for problem in error.problems]
+            kinds.add(type(error))
+    if problems:
+        kind = CheckpointError if kinds == {CheckpointError} else PlanError
+        raise kind(dict.fromkeys(problems))
+    return opened
+
+
+def _open(reference: Reference, opened: dict[str, Checkpoint]) -> Checkpoint:
+    if isinstance(reference, str):
+        return Checkpoint(resolve(reference))
+    from evomerge.weights.plan import make_plan  # a plan's models may be plans themselves
+
+    return Nested(make_plan(reference, Models.of(reference, opened)))
+
+
+def _key(reference: Reference) -> str:
+    """The same for references to the same model."""
+    return reference if isinstance(reference, str) else f"recipe {reference.digest}"
+
+
+def _label(reference: Reference) -> str:
+    return reference if isinstance(reference, str) else f"a recipe with {reference.operator}"

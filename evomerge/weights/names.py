@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 _NUMBER = re.compile(r"\.(\d+)\.")
-_DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 _LANGUAGE_KEYS = ("text_config", "llm_config", "language_config")
 
 # Parts of a composite model that see or hear; their blocks are not the language model's.
@@ -55,7 +55,7 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def depth(config: Mapping[str, Any]) -> int | None:
     """The number of blocks that a config names, of the language part where it has several."""
     merged = language_config(config)
-    return next((merged[key] for key in _DEPTH_KEYS if isinstance(merged.get(key), int)), None)
+    return next((merged[key] for key in DEPTH_KEYS if isinstance(merged.get(key), int)), None)
 
 
 def places(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, Place]:
@@ -86,6 +86,24 @@ def places(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, Place]:
 def is_position(name: str) -> bool:
     """Whether the rows of an embedding are positions or segments rather than tokens."""
     return _POSITIONS.search(name) is not None
+
+
+def renumber(name: str, layer: int) -> str:
+    """The name that a tensor of a block has in block ``layer``."""
+    return _NUMBER.sub(f".{layer}.", name, count=1)
+
+
+def stack(name: str) -> str | None:
+    """``model.layers`` of ``model.layers.3.mlp.up.weight``; None of a name without a number."""
+    path, index, _ = _split(name)
+    return None if index is None else path
+
+
+def precedes_blocks(name: str, place: Place) -> bool:
+    """Whether a tensor outside the blocks is used before them: embeddings and towers are."""
+    if place.role == "norm":
+        return "embed" in name.lower()  # BLOOM's word_embeddings_layernorm
+    return place.role != "head"
 
 
 def _split(name: str) -> tuple[str, int | None, str]:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from evomerge.errors import ConfigError, PlanError
+from evomerge.errors import CheckpointError, ConfigError, PlanError
 from evomerge.operators import Operator, get
 from evomerge.recipes import Recipe
 from evomerge.registry import did_you_mean
 from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models, Slot
+from evomerge.weights.statistics import Kind, Statistics, open_statistics
+
+# What operators call their statistics, and what the manifest of a folder of them says.
+_KINDS: Mapping[str, Kind] = {
+    "fisher": "fisher",
+    "grams": "gram",
+    "second_moments": "second_moments",
+    "raw": "raw",
+}
 
 Frozen = tuple[tuple[str, Any], ...]
 
@@ -47,12 +58,20 @@ class Plan:
 
     Attributes:
         steps: in the order in which safetensors stores tensors: wide dtypes first, then by name.
+        statistics: source to what was recorded of it, where the operator needs it.
     """
 
     recipe: Recipe
     operator: Operator
     models: Models
     steps: tuple[Step, ...]
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+
+    def statistics_of(self, slot: Slot) -> list[Tensor | None]:
+        """(M,) what the operator needs to know of each source's tensor; empty if nothing."""
+        if self.operator.statistics is None:
+            return []
+        return [self.statistics[name].read(tensor) for name, tensor in slot.inputs.items()]
 
     @property
     def nbytes(self) -> int:
@@ -71,16 +90,17 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
         CheckpointError, PlanError, ConfigError: all mismatches of their kind at once.
     """
     operator = get(recipe.operator)
-    models = models or Models(recipe.base, recipe.sources, recipe.tokenizer)
-    problems = _recipe_problems(recipe, operator, models.base.layers)
+    models = models or Models.of(recipe)
+    problems = _recipe_problems(recipe, operator, models.layers)
     if problems:
         raise PlanError(problems)
     planner = _Planner(recipe, operator, models)
     steps = [planner.step(slot) for slot in models.slots]
+    statistics = _statistics(recipe, operator, models, planner.problems)
     if planner.problems:
         raise PlanError(dict.fromkeys(planner.problems))
     steps.sort(key=lambda step: (-step.dtype.itemsize, step.slot.name))
-    return Plan(recipe, operator, models, tuple(steps))
+    return Plan(recipe, operator, models, tuple(steps), statistics)
 
 
 def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[str]:
@@ -101,12 +121,55 @@ def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[st
                 for source in setting
                 if source in recipe.sources
             ]
-    if operator.on == "pair" and len(recipe.sources) > 2:
+    if operator.experimental and not recipe.experimental:
         problems.append(
-            f"{operator.name} merges exactly two models: give one source (and it meets the base) "
-            f"or two. Got {len(recipe.sources)}: {', '.join(recipe.sources)}."
+            f"operator: {operator.name} is experimental: its published equations could not be "
+            "checked. Set experimental: true to use it all the same."
         )
-    return problems
+    return [*problems, *_count_problems(recipe, operator)]
+
+
+def _count_problems(recipe: Recipe, operator: Operator) -> list[str]:
+    """Too many sources, or too few, for the operator."""
+    groups = [tuple(s) for s in recipe.slices] or [tuple(recipe.sources)]
+    counts = {len([name for name in group if name != "base"]) for group in groups}
+    least = 1 if operator.on == "pair" else operator.sources
+    most = operator.sources
+    if most is None or least is None or all(least <= count <= most for count in counts):
+        return []
+    wanted = {1: "one source"}.get(most, f"{most} sources")
+    if operator.on == "pair":
+        wanted = "exactly two models: give one source (and it meets the base) or two"
+    where = "in each slice" if recipe.slices else f"{', '.join(recipe.sources)}"
+    return [f"{operator.name} merges {wanted}. Got {max(counts)}: {where}."]
+
+
+def _statistics(
+    recipe: Recipe, operator: Operator, models: Models, problems: list[str]
+) -> dict[str, Statistics]:
+    """What was recorded of each source, opened."""
+    found: dict[str, Statistics] = {}
+    if operator.statistics is None:
+        if recipe.statistics:
+            problems.append(f"statistics: {operator.name} needs none. Remove this key.")
+        return found
+    for name, folder in recipe.statistics.items():
+        if name not in recipe.sources:
+            known = did_you_mean(name, recipe.sources)
+            problems.append(f"statistics.{name}: no such source.{known}")
+            continue
+        try:
+            source = models.sources[name]
+            found[name] = open_statistics(Path(folder), kind=_KINDS[operator.statistics], of=source)
+        except CheckpointError as error:
+            problems += [f"statistics.{name}: {problem}" for problem in error.problems]
+    problems += [
+        f"statistics: {operator.name} needs {operator.statistics} of {name}. Make them with "
+        "`evomerge statistics` and name their folder."
+        for name in recipe.sources
+        if name not in recipe.statistics
+    ]
+    return found
 
 
 class _Planner:
@@ -123,21 +186,22 @@ class _Planner:
         if not slot.floating:
             return Step(slot, getattr(torch, DTYPES[slot.stored]), {}, {})
         per_source = {
-            name: tuple(self._per_source(name, source, role, layer) for source in slot.inputs)
+            name: tuple(self._per_source(name, source, slot) for source in slot.inputs)
             for name in self.operator.per_source
         }
         shared = {
             name: value
             for name in self.recipe.parameters
             if name not in self.operator.per_source
-            and (value := self.recipe.setting(name, None, role, layer)) is not None
+            and (value := self.recipe.setting(name, None, role, layer, slot.name)) is not None
         }
         dtype: torch.dtype = getattr(torch, self.recipe.dtype)
         return Step(slot, dtype, per_source, self._shared(shared))
 
-    def _per_source(self, name: str, source: str, role: str, layer: int) -> float:
+    def _per_source(self, name: str, source: str, slot: Slot) -> float:
         bound = self.operator.per_source[name]
-        value = self.recipe.setting(name, source, role, layer)
+        role, layer = slot.place.role, slot.place.layer or 0
+        value = self.recipe.setting(name, source, role, layer, slot.name)
         if value is None:
             return bound.default
         if problem := bound.problem(value):

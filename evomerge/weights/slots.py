@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from evomerge.registry import did_you_mean
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
-from evomerge.weights.names import Place
+from evomerge.weights.names import Place, stack
+from evomerge.weights.slices import Cut, Seat, Slices, cut, seats
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,7 @@ class Slot:
     """One tensor of the merged model and where it comes from.
 
     Attributes:
-        place: block index and role.
+        place: index of its block in the merged model, and role.
         shape: after vocabularies are aligned.
         base: name of the base's tensor, None where the base has none (rule R8).
         inputs: source to the name of its tensor, for the sources that have it.
@@ -23,6 +25,8 @@ class Slot:
         aligned: whether rows are tokens that are matched by their strings (rule R9).
         key: what its random numbers depend on: its name, except for the head of an untied
             model that is filled from tied ones, which must repeat the embedding.
+        merged: False for what the recipe's ``modules`` leave as the base has it.
+        lacking: the sources that would take part but do not have it.
     """
 
     name: str
@@ -33,6 +37,8 @@ class Slot:
     stored: str
     aligned: bool
     key: str
+    merged: bool = True
+    lacking: tuple[str, ...] = ()
 
     @property
     def floating(self) -> bool:
@@ -40,45 +46,107 @@ class Slot:
         return self.stored in FLOATS
 
 
-def line_up(
-    base: Checkpoint, sources: Mapping[str, Checkpoint], *, untied: bool, align: bool
-) -> tuple[Slot, ...]:
-    """A slot for every tensor that any of the models has.
+class Lineup:
+    """What every model gives to the merged one.
 
     Args:
         base: the base.
         sources: name to source.
+        slices: of the recipe; valid for these models.
         untied: whether the merged model has a head of its own (rule R10).
-        align: whether rows are matched by token strings.
+
+    Attributes:
+        base: name in the merged model to the base's tensor.
+        sources: source to the same.
     """
-    owners: dict[str, Checkpoint] = {}
-    for checkpoint in (base, *sources.values()):
-        for name in checkpoint.tensors:
-            owners.setdefault(name, checkpoint)
+
+    def __init__(
+        self, base: Checkpoint, sources: Mapping[str, Checkpoint], slices: Slices, *, untied: bool
+    ) -> None:
+        self._models = (base, *sources.values())
+        self._cuts = {name: cut(name, slices) for name in sources}
+        base_cut = cut(None, slices)
+        head = next((c.head for c in self._models if c.head is not None), None) if untied else None
+        self._head = head
+        self.base = self._seats(base, base_cut)
+        self.sources = {name: self._seats(sources[name], part) for name, part in self._cuts.items()}
+
+    def _seats(self, checkpoint: Checkpoint, part: Cut | None) -> dict[str, Seat]:
+        found = seats(checkpoint, part)
+        if not checkpoint.tied:
+            return found
+        # a tied model's stored head is no tensor of its own
+        found.pop(checkpoint.head or "", None)
+        takes_part = part is None or part.ranges[-1] is not None
+        if self._head is not None and checkpoint.embedding is not None and takes_part:
+            found[self._head] = Seat(checkpoint.embedding, Place(None, "head"))
+        return found
+
+    def slots(self, rows: int | None = None) -> tuple[Slot, ...]:
+        """A slot for every tensor that any of the models gives.
+
+        Args:
+            rows: tokens of the merged model, where rows are matched by token strings.
+        """
+        owners: dict[str, tuple[Checkpoint, Seat]] = {}
+        views = (self.base, *self.sources.values())
+        for checkpoint, view in zip(self._models, views, strict=True):
+            for name, seat in view.items():
+                owners.setdefault(name, (checkpoint, seat))
+        return tuple(self._slot(name, *owner, rows) for name, owner in owners.items())
+
+    def _slot(self, name: str, owner: Checkpoint, seat: Seat, rows: int | None) -> Slot:
+        info = owner.tensors[seat.tensor]
+        aligned = rows is not None and seat.tensor in owner.token_tables
+        return Slot(
+            name,
+            seat.place,
+            (rows, *info.shape[1:]) if aligned and rows is not None else info.shape,
+            self.base[name].tensor if name in self.base else None,
+            {source: view[name].tensor for source, view in self.sources.items() if name in view},
+            info.dtype,
+            aligned,
+            name,
+            lacking=tuple(
+                source
+                for source, part in self._cuts.items()
+                if name not in self.sources[source]
+                and (part is None or part.takes_part(name, seat.place))
+            ),
+        )
+
+
+def keep_outside(slots: Sequence[Slot], modules: Sequence[str]) -> tuple[Slot, ...]:
+    """The slots with those outside the prefixes taken from the base alone.
+
+    Args:
+        modules: of the recipe; none leaves all as they are.
+    """
+    if not modules:
+        return tuple(slots)
     return tuple(
-        _slot(name, owner, base, sources, align)
-        for name, owner in owners.items()
-        if untied or name != owner.head  # a tied model's stored head is no tensor of its own
+        slot
+        if any(_under(slot.name, prefix) for prefix in modules)
+        else replace(slot, inputs={}, merged=False, lacking=())
+        for slot in slots
+        if slot.base is not None or any(_under(slot.name, prefix) for prefix in modules)
     )
 
 
-def _slot(
-    name: str, owner: Checkpoint, base: Checkpoint, sources: Mapping[str, Checkpoint], align: bool
-) -> Slot:
-    is_head = name == owner.head
-    own = _tensor_name(base, name, is_head)
-    found = {source: _tensor_name(c, name, is_head) for source, c in sources.items()}
-    inputs = {source: tensor for source, tensor in found.items() if tensor is not None}
-    info = base.tensors[own] if own is not None else owner.tensors[name]
-    aligned = align and own in base.token_tables and base.vocabulary is not None
-    return Slot(name, owner.places[name], info.shape, own, inputs, info.dtype, aligned, name)
+def module_problems(slots: Sequence[Slot], modules: Sequence[str]) -> list[str]:
+    """Prefixes that no tensor has."""
+    # a suggestion goes no deeper than the blocks: there are thousands of names in them
+    paths = [(stack(slot.name) or slot.name).split(".") for slot in slots]
+    known = dict.fromkeys(".".join(path[: end + 1]) for path in paths for end in range(len(path)))
+    return [
+        f"modules: no tensor is under {prefix!r}.{did_you_mean(prefix, known)}"
+        for prefix in modules
+        if not any(_under(slot.name, prefix) for slot in slots)
+    ]
 
 
-def _tensor_name(checkpoint: Checkpoint, name: str, is_head: bool) -> str | None:
-    """The checkpoint's tensor for ``name``; a tied head is read from the embedding."""
-    if is_head and checkpoint.tied:
-        return checkpoint.embedding
-    return name if name in checkpoint.tensors else None
+def _under(name: str, prefix: str) -> bool:
+    return f"{name}.".startswith(f"{prefix.rstrip('.')}.")
 
 
 def refill(
@@ -87,11 +155,11 @@ def refill(
     """The same slots fed by other names.
 
     Args:
-        slots: from `line_up`.
+        slots: from `Lineup.slots`.
         origin: each new name to the source that it stands for, None for the base.
         head: the embedding's name where the head repeats it; None where it does not.
     """
-    filled = [_refill_one(slot, origin) for slot in slots]
+    filled = [_refill_one(slot, origin) if slot.merged else slot for slot in slots]
     embedding = next((slot for slot in filled if slot.name == head), None)
     if embedding is None:
         return tuple(filled)

@@ -1,14 +1,18 @@
-"""Rows of embeddings and heads that mean the same token in two models."""
+"""Tokens of a tokenizer.json, and tables of token rows in another order."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
+
+_ROWS = 4096  # gathered at once where a mean runs over all of them
 
 
 def token_ids(folder: Path) -> dict[str, int] | None:
@@ -35,41 +39,63 @@ def token_ids(folder: Path) -> dict[str, int] | None:
     return ids
 
 
-def row_map(base: dict[str, int], source: dict[str, int], rows: int, source_rows: int) -> Tensor:
-    """For each of the base's rows the source's row of the same token, -1 where it has none.
+@dataclass(frozen=True)
+class AlignedRows:
+    """A table of token rows in another order, gathered as far as it is asked for.
 
-    Args:
-        base: token string to row.
-        source: likewise.
-        rows: of the base's embedding; there may be more than tokens, or fewer.
-        source_rows: of the source's.
-
-    Returns:
-        (rows,) int64; padding rows, which no token has, are -1.
+    Attributes:
+        own: (R,) the table's row for each row, -1 where it has none.
+        donors: tables whose rows, averaged, stand in for those: (R,) int64, -1 for none.
+        rows: the rows behind these are the mean of these.
     """
-    mapped = torch.full((rows,), -1, dtype=torch.int64)
-    for token, row in base.items():
-        there = source.get(token, -1)
-        if row < rows and there < source_rows:
-            mapped[row] = there
-    return mapped
 
+    table: Tensor
+    own: Tensor
+    donors: tuple[tuple[Tensor, Tensor], ...]
+    rows: int
+    dtype: torch.dtype = field(default=torch.float32, init=False)
 
-def align(source: Tensor, base: Tensor, rows: Tensor) -> Tensor:
-    """The source's embedding in the base's row order.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(R, ...)."""
+        return (len(self.own), *self.table.shape[1:])
 
-    Args:
-        source: (source_rows, ...).
-        base: (base_rows, ...); its rows stand where the source has no such token.
-        rows: (base_rows,) from `row_map`.
+    def slice(self, start: int, stop: int) -> Tensor:
+        """The elements [start, stop) of the flattened table, (stop - start,) float32."""
+        width = self.table[:1].numel()
+        first, last = start // width, -(-stop // width)
+        return self.gather(first, last).reshape(-1)[start - first * width : stop - first * width]
 
-    Returns:
-        (base_rows, ...) float32.
+    def gather(self, first: int, last: int) -> Tensor:
+        """The rows [first, last), (last - first, ...) float32."""
+        # float32 even where a table is stored in less: a donor's rows must not be rounded
+        found = self._gather(first, min(last, self.rows))
+        padding = last - max(first, self.rows)
+        if padding <= 0:
+            return found
+        return torch.cat([found, self._mean.expand(padding, *self.table.shape[1:])])
 
-    Source: rule R9; a task vector is then zero for tokens that a source does not know.
-    """
-    # float32 even where the source is stored in less: the base's rows must not be rounded
-    aligned = base.to(torch.float32, copy=True)
-    known = (rows >= 0).nonzero().flatten()
-    aligned[known] = source[rows[known]].to(torch.float32)
-    return aligned
+    def _gather(self, first: int, last: int) -> Tensor:
+        own = self.own[first:last] if first < last else self.own[:0]
+        known = own >= 0
+        if bool(known.all()):
+            return self.table[own].to(torch.float32)
+        out = torch.zeros((len(own), *self.table.shape[1:]))
+        out[known] = self.table[own[known]].to(torch.float32)
+        (missing,) = (~known).nonzero(as_tuple=True)
+        count = torch.zeros(len(missing))
+        for table, rows in self.donors:
+            theirs = rows[first:last][missing]
+            has = theirs >= 0
+            out[missing[has]] += table[theirs[has]].to(torch.float32)
+            count += has
+        out[missing] /= count.clamp(min=1).view(-1, *[1] * (out.dim() - 1))
+        return out
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        """Of all rows that are not padding, summed in float64."""
+        total = torch.zeros(self.table.shape[1:], dtype=torch.float64)
+        for start in range(0, self.rows, _ROWS):
+            total += self._gather(start, min(start + _ROWS, self.rows)).double().sum(0)
+        return (total / max(self.rows, 1)).float()

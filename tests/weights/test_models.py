@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +134,9 @@ def test_a_tensor_of_another_kind_is_refused(tiny: Tiny, changed: Changed) -> No
 
 @pytest.mark.parametrize("tokenizer", [None, "base"])
 def test_equal_vocabularies_need_no_map(tiny: Tiny, tokenizer: str | None) -> None:
-    assert opened(tiny(), tokenizer, a=tiny(1)).row_maps == {"a": None}
+    models = opened(tiny(), tokenizer, a=tiny(1))
+    slots = [slot for slot in models.slots if slot.name in (EMBEDDING, HEAD)]
+    assert all(isinstance(models.input(slot, "a"), Tensor) for slot in slots)
 
 
 def test_vocabularies_of_different_size_name_the_cure(tiny: Tiny) -> None:
@@ -372,3 +375,121 @@ def test_a_tied_selection_of_untied_models_repeats_the_embedding(tiny: Tiny) -> 
 def test_a_model_outside_the_search_cannot_be_selected(tiny: Tiny) -> None:
     with pytest.raises(PlanError, match="not among the models of this search: /elsewhere"):
         opened(tiny(), a=tiny(1)).select({"a": "/elsewhere"})
+
+
+# modules
+
+
+def chosen(base: Path, modules: list[str], operator: str = "linear", **sources: Path) -> Models:
+    named = {name: str(path) for name, path in sources.items()}
+    recipe = {"base": str(base), "sources": named, "operator": operator, "dtype": "float32"}
+    return Models.of(Recipe.model_validate({**recipe, "modules": modules}))
+
+
+@pytest.mark.parametrize(
+    "modules", [["model.layers.1"], ["model.layers.1.", UP], ["model.layers.1", "model.layers.1"]]
+)
+def test_only_modules_that_are_named_are_merged(tiny: Tiny, modules: list[str]) -> None:
+    models = chosen(tiny(), modules, a=tiny(1))
+    values, base, source = merged(models), weights(tiny()), weights(tiny(1))
+    for name, value in values.items():
+        inside = name.startswith("model.layers.1.")
+        assert torch.equal(value, (source if inside else base)[name])
+    slots = {slot.name: slot for slot in models.slots}
+    assert slots[UP].merged
+    assert not slots[HEAD].merged
+    assert models.notes == []
+
+
+def test_a_prefix_ends_at_a_dot(tiny: Tiny) -> None:
+    models = chosen(tiny(num_hidden_layers=11), ["model.layers.1"], a=tiny(1, num_hidden_layers=11))
+    assert {s.place.layer for s in models.slots if s.merged} == {1}
+
+
+def test_a_prefix_of_nothing_is_named_with_what_there_is(tiny: Tiny, changed: Changed) -> None:
+    other = changed(tiny(1), model_type="other")
+    with pytest.raises(PlanError) as error:
+        chosen(tiny(), ["model.layer", "lm_head"], a=other)
+    assert error.value.problems == (
+        "a: model_type is 'other', the base has 'llama'. Drop this source.",
+        "modules: no tensor is under 'model.layer'. Did you mean 'model.layers'?",
+    )
+
+
+def test_what_only_a_source_has_stays_out_unless_its_module_is_named(
+    tiny: Tiny, changed: Changed
+) -> None:
+    more = changed(tiny(1), put("model.extra.weight", torch.zeros(3)))
+    assert "model.extra.weight" not in merged(chosen(tiny(), ["model.norm"], a=more))
+    assert "model.extra.weight" in merged(chosen(tiny(), ["model.norm", "model.extra"], a=more))
+
+
+def test_a_selection_leaves_other_modules_alone(tiny: Tiny) -> None:
+    models = chosen(tiny(), ["model.norm"], a=tiny(1), b=tiny(2))
+    values = merged(models.select({"b": str(tiny(2)), "base again": str(tiny())}), normalize=False)
+    assert torch.equal(values[UP], weights(tiny())[UP])
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A model that sees and speaks, by its seed."""
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    def make(seed: int) -> Path:
+        folder = tmp_path_factory.mktemp("llava")
+        text = LlamaConfig(
+            **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3},
+            **{"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40},
+        )
+        vision = CLIPVisionConfig(
+            **{"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3},
+            **{"num_attention_heads": 2, "image_size": 8, "patch_size": 4},
+        )
+        config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=39)
+        model = LlavaForConditionalGeneration(config)
+        for number, (_, parameter) in enumerate(sorted(model.named_parameters())):
+            generator = torch.Generator().manual_seed(1000 * seed + number)
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+        model.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_language_of_a_model_that_sees_is_merged_and_its_eyes_are_kept(
+    llava: Callable[[int], Path], changed: Changed, plain: bool
+) -> None:
+    base, source = llava(0), llava(1)
+    if plain:  # a language model that was trained on its own, saved under the same names
+        text = json.loads((source / "config.json").read_text())["text_config"]
+        towers = [n for n in weights(source) if not n.startswith("language_model.")]
+        source = changed(source, drop(*towers), **text, text_config=..., vision_config=...)
+    models = chosen(base, ["language_model"], a=source)
+    values, own, other = merged(models), weights(base), weights(source)
+    assert values.keys() == own.keys()
+    for name, value in values.items():
+        expected = other if name.startswith("language_model.") else own
+        assert torch.equal(value, expected[name])
+    assert models.notes == []
+
+
+def test_a_model_with_other_names_throughout_is_refused(
+    llava: Callable[[int], Path], tiny: Tiny
+) -> None:
+    with pytest.raises(PlanError, match=r"a: none of its tensors has a name of the base's: it has"):
+        chosen(llava(0), ["language_model"], a=tiny(1))
+
+
+def test_another_kind_of_language_model_is_noted(
+    llava: Callable[[int], Path], changed: Changed
+) -> None:
+    text = json.loads((llava(1) / "config.json").read_text())["text_config"]
+    keys = {**text, "model_type": "mistral", "text_config": ..., "vision_config": ...}
+    models = chosen(llava(0), ["language_model"], a=changed(llava(1), **keys))
+    assert models.notes == ["a: its language model is 'mistral', the base's is 'llama'."]

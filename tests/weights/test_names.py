@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from evomerge.weights.names import Place, depth, places
+from evomerge.weights.names import Place, depth, places, precedes_blocks, renumber, stack
 
 SIZES: dict[str, Any] = {
     **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 64},
@@ -235,3 +235,25 @@ def test_without_a_depth_the_longest_stack_counts() -> None:
     found = places(names, {})
     assert found["a.layers.2.mlp.w.weight"] == Place(2, "mlp")
     assert found["b.stage.1.mlp.w.weight"] == Place(None, "other")
+
+
+def test_the_first_number_of_a_name_is_its_block() -> None:
+    assert renumber("model.layers.3.mlp.experts.0.up.weight", 12) == (
+        "model.layers.12.mlp.experts.0.up.weight"
+    )
+    assert stack("model.layers.3.mlp.experts.0.up.weight") == "model.layers"
+    assert stack("lm_head.weight") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "before"),
+    [
+        ("model.embed_tokens.weight", "embedding", True),
+        ("transformer.word_embeddings_layernorm.weight", "norm", True),
+        ("vision_tower.post_layernorm.weight", "other", True),
+        ("model.norm.weight", "norm", False),
+        ("lm_head.weight", "head", False),
+    ],
+)
+def test_what_is_used_before_the_blocks(name: str, role: str, before: bool) -> None:
+    assert precedes_blocks(name, Place(None, role)) is before

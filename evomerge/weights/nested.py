@@ -1,0 +1,102 @@
+"""A recipe in the place of a model: its tensors are merged when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
+from concurrent.futures import Future
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.headers import DTYPES, TensorInfo
+from evomerge.weights.skeleton import write_skeleton
+
+if TYPE_CHECKING:
+    from evomerge.weights.plan import Plan
+
+_KEPT_BYTES = 1 << 28  # of tensors that several readers may want
+_CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
+
+
+class Nested(Checkpoint):
+    """The checkpoint that would be written from a plan, none of whose weights is ever written.
+
+    Args:
+        plan: of the inner recipe.
+
+    Attributes:
+        folder: holds its config and its tokenizer as long as this object lives.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.folder = Path(tempfile.mkdtemp(prefix="evomerge-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        write_skeleton(plan.models, self.folder, plan.recipe.dtype)
+        self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        self._steps = {step.slot.name: step for step in plan.steps}
+        self.tensors = {
+            name: TensorInfo(self.folder, _CODES[step.dtype], tuple(step.slot.shape), 0, 0)
+            for name, step in sorted(self._steps.items())
+        }
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Future[Tensor]] = OrderedDict()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the recipe and of the fingerprints of its models."""
+        models = self.plan.models
+        prints = [self.plan.recipe.digest, models.base.fingerprint]
+        prints += [source.fingerprint for source in models.sources.values()]
+        return hashlib.sha256(" ".join(prints).encode()).hexdigest()
+
+    def read(self, name: str) -> Tensor:
+        """The merged tensor; treat it as read-only.
+
+        The last ones are kept, so that models with a common ancestor share its work.
+
+        Raises:
+            CheckpointError, CandidateError, PlanError: as `merge`.
+        """
+        with self._lock:
+            mine = name not in self._kept
+            found = self._kept.setdefault(name, Future())
+            self._kept.move_to_end(name)
+        if mine:
+            self._merge(name, found)
+        tensor = found.result()
+        with self._lock:
+            self._trim()
+        return tensor
+
+    def _merge(self, name: str, promise: Future[Tensor]) -> None:
+        from evomerge.weights.merge import merge_one  # whose plans hold models like this one
+
+        try:
+            promise.set_result(merge_one(self.plan, self._steps[name]))
+        except BaseException as error:
+            with self._lock:
+                self._kept.pop(name, None)
+            promise.set_exception(error)
+
+    def _trim(self) -> None:
+        """Forget the tensors read longest ago, but never the last one."""
+        done = {n: f.result().nbytes for n, f in self._kept.items() if f.done()}
+        for name in list(done)[:-1]:
+            if sum(done.values()) <= _KEPT_BYTES:
+                break
+            del done[name], self._kept[name]
+
+    def non_finite_in(self, name: str) -> str | None:
+        """None: merging it would have raised."""
+        return None

@@ -1,0 +1,107 @@
+"""Which tensors of a model become which of a merged one whose blocks are stacked anew."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.names import Place, precedes_blocks, renumber, stack
+
+Range = tuple[int, int]
+Slices = Sequence[Mapping[str, Range]]
+BASE = "base"  # what a recipe calls its base; a source of that name is the same model
+
+
+class Seat(NamedTuple):
+    """One tensor of a model, and its place in the merged one."""
+
+    tensor: str
+    place: Place
+
+
+class Cut(NamedTuple):
+    """A model's part in the blocks of the merged one.
+
+    Attributes:
+        ranges: for every slice, the model's own blocks, or None where it takes no part.
+        lengths: blocks of every slice.
+    """
+
+    ranges: tuple[Range | None, ...]
+    lengths: tuple[int, ...]
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """The merged model's block and the model's own, for all in which it takes part."""
+        start = 0
+        for own, length in zip(self.ranges, self.lengths, strict=True):
+            if own is not None:
+                yield from ((start + step, own[0] + step) for step in range(length))
+            start += length
+
+    def takes_part(self, name: str, place: Place) -> bool:
+        """Whether it gives the merged model's tensor of this name, if it has it.
+
+        What is used before the blocks belongs to the first slice, what is used after them to the
+        last, as in mergekit.
+        """
+        if place.layer is None:
+            return self.ranges[0 if precedes_blocks(name, place) else -1] is not None
+        return any(layer == place.layer for layer, _ in self.blocks())
+
+
+def cut(name: str | None, slices: Slices) -> Cut | None:
+    """The part of a source, or of the base where ``name`` is None; None without slices.
+
+    A base that a slice does not name lends the blocks that the first model named has there.
+    """
+    if not slices:
+        return None
+    first = [next(iter(named.values())) for named in slices]
+    lengths = tuple(end - start for start, end in first)
+    if name is not None:
+        return Cut(tuple(named.get(name) for named in slices), lengths)
+    # a source of that name is the base too
+    own = [named.get(BASE, other) for named, other in zip(slices, first, strict=True)]
+    return Cut(tuple(own), lengths)
+
+
+def seats(checkpoint: Checkpoint, part: Cut | None) -> dict[str, Seat]:
+    """Name in the merged model to the model's tensor, for all in which it takes part.
+
+    Args:
+        part: in the blocks; None leaves every tensor where it is.
+    """
+    if part is None:
+        return {name: Seat(name, place) for name, place in checkpoint.places.items()}
+    blocks: dict[int, list[str]] = defaultdict(list)
+    for name, place in checkpoint.places.items():
+        if place.layer is not None:
+            blocks[place.layer].append(name)
+    stacks = {stack(name) for names in blocks.values() for name in names}
+    found: dict[str, Seat] = {}
+    for name, place in checkpoint.places.items():
+        if place.layer is not None or stack(name) in stacks:
+            continue  # blocks for multi-token prediction follow the others: their numbers are taken
+        if part.takes_part(name, place):
+            found[name] = Seat(name, place)
+    for layer, own in part.blocks():
+        for name in blocks[own]:
+            role = checkpoint.places[name].role
+            found[renumber(name, layer)] = Seat(name, Place(layer, role))
+    return found
+
+
+def range_problems(
+    slices: Slices, base: Checkpoint, sources: Mapping[str, Checkpoint]
+) -> Iterator[str]:
+    """Ranges that go beyond a model's last block."""
+    for number, named in enumerate(slices):
+        for name, (start, end) in named.items():
+            layers = {BASE: base, **sources}[name].layers
+            if end > layers:
+                yield (
+                    f"slices.{number}.{name}: the range [{start}, {end}) ends outside {name}, "
+                    f"which has {layers} blocks. End it at {layers} or before."
+                )
