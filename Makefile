@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint types test check demo zoo bench wheel clean
+.PHONY: help setup format lint types test check docs demo zoo bench wheel clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,9 @@ test: $(STAMP)  ## Run the test suite
 	$(BIN)/pytest
 
 check: lint types test  ## All of the above
+
+docs: $(STAMP)  ## Rewrite docs/operators from docstrings and presets
+	$(BIN)/python docs/make_operator_pages.py
 
 demo: $(STAMP)  ## Run experiments/quickstart (or go on with it) and print what it found
 	@if [ -f runs/quickstart/run.sqlite ]; then \

@@ -152,7 +152,7 @@ def recipe(method: str, models: list[Path]) -> str:
 
 
 def _environment(folder: Path) -> Path:
-    """mergekit in an environment of its own; its program."""
+    """Mergekit in an environment of its own; its program."""
     program = folder / "bin" / "mergekit-yaml"
     if not program.exists():
         venv.create(folder, with_pip=True)

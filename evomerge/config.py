@@ -87,11 +87,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         _attempt(problems, "--set", _override, content, override)
     if isinstance(content.get("base"), str):
         content["base"] = anchor(content["base"], folder)
-    if isinstance(content.get("sources"), dict):
-        content["sources"] = {
-            name: anchor(reference, folder) if isinstance(reference, str) else reference
-            for name, reference in content["sources"].items()
-        }
+    for key in ("sources", "statistics"):
+        if isinstance(content.get(key), dict):
+            content[key] = {
+                name: anchor(reference, folder) if isinstance(reference, str) else reference
+                for name, reference in content[key].items()
+            }
     return _compose(content, str(path), problems, lost)
 
 
@@ -139,6 +140,7 @@ def _compose(
         file.dtype or (models.dtype if models else "float32"),
         file.tokenizer,
         file.seed,
+        file.statistics,
     )
     space = part("space", ["space"], _space, file.space, ground)
     optimizer: Component[Optimizer] | None

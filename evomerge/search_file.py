@@ -33,6 +33,7 @@ class SearchFile(BaseModel):
         seed: of everything that is random.
         dtype: of merged weights; the base's by default.
         tokenizer: ``base`` aligns vocabularies that differ.
+        statistics: source name to a folder made by ``evomerge statistics``.
         champions: how many of the best are scored on held-out examples.
         stop_after_failures: give up when this many first candidates all fail.
         build_best: write the best recipe's checkpoint into the run folder at the end.
@@ -52,6 +53,7 @@ class SearchFile(BaseModel):
     seed: int = Field(default=0, ge=0)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tokenizer: Literal["base"] | None = None
+    statistics: dict[str, str] = {}
     champions: int = Field(default=3, ge=1)
     stop_after_failures: int = Field(default=10, ge=1)
     build_best: bool = False

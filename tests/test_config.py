@@ -73,6 +73,16 @@ def test_folders_are_seen_from_the_file(tmp_path: Path) -> None:
     assert load(write(tmp_path / "deep", content)).file.base == str(tmp_path / "zoo" / "base")
 
 
+def test_statistics_are_seen_from_the_file_and_needed_by_some_operators(tmp_path: Path) -> None:
+    content = GOOD | {"space": "fisher", "statistics": {"arithmetic": "../stats"}}
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "stats").mkdir()
+    found = problems(tmp_path / "deep", content)
+    assert any(f"statistics.arithmetic: {tmp_path / 'stats'}" in problem for problem in found)
+    assert any("fisher needs fisher of strings" in problem for problem in found)
+    assert load(write(tmp_path / "deep", content | {"space": "linear"})).search.space.parameters
+
+
 def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
     first = load(write(tmp_path, GOOD))
     again = load_resolved(first.search.record.search_yaml, "run")

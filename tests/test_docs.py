@@ -15,7 +15,12 @@ from evomerge.search_file import SearchFile
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("experiments/*/README.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*/*.md"),
+        *ROOT.glob("docs/*/*.md"),
+        *ROOT.glob("experiments/*/README.md"),
+    ]
     if not {".venv", "runs"} & set(path.relative_to(ROOT).parts)
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -11,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 Group = Literal["operators", "optimizers", "spaces", "fitness", "engines"]
+OPERATOR_COLUMNS = ("name", "paper", "needs", "genes")  # --json has the parameters, too
 
 
 def register(app: typer.Typer) -> None:
@@ -28,10 +32,11 @@ def list_(
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in rows[0] if rows else ["name"]:
+    columns = OPERATOR_COLUMNS if group == "operators" else tuple(rows[0] if rows else ["name"])
+    for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(_cell(row[column]) for column in columns))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160
@@ -53,12 +58,73 @@ def _rows(group: Group) -> list[dict[str, Any]]:
 
 
 def _operator(name: str) -> dict[str, Any]:
-    from evomerge.operators import get
+    from evomerge import presets
+    from evomerge.operators import describe, get
 
     found = get(name)
-    needs = {"task_vectors": "a base", "pair": "two models", "weights": "-"}[found.on]
-    parameters = ", ".join(found.parameters)
-    return {"name": name, "paper": found.paper, "needs": needs, "parameters": parameters}
+    told = describe(found)
+    preset = presets.available("search_spaces").get(name)
+    return {
+        "name": name,
+        "about": told.about,
+        "paper": found.paper,
+        "needs": list(told.needs),
+        "on": found.on,
+        "sources": found.sources,
+        "statistics": found.statistics,
+        "random": found.random,
+        "ordered": found.ordered,
+        "experimental": found.experimental,
+        "modifiers": told.modified,
+        "genes": [] if preset is None else genes(preset),
+        "parameters": [asdict(setting) for setting in told.settings],
+    }
+
+
+def genes(preset: Path) -> list[dict[str, Any]]:
+    """What a preset searches: a row for each parameter, as it is written.
+
+    Args:
+        preset: its YAML.
+
+    Returns:
+        ``name`` and ``per_source`` of each, and those of the keys of `Range` that it gives.
+    """
+    from evomerge.documents import read_yaml
+    from evomerge.operators import get
+    from evomerge.spaces.parameter import Range
+
+    keys = read_yaml(preset)
+    operator = keys.get("operator", preset.stem)
+    operators = [get(name) for name in ([operator] if isinstance(operator, str) else operator)]
+    found = [
+        {"name": name, "per_source": any(name in o.per_source for o in operators), **setting}
+        for name, setting in (keys.get("parameters") or {}).items()
+        if isinstance(setting, dict) and setting.keys() & Range.model_fields.keys()
+    ]
+    return [*found, *([{"name": "order", "per_source": True}] if keys.get("order") else [])]
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    return ", ".join(_gene(item) if isinstance(item, dict) else str(item) for item in value)
+
+
+def _gene(gene: Mapping[str, Any]) -> str:
+    """Name and range on a few characters: ``density_i 0.05…1 log``."""
+    parts = [gene["name"] + "_i" * gene["per_source"]]
+    if "choices" in gene:
+        parts.append("|".join(map(str, gene["choices"])))
+    elif gene.get("simplex"):
+        parts.append("simplex")
+    elif "low" in gene:
+        parts.append("…".join(_short(gene[key]) for key in ("low", "high")))
+    return " ".join([*parts, *([gene["scale"]] if "scale" in gene else [])])
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _component(group: str, name: str) -> dict[str, Any]:

@@ -186,9 +186,9 @@ def ranks(numbers: Tensor) -> Tensor:
     else:
         # number and place in one integer: NumPy sorts those far faster than it argsorts floats
         place = columns - 1 - torch.arange(columns)
-        keys = (numbers.view(torch.int32).long() << 32) | place
+        keys = numbers.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(place)
         keys.numpy().sort(axis=1)
-        order = columns - 1 - (keys & 0xFFFFFFFF)
+        order = keys.bitwise_and_(0xFFFFFFFF).neg_().add_(columns - 1)
     found = torch.empty((count, columns), dtype=torch.float32, device=numbers.device)
     steps = torch.arange(columns, dtype=torch.float32, device=numbers.device)
     return found.scatter_(1, order, steps.expand(count, columns))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
 from evomerge.errors import RecipeError
 from evomerge.nouns import Genome, Parameter
+from evomerge.operators import get
 from evomerge.recipes import Recipe
 from evomerge.registry import explain
 
@@ -24,6 +25,7 @@ class Ground:
 
     Attributes:
         base, sources, dtype, tokenizer, seed: as in `Recipe`.
+        statistics: source name to a folder, for the operators that need some.
         layers: blocks of the base.
     """
 
@@ -33,6 +35,7 @@ class Ground:
     dtype: str
     tokenizer: str | None = None
     seed: int = 0
+    statistics: Mapping[str, str] = field(default_factory=dict)
 
     def recipe(self, operator: str, parameters: Mapping[str, object] | None = None) -> Recipe:
         """A recipe over all sources.
@@ -49,6 +52,9 @@ class Ground:
             "dtype": self.dtype,
             "tokenizer": self.tokenizer,
         }
+        if get(operator).statistics is not None:
+            of = self.statistics
+            content["statistics"] = {name: of[name] for name in self.sources if name in of}
         try:
             return Recipe.model_validate(content)
         except ValidationError as error:

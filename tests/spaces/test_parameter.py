@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,7 +54,7 @@ def test_genes_land_in_their_source_role_and_layers() -> None:
     genes = {p.name: 0.0 for p in found.parameters} | {"weight.b.attention.1": 0.75}
     recipe = found.decode(Genome(genes))
     places = {
-        (source, role, layer): recipe.setting("weight", source, role, layer)
+        (source, role, layer): recipe.setting("weight", source, role, layer, "")
         for source in "ab"
         for role in ("attention", "mlp", "head")
         for layer in range(4)
@@ -177,6 +179,41 @@ def test_a_parameter_may_have_a_granularity_of_its_own() -> None:
             {"operator": "slerp", "parameters": {"t": {"low": 0, "high": 2}}},
             "parameters.t: slerp: Input should be less than or equal to 1",
         ),
+        (
+            {"operator": "ties", "parameters": {"lam": {"simplex": True}}},
+            "parameters.lam: ties has one value for all sources. Remove simplex",
+        ),
+        (
+            {"operator": "ties", "parameters": {"weight": {"simplex": True, "scale": "log"}}},
+            "parameters.weight: the genes of a simplex are logits already. Remove scale",
+        ),
+        (
+            {"operator": "ties", "parameters": {"weight": {"simplex": True, "kind": "int"}}},
+            "parameters.weight: logits are no integers. Remove kind",
+        ),
+        (
+            {
+                "operator": "ties",
+                "parameters": {"consensus": {"choices": ["sum"], "simplex": True}},
+            },
+            "parameters.consensus: choices do not add up to 1. Remove simplex",
+        ),
+        (
+            {"operator": "ties", "parameters": {"lam": {"low": 0, "high": 1, "scale": "logit"}}},
+            r"parameters.lam: a logit scale needs bounds within \(0, 1\), got 0 and 1",
+        ),
+        (
+            {"operator": "ties", "parameters": {"lam": {"low": 0, "high": "souces"}}},
+            "parameters.lam: high: expected a number, got 'souces'",
+        ),
+        (
+            {"operator": "ties", "parameters": {"density": {"a": 0.5, "b": 2}, "lam": 1}},
+            r"parameters.density: ties: must lie in \(0, 1\], got 2",
+        ),
+        (
+            {"operator": "ties", "order": True, "parameters": {}},
+            "order: that of the sources does not matter to ties",
+        ),
         ({"operator": "ties", "parameters": {"weight": 1.0}}, "nothing varies"),
         ({"operator": [], "parameters": {}}, "name at least one"),
     ],
@@ -184,6 +221,103 @@ def test_a_parameter_may_have_a_granularity_of_its_own() -> None:
 def test_mistakes_are_named(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         space(**keys)
+
+
+def test_a_simplex_has_one_gene_less_than_sources_and_values_that_sum_to_one() -> None:
+    found = space(
+        operator="linear", granularity={"layers": 2}, parameters={"weight": {"simplex": True}}
+    )
+    assert [p.name for p in found.parameters] == ["weight.b.0", "weight.b.1"]
+    assert {(p.low, p.high, p.initial) for p in found.parameters} == {(-4, 4, 0)}
+    assert found.decode(found.initial()).parameters == {"weight": 0.5}
+    recipe = found.decode(Genome({"weight.b.0": 0.0, "weight.b.1": math.log(3)}))
+    assert recipe.parameters["weight"] == {
+        "a": [0.5, 0.5, 0.25, 0.25],
+        "b": [0.5, 0.5, pytest.approx(0.75), pytest.approx(0.75)],
+    }
+
+
+def test_a_simplex_of_one_source_is_nothing_to_search() -> None:
+    alone = replace(GROUND, sources={"a": "/a"})
+    parameters = {"weight": {"simplex": True}, "normalize": {"choices": [True, False]}}
+    found = ParameterSpace(alone, operator="linear", parameters=parameters)
+    assert [p.name for p in found.parameters] == ["normalize"]
+    assert found.decode(found.initial()).parameters["weight"] == 1.0
+
+
+def test_a_logit_scale_searches_the_logit() -> None:
+    span = {"low": 0.1, "high": 0.9, "initial": 0.25, "scale": "logit"}
+    found = space(operator="adamerging", parameters={"coefficient": span})
+    gene = found.parameters[0]
+    assert gene.scale == "linear"
+    assert gene.initial == pytest.approx(math.log(1 / 3))
+    assert gene.low == pytest.approx(-gene.high) == pytest.approx(-math.log(9))
+    recipe = found.decode(Genome({"coefficient.a": 0.0, "coefficient.b": gene.high}))
+    assert recipe.parameters["coefficient"] == {"a": 0.5, "b": pytest.approx(0.9)}
+
+
+@pytest.mark.parametrize(("sources", "expected"), [("a", (1, 1, 1)), ("abc", (1, 3, 2))])
+def test_bounds_may_be_the_number_of_sources(sources: str, expected: tuple[int, ...]) -> None:
+    ground = replace(GROUND, sources={name: f"/{name}" for name in sources})
+    span = {"low": 1, "high": "sources", "kind": "int", "initial": 2}
+    (gene,) = ParameterSpace(ground, operator="consensus_ta", parameters={"k": span}).parameters
+    assert (gene.low, gene.high, gene.initial) == expected
+
+
+def test_a_start_of_one_part_in_sources_is_moved_within_the_bounds() -> None:
+    span = {"low": 0.6, "high": 1, "initial": "1/sources"}
+    assert space(operator="emr", parameters={"lam": span}).parameters[0].initial == 0.6
+    span["low"] = 0.1
+    assert space(operator="emr", parameters={"lam": span}).parameters[0].initial == 0.5
+
+
+def test_the_order_of_sources_is_searched_where_it_matters() -> None:
+    found = space(
+        operator=["opcm", "task_arithmetic"],
+        order=True,
+        parameters={"alpha": {"low": 0, "high": 0.9}},
+    )
+    assert [p.name for p in found.parameters] == ["operator", "alpha", "order.a", "order.b"]
+    start = dict(found.initial().genes)
+    assert list(found.decode(Genome(start)).sources) == ["a", "b"]
+    turned = start | {"order.b": 0.25}
+    assert list(found.decode(Genome(turned)).sources.items()) == [("b", "/b"), ("a", "/a")]
+    other = turned | {"operator": "task_arithmetic"}
+    assert list(found.decode(Genome(other)).sources) == ["a", "b"]
+
+
+def test_a_fixed_setting_may_differ_by_source_and_role() -> None:
+    found = space(
+        operator="mwa",
+        parameters={"metric": {"a": 1.5, "b": 2.5}, "penalty": {"low": 0, "high": 8}},
+    )
+    assert found.decode(found.initial()).parameters["metric"] == {"a": 1.5, "b": 2.5}
+
+
+def test_every_operator_on_task_vectors_has_the_parameters_of_modifiers() -> None:
+    found = space(
+        operator=["linear", "ties"],
+        parameters={
+            "lines_alpha": {"low": 0, "high": 1},
+            "compeft_density": {"low": 0.05, "high": 0.5},
+            "lines_head": "last",
+        },
+    )
+    assert [p.name for p in found.parameters if p.kind == "float"] == [
+        "lines_alpha",
+        "compeft_density.a",
+        "compeft_density.b",
+    ]
+    genes = dict(found.initial().genes)
+    assert found.decode(Genome(genes | {"operator": "linear"})).parameters == {}
+    assert "lines_head" in found.decode(Genome(genes | {"operator": "ties"})).parameters
+
+
+def test_statistics_reach_the_recipes_of_operators_that_need_them() -> None:
+    ground = replace(GROUND, statistics={"a": "/stats/a", "b": "/stats/b"})
+    assert ground.recipe("fisher").statistics == {"a": "/stats/a", "b": "/stats/b"}
+    assert ground.recipe("linear").statistics == {}
+    assert replace(ground, sources={"a": "/a"}).recipe("fisher").statistics == {"a": "/stats/a"}
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

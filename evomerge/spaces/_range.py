@@ -1,0 +1,219 @@
+"""What a parameter may be, and how finely it varies over the model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from evomerge.nouns import Gene, Parameter
+from evomerge.recipes import ROLES
+
+Role = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
+
+
+class Granularity(BaseModel):
+    """How finely a parameter varies over the model.
+
+    Attributes:
+        layers: ``all`` blocks share a value, ``each`` has its own, or the number of groups of
+            neighbouring blocks.
+        roles: roles with a value of their own, ``other`` standing for the rest; empty: all
+            roles share.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: Literal["all", "each"] | int = "all"
+    roles: tuple[Role, ...] = ()
+
+    @field_validator("layers")
+    @classmethod
+    def _at_least_one(cls, layers: str | int) -> str | int:
+        if isinstance(layers, int) and layers < 1:
+            raise ValueError("must be 'each', 'all' or a number of groups from 1 on")
+        return layers
+
+    @field_validator("roles")
+    @classmethod
+    def _complete(cls, roles: tuple[Role, ...]) -> tuple[Role, ...]:
+        if len(set(roles)) < len(roles):
+            raise ValueError("a role is named twice")
+        if roles and "other" not in roles and len(roles) < len(ROLES) - 1:
+            raise ValueError("add 'other', or some tensors have no value")
+        return roles
+
+    def groups(self, layers: int) -> int:
+        """Number of groups of blocks in a model of ``layers`` blocks."""
+        if self.layers == "all":
+            return 1
+        return layers if self.layers == "each" else min(int(self.layers), layers)
+
+
+class Range(BaseModel):
+    """What a parameter may be.
+
+    Attributes:
+        low, high: inclusive bounds of a number, finite; of an ``int``, with one between them.
+        initial: where the search starts; the middle of the range by default.
+        scale: ``log`` searches the logarithm, ``logit`` the logarithm of x / (1 - x): the gene
+            is that logarithm.
+        kind: ``float`` or ``int``.
+        choices: in place of bounds: the words, or both true and false, to choose from.
+        simplex: the sources' values add up to 1. Genes and bounds, -4 to 4 by default, are
+            logits; that of the first source is 0.
+        granularity: in place of the space's.
+
+    ``low``, ``high`` and ``initial`` may be ``sources``, the number of sources, or ``1/sources``;
+    the start is then moved within the bounds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float | str | None = None
+    high: float | str | None = None
+    initial: float | bool | str | None = None
+    scale: Literal["linear", "log", "logit"] = "linear"
+    kind: Literal["float", "int"] = "float"
+    choices: tuple[bool | str, ...] = ()
+    simplex: bool = False
+    granularity: Granularity | None = None
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _words_or_switch(cls, choices: Any) -> Any:
+        if not isinstance(choices, (list, tuple)):
+            return choices
+        words = all(isinstance(choice, str) for choice in choices)
+        # a gene of true alone could not be told from one of both
+        switch = all(isinstance(choice, bool) for choice in choices) and len(set(choices)) == 2
+        if not (words or switch):
+            raise ValueError("words, or true and false; for numbers give low and high")
+        if len(set(choices)) < len(choices):
+            raise ValueError("a choice is named twice")
+        return choices
+
+    def of(self, sources: int) -> Range:
+        """The range in numbers, for so many sources."""
+        if self.choices:
+            return self
+        words = {"sources": float(sources), "1/sources": 1 / sources}
+        given = {"low": self.low, "high": self.high, "initial": self.initial}
+        if self.simplex:
+            defaults = {"low": -4.0, "high": 4.0, "initial": 0.0}
+            given = {key: defaults[key] if v is None else v for key, v in given.items()}
+        known: dict[str, Any] = {
+            key: words.get(v, v) if isinstance(v, str) else v for key, v in given.items()
+        }
+        if known != given and all(type(value) in (int, float) for value in known.values()):
+            known["initial"] = min(max(known["initial"], known["low"]), known["high"])
+        return self.model_copy(update=known)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the bounds."""
+        if self.choices:
+            return self._problems_of_choices()
+        given = {"low": self.low, "high": self.high, "initial": self.initial}
+        if self.low is None or self.high is None:
+            return ["needs low and high, or choices"]
+        wrong = [
+            f"{name}: expected a number, got {value!r}"
+            for name, value in given.items()
+            if isinstance(value, (bool, str))
+        ]
+        wrong += [
+            f"{name}: expected a finite number, got {value}"
+            for name, value in given.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+        return wrong or [*self._problems_of_bounds(), *self._problems_of_scale()]
+
+    def _problems_of_choices(self) -> list[str]:
+        found = []
+        # 1.0 equals True, and is none
+        same = [c for c in self.choices if type(c) is type(self.initial) and c == self.initial]
+        if self.initial is not None and not same:
+            found.append(f"initial {self.initial!r} is none of the choices")
+        if self.simplex:
+            found.append("choices do not add up to 1. Remove simplex")
+        return found
+
+    def _problems_of_bounds(self) -> list[str]:
+        low, high = self.bounds
+        if low > high:
+            return [f"low {low:g} lies above high {high:g}"]
+        if self.kind == "int" and math.ceil(low) > math.floor(high):
+            return [f"no integer lies between low {low:g} and high {high:g}"]
+        initial = self.initial
+        if isinstance(initial, (int, float)) and not low <= initial <= high:
+            return [f"initial {initial!r} lies outside [{low:g}, {high:g}]"]
+        return []
+
+    def _problems_of_scale(self) -> list[str]:
+        low, high = self.bounds
+        found = []
+        if self.scale == "log" and low <= 0:
+            found.append(f"a log scale needs a positive low, got {low:g}")
+        if self.scale == "logit" and not 0 < low <= high < 1:
+            found.append(f"a logit scale needs bounds within (0, 1), got {low:g} and {high:g}")
+        if self.kind == "int" and (self.simplex or self.scale == "logit"):
+            found.append("logits are no integers. Remove kind")
+        if self.simplex and self.scale != "linear":
+            found.append("the genes of a simplex are logits already. Remove scale")
+        return found
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Low and high of a range in numbers."""
+        assert isinstance(self.low, (int, float)) and isinstance(self.high, (int, float))
+        return float(self.low), float(self.high)
+
+    def extremes(self) -> list[Any]:
+        """The values between which, or of which, those of the parameter are."""
+        if self.choices:
+            return list(self.choices)
+        if self.simplex:
+            return [1e-6, 1.0]
+        return [value for value in (self.low, self.high) if isinstance(value, (int, float))]
+
+    def _start(self) -> float | bool | str:
+        return self.choices[0] if self.initial is None else self.initial
+
+    def parameter(self, name: str) -> Parameter:
+        """One gene of this range, which must be in numbers."""
+        if self.choices:
+            if set(self.choices) <= {True, False}:
+                return Parameter(name, "bool", self._start())
+            words = tuple(str(choice) for choice in self.choices)
+            return Parameter(name, "choice", str(self._start()), choices=words)
+        low, high = self.bounds
+        initial = None if self.initial is None else float(self.initial)
+        if self.scale == "logit":
+            low, high = _logit(low), _logit(high)
+            initial = None if initial is None else _logit(initial)
+        scale: Literal["linear", "log"] = "log" if self.scale == "log" else "linear"
+        if initial is None:
+            initial = Parameter(name, self.kind, 0.0, low, high, scale).from_unit(0.5)
+        if self.kind == "float":
+            return Parameter(name, "float", initial, low, high, scale)
+        least, most = math.ceil(low), math.floor(high)
+        start = min(max(round(initial), least), most)
+        return Parameter(name, "int", start, least, most, scale)
+
+    def value(self, gene: Gene) -> Gene:
+        """What a gene stands for in a recipe."""
+        if self.scale != "logit" or self.choices:
+            return gene
+        low, high = self.bounds
+        return min(max(1 / (1 + math.exp(-float(gene))), low), high)
+
+
+def softmax(logits: list[float]) -> list[float]:
+    """(M,) positive numbers that add up to 1."""
+    parts = [math.exp(logit - max(logits)) for logit in logits]
+    return [part / math.fsum(parts) for part in parts]
+
+
+def _logit(value: float) -> float:
+    return math.log(value / (1 - value))

@@ -1,0 +1,147 @@
+"""Every search space that comes with evomerge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from evomerge import operators, presets, registry
+from evomerge.documents import read_yaml
+from evomerge.nouns import Gene, Genome, Parameter
+from evomerge.recipes import Recipe
+from evomerge.spaces import Ground
+from evomerge.spaces.parameter import ParameterSpace
+
+FOLDER = presets.shipped("search_spaces")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+THIRD = pytest.approx(1 / 3)
+STARTS: dict[str, dict[str, Any]] = {
+    "linear": {"weight": THIRD},
+    "multislerp": {"weight": THIRD},
+    "karcher": {"weight": THIRD},
+    "task_arithmetic": {"weight": THIRD},
+    "dare_linear": {"density": 0.5, "weight": THIRD},
+    "dare_ties": {"density": 0.5, "weight": THIRD},
+    "della": {"density": 0.7, "epsilon": 0.07, "lam": 1.1},
+    "della_linear": {"density": 0.7, "epsilon": 0.07, "lam": 1.1},
+    "breadcrumbs": {"density": 0.3, "gamma": 0.01, "lam": 0.4},
+    "breadcrumbs_ties": {"density": 0.3, "gamma": 0.01, "lam": 0.4},
+    "fisher": {"lam": THIRD},
+    "ties": {"density": 0.5, "lam": 1},
+    "slerp": {"t": 0.5},
+    "nuslerp": {"weight": 0.5},
+    "model_stock": {"lines_alpha": 1},
+    "sce": {"select_topk": 0.1, "lam": 1},
+    "varm": {"q": 2, "lam": 1},
+    "nearswap": {"t": 1e-4},
+    "arcee_fusion": {"iqr_factor": 1.5},
+    "ram": {"epsilon": 1e-5},
+    "ramplus": {"epsilon": 1e-5, "r": 0.1, "alpha": 1},
+    "widen": {"above_average_ratio": 1, "calibration": 1},
+    "consensus_ta": {"lam_mask": 0.4, "k": 2, "alpha": 0.4},
+    "emr": {"lam": 0.4},
+    "tsvm": {"alpha": 1},
+    "iso_c": {"alpha": 1},
+    "iso_cts": {"alpha": 1, "common_space_fraction": 0.8},
+    "knots_ties": {"density": 1, "lam": 0.6},
+    "opcm": {"alpha": 0.5},
+    "pcb": {"ratio": 0.1, "lam": 1.1},
+    "regmean": {"offdiag": 0.9, "coeff": THIRD},
+    "ota": {"power": 0.5, "density": 0.4},
+    "adamerging": {"coefficient": pytest.approx(0.3)},
+    "mwa": {"penalty": 1},
+    "lines": {"lines_alpha": THIRD, "lines_beta": 0.5},
+    "compeft": {"density": 0.2, "alpha": 1},
+}
+
+
+def load(name: str) -> ParameterSpace:
+    """The preset, on three sources or as many as its operator takes."""
+    keys = read_yaml(FOLDER / f"{name}.yaml")
+    assert keys.pop("kind") == "parameter"
+    found = registry.find("spaces", "parameter", ParameterSpace)
+    valid = registry.validate_options(found, keys, f"{name}: ")
+    operator = keys["operator"]
+    most = None if isinstance(operator, list) else operators.get(operator).sources
+    sources = {key: f"/{key}" for key in "abc"[: most or 3]}
+    return found(Ground("/base", sources, layers=8, dtype="float32"), **valid)
+
+
+def applied(recipe: Recipe) -> Tensor:
+    """What the recipe's operator makes of small tensors, at the settings of one of them."""
+    operator = operators.get(recipe.operator)
+    place: dict[str, Any] = {"role": "mlp", "layer": 5, "tensor": "model.layers.5.mlp.up.weight"}
+    settings: dict[str, Any] = {}
+    for name in recipe.parameters:
+        each = [recipe.setting(name, source, **place) for source in recipe.sources]
+        settings[name] = each if name in operator.per_source else each[0]
+    generator = torch.Generator().manual_seed(0)
+    base, *sources = (torch.randn(6, 5, generator=generator) for _ in range(len(each) + 1))
+    recorded: dict[str, Any] = {}
+    if operator.statistics:
+        square = operator.statistics == "grams"
+        one = torch.eye(5) if square else torch.rand(6, 5, generator=generator)
+        recorded[operator.statistics] = [one] * len(sources)
+    found: Tensor = operators.apply(
+        operator.name, base=base, sources=sources, **settings, **recorded
+    )
+    return found
+
+
+def at_end(gene: Parameter, *, last: bool) -> Gene:
+    match gene.kind:
+        case "bool":
+            return last
+        case "choice":
+            return gene.choices[-1 if last else 0]
+        case _:
+            return gene.high if last else gene.low
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_says_what_is_searched(name: str) -> None:
+    first = (FOLDER / f"{name}.yaml").read_text("utf-8").split("\n", 1)[0]
+    assert first.startswith("# ") and first.endswith(".")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_starts_at_a_recipe_that_its_operator_takes(name: str) -> None:
+    space = load(name)
+    recipe = space.decode(space.initial())
+    assert Recipe.from_canonical_json(recipe.canonical_json()) == recipe
+    assert applied(recipe).isfinite().all()
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_operator_takes_both_ends_of_every_gene(name: str, last: bool) -> None:
+    space = load(name)
+    genome = Genome({gene.name: at_end(gene, last=last) for gene in space.parameters})
+    assert applied(space.decode(genome)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_preset_starts_where_the_field_would(name: str) -> None:
+    recipe = load(name).decode(load(name).initial())
+    found = {
+        key: {recipe.setting(key, source, "mlp", 5, "") for source in recipe.sources}
+        for key in STARTS[name]
+    }
+    assert all(len(values) == 1 for values in found.values())
+    assert {key: values.pop() for key, values in found.items()} == STARTS[name]
+
+
+def test_operators_worth_searching_have_a_preset_and_experimental_ones_none() -> None:
+    experimental = {n for n in registry.names("operators") if operators.get(n).experimental}
+    # no gene: a scale for single sources, a mask for one source, a table that was learned
+    without = experimental | {"passthrough", "ffg", "expert_merging"}
+    assert set(registry.names("operators")) - set(NAMES) == without
+
+
+def test_weights_and_their_scale_are_never_both_free() -> None:
+    for name in NAMES:
+        free = {gene.name.partition(".")[0] for gene in load(name).parameters}
+        assert not {"weight", "lam"} <= free, name
