@@ -225,8 +225,7 @@ def _run(command: list[str], out: Path) -> Cost:
 
 def _merge_proper(path: Path, out: Path) -> float:
     """Wall seconds of a build in a process that has imported everything."""
-    from evomerge.build import build
-    from evomerge.results import read_recipe
+    from evomerge.build import build, read_recipe
 
     content = read_recipe(path)
     started = time.perf_counter()

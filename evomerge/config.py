@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -23,6 +23,7 @@ from evomerge.errors import ConfigError, InputError
 from evomerge.executors import Executor
 from evomerge.nouns import Gene
 from evomerge.optimizers import Optimizer
+from evomerge.registry import Component, component
 from evomerge.scoring import Fitness
 from evomerge.scoring.tasks import task_problems
 from evomerge.search import Budget, Search
@@ -36,18 +37,6 @@ from evomerge.worker import WorkerSetup
 
 T = TypeVar("T")
 _LIBRARIES = ("torch", "transformers", "lm_eval", "cmaes", "optuna", "safetensors", "numpy")
-
-
-@dataclass(frozen=True)
-class Component(Generic[T]):
-    """A class found by name, with the validated options that it will be made with."""
-
-    kind: type[T]
-    options: Mapping[str, Any]
-
-    def make(self, *arguments: Any) -> T:
-        """A new one."""
-        return self.kind(*arguments, **self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +130,15 @@ def _compose(
         file.tokenizer,
         file.seed,
         file.statistics,
+        file.experimental,
     )
     space = part("space", ["space"], _space, file.space, ground)
     optimizer: Component[Optimizer] | None
-    optimizer = part("", ["optimizer"], _component, "optimizer", Optimizer, file.optimizer)
+    optimizer = part("", ["optimizer"], component, "optimizer", Optimizer, file.optimizer)
     engine: Component[Engine] | None
-    engine = part("", ["engine"], _component, "engine", Engine, file.engine)
+    engine = part("", ["engine"], component, "engine", Engine, file.engine)
     executor: Component[Executor] | None
-    executor = part("", ["executor"], _component, "executor", Executor, file.executor)
+    executor = part("", ["executor"], component, "executor", Executor, file.executor)
     part("fitness", ["fitness"], _check_fitness, file.fitness)
     if engine is not None:
         part("", [], engine.make)
@@ -238,16 +228,6 @@ def _override(content: dict[str, Any], text: str) -> None:
         place[last] = yaml.safe_load(raw)
     except yaml.YAMLError:
         raise ConfigError(f"{text!r}: the value is not YAML") from None
-
-
-def _component(role: str, kind: type[T], keys: Mapping[str, Any]) -> Component[T]:
-    """What a name and its options stand for."""
-    options = dict(keys)
-    try:
-        found = registry.find(f"{role}s", options.pop("name"), kind)
-    except ConfigError as error:
-        raise ConfigError([f"{role}.name: {problem}" for problem in error.problems]) from None
-    return Component(found, registry.validate_options(found, options, f"{role}."))
 
 
 def _space(keys: Mapping[str, Any], ground: Ground) -> Space:

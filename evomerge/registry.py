@@ -11,9 +11,10 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -95,6 +96,36 @@ def validate_options(
     except ValidationError as error:
         raise ConfigError(explain(error, where, model)) from None
     return {key: getattr(valid, key) for key in model.model_fields}
+
+
+@dataclass(frozen=True)
+class Component(Generic[T]):
+    """A class found by name, with the validated options that it will be made with."""
+
+    kind: type[T]
+    options: Mapping[str, Any]
+
+    def make(self, *arguments: Any) -> T:
+        """A new one."""
+        return self.kind(*arguments, **self.options)
+
+
+def component(role: str, kind: type[T], keys: Mapping[str, Any]) -> Component[T]:
+    """What a name and its options stand for.
+
+    Args:
+        role: ``optimizer`` stands for the package ``evomerge.optimizers``.
+        keys: ``name``, and the options.
+
+    Raises:
+        ConfigError: no such component, or options that it does not take.
+    """
+    options = dict(keys)
+    try:
+        found = find(f"{role}s", options.pop("name"), kind)
+    except ConfigError as error:
+        raise ConfigError([f"{role}.name: {problem}" for problem in error.problems]) from None
+    return Component(found, validate_options(found, options, f"{role}."))
 
 
 def explain(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:

@@ -11,23 +11,21 @@ from typing import Any, Literal
 import yaml
 
 from evomerge import registry
-from evomerge.build import build
+from evomerge.build import build, read_recipe
 from evomerge.config import fitness_from, read_resolved
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.nouns import Job, Split
 from evomerge.outcome import Outcome, Score, read_outcome, score
 from evomerge.recipes import Recipe
-from evomerge.recipes.files import Reader
 from evomerge.recipes.mergekit import to_mergekit
 from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile
 from evomerge.store import Store
-from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
-from evomerge.weights.references import anchor, resolve
+from evomerge.weights.references import anchor
 from evomerge.worker import Worker, WorkerSetup
 
 RECIPE = "recipe.yaml"
@@ -75,20 +73,6 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
     slots = make_plan(recipe).models.slots
     places = {slot.name: slot.place for slot in slots}
     return to_mergekit(recipe, places, {slot.name: slot.shape for slot in slots})
-
-
-def read_recipe(path: Path) -> Recipe:
-    """A recipe from evomerge's or mergekit's YAML; relative folders are seen from the file.
-
-    Raises:
-        RecipeError: neither of the two, or something in it is wrong.
-    """
-
-    def opened(model: str) -> Checkpoint:
-        return Checkpoint(resolve(model))
-
-    reader = Reader(anchor, lambda model: opened(model).layers, lambda model: opened(model).places)
-    return reader.read(path)
 
 
 def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> Score:

@@ -34,6 +34,7 @@ class SearchFile(BaseModel):
         dtype: of merged weights; the base's by default.
         tokenizer: ``base`` aligns vocabularies that differ.
         statistics: source name to a folder made by ``evomerge statistics``.
+        experimental: whether operators may be used whose equations could not be checked.
         champions: how many of the best are scored on held-out examples.
         stop_after_failures: give up when this many first candidates all fail.
         build_best: write the best recipe's checkpoint into the run folder at the end.
@@ -54,6 +55,7 @@ class SearchFile(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tokenizer: Literal["base"] | None = None
     statistics: dict[str, str] = {}
+    experimental: bool = False
     champions: int = Field(default=3, ge=1)
     stop_after_failures: int = Field(default=10, ge=1)
     build_best: bool = False

@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from evomerge.cli.app import app
+from evomerge.documents import parse_yaml
+from evomerge.operators import get
+from evomerge.recipes.yaml import from_yaml
 from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile
 
@@ -84,3 +87,16 @@ def test_yaml_in_the_readme_is_valid() -> None:
             fitnesses += 1
     assert searches >= 1
     assert fitnesses >= 1
+
+
+RECIPES = re.findall(
+    r"```yaml\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text("utf-8"), re.DOTALL
+)
+
+
+@pytest.mark.parametrize("block", RECIPES)
+def test_recipes_in_documents_are_recipes(block: str) -> None:
+    recipe = from_yaml(parse_yaml(block, "docs/recipes.md"), "docs/recipes.md")
+    operator = get(recipe.operator)
+    assert set(recipe.parameters) <= set(operator.parameters)
+    assert bool(recipe.statistics) == (operator.statistics is not None)

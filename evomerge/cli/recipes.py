@@ -47,7 +47,7 @@ def build(
 ) -> None:
     """Merge a recipe into a Hugging Face folder."""
     from evomerge.build import build as build_recipe
-    from evomerge.results import read_recipe
+    from evomerge.build import read_recipe
 
     folder = build_recipe(read_recipe(recipe), out)
     typer.echo(str(folder))

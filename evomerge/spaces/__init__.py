@@ -24,7 +24,7 @@ class Ground:
     """What every recipe of a search has in common.
 
     Attributes:
-        base, sources, dtype, tokenizer, seed: as in `Recipe`.
+        base, sources, dtype, tokenizer, seed, experimental: as in `Recipe`.
         statistics: source name to a folder, for the operators that need some.
         layers: blocks of the base.
     """
@@ -36,6 +36,7 @@ class Ground:
     tokenizer: str | None = None
     seed: int = 0
     statistics: Mapping[str, str] = field(default_factory=dict)
+    experimental: bool = False
 
     def recipe(self, operator: str, parameters: Mapping[str, object] | None = None) -> Recipe:
         """A recipe over all sources.
@@ -51,6 +52,7 @@ class Ground:
             "seed": self.seed,
             "dtype": self.dtype,
             "tokenizer": self.tokenizer,
+            "experimental": self.experimental,
         }
         if get(operator).statistics is not None:
             of = self.statistics

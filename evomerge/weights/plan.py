@@ -163,9 +163,11 @@ def _statistics(
             found[name] = open_statistics(Path(folder), kind=_KINDS[operator.statistics], of=source)
         except CheckpointError as error:
             problems += [f"statistics.{name}: {problem}" for problem in error.problems]
+    cure = "Name a folder of them."
+    if operator.statistics in ("fisher", "grams"):
+        cure = "Make them with `evomerge statistics` and name their folder."
     problems += [
-        f"statistics: {operator.name} needs {operator.statistics} of {name}. Make them with "
-        "`evomerge statistics` and name their folder."
+        f"statistics: {operator.name} needs {operator.statistics} of {name}. {cure}"
         for name in recipe.sources
         if name not in recipe.statistics
     ]

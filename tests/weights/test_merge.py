@@ -261,3 +261,30 @@ def test_tensors_come_one_at_a_time(tiny: Tiny, changed: Changed) -> None:
     assert next(stream)[0] == "lm_head.weight"  # long before the damaged one is read
     with pytest.raises(CheckpointError):
         list(stream)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("operator", ["linear", "slerp", "ties", "dare_ties", "della", "sce"])
+def test_a_gpu_merges_to_the_same_weights(tiny: Tiny, operator: str) -> None:
+    sources = {name: str(tiny(i)) for i, name in enumerate("ab", start=1)}
+    recipe = Recipe(
+        base=str(tiny()),
+        sources=counted(operator, **sources),
+        operator=operator,
+        parameters=density(operator) | ({"epsilon": 0.1} if operator == "della" else {}),
+        dtype="float32",
+    )
+    plan = make_plan(recipe)
+    found = {step.slot.name: torch.zeros(step.slot.shape) for step in plan.steps}
+
+    def into(step: Step) -> Out:
+        def out(start: int, values: Tensor) -> None:
+            assert values.device.type == "cuda"
+            found[step.slot.name].view(-1)[start : start + values.numel()] = values.cpu()
+
+        return out
+
+    merge_into(plan, into, torch.device("cuda"))
+    for name, tensor in merge(plan):
+        torch.testing.assert_close(found[name], tensor)
