@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from evomerge.operators._operator import Operator, get
 from evomerge.operators._stack import Merged, Stack, Tiles, all_finite
 
 Out = Callable[[int, Tensor], None]
+_NEGATIVE_ZERO = -(1 << 31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ def combine(operator: Operator, x: Stack, settings: Settings, out: Out) -> None:
 
     Source: rules R1 (float32 throughout) and R8 (what to do where a tensor is missing).
     """
+    if x.size == 0:
+        return
     merged, factor = _merged(operator, x, settings)
     adds = merged.stack.deltas
     for tile in merged.stack.tiles(by_row=merged.by_row):
@@ -59,8 +63,17 @@ def combine(operator: Operator, x: Stack, settings: Settings, out: Out) -> None:
         if factor != 1:
             values = values * factor
         if adds and tile.base is not None:
-            values = tile.base.add_(values)  # whose memory is free to be used
+            values = _added(tile.base, values)
         out(tile.start, values.reshape(-1))
+
+
+def _added(base: Tensor, values: Tensor) -> Tensor:
+    """Base + values, in the base's memory; -0.0 stays where nothing is added (rule R6)."""
+    # as an integer -0.0 is the least of all; hardly any model holds one
+    if int(base.view(torch.int32).amin()) != _NEGATIVE_ZERO:
+        return base.add_(values)
+    kept = (base == 0) & (values == 0)
+    return torch.where(kept, base, base + values)
 
 
 def _merged(operator: Operator, x: Stack, settings: Settings) -> tuple[Tiles, float]:
@@ -144,6 +157,8 @@ def apply(
     """
     operator = get(name)
     if sources and isinstance(sources[0], Mapping):
+        if uniforms is not None:
+            raise OperatorError("uniforms: give them with one tensor, not with a whole model")
         return _apply_to_model(operator, base, sources, seed, parameters)
     statistics = parameters.pop(operator.statistics, None) if operator.statistics else None
     tensors = [_tensor(source) for source in sources]
@@ -184,6 +199,9 @@ def _apply_to_model(
     statistics = parameters.pop(operator.statistics, None) if operator.statistics else None
     stacks: list[Stack] = []
     known: dict[Any, Any] = {}
+    others = [*sources[1:], *([] if base is None else [base])]
+    if any(other.keys() != sources[0].keys() for other in others):
+        raise OperatorError("base and sources must have tensors of the same names")
     for key in sources[0]:
         stacks.append(
             Stack(
@@ -243,8 +261,8 @@ def _column(key: str, bound: Bound, parameters: dict[str, Any], count: int) -> l
     if len(given) > 1:
         raise OperatorError(f"{key} and {key}s are the same parameter: give one")
     value = parameters.pop(given[0]) if given else bound.default
-    column = list(value) if isinstance(value, (list, tuple, Tensor)) else [value] * count
-    column = [v.item() if isinstance(v, Tensor) else v for v in column]
+    column = list(value) if isinstance(value, (Sequence, Tensor, np.ndarray)) else [value] * count
+    column = [v.item() if isinstance(v, (Tensor, np.generic)) else v for v in column]
     if len(column) != count:
         raise OperatorError(f"{key}: {len(column)} values for {count} sources")
     for item in column:

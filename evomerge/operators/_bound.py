@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 Floats = tuple[float, ...]
@@ -29,9 +30,14 @@ class Bound:
         """Why a value is refused, or None."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return f"expected a number, got {value!r}"
+        if not math.isfinite(value):
+            return f"must lie in {self._interval()}, got {value:g}"
         if not (self.above < value <= self.most and self.least <= value):
-            low = f"[{self.least:g}" if self.least > self.above else f"({self.above:g}"
-            return f"must lie in {low}, {self.most:g}], got {value:g}"
+            return f"must lie in {self._interval()}, got {value:g}"
         if self.whole and value != int(value):
             return f"must be a whole number, got {value:g}"
         return None
+
+    def _interval(self) -> str:
+        low = f"[{self.least:g}" if self.least > self.above else f"({self.above:g}"
+        return f"{low}, {self.most:g}" + ("]" if math.isfinite(self.most) else ")")

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evomerge.operators._stack import scratch
+from evomerge.operators._memory import scratch
 
 Consensus = Literal["sum", "count"]
 Negative = Literal["subtract", "elect"]

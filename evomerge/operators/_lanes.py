@@ -9,17 +9,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
+_pools: dict[int, ThreadPoolExecutor] = {}
+_lock = threading.Lock()
 
 
-@cache
 def lanes(count: int) -> ThreadPoolExecutor:
     """``count`` lanes, started on first use."""
+    with _lock:
+        if count not in _pools:
+            _pools[count] = _start(count)
+        return _pools[count]
+
+
+def _start(count: int) -> ThreadPoolExecutor:
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, thread_name_prefix="evomerge-lane", initializer=_stay_alone)
     barrier = threading.Barrier(count + 1)  # or the first thread would do all the tasks

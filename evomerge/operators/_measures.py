@@ -13,8 +13,9 @@ from torch import Tensor
 
 from evomerge.errors import OperatorError
 from evomerge.operators._cuts import Cut
+from evomerge.operators._memory import doubled
 from evomerge.operators._ranks import Ranking
-from evomerge.operators._stack import Kernel, Known, Stack, Tile, doubled
+from evomerge.operators._stack import Kernel, Known, Stack, Tile
 
 Scope = Literal["tensor", "global"]
 _SAMPLED = 1 << 18  # elements from which on a sample pays

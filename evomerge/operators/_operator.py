@@ -15,6 +15,7 @@ from evomerge.operators._bound import Bound
 from evomerge.operators._modifiers import PER_SOURCE, SHARED
 from evomerge.operators._stack import Merged
 
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 On = Literal["weights", "task_vectors", "either", "pair"]
 
 
@@ -116,7 +117,9 @@ def operator(
             experimental=experimental,
             shared={p.name: p.default for p in shared},
             options=create_model(
-                f"{name}_options", __config__=ConfigDict(extra="forbid"), **fields
+                f"{name}_options",
+                __config__=ConfigDict(extra="forbid", allow_inf_nan=False),
+                **fields,
             ),
         )
 

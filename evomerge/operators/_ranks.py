@@ -11,6 +11,8 @@ Source: rules R3 (of equal numbers the one with the lower index is larger) and R
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -41,6 +43,7 @@ class Ranking:
         self, scores: Scores, sample: Callable[[], Tensor] | None = None, size: int = 0
     ) -> None:
         self._scores, self._sample, self._size = scores, sample, size
+        self._lock = threading.Lock()
         self._first: dict[tuple[int, int], Cut] = {}  # what the sample helped to find
         self._above: Tensor | None = None  # (S, bins + 1): how many lie in bins from this one on
         self._members: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
@@ -73,6 +76,28 @@ class Ranking:
         Args:
             wanted: rows and how many of their largest numbers shall be in; a row may recur.
         """
+        with self._lock:
+            found = self._find(wanted)
+        _keep_within_budget(self)
+        return found
+
+    def forget(self) -> bool:
+        """Give up what was kept, unless a thread is at it; it can be counted anew."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        self._above, self._first = None, {}
+        self._members.clear()
+        self._lock.release()
+        return True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+        tensors = [t for pair in list(self._members.values()) for t in pair]
+        above = self._above
+        return sum(t.nbytes for t in tensors) + (0 if above is None else above.nbytes)
+
+    def _find(self, wanted: list[tuple[int, int]]) -> list[Cut]:
         if all(key in self._first for key in wanted):
             return [self._first[key] for key in wanted]
         sampled = self._sample is not None and self._above is None and not self._first
@@ -127,3 +152,24 @@ def _members(scores: Tensor, place: int, start: int) -> tuple[Tensor, Tensor]:
     inside = shrink(scores, below_float(low)) - shrink(scores, below_float(high))
     places = places_of(inside)
     return inside[places], places + start
+
+
+# What all rankings of a process may keep between candidates, the last ones used.
+BUDGET_BYTES = 1 << 28
+_kept: OrderedDict[int, tuple[weakref.ref[Ranking], int]] = OrderedDict()
+_budget = threading.Lock()
+
+
+def _keep_within_budget(used: Ranking) -> None:
+    """Note what a ranking keeps, and let those forget that were used longest ago."""
+    with _budget:
+        _kept[id(used)] = (weakref.ref(used), used.nbytes)
+        _kept.move_to_end(id(used))
+        total = sum(size for _, size in _kept.values())
+        for key in list(_kept)[:-1]:
+            if total <= BUDGET_BYTES:
+                return
+            ranking, size = _kept[key][0](), _kept[key][1]
+            if ranking is None or ranking.forget():
+                del _kept[key]
+                total -= size

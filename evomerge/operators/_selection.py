@@ -14,7 +14,8 @@ from torch.nn.functional import hardshrink
 from evomerge.operators._bounds import bounds
 from evomerge.operators._cuts import NONE, Cut, keep, places_of
 from evomerge.operators._measures import Measures, measures, sums
-from evomerge.operators._stack import Stack, Tile, scratch
+from evomerge.operators._memory import scratch
+from evomerge.operators._stack import Stack, Tile
 
 _LEAST = 1 << 18  # elements from which on a sample pays
 
@@ -60,10 +61,15 @@ def variation(tile: Tile) -> Tensor:
     if len(values) == 2:
         return torch.sub(values[0], values[1], out=total).abs_().view(1, -1)
     # M² var = Σ (τ_i - τ_j)² over the pairs: exactly zero where sources agree
-    pairs = combinations(values, 2) if len(values) == 3 else ((v, values.mean(0)) for v in values)
     total.zero_()
-    for one, other in pairs:
-        total += torch.sub(one, other, out=scratch("pair", total)).square_()
+    if len(values) == 3:
+        for one, other in combinations(values, 2):
+            total += torch.sub(one, other, out=scratch("pair", total)).square_()
+        return total.view(1, -1)
+    shifted = values - values[0]  # or the mean of equal values might miss them by a rounding error
+    mean = shifted.mean(0)
+    for one in shifted:
+        total += torch.sub(one, mean, out=scratch("pair", total)).square_()
     return total.view(1, -1)
 
 

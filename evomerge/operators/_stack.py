@@ -7,7 +7,6 @@ on a CPU or a GPU, they are cut at the same places, so that the result is the sa
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from evomerge.errors import OperatorError
 from evomerge.operators._bounds import BLOCK, BLOCKS
+from evomerge.operators._memory import buffer, fill
 from evomerge.operators._random import uniforms
 
 TILE = 1 << 18  # elements; a few of them in float32 fit the cache, and Python's share is small
 _DEVICE_TILE = 1 << 24  # on a GPU, where a launch costs more than the cache saves
 
 Known = MutableMapping[Any, Any]
-_scratch = threading.local()
 
 
 @runtime_checkable
@@ -221,13 +220,13 @@ class Stack:
         shape: tuple[int, ...] = (stop - start,)
         if by_row or self.by_row:
             shape = ((stop - start) // max(1, self.row_length), self.row_length)
-        values = _buffer("values", (self.count, stop - start), self.device)
+        values = buffer("values", (self.count, stop - start), self.device)
         for row, tensor in zip(values, self.inputs, strict=True):
-            _fill(row, stretch(tensor, start, stop))
+            fill(row, stretch(tensor, start, stop))
         base = None
         if self.base is not None:
-            base = _buffer("base", (1, stop - start), self.device)[0]
-            _fill(base, stretch(self.base, start, stop))
+            base = buffer("base", (1, stop - start), self.device)[0]
+            fill(base, stretch(self.base, start, stop))
             if self.deltas:
                 values -= base
         if not self.checked and not all_finite(values):
@@ -290,43 +289,3 @@ def stretch(tensor: Input, start: int, stop: int) -> Tensor:
     if isinstance(tensor, Tensor):
         return tensor.reshape(-1)[start:stop]
     return tensor.slice(start, stop)
-
-
-def _fill(target: Tensor, values: Tensor) -> None:
-    if target.device == values.device or target.device.type != "cuda":
-        target.copy_(values)
-        return
-    # a copy from mapped memory would be staged by the driver, in small pieces
-    pinned = _pinned(values.numel(), values.dtype)
-    torch.cuda.current_stream(target.device).synchronize()  # the last copy has left the buffer
-    target.copy_(pinned.copy_(values), non_blocking=True)
-
-
-def _pinned(size: int, dtype: torch.dtype) -> Tensor:
-    store = _scratch.__dict__.setdefault("pinned", {})
-    if dtype not in store or store[dtype].numel() < size:
-        store[dtype] = torch.empty(size, dtype=dtype, pin_memory=True)
-    found: Tensor = store[dtype][:size]
-    return found
-
-
-def scratch(name: str, like: Tensor) -> Tensor:
-    """Memory for a kernel's own use, shaped as ``like``, until it asks for that name again."""
-    return _buffer(name, (1, like.numel()), like.device).view(like.shape)
-
-
-def doubled(values: Tensor) -> Tensor:
-    """The values in float64, in memory that the next call in this thread overwrites."""
-    memory = _buffer("double", (1, 2 * values.numel()), values.device)
-    return memory.view(torch.float64).view(values.shape).copy_(values)
-
-
-def _buffer(name: str, shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Memory of this thread that the next tile overwrites; fresh memory costs page faults."""
-    store = _scratch.__dict__.setdefault("buffers", {})
-    size = shape[0] * shape[1]
-    key = (name, device)
-    if key not in store or store[key].numel() < size:
-        store[key] = torch.empty(max(size, TILE), device=device)
-    found: Tensor = store[key][:size].view(shape)
-    return found

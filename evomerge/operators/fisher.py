@@ -15,6 +15,8 @@ from evomerge.operators._operator import operator
 from evomerge.operators._stack import Merged, Stack, Tile
 from evomerge.operators._statistics import recorded, sums
 
+_LEAST = 1e-12  # of the largest mean, in place of no floor at all
+
 
 @operator(
     on="weights",
@@ -61,12 +63,14 @@ def fisher(
         floor *= sum(means) / x.count
     norms = _norms(x, fisher_norm) if normalize else [1.0] * x.count
     coefficient = [w / norm if norm else 0.0 for w, norm in zip(lam, norms, strict=True)]
+    everywhere = not (favor_target and floor)
+    floor = floor or _LEAST * max(means)  # where nobody has an opinion 0 would divide 0
     # scaled for the sake of float32: Fisher values may be tiny
     unit = max(c * max(mean, floor) for c, mean in zip(coefficient, means, strict=True))
-    if floor == 0 or unit == 0:
+    if unit == 0:
         return _average(x, lam)
     target = next(i for i, c in enumerate(coefficient) if c)
-    floored = slice(target, target + 1) if favor_target else slice(None)
+    floored = slice(None) if everywhere else slice(target, target + 1)
 
     def kernel(tile: Tile) -> Tensor:
         F_M = tile.of(found)

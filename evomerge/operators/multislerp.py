@@ -27,21 +27,25 @@ def multislerp(
 
     The published steps (project onto the tangent space at m, average there, project back) come
     to this: the average of the tangent vectors is zero. Where the directions cancel, Σ w_i x_i.
+    Of task vectors the length is |Σ w_i ‖x_i‖|, so that negative weights subtract.
 
     Args:
         x: M task vectors or weights.
         weight: (M,) any sign.
-        normalize: divide the weights by Σ w_i (by 1 where that is below 1e-8 in magnitude).
+        normalize: divide the weights by Σ w_i, of task vectors by |Σ w_i| (by 1 where that is
+            below 1e-8 in magnitude).
         space: whether task vectors are averaged, if there is a base, or weights.
 
     Source: Goddard 2025; mergekit's ``multislerp``.
     """
     gram = measures(x).gram()
     w = torch.tensor(weight, dtype=torch.float64)
-    w = w / plain_divisor(weight) if normalize else w
+    w = w / plain_divisor(weight, signed=not x.deltas) if normalize else w
     norms = gram.diagonal().sqrt()
     factor = w / (norms + 1e-8)
     length = (factor @ gram @ factor).clamp(min=0).sqrt()
     vanishes = bool(length <= _LEAST_LENGTH * w.abs().sum())
-    factor = w if vanishes else factor * (w @ norms) / length
+    # a task vector that is subtracted must not come back as added: w and û_i would both turn it
+    mean = (w @ norms).abs() if x.deltas else w @ norms
+    factor = w if vanishes else factor * mean / length
     return x.each(lambda tile: weighted_sum(tile.values, factor.tolist()))

@@ -35,7 +35,8 @@ def nuslerp(
 
     Args:
         x: two task vectors, or two weights.
-        weight: (2,) any sign; t is 0.5 where their sum is below 1e-6 in magnitude.
+        weight: (2,) any sign; t is 0.5 where their sum is below 1e-6 in magnitude. Task vectors
+            whose weights add up to less than 0 are subtracted.
         axis: what a vector is: the whole tensor (null), each ``row`` W[i, :] or each column
             W[:, j] (``col``). mergekit's ``nuslerp_row_wise`` interpolates columns.
         space: whether task vectors are interpolated, if there is a base, or weights.
@@ -44,16 +45,17 @@ def nuslerp(
     """
     total = sum(weight)
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
+    sign = -1.0 if x.deltas and total <= -1e-6 else 1.0
     if axis == "row" and len(x.shape) > 1:
-        return x.each_row(lambda tile: _blended(tile.values, arc_weights(_rows(tile), t)))
+        return x.each_row(lambda tile: _blended(tile.values, arc_weights(_rows(tile), t), sign))
     if axis == "col" and len(x.shape) > 1:
         measure = measures(x)
         sums = measure.once("columns", lambda: measure.total(_columns, by_row=True))
         factors = arc_weights(Products(*sums), t)
-        return x.each_row(lambda tile: _blended(tile.values, factors))
+        return x.each_row(lambda tile: _blended(tile.values, factors, sign))
     gram = measures(x).gram()
     factors = arc_weights(Products(gram[0, 0], gram[0, 1], gram[1, 1]), t)
-    flat = [float(factor) for factor in factors]
+    flat = [sign * float(factor) for factor in factors]
     return x.each(lambda tile: weighted_sum(tile.values, flat))
 
 
@@ -69,6 +71,6 @@ def _columns(tile: Tile) -> Tensor:
     return torch.stack([(p * q).sum(0) for p, q in ((a, a), (a, b), (b, b))])
 
 
-def _blended(values: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
-    first, second = (factor.to(values.device, torch.float32) for factor in factors)
+def _blended(values: Tensor, factors: tuple[Tensor, Tensor], sign: float) -> Tensor:
+    first, second = (factor.to(values.device, torch.float32) * sign for factor in factors)
     return values[0].mul_(first).add_(values[1].mul_(second))

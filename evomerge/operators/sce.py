@@ -12,9 +12,10 @@ from torch import Tensor
 from evomerge.operators._consensus import scaled
 from evomerge.operators._deviation import shares, squares
 from evomerge.operators._measures import measures
+from evomerge.operators._memory import scratch
 from evomerge.operators._operator import operator
 from evomerge.operators._selection import mask, selected
-from evomerge.operators._stack import Merged, Stack, Tile, scratch
+from evomerge.operators._stack import Merged, Stack, Tile
 
 _SMALLEST = 2.0**-126  # normal float32
 

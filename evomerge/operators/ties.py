@@ -50,9 +50,9 @@ def ties(
 
     Source: Yadav et al. 2023, arXiv:2306.01708, Algorithm 1.
     """
-    x = trimmed(x, density, scope)
+    whole, x = x, trimmed(x, density, scope)
     if variant == "paper":
-        return _unweighted_mean(x, lam)
+        return _unweighted_mean(x, lam, _majority(whole, density, scope))
 
     def kernel(tile: Tile) -> Tensor:
         total = consensus_sum(
@@ -63,13 +63,29 @@ def ties(
     return x.each(kernel)
 
 
-def _unweighted_mean(x: Stack, lam: float) -> Merged:
-    """The authors' code: an undecided position follows the majority sign of the tensor.
+def _majority(x: Stack, density: Floats, scope: Scope) -> float:
+    """The sign of most elected signs, in the scope; -1 where there are as many of either."""
+
+    def signs(stack: Stack) -> float:
+        sparse = trimmed(stack, density, scope)
+        return float(measures(sparse).total(_signs))
+
+    whole = measures(x, scope)
+    total = whole.latest(
+        "majority", (density, scope), lambda: sum(signs(stack) for _, stack in whole.parts)
+    )
+    return 1.0 if total > 0 else -1.0
+
+
+def _signs(tile: Tile) -> Tensor:
+    return tile.values.sum(0).sign_().sum(dtype=torch.float64)
+
+
+def _unweighted_mean(x: Stack, lam: float, majority: float) -> Merged:
+    """The authors' code: an undecided position follows the majority.
 
     When that is undecided too, their comparison picks the negative entries.
     """
-    signs = measures(x).total(lambda tile: tile.values.sum(0).sign().sum(dtype=torch.float64))
-    majority = -1.0 if signs <= 0 else 1.0
 
     def kernel(tile: Tile) -> Tensor:
         elected = tile.values.sum(0).sign_()

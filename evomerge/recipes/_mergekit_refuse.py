@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from evomerge.recipes._mergekit_layout import Layout, Value
@@ -22,6 +22,8 @@ SPECIAL = {
     "model_stock": ("clamp",),
     "sce": ("coefficient_floor",),
 }
+# They divide task vectors by the sum of the weights, whatever its sign.
+_DIVIDING = ("task_arithmetic", "dare_linear", "della_linear", "breadcrumbs")
 _SHORTEST_TEMPLATE = 20  # characters
 
 
@@ -95,12 +97,15 @@ def weights(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterator[
     of = {source: at("weight", source) for source in recipe.sources}
     lost: set[str] = set()
     voting: set[str] = set()
+    turned: set[str] = set()
     negative = at("negative", None)
     for spot in layout.spots:
         numbers = {s: w for s, value in of.items() if isinstance(w := value(*spot), float)}
         below = {source for source, w in numbers.items() if w < 0}
         if method.elects and negative(*spot) != "elect":
             voting |= below
+        if _turns(recipe.operator, numbers, normalize=bool(normalize(*spot))):
+            turned |= below
         if not normalize(*spot):
             continue
         lost |= below
@@ -115,6 +120,11 @@ def weights(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterator[
                 "parameters.rescale: mergekit cannot combine inverse with normalize. "
                 "Set rescale: l1, or normalize: false."
             )
+    if turned:
+        yield (
+            f"parameters.weight: negative for {_named(recipe, turned)}, and mergekit would add "
+            "what is to be subtracted. Set normalize: false where there is such a key, or raise it."
+        )
     if method.elects and lost:
         yield (
             f"parameters.weight: negative for {_named(recipe, lost)}, and with normalize mergekit "
@@ -132,6 +142,14 @@ def shown(value: Any, *, plain: bool = False) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if plain or not isinstance(value, str) else repr(value)
+
+
+def _turns(operator: str, weight: Mapping[str, float], *, normalize: bool) -> bool:
+    """Whether mergekit adds task vectors whose weights say that they are subtracted."""
+    if operator == "multislerp":  # it turns their directions and their mean length
+        return any(w < 0 for w in weight.values())
+    divides = operator == "nuslerp" or (normalize and operator in _DIVIDING)
+    return divides and math.fsum(weight.values()) < 0
 
 
 def _never(role: str, layer: int, name: str) -> Scalar:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import cached_property
 
 import torch
@@ -30,7 +30,7 @@ from evomerge.weights.plan import Plan, Step
 
 Out = Callable[[int, Tensor], None]
 _CPU = torch.device("cpu")
-_SMALL = 1 << 22  # elements of a model that one lane merges faster than several
+_SMALL_BYTES = 1 << 22  # a model that one lane merges faster than several
 
 
 def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _CPU) -> None:
@@ -53,17 +53,23 @@ def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _C
     """
     merger = _Merger(plan, device)
     threads = torch.get_num_threads()
-    if threads == 1 or device.type != "cpu" or plan.nbytes < _SMALL:
-        in_lane(lambda: merger.carry_out_all(out))
+    count = 1 if device.type != "cpu" or plan.nbytes < _SMALL_BYTES else threads
+    if threads == 1:
+        merger.carry_out_all(out)
         return
-    pool = lanes(threads)
-    # the largest first, so that no lane is left with them at the end
-    steps = sorted(plan.steps, key=lambda step: -step.nbytes)
-    pending = [pool.submit(merger.carry_out, step, out(step)) for step in steps]
+    pool = lanes(count)
+    pending: list[Future[None]] = []
     try:
-        done, _ = wait(pending, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
+        if count == 1:
+            pending.append(pool.submit(merger.carry_out_all, out))
+        else:
+            # the largest first, so that no lane is left with them at the end
+            for step in sorted(plan.steps, key=lambda step: -step.nbytes):
+                pending.append(pool.submit(merger.carry_out, step, out(step)))  # noqa: PERF401
+        wait(pending, return_when=FIRST_EXCEPTION)
+        failed = (f.exception() for f in pending if f.done() and not f.cancelled())
+        if error := next((e for e in failed if e is not None), None):
+            raise error
     except BaseException:
         merger.stopped.set()
         for future in pending:

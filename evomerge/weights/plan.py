@@ -126,6 +126,13 @@ def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[st
             f"operator: {operator.name} is experimental: its published equations could not be "
             "checked. Set experimental: true to use it all the same."
         )
+    changed = [key for key in recipe.parameters if key.startswith(("sparsify_", "compeft_"))]
+    is_global = recipe.parameters.get("scope") == "global" or operator.name == "opcm"
+    if changed and is_global:
+        problems.append(
+            f"parameters.{changed[0]}: {operator.name} looks at the whole model, which cannot "
+            "follow this. Set scope: tensor, or leave it out."
+        )
     return [*problems, *_count_problems(recipe, operator)]
 
 

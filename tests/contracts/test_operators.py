@@ -13,7 +13,8 @@ from torch import Tensor
 
 from evomerge import operators, registry
 from evomerge.errors import OperatorError
-from evomerge.operators import _random, _stack
+from evomerge.operators import _ranks, _stack
+from evomerge.operators._measures import magnitude, measures
 
 NAMES = registry.names("operators")
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -263,7 +264,6 @@ def test_how_a_tensor_is_cut_does_not_matter(name: str, monkeypatch: pytest.Monk
     base, *sources = tensors((90, 70), 1 + source_count(name, 3))
     whole = apply(name, base, sources)
     monkeypatch.setattr(_stack, "TILE", 1000)
-    monkeypatch.setattr(_random, "BLOCK", _random.BLOCK)
     torch.testing.assert_close(apply(name, base, sources), whole, rtol=1e-5, atol=1e-6)
 
 
@@ -308,21 +308,67 @@ def test_an_input_that_is_not_finite_is_refused(name: str, value: float) -> None
         operators.apply(name, base=base, sources=sources, **statistics)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in NAMES if "normalize" in operators.get(n).shared and n != "linear"]
-)
-def test_a_negative_weight_never_comes_back_as_positive(name: str) -> None:
+def takes_signed_weights(name: str) -> bool:
     found = operators.get(name)
-    if found.on != "task_vectors" or "weight" not in found.per_source:
-        pytest.skip("takes no signed weights of task vectors")
+    on_deltas = found.on == "task_vectors" or found.shared.get("space") == "task_vector"
+    bound = found.per_source.get("weight")
+    return on_deltas and bound is not None and bound.problem(-1.0) is None
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if takes_signed_weights(n)])
+def test_a_negative_weight_never_comes_back_as_positive(name: str) -> None:
+    base, *sources = tensors((40, 30), 1 + source_count(name, 2))
+    settings = neutral(name) | ({"gamma": 0.0} if "gamma" in operators.get(name).shared else {})
+    statistics = recorded(name, sources)
+    for weight in (-1.0, -0.3):
+        merged = operators.apply(
+            name, base=base, sources=sources, weight=weight, **settings, **statistics
+        )
+        delta, taken = merged - base, sum(sources) - len(sources) * base
+        assert float((delta * taken).sum()) < 0
+
+
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "della", "breadcrumbs_ties", "knots_ties"])
+def test_equal_sources_of_opposite_weights_cancel(name: str) -> None:
     base, source = tensors((4, 6), 2)
-    settings = neutral(name) | {"gamma": 0.0} if "gamma" in found.shared else neutral(name)
-    merged = operators.apply(name, base=base, sources=[source], weights=[-1.0], **settings)
-    torch.testing.assert_close(merged, base - (source - base))
+    settings = neutral(name) | ({"gamma": 0.0} if "gamma" in operators.get(name).shared else {})
     both = operators.apply(
         name, base=base, sources=[source, source], weights=[1.0, -1.0], **settings
     )
     torch.testing.assert_close(both, base)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_merged_to_nothing(name: str) -> None:
+    empty = torch.zeros((0, 4))
+    statistics = recorded(name, [torch.ones(4, 4)] * source_count(name, 2))
+    merged = operators.apply(
+        name, base=empty, sources=[empty] * source_count(name, 2), **statistics
+    )
+    assert merged.shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if operators.get(n).on == "task_vectors"])
+def test_minus_zero_stays_where_nothing_is_added(name: str) -> None:
+    base = torch.tensor([[-0.0, 1.0], [2.0, -0.0]])
+    merged = apply(name, base, [base] * source_count(name, 2))
+    assert torch.equal(merged.view(torch.int32), base.view(torch.int32))
+
+
+def test_ranks_keep_to_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ranks, "BUDGET_BYTES", 2_000_000)
+    stacks = [_stack.Stack(tensors((300, 100), 3, seed)) for seed in range(12)]
+    for density in (0.1, 0.3, 0.5):
+        for stack in stacks:
+            measure = measures(stack)
+            measure.cuts(magnitude, [int(density * stack.size)] * 3, "magnitude")
+    kept = [value for stack in stacks for value in stack.known.values()]
+    rankings = [value for value in kept if isinstance(value, _ranks.Ranking)]
+    assert len(rankings) == len(stacks)
+    assert sum(ranking.nbytes for ranking in rankings) <= 2_000_000
+    again = measures(stacks[0]).cuts(magnitude, [9000] * 3, "magnitude")
+    values = stacks[0].whole().abs().flatten(1)
+    assert [cut.value for cut in again] == [float(row.topk(9000).values[-1]) for row in values]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -312,6 +312,23 @@ def test_a_negative_weight_without_election_is_fine() -> None:
     assert again(one) == one
 
 
+@pytest.mark.parametrize(
+    ("operator", "parameters"),
+    [
+        ("task_arithmetic", {"normalize": True}),
+        ("dare_linear", {"normalize": True, "rescale": "l1"}),
+        ("breadcrumbs", {"normalize": True}),
+        ("multislerp", {"space": "task_vector"}),
+        ("nuslerp", {"space": "task_vector"}),
+    ],
+)
+def test_what_mergekit_would_add_instead_of_subtract_is_refused(
+    operator: str, parameters: dict[str, Any]
+) -> None:
+    one = recipe(operator, "ac", parameters={"weight": {"a": -1, "c": -0.5}, **parameters})
+    assert "mergekit would add what is to be subtracted" in refusal(one)
+
+
 def test_linear_weights_that_cancel_are_refused() -> None:
     # mergekit divides by zero
     one = recipe("linear", "ab", parameters={"weight": {"a": 1, "b": -1}})

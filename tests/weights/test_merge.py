@@ -155,7 +155,7 @@ def test_the_same_recipe_gives_the_same_bytes_on_any_number_of_threads(
 def test_several_lanes_hand_out_the_same_stretches(
     tiny: Tiny, operator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge_module, "_SMALL", 0)
+    monkeypatch.setattr(merge_module, "_SMALL_BYTES", 0)
     recipe = Recipe(
         base=str(tiny()),
         sources={"a": str(tiny(1)), "b": str(tiny(2))},
