@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evomerge.operators._cuts import Cut, below_float, exact_cut, places_of
+from evomerge.operators._memory import Pile
 
 BLOCKS, BLOCK = 16, 1 << 10  # of a sample
 _ERRORS = 3  # half the distance of the bounds, in standard errors of the sample
@@ -56,17 +57,20 @@ def cuts_between_bounds(
     """
     limits = [bounds(sample[row].numpy(), count / size) for row, count in wanted]
     beyond = torch.zeros(len(wanted), dtype=torch.float64)
-    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in wanted]
+    piles = []
+    for (row, _), (low, high) in zip(wanted, limits, strict=True):
+        share = ((sample[row] > low) & (sample[row] <= high)).double().mean()
+        piles.append(Pile([torch.float32, torch.int64], int(1.2 * size * float(share))))
     for start, found in scores():
         for number, ((row, _), (low, high)) in enumerate(zip(wanted, limits, strict=True)):
             above = torch.hardshrink(found[row], high)
             between = torch.hardshrink(found[row], low).sub_(above)
             places = places_of(between)
-            parts[number].append((between[places].cpu(), places.cpu() + start))
+            piles[number].add(between[places], places + start)
             beyond[number] += float(above.sign_().sum())  # below 2²⁴: exact
     cuts: dict[tuple[int, int], Cut] = {}
-    for (row, count), stretches, above_count in zip(wanted, parts, beyond, strict=True):
-        numbers, indices = (torch.cat(column) for column in zip(*stretches, strict=True))
+    for (row, count), pile, above_count in zip(wanted, piles, beyond, strict=True):
+        numbers, indices = pile.columns
         missing = count - int(above_count)
         if not 0 < missing <= numbers.numel():
             return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -49,3 +50,37 @@ def buffer(name: str, shape: tuple[int, int], device: torch.device) -> Tensor:
         store[key] = torch.empty(size, device=device)
     found: Tensor = store[key][:size].view(shape)
     return found
+
+
+class Pile:
+    """Columns that grow piece by piece, each in one stretch of memory.
+
+    A list of pieces would lie scattered among the temporary tensors of the tiles, and keep the
+    memory of those from being used again.
+
+    Args:
+        dtypes: one for each column.
+        expected: how many rows there will be, more or less.
+    """
+
+    def __init__(self, dtypes: Sequence[torch.dtype], expected: int) -> None:
+        self._columns = [torch.empty(max(expected, 1), dtype=dtype) for dtype in dtypes]
+        self._rows = 0
+
+    def add(self, *pieces: Tensor) -> None:
+        """Put a piece below each column."""
+        end = self._rows + pieces[0].numel()
+        if end > self._columns[0].numel():
+            room = max(end, 2 * self._columns[0].numel())
+            grown = [torch.empty(room, dtype=column.dtype) for column in self._columns]
+            for new, old in zip(grown, self._columns, strict=True):
+                new[: self._rows] = old[: self._rows]
+            self._columns = grown
+        for column, piece in zip(self._columns, pieces, strict=True):
+            column[self._rows : end] = piece
+        self._rows = end
+
+    @property
+    def columns(self) -> list[Tensor]:
+        """(rows,) each."""
+        return [column[: self._rows] for column in self._columns]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from evomerge.operators._bounds import cuts_between_bounds
 from evomerge.operators._cuts import ALL, NONE, Cut, below_float, exact_cut, places_of
+from evomerge.operators._memory import Pile
 
 _SHIFT = 16  # leading bits of a non-negative float32 left in a bin's number: 8 + 7
 _BINS = 1 << (31 - _SHIFT)
@@ -131,12 +132,16 @@ class Ranking:
             self._members.move_to_end(key)
         if not missing:
             return
-        parts: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {key: [] for key in missing}
+        above = self.above()
+        sizes = {
+            (row, place): int(above[row, place] - above[row, place + 1]) for row, place in missing
+        }
+        piles = {key: Pile([torch.float32, torch.int64], size) for key, size in sizes.items()}
         for start, scores in self._scores():
             for row, place in missing:
-                parts[row, place].append(_members(scores[row], place, start))
-        for key, found in parts.items():
-            numbers, places = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+                piles[row, place].add(*_members(scores[row], place, start))
+        for key, pile in piles.items():
+            numbers, places = pile.columns
             self._members[key] = (numbers, places)
         while len(self._members) > max(_KEPT_BINS * self.above().shape[0], len(wanted)):
             self._members.popitem(last=False)

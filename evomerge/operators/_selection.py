@@ -14,7 +14,7 @@ from torch.nn.functional import hardshrink
 from evomerge.operators._bounds import bounds
 from evomerge.operators._cuts import NONE, Cut, keep, places_of
 from evomerge.operators._measures import Measures, measures, sums
-from evomerge.operators._memory import scratch
+from evomerge.operators._memory import Pile, scratch
 from evomerge.operators._stack import Stack, Tile
 
 _LEAST = 1 << 18  # elements from which on a sample pays
@@ -94,7 +94,7 @@ def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
     if x.size < _LEAST or x.by_row or fraction <= 0:
         return None
     low, high = _bounds(x, fraction)
-    near: list[tuple[Tensor, Tensor, Tensor]] = []
+    near = Pile([torch.float32, torch.int64, *[torch.float32] * x.count], x.size // 16)
 
     def kernel(tile: Tile) -> Tensor:
         scores = variation(tile)[0]
@@ -102,7 +102,7 @@ def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
         between = hardshrink(scores, low).sub_(beyond)
         places = places_of(between)
         squares = tile.values.square_()
-        near.append((between[places], places + tile.start, squares[:, places]))
+        near.add(between[places], places + tile.start, *squares[:, places])
         inside = beyond.sign_()
         counts = torch.stack([scores.sign_().sum(), inside.sum()]).double()  # < 2²⁴: exact
         return torch.cat([counts, sums(squares.mul_(inside))])
@@ -111,15 +111,16 @@ def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
     varying, beyond = (int(number) for number in total[:2])
     count = _count(fraction, varying)
     missing = count - beyond
-    numbers, places = (np.concatenate([part[i].cpu().numpy() for part in near]) for i in (0, 1))
+    gathered, indices, *squares_M = near.columns
+    numbers, places = gathered.numpy(), indices.numpy()
     if not 0 < missing <= numbers.size:
         return Selection(NONE, torch.zeros_like(total[2:])) if count == 0 else None
     value = np.sort(numbers)[-missing]  # among many equals `np.partition` is slower
     larger = numbers > value
     last = places[np.flatnonzero(numbers == value)[missing - np.count_nonzero(larger) - 1]]
     inside = larger | ((numbers == value) & (places <= last))
-    squares_MN = torch.cat([part[2] for part in near], dim=1).cpu()
-    more = (squares_MN * torch.from_numpy(inside)).double().sum(1)
+    taken = torch.from_numpy(inside)
+    more = torch.stack([(squares * taken).sum(dtype=torch.float64) for squares in squares_M])
     return Selection(Cut(float(value), int(last)), total[2:] + more)
 
 
