@@ -35,7 +35,7 @@ FORMS = {
         "models: [{model: org/a}, {model: org/b}, {model: org/c}]\n"
         "parameters: {filter_wise: true}\n"
     ),
-    "nuslerp": f"merge_method: nuslerp\n{PAIR}parameters: {{weight: 0.5}}\n",
+    "nuslerp, flat": f"merge_method: nuslerp\n{PAIR}parameters: {{weight: 0.5}}\n",
     "nuslerp, flatten: false": (
         f"merge_method: nuslerp\n{PAIR}parameters: {{weight: 0.5, nuslerp_flatten: false}}\n"
     ),

@@ -55,7 +55,7 @@ def make_model(folder: Path, name: str, blocks: int, own_tokens: bool) -> Path:
     for key, parameter in model.named_parameters():
         parameter.data = _weights(name, key, tuple(parameter.shape))
     model.save_pretrained(folder)
-    _write_tokenizer(folder, words, added, f"{{{{ messages }}}} from {name}")
+    _write_tokenizer(folder, words, added, "{{ messages }}")
     return folder
 
 

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,10 +24,10 @@ from typing import NamedTuple
 
 import torch
 import yaml
+from _mergekit import install
 
 from evomerge.weights.writer import Spec, write_weights
 
-MERGEKIT = ["torch==2.13.0", "mergekit==0.1.5"]
 HIDDEN, INTERMEDIATE, LAYERS, TOKENS, HEADS = 1024, 4096, 24, 32_000, 16
 SHARD_BYTES = 300_000_000
 METHODS = {
@@ -70,7 +69,7 @@ def main() -> None:
         return
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="evomerge-benchmark-"))
     models = [make_model(folder / f"model-{seed}", seed) for seed in range(3)]
-    peer = None if arguments.without_mergekit else _environment(folder / "mergekit")
+    peer = None if arguments.without_mergekit else install(folder / "mergekit") / "mergekit-yaml"
     try:
         figures = _measure(folder, models, peer, arguments.methods, arguments.runs)
         _print(figures)
@@ -149,18 +148,6 @@ def recipe(method: str, models: list[Path]) -> str:
     if method not in ("linear", "karcher"):
         content["base_model"] = base
     return yaml.safe_dump(content)
-
-
-def _environment(folder: Path) -> Path:
-    """Mergekit in an environment of its own; its program."""
-    program = folder / "bin" / "mergekit-yaml"
-    if not program.exists():
-        venv.create(folder, with_pip=True)
-        # one after the other: mergekit shall find the torch that is there
-        for package in MERGEKIT:
-            command = [str(folder / "bin" / "pip"), "install", "--quiet", package]
-            subprocess.run(command, check=True)  # noqa: S603
-    return program
 
 
 def _measure(

@@ -24,8 +24,10 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 from _mergekit import install
+from _mergekit_faults import FAULTS
 from _mergekit_forms import FORMS
 from _tiny_models import make_model
+from jinja2 import Environment
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,6 +37,8 @@ from evomerge.weights.vocabulary import token_ids
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "tests" / "recipes" / "mergekit_examples"
 BLOCKS = 6  # of models of whose blocks an example says nothing
+MESSAGES = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
+CHAT = {"messages": MESSAGES, "bos_token": "<s>", "eos_token": "</s>"}
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 VOCABULARY = re.compile(r"embed_tokens|lm_head")
 
@@ -54,21 +58,6 @@ for path in map(Path, sys.argv[1:]):
     except Exception:
         (path.parent / "error").write_text(traceback.format_exc())
 """
-
-
-class Fault(NamedTuple):
-    """Why mergekit gives other elements.
-
-    Attributes:
-        why: a row of the table in docs/mergekit.md.
-        repeated: whether it does with `dialect: mergekit`, too.
-    """
-
-    why: str
-    repeated: bool = False
-
-
-FAULTS: dict[str, Fault] = {}
 
 
 class Difference(NamedTuple):
@@ -228,17 +217,16 @@ def _token_rows(ours: Path, theirs: Path) -> Tensor | None:
     return torch.tensor([other[token] for token in sorted(own, key=own.__getitem__)])
 
 
-def _described(folder: Path) -> tuple[dict[str, Any], str | None]:
-    """What the config says of sizes, and the chat template."""
+def _described(folder: Path) -> tuple[dict[str, Any], str]:
+    """What the config says of sizes, and what the chat template makes of a chat."""
     config = json.loads((folder / "config.json").read_text())
     text = config.get("text_config", config)
     keys = ("num_hidden_layers", "vocab_size", "hidden_size", "tie_word_embeddings")
     path = folder / "chat_template.jinja"
-    template = path.read_text() if path.exists() else None
-    if template is None:
-        said = json.loads((folder / "tokenizer_config.json").read_text())
-        template = said.get("chat_template")
-    return {"dtype": config.get("dtype"), **{key: text.get(key) for key in keys}}, template
+    template = path.read_text() if path.exists() else ""
+    shown = Environment(trim_blocks=True, lstrip_blocks=True)  # noqa: S701  as transformers does
+    said = shown.from_string(template).render(CHAT)
+    return {"dtype": config.get("dtype"), **{key: text.get(key) for key in keys}}, said
 
 
 def _built(path: Path, dialect: bool) -> Difference | str:

@@ -170,7 +170,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
 def test_ctrl_c_stops_cleanly_and_says_how_to_resume(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = start("run", write(tmp_path, small_search()), "--run", folder)
-    wait_until(lambda: events(folder) >= 9, process)
+    wait_until(lambda: events(folder) >= 2, process)  # long before the end, on a busy machine too
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate(timeout=60)
     assert process.returncode == 130
