@@ -35,6 +35,11 @@ FAULTS = {
         "as the first slice has",
         repeated=True,
     ),
+    "karcher": Fault(
+        "no fault: without base_model the first model is evomerge's base, whose row stands in "
+        "where another model lacks a token; mergekit takes the mean of those that know it",
+        repeated=True,
+    ),
     "mega": Fault(
         "an element of a model between is rounded to the next float16, and so falls to the other "
         "side of a density's edge",
