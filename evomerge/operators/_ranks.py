@@ -4,7 +4,8 @@ A histogram over the leading bits of float32 says in which bin the k-th largest 
 the members of that bin are gathered. Both are kept, so that another k costs one pass at most,
 and none where its bin is known.
 
-The first time a sample tells where to look, so that a merge that asks once needs one pass.
+Of large tensors a sample tells where to look, so that one pass is enough even the first time; the
+histogram is for when it misleads.
 
 Source: rules R3 (of equal numbers the one with the lower index is larger) and R13.
 """
@@ -26,6 +27,7 @@ from evomerge.operators._memory import Pile
 _SHIFT = 16  # leading bits of a non-negative float32 left in a bin's number: 8 + 7
 _BINS = 1 << (31 - _SHIFT)
 _KEPT_BINS = 8
+_KEPT_CUTS = 64
 
 
 Scores = Callable[[], Iterator[tuple[int, Tensor]]]
@@ -101,12 +103,15 @@ class Ranking:
     def _find(self, wanted: list[tuple[int, int]]) -> list[Cut]:
         if all(key in self._first for key in wanted):
             return [self._first[key] for key in wanted]
-        sampled = self._sample is not None and self._above is None and not self._first
+        sampled = self._sample is not None and self._above is None
         if sampled and all(0 < count < self._size for _, count in wanted):
             assert self._sample is not None
-            self._first = cuts_between_bounds(self._scores, self._sample(), self._size, wanted)
-            if self._first:
-                return [self._first[key] for key in wanted]
+            found = cuts_between_bounds(self._scores, self._sample(), self._size, wanted)
+            if found:
+                if len(self._first) > _KEPT_CUTS:
+                    self._first.clear()
+                self._first |= found
+                return [found[key] for key in wanted]
         above = self.above()
         # the last bin at which at least ``count`` numbers have been met; zeros need no search
         places = [
