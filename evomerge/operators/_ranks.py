@@ -1,11 +1,9 @@
 """Exact order statistics of numbers that are read tile by tile and never held.
 
-A histogram over the leading bits of float32 says in which bin the k-th largest number lies; only
-the members of that bin are gathered. Both are kept, so that another k costs one pass at most,
-and none where its bin is known.
-
-Of large tensors a sample tells where to look, so that one pass is enough even the first time; the
-histogram is for when it misleads.
+Of large tensors a sample says between which bounds the k-th largest number lies, and one pass
+counts and gathers. Where the tensor is small or the sample misled, a histogram over the leading bits
+of float32 says in which bin it lies, and only that bin is gathered. Cuts, histogram and bins are kept
+within a budget, so that a k that was asked for before, or one in a known bin, costs no pass.
 
 Source: rules R3 (of equal numbers the one with the lower index is larger) and R13.
 """
@@ -47,7 +45,7 @@ class Ranking:
     ) -> None:
         self._scores, self._sample, self._size = scores, sample, size
         self._lock = threading.Lock()
-        self._first: dict[tuple[int, int], Cut] = {}  # what the sample helped to find
+        self._sampled: dict[tuple[int, int], Cut] = {}  # what a sample helped to find
         self._above: Tensor | None = None  # (S, bins + 1): how many lie in bins from this one on
         self._members: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
 
@@ -88,7 +86,7 @@ class Ranking:
         """Give up what was kept, unless a thread is at it; it can be counted anew."""
         if not self._lock.acquire(blocking=False):
             return False
-        self._above, self._first = None, {}
+        self._above, self._sampled = None, {}
         self._members.clear()
         self._lock.release()
         return True
@@ -101,16 +99,16 @@ class Ranking:
         return sum(t.nbytes for t in tensors) + (0 if above is None else above.nbytes)
 
     def _find(self, wanted: list[tuple[int, int]]) -> list[Cut]:
-        if all(key in self._first for key in wanted):
-            return [self._first[key] for key in wanted]
+        if all(key in self._sampled for key in wanted):
+            return [self._sampled[key] for key in wanted]
         sampled = self._sample is not None and self._above is None
         if sampled and all(0 < count < self._size for _, count in wanted):
             assert self._sample is not None
             found = cuts_between_bounds(self._scores, self._sample(), self._size, wanted)
             if found:
-                if len(self._first) > _KEPT_CUTS:
-                    self._first.clear()
-                self._first |= found
+                if len(self._sampled) > _KEPT_CUTS:
+                    self._sampled.clear()
+                self._sampled |= found
                 return [found[key] for key in wanted]
         above = self.above()
         # the last bin at which at least ``count`` numbers have been met; zeros need no search

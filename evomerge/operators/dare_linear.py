@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import plain_divisor, scaled, weighted_sum
 from evomerge.operators._operator import operator
 from evomerge.operators._sparsify import Rescale, dropped
 from evomerge.operators._stack import Merged, Stack
+from evomerge.operators._summed import summed
 
 
 @operator(
@@ -38,6 +38,4 @@ def dare_linear(
 
     Source: Yu et al. 2024, arXiv:2311.03099, section 3.
     """
-    factor = lam / plain_divisor(weight, signed=False) if normalize else lam
-    kept = dropped(x, density, rescale)
-    return kept.each(lambda tile: scaled(weighted_sum(tile.values, weight), factor))
+    return summed(dropped(x, density, rescale), weight, lam=lam, normalize=normalize)

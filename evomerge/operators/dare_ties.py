@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import Consensus, Negative, consensus_sum, scaled
+from evomerge.operators._consensus import Consensus, Negative
 from evomerge.operators._operator import operator
 from evomerge.operators._sparsify import Rescale, dropped
-from evomerge.operators._stack import Merged, Stack, Tile
+from evomerge.operators._stack import Merged, Stack
+from evomerge.operators._summed import summed
 
 
 @operator(
@@ -43,11 +42,11 @@ def dare_ties(
 
     Source: Yu et al. 2024, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708.
     """
-
-    def kernel(tile: Tile) -> Tensor:
-        total = consensus_sum(
-            tile.values, weight, normalize=normalize, consensus=consensus, negative=negative
-        )
-        return scaled(total, lam)
-
-    return dropped(x, density, rescale).each(kernel)
+    return summed(
+        dropped(x, density, rescale),
+        weight,
+        lam=lam,
+        normalize=normalize,
+        consensus=consensus,
+        negative=negative,
+    )

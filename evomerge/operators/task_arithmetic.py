@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import plain_divisor, scaled, weighted_sum
 from evomerge.operators._operator import operator
 from evomerge.operators._stack import Merged, Stack
+from evomerge.operators._summed import summed
 
 
 @operator(
@@ -27,5 +27,4 @@ def task_arithmetic(
 
     Source: Ilharco et al. 2023, arXiv:2212.04089, section 2.
     """
-    factor = lam / plain_divisor(weight, signed=False) if normalize else lam
-    return x.each(lambda tile: scaled(weighted_sum(tile.values, weight), factor))
+    return summed(x, weight, lam=lam, normalize=normalize)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import Consensus, Negative, consensus_sum, scaled
+from evomerge.operators._consensus import Consensus, Negative
 from evomerge.operators._measures import Scope, measures
 from evomerge.operators._operator import operator
 from evomerge.operators._sparsify import trimmed
 from evomerge.operators._stack import Merged, Stack, Tile
+from evomerge.operators._summed import summed
 
 
 @operator(
@@ -54,13 +55,7 @@ def ties(
     if variant == "paper":
         return _unweighted_mean(x, lam, _majority(whole, density, scope))
 
-    def kernel(tile: Tile) -> Tensor:
-        total = consensus_sum(
-            tile.values, weight, normalize=normalize, consensus=consensus, negative=negative
-        )
-        return scaled(total, lam)
-
-    return x.each(kernel)
+    return summed(x, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative)
 
 
 def _majority(x: Stack, density: Floats, scope: Scope) -> float:
