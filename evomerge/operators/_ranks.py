@@ -1,9 +1,9 @@
 """Exact order statistics of numbers that are read tile by tile and never held.
 
 Of large tensors a sample says between which bounds the k-th largest number lies, and one pass
-counts and gathers. Where the tensor is small or the sample misled, a histogram over the leading bits
-of float32 says in which bin it lies, and only that bin is gathered. Cuts, histogram and bins are kept
-within a budget, so that a k that was asked for before, or one in a known bin, costs no pass.
+counts and gathers. Where the tensor is small or the sample misled, a histogram over the leading
+bits of float32 says in which bin it lies, and only that bin is gathered. Cuts, histogram and bins
+are kept within a budget: a k that was asked for before, or one in a known bin, costs no pass.
 
 Source: rules R3 (of equal numbers the one with the lower index is larger) and R13.
 """
