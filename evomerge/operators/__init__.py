@@ -12,7 +12,8 @@ from evomerge.operators._bound import Bound
 from evomerge.operators._describe import Description, Setting, describe, modifiers
 from evomerge.operators._lanes import in_lane, lanes
 from evomerge.operators._operator import Operator, get, operator
-from evomerge.operators._stack import TILE, NotFiniteError, Rows, Stack, all_finite, stretch
+from evomerge.operators._passes import all_finite, rounded
+from evomerge.operators._stack import TILE, NotFiniteError, Rows, Stack, stretch
 
 __all__ = [
     "TILE",
@@ -33,5 +34,6 @@ __all__ = [
     "lanes",
     "modifiers",
     "operator",
+    "rounded",
     "stretch",
 ]

@@ -15,10 +15,10 @@ from evomerge.operators import _modifiers
 from evomerge.operators._bound import Bound
 from evomerge.operators._lanes import in_lane
 from evomerge.operators._operator import Operator, get
-from evomerge.operators._stack import Merged, Stack, Tiles, all_finite
+from evomerge.operators._passes import added, all_finite
+from evomerge.operators._stack import Merged, Stack, Tiles
 
 Out = Callable[[int, Tensor], None]
-_NEGATIVE_ZERO = -(1 << 31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,8 @@ def combine(operator: Operator, x: Stack, settings: Settings, out: Out) -> None:
         if factor != 1:
             values = values * factor
         if adds and tile.base is not None:
-            values = _added(tile.base, values)
+            values = added(tile.base, values)
         out(tile.start, values.reshape(-1))
-
-
-def _added(base: Tensor, values: Tensor) -> Tensor:
-    """Base + values, in the base's memory; -0.0 stays where nothing is added (rule R6)."""
-    # as an integer -0.0 is the least of all; hardly any model holds one
-    if int(base.view(torch.int32).amin()) != _NEGATIVE_ZERO:
-        return base.add_(values)
-    kept = (base == 0) & (values == 0)
-    return torch.where(kept, base, base + values)
 
 
 def _merged(operator: Operator, x: Stack, settings: Settings) -> tuple[Tiles, float]:

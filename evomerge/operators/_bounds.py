@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomerge.operators._compiled import array, compiled, fits
 from evomerge.operators._cuts import Cut, below_float, exact_cut, places_of
-from evomerge.operators._memory import Pile
+from evomerge.operators._memory import Pile, buffer
 
 BLOCKS, BLOCK = 16, 1 << 10  # of a sample
 _ERRORS = 3  # half the distance of the bounds, in standard errors of the sample
@@ -39,6 +40,43 @@ def bounds(blocks: Any, fraction: float) -> tuple[float, float]:
     return max(low, 0.0), high
 
 
+def between(numbers: Tensor, low: float, high: float) -> tuple[int, Tensor, Tensor]:
+    """How many numbers lie above ``high``; those above ``low`` and not above ``high``; where.
+
+    Args:
+        numbers: (n,) float32, not negative.
+
+    Returns:
+        count, (k,) float32 and (k,) int64, ascending, which the next call in this thread may
+        overwrite.
+    """
+    if fits(numbers):
+        found = buffer("found", (1, numbers.numel() + 1), numbers.device)[0]
+        places = buffer("places", (1, 2 * numbers.numel() + 2), numbers.device)[0]
+        places = places.view(torch.int64)
+        above, count = _between(
+            array(numbers), np.float32(low), np.float32(high), array(found), array(places)
+        )
+        return above, found[:count], places[:count]
+    larger = torch.hardshrink(numbers, high)
+    inside = torch.hardshrink(numbers, low).sub_(larger)
+    at = places_of(inside)
+    return int(larger.sign_().sum()), inside[at], at  # below 2²⁴: exact
+
+
+@compiled
+def _between(numbers: Any, low: Any, high: Any, found: Any, places: Any) -> Any:
+    above: Any = 0
+    for j in range(numbers.size):
+        above += np.int32(numbers[j] > high)
+    count: Any = 0
+    for j in range(numbers.size):  # without a branch, which would be mispredicted
+        found[count] = numbers[j]
+        places[count] = j
+        count += np.int64((numbers[j] > low) & (numbers[j] <= high))
+    return above, count
+
+
 def cuts_between_bounds(
     scores: Callable[[], Iterator[tuple[int, Tensor]]],
     sample: Tensor,
@@ -63,11 +101,9 @@ def cuts_between_bounds(
         piles.append(Pile([torch.float32, torch.int64], int(1.2 * size * float(share))))
     for start, found in scores():
         for number, ((row, _), (low, high)) in enumerate(zip(wanted, limits, strict=True)):
-            above = torch.hardshrink(found[row], high)
-            between = torch.hardshrink(found[row], low).sub_(above)
-            places = places_of(between)
-            piles[number].add(between[places], places + start)
-            beyond[number] += float(above.sign_().sum())  # below 2²⁴: exact
+            above, numbers, places = between(found[row].reshape(-1), low, high)
+            piles[number].add(numbers, places + start)
+            beyond[number] += above
     cuts: dict[tuple[int, int], Cut] = {}
     for (row, count), pile, above_count in zip(wanted, piles, beyond, strict=True):
         numbers, indices = pile.columns

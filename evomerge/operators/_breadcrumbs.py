@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from evomerge.operators._consensus import kept_count
-from evomerge.operators._sparsify import banded, ranks
+from evomerge.operators._row_ranks import ranks
+from evomerge.operators._sparsify import banded
 from evomerge.operators._stack import Stack, Tile
 
 

@@ -1,27 +1,32 @@
 """Steps that several operators share: weighted sums, divisors, sign election.
 
-They are sums, products and comparisons without a mask: `relu`, `sign` and `copysign` are several
-times as fast as ``torch.where`` on a CPU. No product is fused with a sum, so that every machine
-gives the same bits.
+On a CPU they are compiled loops. The torch operations for other devices give the same bits, since
+neither fuses a product with a sum.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from evomerge.operators._compiled import BLOCK, array, compiled, fits, rows
 from evomerge.operators._memory import scratch
 
 Consensus = Literal["sum", "count"]
 Negative = Literal["subtract", "elect"]
+_ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 def weighted_sum(values_M: Tensor, weight: Sequence[float]) -> Tensor:
     """Σ w_i x_i over the first axis; may overwrite ``values_M``."""
+    if fits(values_M):
+        _weighted_sum(rows(values_M), np.array(weight, np.float32))
+        return values_M[0]
     total = scaled(values_M[0], weight[0])
     for values, w in zip(values_M[1:], weight[1:], strict=True):
         total += scaled(values, w)
@@ -73,21 +78,41 @@ def consensus_sum(
 
     Source: rules R4 and R5; subtraction as in Ilharco et al. 2023, arXiv:2212.04089.
     """
+    votes = [w >= 0 or negative == "elect" for w in weight]
+    if not fits(values_M):
+        return _consensus_sum_by_torch(values_M, weight, votes, normalize, consensus)
+    total = scratch("merged", values_M[0])
+    _consensus_sum(
+        rows(values_M),
+        np.array(weight, np.float32),
+        np.array(votes),
+        consensus == "count",
+        normalize,
+        array(total.view(-1)),
+    )
+    return total
+
+
+def _consensus_sum_by_torch(
+    values_M: Tensor,
+    weight: Sequence[float],
+    votes: Sequence[bool],
+    normalize: bool,
+    consensus: Consensus,
+) -> Tensor:
+    """The same for any device."""
     for values, w in zip(values_M, weight, strict=True):
         scaled(values, w)
-    votes = [i for i, w in enumerate(weight) if w >= 0 or negative == "elect"]
-    others = [i for i in range(len(weight)) if i not in votes]
-    total: Tensor | None = None
-    if votes:
-        elected = _elect(values_M, votes, consensus)
-        for i in votes:
-            agreeing = values_M[i].mul_(elected).relu_()  # magnitudes; zero where it disagrees
-            total = agreeing.clone() if total is None else total.add_(agreeing)
-        assert total is not None
+    total = torch.zeros_like(values_M[0])
+    if any(votes):
+        voting = [i for i, votes_too in enumerate(votes) if votes_too]
+        elected = _elect(values_M, voting, consensus)
+        for i in voting:
+            total += values_M[i].mul_(elected).relu_()  # magnitudes; zero where it disagrees
         total.mul_(elected)
-    for i in others:
-        total = values_M[i].clone() if total is None else total.add_(values_M[i])
-    assert total is not None
+    for values, votes_too in zip(values_M, votes, strict=True):
+        if not votes_too:
+            total += values
     return total.div_(_participation(values_M, weight)) if normalize else total
 
 
@@ -120,3 +145,99 @@ def nonzero(divisor: Tensor) -> Tensor:
     """A non-negative divisor with its zeros replaced by ones, in place (rule R5)."""
     sign = torch.sign(divisor, out=scratch("sign", divisor))
     return divisor.add_(sign.neg_().add_(1))
+
+
+@compiled
+def _weighted_sum(values_MN: Any, weight: Any) -> None:
+    """Into the first row."""
+    size = values_MN.shape[1]
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        total = values_MN[0, start:stop]
+        for j in range(total.size):
+            total[j] *= weight[0]
+        for i in range(1, len(weight)):
+            values = values_MN[i, start:stop]
+            for j in range(total.size):
+                total[j] += values[j] * weight[i]
+
+
+@compiled
+def _consensus_sum(
+    values_MN: Any, weight: Any, votes: Any, by_count: bool, normalize: bool, total: Any
+) -> None:
+    signs, divisors = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    for start in range(0, total.size, BLOCK):
+        stop = min(start + BLOCK, total.size)
+        part, sign, divisor = total[start:stop], signs[: stop - start], divisors[: stop - start]
+        first = True
+        for i in range(len(weight)):
+            if votes[i]:
+                _vote(values_MN[i, start:stop], weight[i], by_count, first, sign)
+                first = False
+        first = True
+        for i in range(len(weight)):
+            if votes[i]:
+                values = values_MN[i, start:stop]
+                _add_agreeing(values, weight[i], sign, first, part, divisor)
+                first = False
+        if first:
+            part[:], divisor[:] = _ZERO, _ZERO
+        else:
+            for j in range(part.size):
+                part[j] *= sign[j]
+        for i in range(len(weight)):
+            if not votes[i]:
+                _add_all(values_MN[i, start:stop], weight[i], part, divisor)
+        if normalize:
+            for j in range(part.size):
+                part[j] /= divisor[j] if divisor[j] > 0 else _ONE
+
+
+@compiled
+def _vote(values: Any, weight: Any, by_count: bool, first: bool, sign: Any) -> None:
+    if first:
+        for j in range(sign.size):
+            sign[j] = values[j] * weight
+        if by_count:
+            for j in range(sign.size):
+                sign[j] = np.float32(sign[j] > 0) - np.float32(sign[j] < 0)
+    elif by_count:
+        for j in range(sign.size):
+            value = values[j] * weight
+            sign[j] += np.float32(value > 0) - np.float32(value < 0)
+    else:
+        for j in range(sign.size):
+            sign[j] += values[j] * weight
+
+
+@compiled
+def _add_agreeing(
+    values: Any, weight: Any, sign: Any, first: bool, total: Any, divisor: Any
+) -> None:
+    """Magnitudes of the weighted values of the elected sign, and who has them.
+
+    The first to come finds the sums of the votes and leaves +1 or -1 there (rule R4).
+    """
+    share = abs(weight)
+    if first:
+        for j in range(total.size):
+            elected = _ONE if sign[j] >= 0 else -_ONE
+            value = values[j] * weight * elected
+            sign[j] = elected
+            total[j] = value if value > 0 else _ZERO
+            divisor[j] = share if value > 0 else _ZERO
+    else:
+        for j in range(total.size):
+            value = values[j] * weight * sign[j]
+            total[j] += value if value > 0 else _ZERO
+            divisor[j] += share if value > 0 else _ZERO
+
+
+@compiled
+def _add_all(values: Any, weight: Any, total: Any, divisor: Any) -> None:
+    share = abs(weight)
+    for j in range(total.size):
+        value = values[j] * weight
+        total[j] += value
+        divisor[j] += share if value != 0 else _ZERO

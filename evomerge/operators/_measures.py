@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
+from evomerge.operators._compiled import array, compiled, fits
 from evomerge.operators._cuts import Cut
-from evomerge.operators._memory import doubled
+from evomerge.operators._memory import doubled, scratch
 from evomerge.operators._ranks import Ranking
 from evomerge.operators._stack import Kernel, Known, Stack, Tile
 
@@ -22,6 +24,7 @@ _SAMPLED = 1 << 18  # elements from which on a sample pays
 _lock = threading.RLock()
 _LATEST = 8  # tensors of several roles may take turns with settings of their own
 _RUN = 256
+_LANES = 64  # sums that grow side by side, as vector registers do
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +171,8 @@ def measures(stack: Stack, scope: Scope = "tensor", *, every: bool = False) -> M
 
 
 def magnitude(tile: Tile) -> Tensor:
-    """|value|, the usual number to rank by."""
-    return tile.values.abs()
+    """|value|, the usual number to rank by, in memory that the next tile overwrites."""
+    return torch.abs(tile.values, out=scratch("magnitude", tile.values))
 
 
 def sums(values_MN: Tensor) -> Tensor:
@@ -185,5 +188,28 @@ def sums(values_MN: Tensor) -> Tensor:
 
 
 def _gram(values_MN: Tensor) -> Tensor:
+    if fits(values_MN):
+        return torch.from_numpy(_inner_products(array(values_MN)))
     values = doubled(values_MN)
     return values @ values.T
+
+
+@compiled
+def _inner_products(values: Any) -> Any:
+    """(M, M) float64."""
+    count, size = values.shape
+    gram = np.empty((count, count))
+    lanes = np.empty(_LANES)
+    whole = size // _LANES * _LANES
+    for one in range(count):
+        for other in range(one, count):
+            a, b = values[one], values[other]
+            lanes[:] = 0.0
+            for start in range(0, whole, _LANES):
+                for lane in range(_LANES):
+                    lanes[lane] += np.float64(a[start + lane]) * np.float64(b[start + lane])
+            total = lanes.sum()
+            for j in range(whole, size):
+                total += np.float64(a[j]) * np.float64(b[j])
+            gram[one, other] = gram[other, one] = total
+    return gram

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
+from evomerge.operators._compiled import array, compiled, fits
 from evomerge.operators._consensus import kept_count
 from evomerge.operators._cuts import keep
 from evomerge.operators._measures import Scope, magnitude, measures
+from evomerge.operators._row_ranks import ranks
 from evomerge.operators._stack import Kernel, Stack, Tile
 
 Method = Literal["magnitude", "random", "della", "breadcrumbs"]
@@ -108,13 +111,9 @@ def dropped(x: Stack, density: Sequence[float], rescale: Rescale) -> Stack:
     """
 
     def kernel(tile: Tile) -> Tensor:
-        # 1 where u < d, else 0
-        kept = tile.uniforms()
-        for i, d in enumerate(density):
+        for values, drawn, d in zip(tile.values, tile.uniforms(), density, strict=True):
             if d < 1:
-                tile.values[i] *= kept[i].neg_().add_(d).relu_().sign_()
-                if rescale == "inverse":
-                    tile.values[i] /= d
+                _drop(values, drawn, d, divide=rescale == "inverse")
         return tile.values
 
     if all(d >= 1 for d in density):
@@ -145,13 +144,10 @@ def pruned_by_rank(
             )
 
     def kernel(tile: Tile) -> Tensor:
-        drawn = tile.uniforms()
-        for i, (d, e) in enumerate(zip(density, epsilon, strict=True)):
+        for values, drawn, d, e in zip(tile.values, tile.uniforms(), density, epsilon, strict=True):
             if d < 1:
-                chance = keep_probabilities(tile.values[i], d, e)
-                tile.values[i] *= (chance - drawn[i]).relu_().sign_()
-                if rescale == "inverse":
-                    tile.values[i] /= chance
+                chance = keep_probabilities(values, d, e)
+                _drop(values, drawn, chance, divide=rescale == "inverse")
         return tile.values
 
     if all(d >= 1 for d in density):
@@ -173,25 +169,36 @@ def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
     return rank.mul_(2 * epsilon / (columns - 1)).add_(density - epsilon)
 
 
-def ranks(numbers: Tensor) -> Tensor:
-    """(r, c) float32: 0 for a row's smallest number, c - 1 for its largest.
+def _drop(values: Tensor, drawn: Tensor, chance: Tensor | float, *, divide: bool) -> None:
+    """Set to zero the values whose number is not below the chance to be kept; in place.
 
     Args:
-        numbers: (r, c) float32, not negative; equal ones rank by place, the leftmost highest.
+        divide: the others by their chance.
     """
-    count, columns = numbers.shape
-    if numbers.device.type != "cpu":
-        order = numbers.flip(1).argsort(dim=1, stable=True)
-        order = columns - 1 - order
-    else:
-        # number and place in one integer: NumPy sorts those far faster than it argsorts floats
-        place = columns - 1 - torch.arange(columns)
-        keys = numbers.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(place)
-        keys.numpy().sort(axis=1)
-        order = keys.bitwise_and_(0xFFFFFFFF).neg_().add_(columns - 1)
-    found = torch.empty((count, columns), dtype=torch.float32, device=numbers.device)
-    steps = torch.arange(columns, dtype=torch.float32, device=numbers.device)
-    return found.scatter_(1, order, steps.expand(count, columns))
+    if fits(values, drawn) and (isinstance(chance, float) or fits(chance)):
+        each = np.float32(chance) if isinstance(chance, float) else array(chance.view(-1))
+        loop = _drop_by_one if isinstance(chance, float) else _drop_by_each
+        loop(array(values.view(-1)), array(drawn.view(-1)), each, divide)
+        return
+    values *= (chance - drawn).relu_().sign_()
+    if divide:
+        values /= chance
+
+
+@compiled
+def _drop_by_one(values: Any, drawn: Any, chance: Any, divide: bool) -> None:
+    divisor = chance if divide else np.float32(1)
+    for j in range(values.size):
+        values[j] = values[j] * np.float32(drawn[j] < chance) / divisor
+
+
+@compiled
+def _drop_by_each(values: Any, drawn: Any, chance: Any, divide: bool) -> None:
+    for j in range(values.size):
+        values[j] *= np.float32(drawn[j] < chance[j])
+    if divide:
+        for j in range(values.size):
+            values[j] /= chance[j]
 
 
 def rescaled(before: Stack, after: Stack, norm: Norm) -> Stack:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from evomerge.errors import OperatorError
 from evomerge.operators._bounds import BLOCK, BLOCKS
-from evomerge.operators._memory import buffer, fill
+from evomerge.operators._memory import buffer
+from evomerge.operators._passes import read
 from evomerge.operators._random import uniforms
 
 TILE = 1 << 18  # elements; a few of them in float32 fit the cache, and Python's share is small
@@ -220,16 +221,16 @@ class Stack:
         shape: tuple[int, ...] = (stop - start,)
         if by_row or self.by_row:
             shape = ((stop - start) // max(1, self.row_length), self.row_length)
-        values = buffer("values", (self.count, stop - start), self.device)
-        for row, tensor in zip(values, self.inputs, strict=True):
-            fill(row, stretch(tensor, start, stop))
         base = None
         if self.base is not None:
             base = buffer("base", (1, stop - start), self.device)[0]
-            fill(base, stretch(self.base, start, stop))
-            if self.deltas:
-                values -= base
-        if not self.checked and not all_finite(values):
+            read(stretch(self.base, start, stop), None, base)
+        values = buffer("values", (self.count, stop - start), self.device)
+        finite = [
+            read(stretch(tensor, start, stop), base if self.deltas else None, row)
+            for row, tensor in zip(values, self.inputs, strict=True)
+        ]
+        if not (self.checked or all(finite)):
             raise NotFiniteError(self.name)
         base = base if base is None else base.view(shape)
         tile = Tile(values.view(self.count, *shape), base, start, self)
@@ -263,11 +264,16 @@ class Stack:
         return flat.to(self.device).view(self.shape)
 
     def draw(self, start: int, stop: int) -> Tensor:
-        """(M, stop - start) float32 in [0, 1) that depend on seed, name and source alone."""
+        """(M, stop - start) float32 in [0, 1) that depend on seed, name and source alone.
+
+        The next call in this thread may overwrite them.
+        """
         if self.given_uniforms is not None:
             return self.given_uniforms.view(self.count, -1)[:, start:stop].float().clone()
-        keys = [f"{self.seed}\0{self.name}\0{label}" for label in self.labels]
-        return torch.stack([uniforms(key, start, stop) for key in keys])
+        drawn = buffer("uniforms", (self.count, stop - start), torch.device("cpu"))
+        for row, label in zip(drawn, self.labels, strict=True):
+            uniforms(f"{self.seed}\0{self.name}\0{label}", start, stop, row)
+        return drawn
 
     def once(self, key: Any, measure: Callable[[], Any]) -> Any:
         """What ``measure`` gives, computed the first time only."""
@@ -275,13 +281,6 @@ class Stack:
         if full not in self.known:
             self.known[full] = measure()
         return self.known[full]
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Whether every element is a number."""
-    # a sum is not finite if an element is not; of huge finite ones it may overflow
-    total = float(tensor.sum())
-    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
 
 
 def stretch(tensor: Input, start: int, stop: int) -> Tensor:

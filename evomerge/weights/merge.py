@@ -22,6 +22,7 @@ from evomerge.operators import (
     combine,
     in_lane,
     lanes,
+    rounded,
     stretch,
 )
 from evomerge.weights.checkpoint import Checkpoint
@@ -142,8 +143,8 @@ class _Merger:
         def cast(start: int, values: Tensor) -> None:
             if self.stopped.is_set():
                 raise _StoppedError
-            result = values.to(step.dtype)
-            if not all_finite(result):
+            result, finite = rounded(values, step.dtype)
+            if not finite:
                 raise _diagnosis(step, self.plan)
             out(start, result)
 

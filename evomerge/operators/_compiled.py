@@ -1,0 +1,75 @@
+"""Loops over a tile as machine code: one pass where torch takes one for each operation.
+
+Numba fuses no product with a sum and reorders nothing, so that a compiled loop gives the bits of
+the torch operations that it stands for, on every machine. On a GPU the torch operations are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+BLOCK = 512  # elements that a loop with several passes holds in the innermost cache
+
+
+def compiled(function: F) -> F:
+    """The function, compiled at its first call and kept on the disk for later processes."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        found: F = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder to keep it in: compiled by every process anew
+        found = numba.njit(**options)(function)
+    return found
+
+
+def fits(*tensors: Tensor) -> bool:
+    """Whether compiled loops can work on the tensors."""
+    return all(t.device.type == "cpu" and t.is_contiguous() and not t.is_neg() for t in tensors)
+
+
+def array(values: Tensor) -> Any:
+    """The tensor's own memory for a compiled loop; bfloat16 as its bits, uint16."""
+    if values.dtype == torch.bfloat16:
+        values = values.view(torch.uint16)
+    return values.numpy()
+
+
+def rows(values_M: Tensor) -> Any:
+    """The same as (M, n)."""
+    return array(values_M.view(len(values_M), -1))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_float(context: Any, bits: Any) -> Any:
+    """The float32 that 32 bits are."""
+    return types.float32(types.uint32), _bitcast
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_bits(context: Any, value: Any) -> Any:
+    """The 32 bits of a float32."""
+    return types.uint32(types.float32), _bitcast
+
+
+def _bitcast(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    return builder.bitcast(values[0], context.get_value_type(signature.return_type))
+
+
+def widened(value: Any) -> Any:
+    """In compiled loops: a float32 as it is, or the one that the 16 bits of a bfloat16 begin."""
+    raise NotImplementedError
+
+
+@overload(widened, strict=False)  # type: ignore[untyped-decorator]
+def _widened(value: Any) -> Any:
+    if value == types.uint16:
+        return lambda value: as_float(np.uint32(value) << np.uint32(16))
+    return lambda value: value

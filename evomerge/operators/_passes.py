@@ -1,0 +1,99 @@
+"""What happens to every tile: read in float32, base added, rounded to the file's dtype."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evomerge.operators._compiled import array, as_bits, compiled, fits, widened
+from evomerge.operators._memory import fill, scratch
+
+_EXPONENT = np.uint32(0x7F800000)
+_COMPILED = (torch.float32, torch.bfloat16)
+
+
+def read(values: Tensor, base: Tensor | None, out: Tensor) -> bool:
+    """Fill ``out`` with the values, less the base, and tell whether all are finite.
+
+    Args:
+        values: (n,) of any float dtype.
+        base: (n,) float32.
+        out: (n,) float32, perhaps on a GPU.
+    """
+    if values.dtype in _COMPILED and fits(values, out):
+        return not _read(array(values), None if base is None else array(base), array(out))
+    fill(out, values)
+    if base is not None:
+        out -= base
+    return all_finite(out)
+
+
+def added(base: Tensor, values: Tensor) -> Tensor:
+    """Base + values, in the base's memory; -0.0 stays where nothing is added (rule R6)."""
+    if fits(base, values):
+        _add(array(base.view(-1)), array(values.view(-1)))
+        return base
+    return torch.where(values == 0, base, base + values)
+
+
+def rounded(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """The values in a dtype, and whether all are finite.
+
+    Args:
+        values: (n,) float32.
+
+    Returns:
+        memory that the next call in this thread may overwrite.
+    """
+    if dtype == torch.bfloat16 and fits(values):
+        result = scratch("rounded", values).view(torch.bfloat16)[: values.numel()]
+        return result, not _round(array(values), array(result))
+    result = values.to(dtype)
+    return result, all_finite(result)
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether every element is a number."""
+    # a sum is not finite if an element is not; of huge finite ones it may overflow
+    total = float(tensor.sum())
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
+
+
+@compiled
+def _read(values: Any, base: Any, out: Any) -> Any:
+    """Whether one of the differences is not finite."""
+    bad = np.uint32(0)
+    if base is None:
+        for j in range(out.size):
+            value = widened(values[j])
+            out[j] = value
+            bad |= np.uint32(as_bits(value) & _EXPONENT == _EXPONENT)
+    else:
+        for j in range(out.size):
+            value = widened(values[j]) - base[j]
+            out[j] = value
+            bad |= np.uint32(as_bits(value) & _EXPONENT == _EXPONENT)
+    return bad != 0
+
+
+@compiled
+def _add(base: Any, values: Any) -> None:
+    for j in range(base.size):
+        base[j] = base[j] if values[j] == 0 else base[j] + values[j]
+
+
+@compiled
+def _round(values: Any, out: Any) -> Any:
+    """To the nearest bfloat16, of two the even one; whether one is not finite then."""
+    bad = np.uint32(0)
+    for j in range(values.size):
+        bits = as_bits(values[j])
+        bad |= np.uint32(bits & _EXPONENT == _EXPONENT)
+        bits += np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        out[j] = np.uint16(bits >> np.uint32(16))
+        bad |= np.uint32(bits & _EXPONENT == _EXPONENT)
+    return bad != 0

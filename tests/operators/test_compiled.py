@@ -1,0 +1,135 @@
+"""Compiled loops give the bits of the torch operations that other devices use."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from evomerge.operators import _consensus
+from evomerge.operators._consensus import Consensus, Negative
+from evomerge.operators._passes import added, read, rounded
+from evomerge.operators._random import BLOCK, uniforms
+from evomerge.operators._row_ranks import ranks
+
+INF, NAN = float("inf"), float("nan")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    kind = torch.int32 if one.dtype == torch.float32 else torch.int16
+    return torch.equal(one.view(kind), other.view(kind))
+
+
+def odd_values(count: int) -> torch.Tensor:
+    values = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    values[::5], values[1::7] = 0.0, -0.0
+    values[2::11] *= 1e-40  # not normal
+    values[3::13] *= 1e30
+    return values
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("less_base", [False, True])
+def test_reading_widens_and_subtracts(dtype: torch.dtype, less_base: bool) -> None:
+    values, base = odd_values(1003).clamp(-6e4, 6e4).to(dtype), odd_values(1003).flip(0)
+    out = torch.empty(1003)
+    assert read(values, base if less_base else None, out)
+    assert same_bits(out, values.float() - base if less_base else values.float())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_reading_notices_what_is_not_finite(dtype: torch.dtype, bad: float) -> None:
+    values = torch.ones(1003).to(dtype)
+    values[777] = bad
+    assert not read(values, None, torch.empty(1003))
+    assert not read(values, torch.ones(1003), torch.empty(1003))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rounding_is_that_of_torch(dtype: torch.dtype) -> None:
+    values = odd_values(100_003).clamp(-6e4, 6e4)
+    result, finite = rounded(values, dtype)
+    assert finite
+    assert same_bits(result, values.to(dtype))
+
+
+def test_rounding_to_bfloat16_takes_the_even_of_two_neighbours() -> None:
+    halfway = torch.arange(1 << 15, dtype=torch.int32) * (1 << 15) + (1 << 29)
+    values = halfway.view(torch.float32)
+    assert same_bits(rounded(values, torch.bfloat16)[0], values.bfloat16())
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF, 3.4e38])
+def test_rounding_notices_what_bfloat16_cannot_hold(bad: float) -> None:
+    values = torch.ones(1003)
+    values[777] = bad
+    assert not rounded(values, torch.bfloat16)[1]
+
+
+def test_rounding_notices_the_last_nan() -> None:
+    values = torch.tensor([0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    assert not rounded(values, torch.bfloat16)[1]
+
+
+def test_adding_nothing_keeps_a_negative_zero() -> None:
+    base = torch.tensor([-0.0, -0.0, 0.0, 1.0])
+    result = added(base, torch.tensor([0.0, -0.0, -0.0, 2.0]))
+    assert same_bits(result, torch.tensor([-0.0, -0.0, 0.0, 3.0]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_sums_of_what_agrees(count: int) -> None:
+    choices: list[Consensus] = ["sum", "count"]
+    ways: list[Negative] = ["subtract", "elect"]
+    weights = ([0.5, 0.3, 1.0, 0.2, 0.9], [0.5, -0.3, 0.0, 1.2, -0.9], [-1.0] * 5)
+    values = torch.stack([odd_values(1000 + i)[:1000].bfloat16().float() for i in range(count)])
+    values[0, 5:100], values[-1, 5:100] = 1.0, -1.0  # nobody wins
+    for full, normalize, consensus, negative in itertools.product(
+        weights, (False, True), choices, ways
+    ):
+        weight = full[:count]
+        votes = [w >= 0 or negative == "elect" for w in weight]
+        expected = _consensus._consensus_sum_by_torch(
+            values.clone(), weight, votes, normalize, consensus
+        )
+        found = _consensus.consensus_sum(
+            values.clone(), weight, normalize=normalize, consensus=consensus, negative=negative
+        )
+        assert same_bits(found, expected), (weight, normalize, consensus, negative)
+
+
+def test_weighted_sums_do_not_fuse_products_with_sums() -> None:
+    values, weight = torch.stack([odd_values(4099), odd_values(4100)[:4099]]), [0.3, 0.7]
+    expected = values[0] * 0.3 + values[1] * 0.7
+    assert same_bits(_consensus.weighted_sum(values.clone(), weight), expected)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [(0, BLOCK), (0, 2 * BLOCK), (1, 2), (4, 9), (5, 10), (BLOCK - 3, BLOCK + 7), (7, 7)],
+)
+def test_random_numbers_are_those_of_numpy(start: int, stop: int) -> None:
+    # the digests of "key\0" + "0" and "1", so that the stream never changes unseen
+    seeds = [11871730743915812340, 7401094184652786867]
+    words = [np.random.SFC64(seed).random_raw(BLOCK // 2).view(np.uint32) for seed in seeds]
+    expected = (np.concatenate(words) >> 8).astype(np.float32) * np.float32(2.0**-24)
+    assert torch.equal(uniforms("key", start, stop), torch.from_numpy(expected[start:stop]))
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 17, 1024, 2816, 32_000])
+@pytest.mark.parametrize("kind", ["normal", "bfloat16", "sparse", "zero", "heavy", "one giant"])
+def test_ranks_are_those_of_a_stable_sort(columns: int, kind: str) -> None:
+    numbers = torch.randn((3, columns), generator=torch.Generator().manual_seed(columns)).abs()
+    numbers = {
+        "normal": numbers,
+        "bfloat16": numbers.bfloat16().float(),
+        "sparse": numbers * (numbers > 1),
+        "zero": numbers * 0,
+        "heavy": torch.exp(20 * numbers),
+        "one giant": torch.cat([numbers[:, :1] + 1e9, numbers[:, 1:] * 1e-8], dim=1),
+    }[kind]
+    order = columns - 1 - numbers.flip(1).argsort(dim=1, stable=True)
+    steps = torch.arange(columns, dtype=torch.float32).expand_as(numbers)
+    assert torch.equal(ranks(numbers), torch.empty_like(numbers).scatter_(1, order, steps))
