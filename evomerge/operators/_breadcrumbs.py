@@ -29,7 +29,7 @@ def without_outliers(x: Stack, density: Sequence[float], gamma: float, *, per_ro
     def kernel(tile: Tile) -> Tensor:
         for values, k, t in zip(tile.values, kept, top, strict=True):
             if k < columns:
-                values.mul_(_band(ranks(values.abs()), columns - t - k, k))
+                values.mul_(_band(ranks(values), columns - t - k, k))
         return tile.values
 
     return x if all(k == columns for k in kept) else x.changed(kernel, by_row=True)

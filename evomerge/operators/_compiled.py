@@ -18,6 +18,7 @@ from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 BLOCK = 512  # elements that a loop with several passes holds in the innermost cache
+LANES = 64  # sums that grow side by side, as vector registers do
 
 
 def compiled(function: F) -> F:

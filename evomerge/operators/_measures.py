@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.operators._compiled import array, compiled, fits
+from evomerge.operators._compiled import LANES, array, compiled, fits
 from evomerge.operators._cuts import Cut
 from evomerge.operators._memory import doubled, scratch
 from evomerge.operators._ranks import Ranking
@@ -24,7 +24,6 @@ _SAMPLED = 1 << 18  # elements from which on a sample pays
 _lock = threading.RLock()
 _LATEST = 8  # tensors of several roles may take turns with settings of their own
 _RUN = 256
-_LANES = 64  # sums that grow side by side, as vector registers do
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +198,14 @@ def _inner_products(values: Any) -> Any:
     """(M, M) float64."""
     count, size = values.shape
     gram = np.empty((count, count))
-    lanes = np.empty(_LANES)
-    whole = size // _LANES * _LANES
+    lanes = np.empty(LANES)
+    whole = size // LANES * LANES
     for one in range(count):
         for other in range(one, count):
             a, b = values[one], values[other]
             lanes[:] = 0.0
-            for start in range(0, whole, _LANES):
-                for lane in range(_LANES):
+            for start in range(0, whole, LANES):
+                for lane in range(LANES):
                     lanes[lane] += np.float64(a[start + lane]) * np.float64(b[start + lane])
             total = lanes.sum()
             for j in range(whole, size):

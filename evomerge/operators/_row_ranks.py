@@ -1,4 +1,4 @@
-"""The rank of every number in its row."""
+"""The rank of every magnitude in its row."""
 
 from __future__ import annotations
 
@@ -9,78 +9,89 @@ import torch
 from torch import Tensor
 
 from evomerge.operators._compiled import array, as_bits, compiled, fits
+from evomerge.operators._memory import scratch
 
-_OCTAVES = 8  # below the row's largest number that have buckets of their own
+_OCTAVES = 8  # below the row's largest magnitude that have buckets of their own
 _MOVES = 8  # per number, from which on the buckets do not help
+_COLUMN = np.uint64(0xFFFFFFFF)
 
 
-def ranks(numbers: Tensor) -> Tensor:
-    """(r, c) float32: 0 for a row's smallest number, c - 1 for its largest.
+def ranks(values: Tensor) -> Tensor:
+    """(r, c) float32: 0 for a row's smallest magnitude, c - 1 for its largest.
 
     Args:
-        numbers: (r, c) float32, not negative; equal ones rank by place, the leftmost highest.
+        values: (r, c) float32; equal magnitudes rank by place, the leftmost highest.
+
+    Returns:
+        memory that the next call in this thread may overwrite.
     """
-    if fits(numbers):
-        found = torch.empty_like(numbers)
-        _rank_rows(array(numbers), array(found))
+    columns = values.shape[1]
+    if fits(values):
+        found = scratch("ranks", values)
+        _rank_rows(array(values), array(found))
         return found
-    columns = numbers.shape[1]
-    order = columns - 1 - numbers.flip(1).argsort(dim=1, stable=True)
-    steps = torch.arange(columns, dtype=torch.float32, device=numbers.device)
-    return torch.empty_like(numbers).scatter_(1, order, steps.expand_as(numbers))
+    order = columns - 1 - values.abs().flip(1).argsort(dim=1, stable=True)
+    steps = torch.arange(columns, dtype=torch.float32, device=values.device)
+    return torch.empty_like(values).scatter_(1, order, steps.expand_as(values))
 
 
 @compiled
-def _rank_rows(numbers: Any, found: Any) -> None:
-    columns = numbers.shape[1]
-    shift = 23  # buckets of an octave: about a quarter of the columns
-    while 4 << (23 - shift) < columns and shift > 10:
+def _rank_rows(values: Any, found: Any) -> None:
+    columns = values.shape[1]
+    shift = 23  # the bits below these do not count; an octave has c / 4 buckets, more or less
+    while 4 << (23 - shift) < columns and shift > 8:
         shift -= 1
-    count = np.empty((_OCTAVES << (23 - shift)) + 2, np.int32)
+    count = np.empty(_OCTAVES << (23 - shift), np.int32)
     buckets = np.empty(columns, np.int32)
-    order = np.empty(columns, np.int32)
-    inorder = np.empty(columns, np.float32)
-    for r in range(numbers.shape[0]):
-        _into_buckets(numbers[r], shift, count, buckets, order, inorder)
-        if not _sort_nearly_sorted(inorder, order):
-            order[:] = columns - 1 - np.argsort(numbers[r, ::-1], kind="mergesort")
-        for place in range(columns):
-            found[r, order[place]] = place
+    keys = np.empty(columns, np.uint64)  # magnitude, then place: these differ
+    for r in range(values.shape[0]):
+        _sort_by_bucket(values[r], shift, count, buckets, keys)
+        if not _sort_nearly_sorted(keys):
+            keys.sort()
+        for rank in range(columns):
+            found[r, columns - 1 - np.int64(keys[rank] & _COLUMN)] = rank
 
 
 @compiled
-def _into_buckets(row: Any, shift: int, count: Any, buckets: Any, order: Any, inorder: Any) -> None:
-    """Sort by bucket; within one, from right to left."""
-    largest = row[0]
+def _sort_by_bucket(row: Any, shift: int, count: Any, buckets: Any, keys: Any) -> None:
+    """Keys in the order of their leading bits, what is far below the largest in one bucket."""
+    largest = np.uint32(0)
     for j in range(row.size):
-        largest = max(largest, row[j])
-    last = count.size - 2
-    offset = np.int32(as_bits(largest) >> np.uint32(shift)) - last
+        largest = max(largest, _magnitude(row[j]))
+    offset = np.int32(largest >> np.uint32(shift)) - (count.size - 1)
     count[:] = 0
     for j in range(row.size):
-        buckets[j] = max(np.int32(as_bits(row[j]) >> np.uint32(shift)) - offset, 0)
+        buckets[j] = max(np.int32(_magnitude(row[j]) >> np.uint32(shift)) - offset, 0)
     for j in range(row.size):
-        count[buckets[j] + 1] += 1
-    for bucket in range(last + 1):
-        count[bucket + 1] += count[bucket]
-    for j in range(row.size - 1, -1, -1):
+        count[buckets[j]] += 1
+    before = 0
+    for bucket in range(count.size):
+        here = count[bucket]
+        count[bucket] = before
+        before += here
+    for j in range(row.size - 1, -1, -1):  # equal magnitudes come in the order of their keys
         place = count[buckets[j]]
         count[buckets[j]] = place + 1
-        order[place] = j
-        inorder[place] = row[j]
+        magnitude = np.uint64(_magnitude(row[j])) << np.uint64(32)
+        keys[place] = magnitude | np.uint64(row.size - 1 - j)
 
 
 @compiled
-def _sort_nearly_sorted(inorder: Any, order: Any) -> bool:
-    """Sort by insertion, equal numbers as they come; gives up if that takes long."""
-    moves = _MOVES * order.size
-    for place in range(1, order.size):
-        number, column = inorder[place], order[place]
-        at = place
-        while at > 0 and inorder[at - 1] > number:
-            inorder[at], order[at] = inorder[at - 1], order[at - 1]
+def _magnitude(value: Any) -> Any:
+    """Bits that are in the order of the magnitudes."""
+    return as_bits(value) & np.uint32(0x7FFFFFFF)
+
+
+@compiled
+def _sort_nearly_sorted(keys: Any) -> bool:
+    """Sort by insertion; gives up if that takes long."""
+    moves = _MOVES * keys.size
+    for place in range(1, keys.size):
+        key, at = keys[place], place
+        while at > 0 and keys[at - 1] > key:
+            keys[at] = keys[at - 1]
             at -= 1
-        inorder[at], order[at] = number, column
+        keys[at] = key
         moves -= place - at
         if moves < 0:
             return False

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
-from evomerge.operators._bounds import bounds
-from evomerge.operators._cuts import NONE, Cut, keep, places_of
+from evomerge.operators._bounds import between, bounds
+from evomerge.operators._compiled import LANES, array, compiled, fits
+from evomerge.operators._cuts import NONE, Cut, keep
 from evomerge.operators._measures import Measures, measures, sums
 from evomerge.operators._memory import Pile, scratch
 from evomerge.operators._stack import Stack, Tile
@@ -98,14 +98,11 @@ def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
 
     def kernel(tile: Tile) -> Tensor:
         scores = variation(tile)[0]
-        beyond = hardshrink(scores, high)
-        between = hardshrink(scores, low).sub_(beyond)
-        places = places_of(between)
-        squares = tile.values.square_()
-        near.add(between[places], places + tile.start, *squares[:, places])
-        inside = beyond.sign_()
-        counts = torch.stack([scores.sign_().sum(), inside.sum()]).double()  # < 2²⁴: exact
-        return torch.cat([counts, sums(squares.mul_(inside))])
+        above, numbers, places = between(scores, low, high)
+        values = tile.values.flatten(1)
+        near.add(numbers, places + tile.start, *values[:, places].square_())
+        counts = torch.tensor([int(scores.count_nonzero()), above], dtype=torch.float64)
+        return torch.cat([counts.to(values.device), _squares_beyond(values, scores, high)])
 
     total = measure.total(kernel)
     varying, beyond = (int(number) for number in total[:2])
@@ -132,3 +129,30 @@ def _bounds(x: Stack, fraction: float) -> tuple[float, float]:
     """Between which numbers the last selected one most probably lies."""
     blocks = np.concatenate([variation(tile).cpu().numpy().copy() for tile in x.sample()])
     return bounds(np.where(blocks > 0, blocks, -1), fraction)
+
+
+def _squares_beyond(values_MN: Tensor, scores: Tensor, high: float) -> Tensor:
+    """(M,) float64: Σ τ_i² over the elements whose scores exceed ``high``."""
+    if fits(values_MN, scores):
+        found = _sum_squares(array(values_MN), array(scores), np.float32(high))
+        return torch.from_numpy(found)
+    return sums(values_MN.square() * (scores > high))
+
+
+@compiled
+def _sum_squares(values_MN: Any, scores: Any, high: Any) -> Any:
+    count, size = values_MN.shape
+    found = np.empty(count)
+    lanes = np.empty(LANES)
+    whole = size // LANES * LANES
+    for i in range(count):
+        lanes[:] = 0.0
+        for start in range(0, whole, LANES):
+            for lane in range(LANES):
+                value = values_MN[i, start + lane]
+                lanes[lane] += value * value if scores[start + lane] > high else np.float32(0)
+        found[i] = lanes.sum()
+        for j in range(whole, size):
+            value = values_MN[i, j]
+            found[i] += value * value if scores[j] > high else np.float32(0)
+    return found

@@ -165,7 +165,7 @@ def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
     columns = rows.shape[1]
     if columns == 1:
         return torch.full_like(rows, density)
-    rank = ranks(rows.abs())
+    rank = ranks(rows)
     return rank.mul_(2 * epsilon / (columns - 1)).add_(density - epsilon)
 
 

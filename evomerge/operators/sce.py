@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.operators._compiled import BLOCK, array, compiled, fits, rows
 from evomerge.operators._consensus import scaled
 from evomerge.operators._deviation import shares, squares
 from evomerge.operators._measures import measures
@@ -16,8 +18,6 @@ from evomerge.operators._memory import scratch
 from evomerge.operators._operator import operator
 from evomerge.operators._selection import mask, selected
 from evomerge.operators._stack import Merged, Stack, Tile
-
-_SMALLEST = 2.0**-126  # normal float32
 
 
 @operator(
@@ -62,20 +62,50 @@ def sce(
 
 
 def _agreeing_mean(values_M: Tensor, coefficient: list[float], inside: Tensor | None) -> Tensor:
-    """Σ c_i m_i τ_i / Σ c_i m_i; m_i is 1 where τ_i has the sign of Σ τ_i, inside."""
-    elected = scratch("elected", values_M[0])
-    torch.sum(values_M, 0, out=elected)
-    # so small a number tips a sum of zero only, so large a factor leaves 0 or at least 1
-    elected.add_(_SMALLEST).sign_().mul_(1 / _SMALLEST)
-    if inside is not None:
-        elected.mul_(inside)
-    total: Tensor | None = None
-    divisor: Tensor | None = None
-    for values, c in zip(values_M, coefficient, strict=True):
-        name = "divisor" if divisor is None else "share"
-        share = torch.mul(values, elected, out=scratch(name, elected)).clamp_(0, 1).mul_(c)
-        values.mul_(share)
-        total = values if total is None else total.add_(values)
-        divisor = share if divisor is None else divisor.add_(share)
-    assert total is not None and divisor is not None
-    return total.div_(divisor.clamp_(min=_SMALLEST))  # where nobody agrees the total is zero
+    """Σ c_i m_i τ_i / Σ c_i m_i; m_i is 1 where τ_i has the sign of Σ τ_i, inside.
+
+    Args:
+        values_M: (M, ...) task vectors.
+        inside: 1 for the selected elements, else 0, shaped as one source's.
+    """
+    if fits(values_M) and (inside is None or fits(inside)):
+        total = scratch("merged", values_M[0])
+        selected = None if inside is None else array(inside.view(-1))
+        shares = np.array(coefficient, np.float32)
+        _mean_of_agreeing(rows(values_M), shares, selected, array(total.view(-1)))
+        return total
+    sign = torch.where(values_M.sum(0) >= 0, 1.0, -1.0)
+    sign = sign if inside is None else sign * inside
+    share_M = torch.tensor(coefficient, device=sign.device).view(-1, *[1] * sign.dim())
+    agreeing_M = share_M * (values_M * sign > 0)
+    total = (values_M * agreeing_M).sum(0)
+    divisor = agreeing_M.sum(0)
+    return total / torch.where(divisor > 0, divisor, 1.0)
+
+
+@compiled
+def _mean_of_agreeing(values_MN: Any, coefficient: Any, inside: Any, total: Any) -> None:
+    signs, divisors = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    zero, one = np.float32(0), np.float32(1)
+    for start in range(0, total.size, BLOCK):
+        stop = min(start + BLOCK, total.size)
+        part, sign, divisor = total[start:stop], signs[: stop - start], divisors[: stop - start]
+        sign[:] = values_MN[0, start:stop]
+        for i in range(1, len(coefficient)):
+            values = values_MN[i, start:stop]
+            for j in range(part.size):
+                sign[j] += values[j]
+        for j in range(part.size):
+            sign[j] = one if sign[j] >= 0 else -one
+        if inside is not None:
+            for j in range(part.size):
+                sign[j] *= inside[start + j]
+        part[:], divisor[:] = zero, zero
+        for i in range(len(coefficient)):
+            values, share = values_MN[i, start:stop], coefficient[i]
+            for j in range(part.size):
+                agreeing = share if values[j] * sign[j] > 0 else zero
+                part[j] += values[j] * agreeing
+                divisor[j] += agreeing
+        for j in range(part.size):
+            part[j] /= divisor[j] if divisor[j] > 0 else one

@@ -132,4 +132,5 @@ def test_ranks_are_those_of_a_stable_sort(columns: int, kind: str) -> None:
     }[kind]
     order = columns - 1 - numbers.flip(1).argsort(dim=1, stable=True)
     steps = torch.arange(columns, dtype=torch.float32).expand_as(numbers)
-    assert torch.equal(ranks(numbers), torch.empty_like(numbers).scatter_(1, order, steps))
+    signed = numbers * torch.tensor([1.0, -1.0]).repeat(columns)[:columns]
+    assert torch.equal(ranks(signed), torch.empty_like(numbers).scatter_(1, order, steps))
