@@ -2,14 +2,13 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 
 from evomerge.operators import _consensus
 from evomerge.operators._consensus import Consensus, Negative
 from evomerge.operators._passes import added, read, rounded
-from evomerge.operators._random import BLOCK, uniforms
+from evomerge.operators._random import uniforms
 from evomerge.operators._row_ranks import ranks
 
 INF, NAN = float("inf"), float("nan")
@@ -106,16 +105,38 @@ def test_weighted_sums_do_not_fuse_products_with_sums() -> None:
     assert same_bits(_consensus.weighted_sum(values.clone(), weight), expected)
 
 
-@pytest.mark.parametrize(
-    ("start", "stop"),
-    [(0, BLOCK), (0, 2 * BLOCK), (1, 2), (4, 9), (5, 10), (BLOCK - 3, BLOCK + 7), (7, 7)],
-)
-def test_random_numbers_are_those_of_numpy(start: int, stop: int) -> None:
-    # the digests of "key\0" + "0" and "1", so that the stream never changes unseen
-    seeds = [11871730743915812340, 7401094184652786867]
-    words = [np.random.SFC64(seed).random_raw(BLOCK // 2).view(np.uint32) for seed in seeds]
-    expected = (np.concatenate(words) >> 8).astype(np.float32) * np.float32(2.0**-24)
-    assert torch.equal(uniforms("key", start, stop), torch.from_numpy(expected[start:stop]))
+def squares(key: int, counter: int) -> int:
+    """32 bits, as Widynski 2020, arXiv:2004.06278, lists the program."""
+    x = y = counter * key % 2**64
+    z = (y + key) % 2**64
+    for add in (y, z, y):
+        x = (x * x + add) % 2**64
+        x = (x >> 32) | (x << 32) % 2**64
+    return (x * x + z) % 2**64 >> 32
+
+
+@pytest.mark.parametrize("start", [0, 1, 262_143, 2**33])
+def test_random_numbers_are_those_of_the_paper(start: int) -> None:
+    seed = 17675689295421930703  # of "key": that the stream never changes unseen
+    expected = [(squares(seed, start + i) >> 8) * 2.0**-24 for i in range(50)]
+    assert uniforms("key", start, start + 50).tolist() == expected
+
+
+def test_random_numbers_depend_on_their_place_alone() -> None:
+    assert torch.equal(uniforms("key", 0, 1000)[300:700], uniforms("key", 300, 700))
+    assert uniforms("key", 7, 7).shape == (0,)
+
+
+def test_random_numbers_spread_evenly_and_keep_no_memory() -> None:
+    numbers = torch.stack([uniforms(f"key {i}", 0, 1 << 18) for i in range(4)]).double()
+    counts = torch.stack([torch.histc(row, 256, 0, 1) for row in numbers])
+    chi_squared = ((counts - 1024) ** 2 / 1024).sum(1)
+    assert bool(((chi_squared > 160) & (chi_squared < 360)).all())  # 255 ± 4.6 deviations
+    centred = numbers - 0.5
+    shifted = (centred[:, 1:] * centred[:, :-1]).mean(1) * 12 * 2**9
+    across = (centred[1:] * centred[:-1]).mean(1) * 12 * 2**9
+    assert shifted.abs().max() < 5
+    assert across.abs().max() < 5
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 17, 1024, 2816, 32_000])
