@@ -47,17 +47,17 @@ def between(numbers: Tensor, low: float, high: float) -> tuple[int, Tensor, Tens
         numbers: (n,) float32, not negative.
 
     Returns:
-        count, (k,) float32 and (k,) int64, ascending, which the next call in this thread may
-        overwrite.
+        count, (k,) float32 and (k,) int64, ascending, the last of which the next call in this
+        thread may overwrite.
     """
     if fits(numbers):
-        found = buffer("found", (1, numbers.numel() + 1), numbers.device)[0]
-        places = buffer("places", (1, 2 * numbers.numel() + 2), numbers.device)[0]
-        places = places.view(torch.int64)
-        above, count = _between(
-            array(numbers), np.float32(low), np.float32(high), array(found), array(places)
-        )
-        return above, found[:count], places[:count]
+        size = -(-numbers.numel() // 8) * 8
+        inside = buffer("inside", (1, size // 4), numbers.device)[0].view(torch.uint8)
+        places = buffer("places", (1, 2 * size + 2), numbers.device)[0].view(torch.int64)
+        words = inside.view(torch.int64)
+        above = _mark(array(numbers), np.float32(low), np.float32(high), array(inside))
+        found = places[: _places(array(inside), array(words), array(places))]
+        return above, numbers[found], found
     larger = torch.hardshrink(numbers, high)
     inside = torch.hardshrink(numbers, low).sub_(larger)
     at = places_of(inside)
@@ -65,16 +65,26 @@ def between(numbers: Tensor, low: float, high: float) -> tuple[int, Tensor, Tens
 
 
 @compiled
-def _between(numbers: Any, low: Any, high: Any, found: Any, places: Any) -> Any:
+def _mark(numbers: Any, low: Any, high: Any, inside: Any) -> Any:
+    """How many are above ``high``; 1 for those between, and zeros up to the end."""
     above: Any = 0
     for j in range(numbers.size):
         above += np.int32(numbers[j] > high)
+        inside[j] = (numbers[j] > low) & (numbers[j] <= high)
+    inside[numbers.size :] = 0
+    return above
+
+
+@compiled
+def _places(inside: Any, words: Any, places: Any) -> Any:
+    """How many ones there are, and where; ``words`` are the same bytes by eights, mostly zero."""
     count: Any = 0
-    for j in range(numbers.size):  # without a branch, which would be mispredicted
-        found[count] = numbers[j]
-        places[count] = j
-        count += np.int64((numbers[j] > low) & (numbers[j] <= high))
-    return above, count
+    for word in range(words.size):
+        if words[word]:
+            for j in range(8 * word, 8 * word + 8):  # without a branch: it would be mispredicted
+                places[count] = j
+                count += inside[j]
+    return count
 
 
 def cuts_between_bounds(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from evomerge.operators import _consensus
+from evomerge.operators._bounds import between
 from evomerge.operators._consensus import Consensus, Negative
 from evomerge.operators._passes import added, read, rounded
 from evomerge.operators._random import uniforms
@@ -155,3 +156,14 @@ def test_ranks_are_those_of_a_stable_sort(columns: int, kind: str) -> None:
     steps = torch.arange(columns, dtype=torch.float32).expand_as(numbers)
     signed = numbers * torch.tensor([1.0, -1.0]).repeat(columns)[:columns]
     assert torch.equal(ranks(signed), torch.empty_like(numbers).scatter_(1, order, steps))
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 1000, 4099])
+def test_what_lies_between_two_bounds(size: int) -> None:
+    numbers = odd_values(size).abs().bfloat16().float()
+    for low, high in [(0.5, 0.75), (0.0, INF), (2.0, 2.0), (0.0, 0.0)]:
+        above, found, places = between(numbers, low, high)
+        inside = (numbers > low) & (numbers <= high)
+        assert above == int((numbers > high).sum())
+        assert torch.equal(places, inside.nonzero().flatten())
+        assert torch.equal(found, numbers[inside])
