@@ -140,23 +140,26 @@ def _engine_keys(text: str) -> dict[str, Any]:
 def lm_eval_commands(file: SearchFile, checkpoint: Path) -> list[tuple[str, str]]:
     """Split and the command with which plain lm-eval gives the same scores.
 
-    There is none for tasks of which only some examples are drawn.
+    There is none for tasks of which only some examples are drawn, and none where the engine
+    cannot run.
     """
     fitness = file.fitness
-    options = dict(file.engine)
-    kind = registry.find("engines", options.pop("name"), Engine)
-    arguments = kind(**options).lm_eval_arguments(
-        Models(str(checkpoint), {"model": str(checkpoint)})
-    )
-    commands = []
+    try:
+        engine = registry.component("engine", Engine, file.engine).make()
+    except ConfigError:
+        return []  # a run may be looked at where its GPU is not
+    arguments = dict(engine.lm_eval_arguments(Models(str(checkpoint), {"model": str(checkpoint)})))
+    asked = engine.lm_eval
+    commands, flags = [], list(asked.flags())
     for split in ("search", "held-out"):
         by_shots: dict[int | None, list[str]] = defaultdict(list)
         for task in fitness.tasks.values():
             name = task.task if split == "search" else task.held_out
             if name is not None and task.search_examples is None:
-                by_shots[task.num_fewshot].append(name)
+                shots = asked.num_fewshot if task.num_fewshot is None else task.num_fewshot
+                by_shots[shots].append(name)
         commands += [
-            (split, _command(arguments, checkpoint, names, shots, fitness))
+            (split, shlex.join([*_command(arguments, checkpoint, names, shots, fitness), *flags]))
             for shots, names in by_shots.items()
         ]
     return commands
@@ -164,7 +167,7 @@ def lm_eval_commands(file: SearchFile, checkpoint: Path) -> list[tuple[str, str]
 
 def _command(
     arguments: Any, checkpoint: Path, tasks: list[str], shots: int | None, fitness: Fitness
-) -> str:
+) -> list[str]:
     model_args = {"pretrained": str(checkpoint), **arguments["model_args"]}
     words = ["lm_eval", "--model", arguments["model"]]
     words += ["--model_args", ",".join(f"{k}={v}" for k, v in model_args.items())]
@@ -176,4 +179,4 @@ def _command(
     words += ["--batch_size", str(arguments["batch_size"]), "--device", arguments["device"]]
     if shots is not None:
         words += ["--num_fewshot", str(shots)]
-    return shlex.join(words)
+    return words

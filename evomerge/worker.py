@@ -60,7 +60,8 @@ class Worker:
         self.engine = kind(**setup.engine_options)
         self.engine.open(self.models)
         self.scorers = {
-            split: LmEvalScorer(setup.fitness, split, self.engine.lm) for split in get_args(Split)
+            split: LmEvalScorer(setup.fitness, split, self.engine.lm, self.engine.lm_eval)
+            for split in get_args(Split)
         }
 
     def evaluate(self, job: Job) -> Evaluation:

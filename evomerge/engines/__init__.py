@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan
 
@@ -21,7 +22,12 @@ class Engine(ABC):
     """A live model whose weights are replaced in place, candidate after candidate.
 
     The scores of a loaded plan equal those of the checkpoint that is built from it.
+
+    Attributes:
+        lm_eval: how lm-eval asks it.
     """
+
+    lm_eval: LmEvalOptions = LmEvalOptions()
 
     @abstractmethod
     def open(self, models: Models) -> None:

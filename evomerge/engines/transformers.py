@@ -11,7 +11,9 @@ import torch
 from pydantic import Field
 
 from evomerge.engines import Engine
+from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
 from evomerge.errors import ConfigError, PlanError
+from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.merge import Out, merge_into
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, Step
@@ -34,6 +36,7 @@ class TransformersEngine(Engine):
         attention: an ``attn_implementation`` of Transformers.
         threads: CPU threads of this process; None leaves them alone. One is best for models of a
             few million parameters, and wherever other programs keep the cores busy.
+        lm_eval: see `LmEvalOptions`; all but ``max_gen_toks``, which lm-eval's ``hf`` lacks.
 
     Raises:
         ConfigError: a device that torch does not know, or that is not there.
@@ -48,8 +51,15 @@ class TransformersEngine(Engine):
         max_length: Annotated[int, Field(ge=1)] | None = None,
         attention: str | None = None,
         threads: Annotated[int, Field(ge=1)] | None = None,
+        lm_eval: LmEvalOptions = LmEvalOptions(),  # noqa: B008 - frozen
     ) -> None:
+        if lm_eval.max_gen_toks is not None:
+            raise ConfigError(
+                "engine.lm_eval.max_gen_toks: the transformers engine has no such setting. "
+                "Use gen_kwargs: {max_gen_toks: ...}."
+            )
         self.device = _present(device)
+        self.lm_eval = lm_eval
         self.dtype = dtype
         self.batch_size = batch_size
         self.max_length = max_length
@@ -62,54 +72,29 @@ class TransformersEngine(Engine):
         """See `Engine.open`."""
         # seconds of import each, so not at the top
         from lm_eval.models.huggingface import HFLM
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import GenerationConfig
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         with TemporaryDirectory(prefix="evomerge-") as name:
             folder = Path(name)
             write_skeleton(models, folder, models.dtype)
-            model = self._empty_model(models, folder)
-            self._targets = _targets(model, models)
+            options = {} if self.attention is None else {"attn_implementation": self.attention}
+            device = torch.device(self.device)
+            model = empty_model(models, folder, self._dtype(models), device, **options)
+            live = model.state_dict()
+            demand_fit(models, type(model).__name__, live)
+            self._targets = {slot.name: live[slot.name] for slot in models.slots}
             if (folder / "generation_config.json").exists():
                 model.generation_config = GenerationConfig.from_pretrained(folder)
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            except (ValueError, OSError) as error:
-                raise PlanError(
-                    f"{models.base.folder}: Transformers cannot open its tokenizer: {error}"
-                ) from None
+            tokenizer = open_tokenizer(models, folder)
         self._lm = HFLM(
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=self.batch_size,
             max_length=self.max_length,
+            **self.lm_eval.model_args(),
         )
-
-    def _empty_model(self, models: Models, folder: Path) -> Any:
-        """The merged architecture on the device, its weights whatever was in memory.
-
-        Args:
-            folder: holds the merged config.
-        """
-        from transformers import AutoConfig, AutoModelForCausalLM
-        from transformers.initialization import no_init_weights
-
-        options = {} if self.attention is None else {"attn_implementation": self.attention}
-        try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            config.get_text_config().tie_word_embeddings = not models.untied
-            # every weight is filled by a plan: drawing random ones first takes minutes at 7B
-            with torch.device(self.device), no_init_weights():
-                model = AutoModelForCausalLM.from_config(
-                    config, dtype=self._dtype(models), trust_remote_code=False, **options
-                )
-        except (ValueError, ImportError) as error:
-            raise PlanError(
-                f"{models.base.folder}: Transformers cannot build this model: {error}"
-            ) from None
-        model.tie_weights()
-        return model.eval().requires_grad_(False)
 
     def load(self, plan: Plan) -> None:
         """See `Engine.load`."""
@@ -145,6 +130,7 @@ class TransformersEngine(Engine):
             model_args["max_length"] = str(self.max_length)
         if self.attention is not None:
             model_args["attn_implementation"] = self.attention
+        model_args |= {name: str(value) for name, value in self.lm_eval.model_args().items()}
         return {
             "model": "hf",
             "model_args": model_args,
@@ -183,35 +169,3 @@ def _present(device: str) -> str:
     if dead or (wanted.index or 0) >= module.device_count():
         raise ConfigError(f"engine.device: {device!r} is not available here. Use cpu or auto.")
     return device
-
-
-def _targets(model: torch.nn.Module, models: Models) -> dict[str, torch.Tensor]:
-    """The live tensor behind every name of the plan.
-
-    Raises:
-        PlanError: names that the model does not have, or parts of it that no name fills.
-    """
-    live: dict[str, torch.Tensor] = model.state_dict()
-    folder, kind = models.base.folder, type(model).__name__
-    wanted = {slot.name: slot.shape for slot in models.slots}
-    unknown = [name for name in wanted if name not in live]
-    if unknown:
-        raise PlanError(
-            f"{folder}: {len(unknown)} tensors, {unknown[0]} first, are not parts of {kind}. "
-            "The transformers engine loads only checkpoints whose names are the module names."
-        )
-    problems = [
-        f"{folder}: {name} is {shape}, but {tuple(live[name].shape)} by its config.json. "
-        "Repair the config."
-        for name, shape in wanted.items()
-        if live[name].shape != shape
-    ]
-    filled = {live[name].data_ptr() for name in wanted}
-    empty = [name for name, tensor in live.items() if tensor.data_ptr() not in filled]
-    if empty:
-        problems.append(
-            f"{folder}: the checkpoint lacks {len(empty)} tensors of {kind}, {empty[0]} first."
-        )
-    if problems:
-        raise PlanError(problems)
-    return {name: live[name] for name in wanted}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from evomerge.errors import CandidateError, ConfigError
+from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.nouns import Split, TaskScores
+from evomerge.scoring._author import Author
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.scoring.tasks import choose, load_task, name_problems, task_manager
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
-
-_FEWSHOT_SEED = 1234  # lm-eval's own default
 
 
 class _Built(NamedTuple):
@@ -38,18 +36,22 @@ class LmEvalScorer:
 
     Args:
         lm: only its tokenizer and chat template are used, to write the prompts.
+        options: how the prompts are written.
 
     Raises:
-        ConfigError: a task, metric or filter that does not exist, its data cannot be loaded, or
-            too few examples.
+        ConfigError: a task, metric, filter or chat template that does not exist, its data cannot
+            be loaded, or too few examples.
     """
 
-    def __init__(self, fitness: Fitness, split: Split, lm: LM) -> None:
+    def __init__(
+        self, fitness: Fitness, split: Split, lm: LM, options: LmEvalOptions | None = None
+    ) -> None:
         manager = task_manager(fitness)
+        author = Author(lm, options or LmEvalOptions())
         self._tasks = [
             built
             for name, settings in fitness.tasks.items()
-            if (built := _build(name, settings, split, fitness.seed, manager, lm)) is not None
+            if (built := _build(name, settings, split, fitness.seed, manager, author)) is not None
         ]
 
     def doc_ids(self) -> dict[str, tuple[str, tuple[int, ...], bool]]:
@@ -62,6 +64,10 @@ class LmEvalScorer:
             )
             for built in self._tasks
         }
+
+    def requests(self, name: str) -> dict[int, list[Instance]]:
+        """What a task of the fitness asks, by example."""
+        return next(built.requests for built in self._tasks if built.name == name)
 
     def score(self, lm: LM) -> dict[str, TaskScores]:
         """Ask every request and score the answers.
@@ -85,26 +91,17 @@ class LmEvalScorer:
 
 
 def _build(
-    name: str, settings: Task, split: Split, seed: int, manager: TaskManager, lm: LM
+    name: str, settings: Task, split: Split, seed: int, manager: TaskManager, author: Author
 ) -> _Built | None:
     """The task with its requests, or None where it has nothing held out."""
     task = load_task(name, settings, split, manager)
     if task is None:
         return None
-    if settings.num_fewshot is not None:
-        task.set_config(key="num_fewshot", value=settings.num_fewshot)
-    elif task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+    author.configure(task, settings.num_fewshot)
     if problems := name_problems(name, settings, task):
         raise ConfigError(problems)
     doc_ids = choose(name, settings, split, seed, len(task.eval_docs))
-    everything = len(doc_ids) == len(task.eval_docs)
-    # sorted and unique, or lm-eval labels examples wrongly; None, not [], means all of them
-    with redirect_stderr(io.StringIO()):  # a progress bar per task, for milliseconds of work
-        task.build_all_requests(
-            samples=None if everything else list(doc_ids), rank=lm.rank, world_size=lm.world_size
-        )
+    author.write(task, None if len(doc_ids) == len(task.eval_docs) else doc_ids)
     requests: dict[int, list[Instance]] = defaultdict(list)
     for instance in task.instances:
         requests[instance.doc_id].append(instance)

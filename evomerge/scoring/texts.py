@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.errors import ConfigError
+from evomerge.lm_eval_options import LmEvalOptions
+from evomerge.scoring._author import Author
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import _build
 from evomerge.scoring.tasks import task_manager
@@ -36,8 +38,9 @@ def search_texts(fitness: Fitness, lm: LM) -> list[Text]:
     manager = task_manager(fitness)
     texts: list[Text] = []
     problems: list[str] = []
+    author = Author(lm, LmEvalOptions())
     for name, settings in fitness.tasks.items():
-        built = _build(name, settings, "search", fitness.seed, manager, lm)
+        built = _build(name, settings, "search", fitness.seed, manager, author)
         assert built is not None, "every task has search examples"
         found = [_text(built.task, instances) for instances in built.requests.values()]
         texts += [text for text in found if text is not None]

@@ -11,6 +11,7 @@ from lm_eval import evaluator
 
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import ConfigError
+from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
@@ -27,7 +28,19 @@ ZOO_TASKS = str(ROOT / "fitness" / "zoo_skills")
 @pytest.fixture(scope="module")
 def engine() -> Iterator[TransformersEngine]:
     """An engine with one expert loaded."""
-    models = Models(str(ZOO / "base"), {"strings": str(ZOO / "strings")})
+    yield from opened()
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[TransformersEngine]:
+    """The same with a chat template."""
+    yield from opened("chatml")
+
+
+def opened(chat_template: str | None = None) -> Iterator[TransformersEngine]:
+    models = Models(
+        str(ZOO / "base"), {"strings": str(ZOO / "strings")}, chat_template=chat_template
+    )
     recipe = Recipe(
         base=str(ZOO / "base"),
         sources={"strings": str(ZOO / "strings")},
@@ -71,6 +84,63 @@ def test_scores_are_lm_evals(
     assert scores.score == sign * theirs["results"][task][f"{metric},none"]
     samples = sorted(theirs["samples"][task], key=lambda sample: sample["doc_id"])
     assert scores.example_scores == tuple(sign * float(sample[metric]) for sample in samples)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"apply_chat_template": True, "num_fewshot": 2},
+        {"apply_chat_template": True, "num_fewshot": 2, "fewshot_as_multiturn": False},
+        {"apply_chat_template": True, "system_instruction": "12"},
+        {"system_instruction": "12"},
+        {"gen_kwargs": {"until": ["3"], "max_gen_toks": 5}, "num_fewshot": 1},
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "task"), [(ZOO_TASKS, "zoo_strings"), (HERE, "choice"), (HERE, "shots")]
+)
+def test_prompts_and_scores_are_those_of_simple_evaluate_with_the_same_options(
+    options: dict[str, Any], path: str, task: str, chat: TransformersEngine
+) -> None:
+    one = fitness(path, x={"task": task})
+    scorer = LmEvalScorer(one, "search", chat.lm, LmEvalOptions(**options))
+    given = {"fewshot_as_multiturn": True} | options
+    given["gen_kwargs"] = dict(given.get("gen_kwargs", {}))  # lm-eval changes it
+    found = evaluator.simple_evaluate(
+        chat.lm, tasks=[task], task_manager=task_manager(one), bootstrap_iters=0, **given
+    )
+    assert found is not None
+    theirs = {
+        sample["doc_id"]: [tuple(a) for a in sample["arguments"]]
+        for sample in found["samples"][task]
+    }
+    ours = {
+        doc: [instance.args for instance in instances]
+        for doc, instances in scorer.requests("x").items()
+    }
+    assert ours == theirs
+    metric = next(key for key in found["results"][task] if key.endswith(",none"))
+    assert abs(scorer.score(chat.lm)["x"].score) == found["results"][task][metric]
+
+
+def test_a_chat_without_a_template_is_refused(engine: TransformersEngine) -> None:
+    with pytest.raises(ConfigError, match=r"has no chat template. Set chat_template"):
+        LmEvalScorer(
+            fitness(x={"task": "choice"}),
+            "search",
+            engine.lm,
+            LmEvalOptions(apply_chat_template=True),
+        )
+
+
+def test_the_examples_of_the_fitness_come_before_those_of_the_engine(
+    engine: TransformersEngine,
+) -> None:
+    tasks = {"x": {"task": "shots", "num_fewshot": 0}, "y": {"task": "shots"}}
+    one = fitness(**tasks, z={"task": "choice"})
+    scorer = LmEvalScorer(one, "search", engine.lm, LmEvalOptions(num_fewshot=1))
+    shots = {name: scorer.requests(name)[0][0].args[0].count("+") - 1 for name in "xyz"}
+    assert shots == {"x": 0, "y": 1, "z": 0}  # lm-eval has it that a task that says 0 wants none
 
 
 def test_where_less_is_better_the_sign_flips(engine: TransformersEngine) -> None:
