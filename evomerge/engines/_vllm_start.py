@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or all workers of a machine share the same cores
 }
+_running: list[LLM] = []
+_stopped: list[LLM] = []
 
 
 def demand_vllm() -> None:
@@ -82,11 +84,27 @@ def start(arguments: Mapping[str, Any]) -> LLM:
         if arguments["enforce_eager"]:
             # its sampler asks for compiled code even then: seconds for the first log-probability
             torch._dynamo.config.disable = True
+            os.environ["TORCHDYNAMO_DISABLE"] = "1"  # in its workers
         generators = _Generators()
         try:
-            return LLM(**arguments, load_format="dummy", worker_extension_cls=EXTENSION)
+            llm = LLM(**arguments, load_format="dummy", worker_extension_cls=EXTENSION)
         finally:
             generators.restore()
+    _running.append(llm)
+    return llm
+
+
+def stop(llm: LLM) -> None:
+    """Give its memory back, once no other vLLM of this process runs.
+
+    A shutdown takes the process groups away from every vLLM of a process.
+    """
+    _running.remove(llm)
+    _stopped.append(llm)
+    if not _running:
+        for one in _stopped:
+            one.llm_engine.engine_core.shutdown()
+        _stopped.clear()
 
 
 @contextmanager

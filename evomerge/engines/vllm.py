@@ -15,7 +15,7 @@ from evomerge import errors
 from evomerge.engines import Engine
 from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
 from evomerge.engines._depth import demand_same_architecture
-from evomerge.engines._vllm_start import demand_vllm, option_problems, start
+from evomerge.engines._vllm_start import demand_vllm, option_problems, start, stop
 from evomerge.errors import ConfigError, PlanError
 from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.models import Models
@@ -87,12 +87,19 @@ class VllmEngine(Engine):
 
     def open(self, models: Models) -> None:
         """See `Engine.open`."""
-        from evomerge.engines._vllm_lm import live_lm
-
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         self._folder = TemporaryDirectory(prefix="evomerge-")
-        folder = Path(self._folder.name)
+        try:
+            self._open(models, Path(self._folder.name))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, models: Models, folder: Path) -> None:
+        """Start vLLM on a folder with all but the weights."""
+        from evomerge.engines._vllm_lm import live_lm
+
         write_skeleton(models, folder, models.dtype)
         _demand_known(models, folder)
         try:
@@ -159,9 +166,10 @@ class VllmEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
-        self._llm = self._lm = self._models = None
+        llm, self._llm, self._lm, self._models = self._llm, None, None, None
+        if llm is not None:
+            stop(llm)
+            del llm
         if self._folder is not None:
             self._folder.cleanup()
         gc.collect()  # vLLM's objects know each other in circles

@@ -136,7 +136,7 @@ def test_a_chat_without_a_template_is_refused(engine: TransformersEngine) -> Non
 def test_the_examples_of_the_fitness_come_before_those_of_the_engine(
     engine: TransformersEngine,
 ) -> None:
-    tasks = {"x": {"task": "shots", "num_fewshot": 0}, "y": {"task": "shots"}}
+    tasks: dict[str, Any] = {"x": {"task": "shots", "num_fewshot": 0}, "y": {"task": "shots"}}
     one = fitness(**tasks, z={"task": "choice"})
     scorer = LmEvalScorer(one, "search", engine.lm, LmEvalOptions(num_fewshot=1))
     shots = {name: scorer.requests(name)[0][0].args[0].count("+") - 1 for name in "xyz"}

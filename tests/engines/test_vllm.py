@@ -1,0 +1,287 @@
+"""The vllm engine against vLLM itself, started on the checkpoint that is built from a recipe."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from evomerge import registry
+from evomerge.build import build
+from evomerge.errors import ConfigError
+from evomerge.lm_eval_options import LmEvalOptions
+from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness
+from evomerge.scoring.lm_eval import LmEvalScorer
+from evomerge.scoring.tasks import task_manager
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip("needs vllm", allow_module_level=True)
+
+from evomerge.engines.vllm import VllmEngine
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+ROOT = Path(__file__).parents[2]
+ZOO = ROOT / "experiments" / "zoo"
+TASKS = str(ROOT / "tests" / "scoring" / "tasks")
+ZOO_TASKS = str(ROOT / "fitness" / "zoo_skills")
+CACHE = {"kv_cache_memory_bytes": 1 << 26}
+# Longer than a block of the prefix cache, of 128 tokens; all begin alike.
+LONG = [("12+34=46;" * 16)[:140] + end for end in ("7+8=", "rev ab=", "3*3=")]
+SHORT = ["12+5=", "rev abc=", "9-4="]
+WORDS = [" ".join(f"w{n % 35}" for n in range(140)) + end for end in ("", " w1", " w7")]
+STOCK: list[Any] = []
+
+
+class Answers(NamedTuple):
+    """Greedy texts, and log-likelihoods of fixed continuations."""
+
+    texts: list[str]
+    likelihoods: list[float]
+
+
+def ask(lm: LM, prompts: Sequence[str] = (*LONG, *SHORT), ends: str = "15 cba") -> Answers:
+    from lm_eval.api.instance import Instance
+
+    def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+        return [Instance(request_type=kind, doc={}, arguments=a, idx=0) for a in arguments]
+
+    until = {"until": ["\n"], "max_gen_toks": 12, "do_sample": False}
+    pairs = [(prompt, end) for prompt in prompts for end in ends.split(" ")]
+    scored = requests("loglikelihood", pairs)
+    return Answers(
+        lm.generate_until(requests("generate_until", [(p, dict(until)) for p in prompts])),
+        [found for found, _ in lm.loglikelihood(scored)],
+    )
+
+
+def fresh(engine: VllmEngine, recipe: Recipe, out: Path) -> LM:
+    """lm-eval's own model with a vLLM of its own, which reads the weights from the disk."""
+    from lm_eval.api.registry import get_model
+
+    checkpoint = build(recipe, out)
+    itself = Models(str(checkpoint), {"itself": str(checkpoint)})
+    arguments = engine.lm_eval_arguments(itself)
+    found: LM = get_model("vllm")(pretrained=str(checkpoint), **_values(arguments["model_args"]))
+    STOCK.append(found)  # its end would be the end of every other vLLM of this process
+    return found
+
+
+def _values(model_args: dict[str, str]) -> dict[str, Any]:
+    """The words of a command line as `lm_eval` reads them."""
+    from lm_eval.utils import handle_arg_string
+
+    return {name: handle_arg_string(value) for name, value in model_args.items()}
+
+
+class Live(NamedTuple):
+    """An open engine and what its recipes draw on."""
+
+    engine: VllmEngine
+    base: str
+    sources: dict[str, str]
+
+    def recipe(self, operator: str = "task_arithmetic", **keys: Any) -> Recipe:
+        whole = {"base": self.base, "sources": self.sources, "operator": operator}
+        return Recipe.model_validate({"dtype": "bfloat16", **whole, **keys})
+
+    def load(self, recipe: Recipe, *asked: Any) -> Answers:
+        self.engine.load(make_plan(recipe))
+        return ask(self.engine.lm, *asked)
+
+
+def zoo_engine(**options: Any) -> Iterator[Live]:
+    sources = {name: str(ZOO / name) for name in ("arithmetic", "strings", "kanji")}
+    engine = VllmEngine(vllm=CACHE, threads=1, **options)
+    engine.open(Models(str(ZOO / "base"), sources, chat_template=None))
+    yield Live(engine, str(ZOO / "base"), sources)
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    yield from zoo_engine()
+
+
+SHALLOW = [{"arithmetic": [0, 2]}, {"strings": [3, 4]}]
+DEEP = [{"arithmetic": [0, 3]}, {"strings": [1, 4]}]
+
+
+def test_several_candidates_answer_as_fresh_engines_on_their_checkpoints(
+    live: Live, tmp_path: Path
+) -> None:
+    weights = {"arithmetic": 0.9, "strings": {"mlp": 0.7, "other": 0.2}, "kanji": 0.3}
+    recipes = {
+        "task arithmetic": live.recipe(parameters={"weight": weights}),
+        "ties": live.recipe("ties", parameters={"density": 0.4, "weight": 1.0}),
+        "three blocks": live.recipe("linear", slices=SHALLOW),
+        "four again": live.recipe("dare_linear", parameters={"density": 0.5}, seed=3),
+        "six blocks": live.recipe("linear", slices=DEEP),
+        "four in six": live.recipe("linear", dtype="float32"),
+    }
+    seen = []
+    for name, recipe in recipes.items():
+        found = live.load(recipe)
+        theirs = ask(fresh(live.engine, recipe, tmp_path / name))
+        assert found.texts == theirs.texts, name
+        assert found.likelihoods == pytest.approx(theirs.likelihoods, abs=1e-5, rel=0), name
+        seen.append(tuple(found.likelihoods))
+    assert len(set(seen)) == len(recipes)
+    assert tuple(live.load(recipes["ties"]).likelihoods) == pytest.approx(seen[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_packed_bfloat16_weights_answer_as_fresh_ones(
+    tied: bool, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    shape = {"head_dim": 32, "hidden_size": 64, "max_position_embeddings": 256, "tied": tied}
+    base, *experts = (str(tiny(seed, dtype="bfloat16", **shape)) for seed in range(3))
+    sources = dict(zip("ab", experts, strict=True))
+    engine = VllmEngine(dtype="bfloat16", vllm=CACHE)
+    engine.open(Models(base, sources))
+    live = Live(engine, base, sources)
+    seen = []
+    for weight in (0.2, 0.9, 0.5):
+        recipe = live.recipe("linear", parameters={"weight": {"a": weight, "b": 1 - weight}})
+        asked = (WORDS, "\tw4 \tw9\tw12")  # any white space parts words
+        found = live.load(recipe, *asked)
+        assert found == ask(fresh(engine, recipe, tmp_path / str(weight)), *asked)
+        seen.append(tuple(found.likelihoods))
+    assert len(set(seen)) == 3
+    engine.close()
+
+
+def test_a_base_of_another_architecture_is_not_half_loaded(live: Live) -> None:
+    wide = live.recipe("linear", slices=[{"arithmetic": [0, 2]}])
+    found = live.load(wide)
+    assert found != live.load(live.recipe("linear"))
+    assert found == live.load(wide)
+
+
+def fitness(path: str, task: str, **keys: Any) -> Fitness:
+    return Fitness.model_validate({"include_path": path, "tasks": {"x": {"task": task, **keys}}})
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmEngine, Any]]:
+    """An engine with a chat template and a recipe loaded, and stock lm-eval on its checkpoint."""
+    sources = {name: str(ZOO / name) for name in ("arithmetic", "strings")}
+    recipe = Recipe.model_validate(
+        {
+            **{"base": str(ZOO / "base"), "sources": sources, "operator": "task_arithmetic"},
+            **{"parameters": {"weight": 0.8}, "dtype": "bfloat16", "chat_template": "chatml"},
+        }
+    )
+    engine = VllmEngine(vllm=CACHE, threads=1, seed=5)
+    engine.open(Models.of(recipe))
+    engine.load(make_plan(recipe))
+    stock = fresh(engine, recipe, tmp_path_factory.mktemp("chat") / "built")
+    yield engine, stock
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"apply_chat_template": True, "num_fewshot": 2, "system_instruction": "12"},
+        {"gen_kwargs": {"until": ["3"], "max_gen_toks": 6}},
+        {"gen_kwargs": {"do_sample": True, "temperature": 1.0}},
+    ],
+    ids=["as the task is", "chat", "stop", "sampled"],
+)
+@pytest.mark.parametrize(
+    ("path", "task"),
+    [(ZOO_TASKS, "zoo_strings"), (TASKS, "choice"), (TASKS, "perplexing"), (TASKS, "shots")],
+)
+def test_metrics_are_those_of_simple_evaluate_with_its_own_vllm(
+    options: dict[str, Any], path: str, task: str, chat: tuple[VllmEngine, Any]
+) -> None:
+    from lm_eval import evaluator
+
+    engine, stock = chat
+    one = fitness(path, task)
+    scorer = LmEvalScorer(one, "search", engine.lm, LmEvalOptions(**options))
+    ours = scorer.score(engine.lm)["x"]
+    given = {"fewshot_as_multiturn": True} | options
+    given["gen_kwargs"] = dict(given.get("gen_kwargs", {}))  # lm-eval changes it
+    theirs = evaluator.simple_evaluate(
+        stock, tasks=[task], task_manager=task_manager(one), torch_random_seed=5, **given
+    )
+    assert theirs is not None
+    metric = next(key for key in theirs["results"][task] if key.endswith(",none"))
+    assert abs(ours.score) == pytest.approx(theirs["results"][task][metric], rel=1e-5)
+    name = metric.split(",")[0]
+    samples = sorted(theirs["samples"][task], key=lambda sample: sample["doc_id"])
+    if not isinstance(samples[0][name], tuple):
+        assert [abs(s) for s in ours.example_scores] == pytest.approx(
+            [abs(float(sample[name])) for sample in samples], rel=1e-5
+        )
+
+
+def test_sampled_answers_do_not_depend_on_what_was_asked_before(
+    chat: tuple[VllmEngine, Any],
+) -> None:
+    engine, _ = chat
+    options = LmEvalOptions(gen_kwargs={"do_sample": True, "temperature": 1.0})
+    scorer = LmEvalScorer(fitness(ZOO_TASKS, "zoo_strings"), "search", engine.lm, options)
+
+    def answers() -> list[str]:
+        scorer.score(engine.lm)
+        return [r.resps[0] for found in scorer.requests("x").values() for r in found]
+
+    first = answers()
+    assert len(set(first)) > 10
+    ask(engine.lm)
+    assert answers() == first
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            {"vllm": {"enable_prefix_cachin": True}},
+            "engine.vllm.enable_prefix_cachin: vLLM has no such argument. "
+            "Did you mean 'enable_prefix_caching'?",
+        ),
+        (
+            {"vllm": {"max_model_len": 128}},
+            "engine.vllm.max_model_len: the engine sets this itself. Set engine.max_length.",
+        ),
+        (
+            {"lm_eval": {"aply_chat_template": True}},
+            "engine.lm_eval.aply_chat_template: unknown key. Did you mean 'apply_chat_template'?",
+        ),
+        ({"tensor_parallel_size": 0}, "engine.tensor_parallel_size: "),
+    ],
+)
+def test_a_wrong_key_is_refused_with_the_nearest(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        VllmEngine(**registry.validate_options(VllmEngine, options, "engine."))
+    assert caught.value.problems[0].startswith(problem)
+
+
+def test_without_vllm_all_but_the_engine_works() -> None:
+    program = """
+import sys
+sys.modules["vllm"] = None  # what an import finds where it is not installed
+from evomerge.engines.vllm import VllmEngine
+from evomerge.errors import ConfigError
+try:
+    VllmEngine()
+except ConfigError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "pip install 'evomerge[vllm]'" in done.stdout
