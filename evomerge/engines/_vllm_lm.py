@@ -20,6 +20,9 @@ _ONE_BATCH = 1 << 40
 
 def import_lm_eval_vllm() -> ModuleType:
     """`lm_eval.models.vllm_causallms`, which can be imported with either distribution of vLLM."""
+    # vLLM takes the name of its distribution as a sign of its device, so it looks first
+    from vllm.platforms import current_platform  # noqa: F401
+
     with _version_of_either():
         return importlib.import_module("lm_eval.models.vllm_causallms")
 
