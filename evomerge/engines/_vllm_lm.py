@@ -27,7 +27,7 @@ def import_lm_eval_vllm() -> ModuleType:
         return importlib.import_module("lm_eval.models.vllm_causallms")
 
 
-def live_lm(llm: LLM, folder: Path, seed: int, **options: Any) -> LM:
+def live_lm(llm: LLM, folder: Path, seed: int, failed: Callable[[], None], **options: Any) -> LM:
     """An lm-eval model that behaves as lm-eval's own does on a checkpoint.
 
     Args:
@@ -35,19 +35,24 @@ def live_lm(llm: LLM, folder: Path, seed: int, **options: Any) -> LM:
         folder: holds the config and the tokenizer of the model.
         seed: from which sampled answers are drawn, in every call anew: they do not depend on the
             candidates before.
+        failed: called when a request fails, which leaves others in vLLM's queue.
         options: of lm-eval's model.
     """
     module = import_lm_eval_vllm()
 
     class LiveVLLM(module.VLLM):  # type: ignore[misc, name-defined]
         def _model_generate(self, requests: Any, generate: bool = False, **given: Any) -> Any:
-            if not generate:
-                return super()._model_generate(requests, generate=False, **given)
-            self.model.collective_rpc("seed_generators", args=(seed,))
             try:
-                return super()._model_generate(requests, generate=True, **given)
-            finally:
-                self.model.collective_rpc("restore_generators")
+                if not generate:
+                    return super()._model_generate(requests, generate=False, **given)
+                self.model.collective_rpc("seed_generators", args=(seed,))
+                try:
+                    return super()._model_generate(requests, generate=True, **given)
+                finally:
+                    self.model.collective_rpc("restore_generators")
+            except Exception:
+                failed()
+                raise
 
     with _replaced(module, "LLM", lambda **_: llm):
         found: LM = LiveVLLM(pretrained=str(folder), batch_size=_ONE_BATCH, seed=seed, **options)

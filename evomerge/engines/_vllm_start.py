@@ -79,13 +79,13 @@ def start(arguments: Mapping[str, Any]) -> LLM:
         import torch
         from vllm import LLM
 
-        from evomerge.engines._vllm_worker import _Generators
+        from evomerge.engines._generators import Generators
 
         if arguments["enforce_eager"]:
             # its sampler asks for compiled code even then: seconds for the first log-probability
             torch._dynamo.config.disable = True
             os.environ["TORCHDYNAMO_DISABLE"] = "1"  # in its workers
-        generators = _Generators()
+        generators = Generators()
         try:
             llm = LLM(**arguments, load_format="dummy", worker_extension_cls=EXTENSION)
         finally:

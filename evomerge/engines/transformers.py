@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -130,7 +131,10 @@ class TransformersEngine(Engine):
             model_args["max_length"] = str(self.max_length)
         if self.attention is not None:
             model_args["attn_implementation"] = self.attention
-        model_args |= {name: str(value) for name, value in self.lm_eval.model_args().items()}
+        model_args |= {
+            name: json.dumps(value) if isinstance(value, dict) else str(value)
+            for name, value in self.lm_eval.model_args().items()
+        }
         return {
             "model": "hf",
             "model_args": model_args,

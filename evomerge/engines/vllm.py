@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -109,7 +110,8 @@ class VllmEngine(Engine):
                 f"{models.base.folder}: vLLM cannot start this model: {error}"
             ) from error
         self._llm.collective_rpc("open_sources", args=(models.composition.canonical_json(),))
-        self._lm = live_lm(self._llm, folder, self.seed, **self.lm_eval.model_args())
+        options = self.lm_eval.model_args()
+        self._lm = live_lm(self._llm, folder, self.seed, self._break, **options)
         self._models, self._broken = models, False
 
     def load(self, plan: Plan) -> None:
@@ -136,6 +138,10 @@ class VllmEngine(Engine):
         if failed is not None:
             raise _exception(*failed)
 
+    def _break(self) -> None:
+        """Start vLLM anew before the next candidate."""
+        self._broken = True
+
     @property
     def lm(self) -> LM:
         """See `Engine.lm`."""
@@ -148,7 +154,10 @@ class VllmEngine(Engine):
         model_args = {**self._arguments(models), **self.lm_eval.model_args()}
         return {
             "model": "vllm",
-            "model_args": {name: str(value) for name, value in model_args.items()},
+            "model_args": {
+                name: json.dumps(value) if isinstance(value, dict | list) else str(value)
+                for name, value in model_args.items()
+            },
             "batch_size": "auto",
             "device": "cpu" if _on_cpu() else "cuda",
         }

@@ -139,6 +139,29 @@ def test_several_candidates_answer_as_fresh_engines_on_their_checkpoints(
     assert tuple(live.load(recipes["ties"]).likelihoods) == pytest.approx(seen[1], abs=1e-5)
 
 
+def test_a_request_that_fails_leaves_nothing_to_the_next_candidate(live: Live) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    recipe = live.recipe("linear")
+    before = live.load(recipe)
+    lm: Any = live.engine.lm
+    with pytest.raises(VLLMValidationError, match="out of vocabulary"):
+        lm._model_generate([[5, 6, 7], [10**6]])  # the first waits when the second is refused
+    assert live.load(recipe) == before
+
+
+def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:
+    recipe = live.recipe("ties", parameters={"density": 0.4})
+    alone = live.load(recipe)
+    for two in zoo_engine(tensor_parallel_size=2):
+        for _ in range(2):
+            two.load(two.recipe("linear"))
+            found = two.load(recipe)
+            assert found.texts == alone.texts
+            # each rank sums its own part
+            assert found.likelihoods == pytest.approx(alone.likelihoods, abs=1e-4)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_packed_bfloat16_weights_answer_as_fresh_ones(
     tied: bool, tiny: Callable[..., Path], tmp_path: Path

@@ -1,0 +1,109 @@
+"""Merged tensors as vLLM's loaders take them, and which of its parameters they filled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from queue import Queue
+from threading import Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge.weights.merge import Out, merge, merge_into
+from evomerge.weights.models import Models
+from evomerge.weights.plan import Plan, Step
+
+_AHEAD = 4  # merged tensors that may wait for vLLM
+
+
+class Stream:
+    """The merged tensors in the order of the plan, and zeros where it has none.
+
+    Zeros in every tensor of a block make it the identity of a residual network. Zeros also take
+    the place of what could not be merged: vLLM cannot break off a reload.
+
+    Attributes:
+        error: what the merge failed with.
+        at: name of the tensor handed out last.
+    """
+
+    def __init__(self, plan: Plan, live: Models, device: torch.device) -> None:
+        self.plan, self.live, self.device = plan, live, device
+        self.error: Exception | None = None
+        self.at = ""
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        left = {step.slot.name: step for step in self.plan.steps}
+        try:
+            for name, value in _merged(self.plan, self.device):
+                self.at = name
+                yield name, value
+                del left[name]
+        except Exception as error:
+            self.error = error
+        for name, step in left.items():
+            yield name, torch.zeros(step.slot.shape, dtype=step.dtype)
+        planned = {step.slot.name for step in self.plan.steps}
+        dtype: torch.dtype = getattr(torch, self.plan.recipe.dtype)
+        for slot in self.live.slots:
+            if slot.name not in planned:
+                yield slot.name, torch.zeros(slot.shape, dtype=dtype)
+
+
+def _merged(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor, in order; merged on the device while vLLM loads others."""
+    if device.type == "cpu":
+        yield from merge(plan)
+        return
+    ready: Queue[tuple[str, Tensor] | Exception | None] = Queue(_AHEAD)
+
+    def into(step: Step) -> Out:
+        tensor = torch.empty(step.slot.shape, dtype=step.dtype, device=device)
+        flat, size = tensor.view(-1), tensor.numel()
+
+        def out(start: int, values: Tensor) -> None:
+            flat[start : start + values.numel()].copy_(values)
+            if start + values.numel() == size:
+                ready.put((step.slot.name, tensor))
+
+        return out
+
+    def work() -> None:
+        try:
+            merge_into(plan, into, device)
+            ready.put(None)
+        except Exception as error:
+            ready.put(error)
+
+    Thread(target=work, daemon=True).start()
+    while (item := ready.get()) is not None:
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+class Loaded:
+    """Notes which parameters a reload fills; vLLM only logs those that it does not."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model: Any = model
+        self.expected = {name for name, _ in model.named_parameters()}
+        self.found: set[str] | None = set()
+
+    def __enter__(self) -> Loaded:
+        load = self.model.load_weights
+
+        def noting(weights: Iterator[tuple[str, Tensor]]) -> set[str] | None:
+            self.found = load(weights)
+            return self.found
+
+        self.model.load_weights = noting
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.model.load_weights
+
+    def missing(self) -> list[str]:
+        """Parameters that nothing filled, as far as the model tells."""
+        return [] if self.found is None else sorted(self.expected - self.found)
