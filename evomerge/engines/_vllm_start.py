@@ -79,6 +79,7 @@ def start(arguments: Mapping[str, Any]) -> LLM:
         import torch
         from vllm import LLM
 
+        from evomerge.engines import _vllm_repair  # noqa: F401
         from evomerge.engines._generators import Generators
 
         if arguments["enforce_eager"]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from evomerge.engines import _vllm_repair  # noqa: F401
 from evomerge.engines._generators import Generators
 from evomerge.engines._vllm_stream import Loaded, Stream
 from evomerge.errors import EvomergeError, InputError, PlanError
