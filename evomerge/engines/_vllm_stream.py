@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from queue import Queue
-from threading import Thread
+from collections.abc import Callable, Iterator
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -52,11 +52,47 @@ class Stream:
 
 
 def _merged(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor, in order; merged on the device while vLLM loads others."""
+    """Name and value of every tensor, in order, merged while vLLM loads those before."""
+    ready: Queue[tuple[str, Tensor] | Exception | None] = Queue(_AHEAD)
+    given_up = Event()
+
+    def put(item: tuple[str, Tensor] | Exception | None) -> None:
+        while not given_up.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except Full:
+                continue
+        raise _GivenUpError
+
+    def work() -> None:
+        try:
+            for item in _produce(plan, device, put):
+                put(item)
+            put(None)
+        except _GivenUpError:
+            pass
+        except Exception as error:
+            put(error)
+
+    thread = Thread(target=work, name="evomerge-merge", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        given_up.set()
+        thread.join()
+
+
+def _produce(
+    plan: Plan, device: torch.device, put: Callable[[tuple[str, Tensor]], None]
+) -> Iterator[tuple[str, Tensor]]:
+    """Merge on the device: yields on a CPU, and puts elsewhere."""
     if device.type == "cpu":
         yield from merge(plan)
         return
-    ready: Queue[tuple[str, Tensor] | Exception | None] = Queue(_AHEAD)
 
     def into(step: Step) -> Out:
         tensor = torch.empty(step.slot.shape, dtype=step.dtype, device=device)
@@ -65,22 +101,15 @@ def _merged(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
         def out(start: int, values: Tensor) -> None:
             flat[start : start + values.numel()].copy_(values)
             if start + values.numel() == size:
-                ready.put((step.slot.name, tensor))
+                put((step.slot.name, tensor))
 
         return out
 
-    def work() -> None:
-        try:
-            merge_into(plan, into, device)
-            ready.put(None)
-        except Exception as error:
-            ready.put(error)
+    merge_into(plan, into, device)
 
-    Thread(target=work, daemon=True).start()
-    while (item := ready.get()) is not None:
-        if isinstance(item, Exception):
-            raise item
-        yield item
+
+class _GivenUpError(Exception):
+    """vLLM takes no more tensors."""
 
 
 class Loaded:
