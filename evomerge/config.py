@@ -145,6 +145,8 @@ def _compose(
     part("fitness", ["fitness"], _check_fitness, file.fitness)
     if engine is not None:
         part("", [], engine.make)
+    if executor is not None:
+        part("", [], executor.make)
     if space is not None and optimizer is not None:
         part("", ["seed"], optimizer.make, space.parameters, file.seed)
     if space is not None and models is not None:

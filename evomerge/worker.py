@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
+
 from evomerge import registry
 from evomerge.engines import Engine
 from evomerge.errors import CheckpointError, ConfigError, InputError
@@ -49,12 +51,17 @@ class WorkerSetup:
 class Worker:
     """Keeps sources, engine and tasks open from the first job to the last.
 
+    Attributes:
+        exhausted: memory ran out in the last job. What is left of the engine is not to be relied
+            on: close this worker and make another.
+
     Raises:
         InputError: models, engine or tasks that cannot be opened.
     """
 
     def __init__(self, setup: WorkerSetup) -> None:
         self.setup = setup
+        self.exhausted = False
         self.models = Models.of(setup)
         kind = registry.find("engines", setup.engine, Engine)
         self.engine = kind(**setup.engine_options)
@@ -83,6 +90,7 @@ class Worker:
             raise  # a damaged file or a wrong YAML is nobody's bad gene
         except Exception as error:
             # MemoryError and CUDA's own errors too: the next candidate may fit
+            self.exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
             log.debug("candidate %d failed\n%s", job.number, traceback.format_exc())
             text = "; ".join(error.problems) if isinstance(error, InputError) else str(error)
             reason = f"{type(error).__name__}: {text}"
@@ -93,6 +101,14 @@ class Worker:
             merge_seconds=merged - started,
             score_seconds=time.perf_counter() - merged,
         )
+
+    @property
+    def gpus(self) -> float:
+        """How many GPUs the engine computes on; 0 on a CPU."""
+        device = str(self.engine.lm_eval_arguments(self.models).get("device", "cpu"))
+        if not device.startswith("cuda"):
+            return 0.0
+        return float(self.setup.engine_options.get("tensor_parallel_size") or 1)
 
     def close(self) -> None:
         """Give memory and devices back."""

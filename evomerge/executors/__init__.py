@@ -7,19 +7,32 @@ its YAML keys.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from evomerge.nouns import Evaluation, Job
 from evomerge.worker import WorkerSetup
+
+TellOrder = Literal["finished", "asked"]
 
 
 class Executor(ABC):
     """Runs jobs on workers that stay open for the whole run.
 
+    A machine that fails is the executor's business: it evaluates the job elsewhere.
+
     Attributes:
-        capacity: how many jobs it wants to hold at once.
+        capacity: how many jobs it works on at once; it takes more and holds them.
+        tell_order: when the optimizer learns: ``finished`` as results come, ``asked`` in the
+            order of the candidates' numbers, so that a run does not depend on timing.
+        lookahead: with ``asked``, how many candidates may be asked for before the first of them
+            is told.
+        gpus: that it holds, once it is started; 0 on CPUs.
     """
 
     capacity: int = 1
+    tell_order: TellOrder = "asked"
+    lookahead: int = 1
+    gpus: float = 0.0
 
     @abstractmethod
     def start(self, setup: WorkerSetup) -> None:
@@ -35,7 +48,12 @@ class Executor(ABC):
 
     @abstractmethod
     def result(self) -> tuple[Job, Evaluation]:
-        """The next finished job, waiting for it; never called with no job submitted."""
+        """The next finished job, waiting for it; never called with no job submitted.
+
+        Raises:
+            InputError: a source or a task that can no longer be read.
+            SearchError: no worker can be had any more.
+        """
 
     @abstractmethod
     def close(self) -> None:

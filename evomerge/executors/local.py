@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Annotated
+
+from pydantic import Field
 
 from evomerge.executors import Executor
 from evomerge.nouns import Evaluation, Job
@@ -10,15 +13,22 @@ from evomerge.worker import Worker, WorkerSetup
 
 
 class LocalExecutor(Executor):
-    """Evaluates one candidate after the other, in order."""
+    """Evaluates one candidate after the other, in order.
 
-    def __init__(self) -> None:
+    Args:
+        lookahead: how many candidates are asked for before the first of them is told. With that
+            of a run on many workers, and ``tell_order: asked`` there, both find the same.
+    """
+
+    def __init__(self, *, lookahead: Annotated[int, Field(ge=1)] = 1) -> None:
+        self.lookahead = lookahead
         self._queue: deque[Job] = deque()
         self._worker: Worker | None = None
 
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`."""
         self._worker = Worker(setup)
+        self.gpus = self._worker.gpus
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
@@ -29,7 +39,12 @@ class LocalExecutor(Executor):
         if self._worker is None:
             raise RuntimeError("the executor is not started")
         job = self._queue.popleft()
-        return job, self._worker.evaluate(job)
+        evaluation = self._worker.evaluate(job)
+        if self._worker.exhausted:  # a new engine: who knows what the old one still holds
+            setup = self._worker.setup
+            self._worker.close()
+            self._worker = Worker(setup)
+        return job, evaluation
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -1,0 +1,113 @@
+"""A worker in a process of its own, which answers with plain data only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from dataclasses import dataclass
+
+from evomerge import errors
+from evomerge.errors import EvomergeError, InputError, SearchError
+from evomerge.executors._inspection import Inspection, differences, inspect_machine
+from evomerge.nouns import Evaluation, Job
+from evomerge.worker import Worker, WorkerSetup
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error on its way to the driver, which raises the same class again.
+
+    Attributes:
+        kind: a class of `evomerge.errors`.
+        problems: its sentences.
+    """
+
+    kind: str
+    problems: tuple[str, ...]
+
+    @classmethod
+    def of(cls, error: Exception) -> Refusal:
+        """The refusal that stands for an error."""
+        if isinstance(error, InputError):
+            return cls(type(error).__name__, error.problems)
+        if isinstance(error, EvomergeError):
+            return cls(type(error).__name__, (str(error),))
+        where = f"{socket.gethostname()}, process {os.getpid()}"
+        return cls("SearchError", (f"{where}: {traceback.format_exc().strip()}",))
+
+    def error(self) -> EvomergeError:
+        """The error itself."""
+        kind = getattr(errors, self.kind)
+        if issubclass(kind, InputError):
+            wrong: EvomergeError = kind(self.problems)
+            return wrong
+        other: EvomergeError = kind("\n".join(self.problems))
+        return other
+
+    @property
+    def final(self) -> bool:
+        """Whether it would come again: wrong input, and not a machine out of order."""
+        return self.kind != SearchError.__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A worker that is ready: on which host, in which process, and on which of Ray's nodes."""
+
+    host: str
+    pid: int
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An evaluation.
+
+    Attributes:
+        exhausted: memory ran out, so that the process is to be replaced.
+    """
+
+    evaluation: Evaluation
+    exhausted: bool
+
+
+class RemoteWorker:
+    """What runs on a node; made at once, opened by `open`.
+
+    Args:
+        setup: of the run.
+        expected: what the driver's machine has; this one must have the same.
+    """
+
+    def __init__(self, setup: WorkerSetup, expected: Inspection) -> None:
+        self._setup = setup
+        self._expected = expected
+        self._worker: Worker | None = None
+
+    def open(self) -> Opened | Refusal:
+        """Start the engine."""
+        host = socket.gethostname()
+        try:
+            found = inspect_machine(self._setup)
+            if problems := differences(self._expected, found, f"node {host}"):
+                return Refusal(InputError.__name__, tuple(problems))
+            self._worker = Worker(self._setup)
+        except Exception as error:
+            return Refusal.of(error)
+        return Opened(host, os.getpid())
+
+    def evaluate(self, job: Job) -> Answer | Refusal:
+        """Evaluate a job; the worker is open."""
+        assert self._worker is not None
+        try:
+            evaluation = self._worker.evaluate(job)
+        except Exception as error:
+            return Refusal.of(error)
+        return Answer(evaluation, self._worker.exhausted)
+
+    def close(self) -> None:
+        """Give memory and devices back."""
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None

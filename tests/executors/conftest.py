@@ -1,0 +1,36 @@
+"""One Ray cluster of real processes for all tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head with two CPUs; tests add nodes and take them away."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    handler = signal.getsignal(signal.SIGTERM)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    ray.init(
+        address=made.address,
+        log_to_driver=False,
+        runtime_env={
+            "worker_process_setup_hook": "faulty_engine.install",
+            "env_vars": {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+        },
+    )
+    signal.signal(signal.SIGTERM, handler)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+    os.environ.pop("RAY_ADDRESS", None)

@@ -1,0 +1,51 @@
+"""The Transformers engine, with the faults of a machine for certain weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from evomerge.engines.transformers import TransformersEngine as _Transformers
+from evomerge.weights.plan import Plan
+
+KILLED_ONCE, KILLED_ALWAYS, HANGS_ONCE, OUT_OF_MEMORY, SLOW = 1.125, 1.25, 1.375, 1.5, 1.625
+
+
+class FaultyEngine(_Transformers):
+    """Does to its process what the recipe's weight says.
+
+    Args:
+        folder: where it notes every load, one line ``weight pid`` each.
+    """
+
+    def __init__(self, *, folder: str, **options: Any) -> None:
+        super().__init__(threads=1, **options)
+        self.folder = Path(folder)
+
+    def load(self, plan: Plan) -> None:
+        """Merge, then fail as told."""
+        super().load(plan)
+        weight = plan.recipe.parameters["weight"]
+        assert isinstance(weight, float)
+        with (self.folder / "loads").open("a") as log:
+            log.write(f"{weight} {os.getpid()}\n")
+        first = self._mark(weight)
+        if weight == KILLED_ALWAYS or (weight == KILLED_ONCE and first):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if weight == HANGS_ONCE and first:
+            time.sleep(600)
+        if weight == OUT_OF_MEMORY:
+            raise MemoryError("no room for the cache")
+        if weight == SLOW:
+            time.sleep(3)
+
+    def _mark(self, weight: float) -> bool:
+        """Whether this is the first load of the weight in any process."""
+        try:
+            (self.folder / f"seen-{weight}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
