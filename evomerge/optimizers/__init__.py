@@ -34,6 +34,14 @@ class Optimizer(ABC):
         It never returns None when every candidate asked has been told.
         """
 
+    def ask_ahead(self, number: int) -> Genome | None:
+        """Where `ask` wants to see results first: what it would try meanwhile, or None.
+
+        Called only right after `ask` returned None, so that workers have something to do. What it
+        returns counts as asked: the candidate will be told.
+        """
+        return None
+
     @abstractmethod
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Learn how candidate ``number`` did. Candidates may be told in any order, failed ones too.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import cmaes
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import Field
 from evomerge.errors import ConfigError
 from evomerge.nouns import Evaluation, Gene, Genome, Parameter
 from evomerge.optimizers import Optimizer
+from evomerge.optimizers._injection import shortened
 
 # Beyond, a diagonal covariance finds the better genome from equal evaluations (measured at
 # D = 256), and faster: 5 ms a generation against 600 ms at D = 512.
@@ -33,6 +34,13 @@ class Cmaes(Optimizer):
     The distribution then moves by their order alone (value, then number); failed candidates come
     last. A generation that failed or tied as a whole teaches nothing and moves nothing.
 
+    Where workers would wait for stragglers, `ask_ahead` gives up to P more draws from the present
+    distribution. A generation is then the P candidates told first since the last move, whichever
+    distribution they were drawn from: no result is dropped, and nothing waits. A point of an
+    earlier distribution is learnt as one from outside: its step from the mean is cut to a length
+    that the distribution's own could well have. Candidates that take long come late, so that the
+    quick ones shape the next draws; without `ask_ahead` nothing depends on time.
+
     Args:
         population_size: P, at least 4; by default 3 * (4 + floor(3 ln D)), three times the
             library's, because the fitness is noisy.
@@ -44,7 +52,7 @@ class Cmaes(Optimizer):
         ConfigError: every parameter has only one value.
 
     Source: Hansen 2016, arXiv:1604.00772 (CMA); Ros & Hansen 2008 (SepCMA); Hamano et al. 2025,
-        arXiv:2504.07884 (CatCMAwM).
+        arXiv:2504.07884 (CatCMAwM); Hansen 2011, arXiv:1110.4181 (points from outside).
     """
 
     def __init__(
@@ -71,8 +79,8 @@ class Cmaes(Optimizer):
         self._distribution: _Distribution = (
             _Floats(free, start) if floats_only else _Mix(free, start)
         )
-        self._points: dict[int, Any] = {}  # of this generation, by candidate
-        self._values: dict[int, float] = {}
+        self._points: dict[int, _Drawn] = {}  # not learnt from yet, by candidate
+        self._values: dict[int, float] = {}  # of this generation
 
     @property
     def algorithm(self) -> str:
@@ -80,22 +88,33 @@ class Cmaes(Optimizer):
         return type(self._distribution.strategy).__name__
 
     def ask(self, number: int) -> Genome | None:
-        """A draw from the distribution, or None while the last of a generation are evaluated."""
-        if len(self._points) == self.population_size:
-            return None
-        self._points[number], genes = self._distribution.draw()
+        """A draw from the distribution, or None while P candidates are not learnt from."""
+        return self._draw(number) if len(self._points) < self.population_size else None
+
+    def ask_ahead(self, number: int) -> Genome | None:
+        """A draw from the distribution, or None while 2 P candidates are not learnt from."""
+        return self._draw(number) if len(self._points) < 2 * self.population_size else None
+
+    def _draw(self, number: int) -> Genome:
+        point, genes = self._distribution.draw()
+        self._points[number] = _Drawn(point, self._distribution.strategy.generation)
         return self._genome(genes)
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
-        """Move the distribution once the whole generation is told."""
+        """Move the distribution once P candidates are told."""
         self._values[number] = _fitness(evaluation)
         if len(self._values) < self.population_size:
             return
+        told = {number: self._points.pop(number) for number in self._values}
         if len(set(self._values.values())) > 1:
             ranking = sorted(self._values, key=lambda n: (-self._values[n], n))
-            self._distribution.learn([self._points[n] for n in ranking])
-        self._points.clear()
+            self._distribution.learn([self._own(told[n]) for n in ranking])
         self._values.clear()
+
+    def _own(self, drawn: _Drawn) -> Any:
+        """The point as if the present distribution had drawn it."""
+        present = drawn.generation == self._distribution.strategy.generation
+        return drawn.point if present else self._distribution.inject(drawn.point)
 
     def recommend(self) -> Genome | None:
         """The mean, rounded for an int, and the most probable of a bool or choice."""
@@ -117,10 +136,18 @@ class _Start:
     seed: int
 
 
+class _Drawn(NamedTuple):
+    """A point in the library's form, and how often the distribution had moved before."""
+
+    point: Any
+    generation: int
+
+
 class _Distribution(Protocol):
     """What the library samples from, in terms of genes.
 
-    A point is the library's form of a candidate; `learn` takes the P of a generation, best first.
+    A point is the library's form of a candidate; `learn` takes the P of a generation, best first,
+    those of earlier distributions as `inject` gives them.
     """
 
     strategy: Any
@@ -128,6 +155,8 @@ class _Distribution(Protocol):
     def draw(self) -> tuple[Any, dict[str, Gene]]: ...
 
     def learn(self, points: Sequence[Any]) -> None: ...
+
+    def inject(self, point: Any) -> Any: ...
 
     def mean(self) -> dict[str, Gene]: ...
 
@@ -157,6 +186,11 @@ class _Floats:
 
     def learn(self, points: Sequence[Any]) -> None:
         self.strategy.tell([(point, float(rank)) for rank, point in enumerate(points)])
+
+    def inject(self, point: Any) -> Any:
+        mean = self.strategy.mean
+        # The library has no public name for its step size and covariance.
+        return mean + shortened(point - mean, self.strategy._sigma, self.strategy._C)
 
     def mean(self) -> dict[str, Gene]:
         return _decode(self.parameters, self.strategy.mean)
@@ -197,6 +231,14 @@ class _Mix:
         # Ranks also scale the library's penalty on points outside the cube, which with raw values
         # is undefined (the median of nothing) while half of a generation ties.
         self.strategy.tell([(point, float(rank)) for rank, point in enumerate(points)])
+
+    def inject(self, point: Any) -> Any:
+        if not self.numbers:
+            return point  # categories move by a bounded step whatever is drawn
+        mean, margin = self.strategy._mean, self.strategy._A
+        step = (point._v_raw - mean) / margin
+        own = mean + margin * shortened(step, self.strategy._sigma, self.strategy._C)
+        return replace(point, _v_raw=own)
 
     def mean(self) -> dict[str, Gene]:
         # The library has no public name for its mean and its probabilities.

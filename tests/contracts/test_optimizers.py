@@ -276,3 +276,43 @@ def test_options_are_keyword_only_and_have_defaults(make: Variant) -> None:
     options = [option for option in known if option.name not in ("parameters", "seed")]
     assert all(option.kind is inspect.Parameter.KEYWORD_ONLY for option in options)
     assert all(option.default is not inspect.Parameter.empty for option in options)
+
+
+def busy_history(optimizer: Optimizer, workers: int, count: int) -> list[tuple[Genome, float]]:
+    """Genomes and values in the order told, with all workers busy and some four times as slow."""
+    rng, numbers = np.random.default_rng(1), itertools.count()
+    flight: dict[int, tuple[float, Genome]] = {}
+    clock, told = 0.0, []
+    while len(told) < count:
+        while len(flight) < workers:
+            number = next(numbers)
+            genome = optimizer.ask(number) or optimizer.ask_ahead(number)
+            if genome is None:
+                assert flight, "None although nothing is in flight"
+                break
+            assert_fits(optimizer.parameters, genome)
+            flight[number] = (clock + 1 + 4 * float(rng.random() < 0.2) + rng.random(), genome)
+        number = min(flight, key=lambda n: flight[n][0])
+        clock, genome = flight.pop(number)
+        value = fitness(optimizer.parameters, genome)
+        optimizer.tell(number, FAILED if number % 11 == 3 else score(optimizer.parameters, genome))
+        told.append((genome, value))
+    return told
+
+
+@every_optimizer
+@small_space
+def test_asking_ahead_gives_the_same_genomes_again(
+    make: Variant, parameters: tuple[Parameter, ...]
+) -> None:
+    assert busy_history(make(parameters), 6, 90) == busy_history(make(parameters), 6, 90)
+
+
+@every_optimizer
+@small_space
+def test_a_search_that_asks_ahead_learns(make: Variant, parameters: tuple[Parameter, ...]) -> None:
+    """The best of the last third, of 300 on eight workers, is far better than the first."""
+    if not make.learns:
+        pytest.skip("learns nothing")
+    values = [value for _, value in busy_history(make(parameters), 8, 300)]
+    assert max(values[200:]) > values[0] / 3
