@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, RunError
-from evomerge.search import Observer, Search, Sitting
+from evomerge.search import Observer, Search
+from evomerge.sitting import Sitting
 from evomerge.store import Store
 from evomerge.weights.models import Models
 from evomerge.worker import WorkerSetup

@@ -1,0 +1,275 @@
+"""The loop: ask, submit, record, tell; and the replay of what was recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from evomerge.baselines import baselines
+from evomerge.errors import ReplayError
+from evomerge.executors import Executor
+from evomerge.nouns import Candidate, Evaluation, Genome, Job, Kind
+from evomerge.outcome import champions, references
+from evomerge.scoring import fitness_value
+from evomerge.search import Observer, Progress, Search
+from evomerge.store import Store
+from evomerge.tally import Tally
+
+
+class Sitting:
+    """One sitting: the optimizer's state, what is in flight, and the clock.
+
+    With an executor that tells as candidates finish, a candidate is asked for whenever a worker is
+    free, and told at once. With ``tell_order: asked`` the calls to the optimizer depend on nothing
+    but its answers: it is asked until ``lookahead`` candidates are in flight or it wants to see
+    results, then the oldest one is told, and so on. What finished before its turn is recorded, and
+    waits.
+    """
+
+    def __init__(self, search: Search, store: Store, executor: Executor, observe: Observer) -> None:
+        self.search, self.store, self.executor, self.observe = search, store, executor, observe
+        self.optimizer = search.new_optimizer()
+        self.baselines = list(baselines(search.ground, search.space.operators))
+        self.candidates: list[Candidate] = []
+        self.results: dict[int, Evaluation] = {}
+        self.tally = Tally()
+        self.in_flight: dict[int, Candidate] = {}  # asked and not told, oldest first
+        self.arrived: dict[int, Evaluation] = {}  # of these, what is known already
+        self.awaited: dict[str, list[int]] = {}  # at work, by recipe: who waits for it
+        self.held_out: dict[int, Evaluation] = {}
+        self._spent = store.elapsed_seconds()
+        self._started: float | None = None  # the clock stands while models are opened
+
+    def elapsed_seconds(self) -> float:
+        """Search time over all sittings."""
+        if self._started is None:
+            return self._spent
+        return self._spent + time.monotonic() - self._started
+
+    def complete(self) -> bool:
+        """Whether the recorded run lacks nothing."""
+        return self.store.run().finished_utc is not None
+
+    def replay(self) -> None:
+        """Bring the optimizer to where the recorded events left it.
+
+        Raises:
+            ReplayError: a genome or recipe differs from the recorded one.
+        """
+        recorded = {candidate.number: candidate for candidate in self.store.candidates()}
+        for event in self.store.events():
+            if event.kind == "tell":
+                candidate = self.in_flight.pop(event.number)
+                evaluation = self.store.evaluation(candidate.recipe.digest)
+                if evaluation is None:
+                    raise ReplayError(f"candidate {event.number} was told but has no evaluation")
+                self._learn(candidate, evaluation)
+                continue
+            expected = recorded[event.number]
+            # the recorded kind, not the clock, tells whether the budget was spent
+            proposed = self._propose(expected.kind)
+            if proposed != expected:
+                raise ReplayError(_difference(expected, proposed))
+            self._enter(expected)
+
+    def finish(self) -> None:
+        """Search until the budget is spent, then score the champions on held-out examples."""
+        self._started = time.monotonic()
+        for candidate in self.in_flight.values():
+            self._send(candidate)
+        self._show()
+        # whoever tells in order asks first: what has arrived by now must not matter
+        first, second = (
+            (self._ask, self._tell)
+            if self.executor.tell_order == "asked"
+            else (self._tell, self._ask)
+        )
+        while first() or second() or self._receive():
+            pass
+        self._score_held_out()
+        self.store.finish()
+        self._show()
+
+    def _ask(self) -> bool:
+        """Ask for one more candidate; whether there was one, and room for it."""
+        if self.executor.tell_order == "asked":
+            full = len(self.in_flight) >= self.executor.lookahead
+        else:
+            full = len(self.awaited) >= self.executor.capacity
+        proposed = None if full else self._propose()
+        if proposed is None:
+            return False
+        self.store.record_ask(proposed, self.elapsed_seconds())
+        self._enter(proposed)
+        self._send(proposed)
+        return True
+
+    def _send(self, candidate: Candidate) -> None:
+        """Have a candidate evaluated, unless its recipe has been or is being evaluated."""
+        digest = candidate.recipe.digest
+        known = self.store.evaluation(digest)
+        if known is not None:  # the same recipe costs nothing
+            self.arrived[candidate.number] = known
+        elif digest in self.awaited:
+            self.awaited[digest].append(candidate.number)
+        else:
+            self.awaited[digest] = [candidate.number]
+            self.executor.submit(Job(candidate.number, candidate.recipe, "search"))
+
+    def _receive(self) -> bool:
+        """Wait for one evaluation; whether one was outstanding."""
+        if not self.awaited:
+            return False
+        job, found = self.executor.result()
+        digest = job.recipe.digest
+        evaluation = self._valued(self.in_flight[job.number], found, self.results)
+        if not self._due(job.number):  # it may wait long, and a kill must not lose it
+            evaluation = self.store.record_evaluation(digest, "search", evaluation)
+        for number in self.awaited.pop(digest):
+            self.arrived[number] = evaluation
+        return True
+
+    def _due(self, number: int) -> bool:
+        """Whether a candidate is the next one to be told."""
+        return self.executor.tell_order == "finished" or number == next(iter(self.in_flight))
+
+    def _tell(self) -> bool:
+        """Tell one result that is due; whether there was one."""
+        number = next(iter(self.arrived), None)
+        if self.executor.tell_order == "asked" and self.arrived:
+            number = next(iter(self.in_flight))
+        if number is None or number not in self.arrived:
+            return False
+        candidate = self.in_flight[number]
+        kept = self.store.record_tell(
+            number, self.arrived.pop(number), elapsed_seconds=self.elapsed_seconds()
+        )
+        del self.in_flight[number]
+        self._learn(candidate, kept)
+        self._show()
+        return True
+
+    def _propose(self, recorded: Kind | None = None) -> Candidate | None:
+        """The next candidate, or None while results are awaited or all is done.
+
+        Args:
+            recorded: while replaying, the kind that the run went on with.
+        """
+        number = len(self.candidates)
+        if number < len(self.baselines):
+            label, recipe = self.baselines[number]
+            return Candidate(number, "baseline", label, Genome({}), recipe)
+        if self.tally.open("baseline"):
+            return None  # values may be relative to the best source
+        if recorded == "search" or (recorded is None and not self._spent_out()):
+            genome = self.optimizer.ask(number)
+            if genome is None and (recorded or self.executor.tell_order == "finished"):
+                genome = self.optimizer.ask_ahead(number)
+            return None if genome is None else self._decoded(number, "search", genome)
+        if self.in_flight or self.tally.asked["mean"]:
+            return None
+        mean = self.optimizer.recommend()
+        return None if mean is None else self._decoded(number, "mean", mean)
+
+    def _decoded(self, number: int, kind: Kind, genome: Genome) -> Candidate:
+        return Candidate(number, kind, "", genome, self.search.space.decode(genome))
+
+    def _spent_out(self) -> bool:
+        budget, elapsed = self.search.budget, self.elapsed_seconds()
+        return (
+            (budget.evaluations is not None and self.tally.asked["search"] >= budget.evaluations)
+            or (budget.seconds is not None and elapsed >= budget.seconds)
+            or (budget.gpu_hours is not None and self._gpu_hours(elapsed) >= budget.gpu_hours)
+        )
+
+    def _gpu_hours(self, seconds: float) -> float:
+        return seconds * self.executor.gpus / 3600
+
+    def _enter(self, candidate: Candidate) -> None:
+        self.candidates.append(candidate)
+        self.in_flight[candidate.number] = candidate
+        self.tally.ask(candidate)
+
+    def _valued(
+        self, candidate: Candidate, found: Evaluation, results: Mapping[int, Evaluation]
+    ) -> Evaluation:
+        """The evaluation with its fitness, relative to the sources' results on that split.
+
+        A normalized baseline gets none: what it is relative to is not known before all sources
+        are scored, and what is recorded stays as it is.
+        """
+        fitness = self.search.setup.fitness
+        unknown = candidate.kind == "baseline" and fitness.normalize != "none"
+        if found.status == "failed" or unknown:
+            return found
+        best = references(self.candidates[: len(self.baselines)], results)
+        return replace(found, value=fitness_value(fitness, found.tasks, best))
+
+    def _learn(self, candidate: Candidate, evaluation: Evaluation) -> None:
+        if candidate.kind == "search":
+            self.optimizer.tell(candidate.number, evaluation)
+        # the scores of every example, of every candidate, would fill the memory
+        kept = evaluation if candidate.kind == "baseline" else replace(evaluation, tasks={})
+        self.results[candidate.number] = kept
+        self.tally.tell(candidate, evaluation)
+        failures = self.search.stop_after_failures
+        limit = len(self.baselines) if candidate.kind == "baseline" else failures
+        self.tally.give_up_if_all_fail(candidate.kind, limit)
+
+    def _score_held_out(self) -> None:
+        """Score baselines and champions on examples that the search never saw."""
+        chosen = champions(self.candidates, self.results, self.search.champions)
+        # values may be relative to the best source: baselines first
+        self._hold_out([c for c in chosen if c.kind == "baseline"])
+        if self.held_out:
+            self._hold_out([c for c in chosen if c.kind != "baseline"])
+
+    def _hold_out(self, chosen: Sequence[Candidate]) -> None:
+        """Score these on held-out examples, all workers at once; nothing where none are held."""
+        missing: dict[int, Candidate] = {}
+        for candidate in chosen:
+            found = self.store.evaluation(candidate.recipe.digest, "held_out")
+            if found is None:
+                missing[candidate.number] = candidate
+                self.executor.submit(Job(candidate.number, candidate.recipe, "held_out"))
+            else:
+                self.held_out[candidate.number] = found
+        for _ in range(len(missing)):
+            job, found = self.executor.result()
+            if found.status == "done" and not found.tasks:
+                continue  # this fitness holds nothing out
+            found = self._valued(missing[job.number], found, self.held_out)
+            self.store.record_evaluation(job.recipe.digest, "held_out", found)
+            self.held_out[job.number] = found
+            self._show()
+
+    def _show(self) -> None:
+        asked = self.search.budget.evaluations
+        told = self.tally.told
+        stage = "held-out" if self.held_out else "search"
+        if told["baseline"] < len(self.baselines):
+            stage = "baselines"
+        self.observe(
+            Progress(
+                told["baseline"] + told["search"],
+                None if asked is None else len(self.baselines) + asked,
+                self.tally.best,
+                self.elapsed_seconds(),
+                stage,
+            )
+        )
+
+
+def _difference(expected: Candidate, proposed: Candidate | None) -> str:
+    """Where the replayed history leaves the recorded one."""
+    text = f"candidate {expected.number} is not what the run recorded"
+    if proposed is None:
+        return f"{text}: nothing was proposed. Resume with the version that began the run."
+    for name, value in expected.genome.genes.items():
+        if proposed.genome.genes.get(name) != value:
+            return (
+                f"{text}: gene {name} is {proposed.genome.genes.get(name)!r}, recorded {value!r}. "
+                "Resume with the versions that began the run; run.sqlite names them."
+            )
+    return f"{text}: its kind, parents or recipe differ. Resume with the version that began the run"

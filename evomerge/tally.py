@@ -1,0 +1,54 @@
+"""Running counts of a search, so that no step looks at all candidates again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from evomerge.errors import SearchError
+from evomerge.nouns import Candidate, Evaluation, Kind
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many were asked for and told, of each kind, and what they came to.
+
+    Attributes:
+        asked, told, failed: by kind of candidate.
+        best: highest fitness of a searched candidate so far.
+        first_error: by kind, that of the first candidate that failed.
+    """
+
+    asked: Counter[Kind] = field(default_factory=Counter)
+    told: Counter[Kind] = field(default_factory=Counter)
+    failed: Counter[Kind] = field(default_factory=Counter)
+    best: float | None = None
+    first_error: dict[Kind, str] = field(default_factory=dict)
+
+    def ask(self, candidate: Candidate) -> None:
+        """Count a candidate that was made."""
+        self.asked[candidate.kind] += 1
+
+    def tell(self, candidate: Candidate, evaluation: Evaluation) -> None:
+        """Count what came out for it."""
+        kind = candidate.kind
+        self.told[kind] += 1
+        if evaluation.status == "failed":
+            self.failed[kind] += 1
+            self.first_error.setdefault(kind, evaluation.error or "")
+        if kind != "baseline" and evaluation.value is not None:
+            self.best = max(evaluation.value, evaluation.value if self.best is None else self.best)
+
+    def open(self, kind: Kind) -> int:
+        """How many of a kind are asked for and not told."""
+        return self.asked[kind] - self.told[kind]
+
+    def give_up_if_all_fail(self, kind: Kind, limit: int) -> None:
+        """Raise once the first ``limit`` candidates of a kind have all failed.
+
+        Raises:
+            SearchError: with the error of the first of them.
+        """
+        if self.failed[kind] == self.told[kind] >= limit:
+            error = self.first_error.get(kind, "none asked")
+            raise SearchError(f"the first {self.told[kind]} candidates all failed: {error}")

@@ -1,0 +1,197 @@
+"""The loop with many workers: what depends on their timing, and what does not."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evomerge.config import load_resolved
+from evomerge.executors import Executor, TellOrder
+from evomerge.executors.local import LocalExecutor
+from evomerge.nouns import Evaluation, Job
+from evomerge.runs import resume, start
+from evomerge.search import Progress, Search
+from evomerge.worker import Worker, WorkerSetup
+
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "experiments" / "zoo"
+Content = dict[str, Any]
+
+
+def small_search(**changes: Any) -> Search:
+    few = {"search_examples": 8, "held_out_examples": 8}
+    content: Content = {
+        "name": "small",
+        "base": str(ZOO / "base"),
+        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
+        "space": {
+            "kind": "parameter",
+            "operator": "task_arithmetic",
+            "parameters": {"weight": {"low": 0, "high": 1.5}},
+        },
+        "fitness": {
+            "include_path": str(ROOT / "fitness" / "zoo_skills"),
+            "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "strings")},
+        },
+        "optimizer": {"name": "cmaes", "population_size": 4},
+        "engine": {"name": "transformers", "threads": 1},
+        "budget": {"evaluations": 14},
+        "seed": 3,
+    }
+    return load_resolved(yaml.safe_dump(content | changes), "small").search
+
+
+class Stragglers(Executor):
+    """Really evaluates, in an order in which a crew of workers of uneven speed could finish."""
+
+    def __init__(self, workers: int, tell_order: TellOrder, seed: int, lookahead: int = 8) -> None:
+        self.capacity, self.tell_order, self.lookahead = workers, tell_order, lookahead
+        self.most = 0
+        self.evaluated: Counter[str] = Counter()
+        self._luck = random.Random(seed)
+        self._queue: list[Job] = []
+        self._worker: Worker | None = None
+
+    def start(self, setup: WorkerSetup) -> None:
+        self._worker = Worker(setup)
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+
+    def result(self) -> tuple[Job, Evaluation]:
+        assert self._worker is not None
+        at_work = min(len(self._queue), self.capacity)
+        self.most = max(self.most, at_work)
+        job = self._queue.pop(self._luck.randrange(at_work))
+        self.evaluated[f"{job.split} {job.recipe.digest}"] += 1
+        return job, self._worker.evaluate(job)
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+
+def run_with(executor: Executor, search: Search, folder: Path) -> list[tuple[Any, ...]]:
+    start(replace(search, new_executor=lambda: executor), folder, lambda progress: None)
+    return leaderboard(folder)
+
+
+def leaderboard(folder: Path) -> list[tuple[Any, ...]]:
+    """Every candidate with its genes and scores, to the last digit."""
+    with sqlite3.connect(folder / "run.sqlite") as base:
+        rows: list[tuple[Any, ...]] = base.execute(
+            "SELECT number, kind, genes, recipe_digest, value, held_out_value FROM leaderboard"
+        ).fetchall()
+    return rows
+
+
+def history(folder: Path) -> list[tuple[str, int]]:
+    with sqlite3.connect(folder / "run.sqlite") as base:
+        events: list[tuple[str, int]] = base.execute(
+            "SELECT kind, candidate FROM events ORDER BY sequence"
+        ).fetchall()
+    return events
+
+
+@pytest.mark.parametrize("workers", [1, 3, 7])
+def test_in_the_order_asked_cmaes_finds_the_same_on_any_number_of_workers(
+    workers: int, tmp_path: Path
+) -> None:
+    search = small_search()
+    one = run_with(LocalExecutor(), search, tmp_path / "local")
+    many = run_with(Stragglers(workers, "asked", seed=workers), search, tmp_path / "many")
+    assert many == one
+    assert [n for kind, n in history(tmp_path / "many") if kind == "tell"] == list(range(20))
+
+
+def test_in_the_order_asked_an_optimizer_that_never_waits_depends_on_the_lookahead_alone(
+    tmp_path: Path,
+) -> None:
+    search = small_search(optimizer={"name": "optuna"}, budget={"evaluations": 24})
+    one = run_with(LocalExecutor(lookahead=5), search, tmp_path / "local")
+    for workers in (2, 5):
+        crew = Stragglers(workers, "asked", seed=workers, lookahead=5)
+        assert run_with(crew, search, tmp_path / str(workers)) == one
+    assert run_with(LocalExecutor(), search, tmp_path / "another") != one
+
+
+def test_as_they_finish_no_worker_is_idle_while_the_budget_lasts(tmp_path: Path) -> None:
+    search = small_search(budget={"evaluations": 30})
+    crew = Stragglers(4, "finished", seed=1)
+    run_with(crew, search, tmp_path / "run")
+    asked = told = 0
+    for kind, number in history(tmp_path / "run"):
+        if number < 5 or kind == "tell":
+            told += number >= 5 and kind == "tell"
+            continue
+        asked += 1
+        assert asked - told <= 4
+    events = [event for event in history(tmp_path / "run") if event[1] >= 5]
+    # after every tell but those at the end, somebody new is asked for before the next tell
+    tells = [i for i, (kind, _) in enumerate(events) if kind == "tell"]
+    assert all(events[i + 1][0] == "ask" for i in tells[:26])
+    assert crew.most == 4
+
+
+@pytest.mark.parametrize("order", ["asked", "finished"])
+@pytest.mark.parametrize("optimizer", ["cmaes", "optuna", "random"])
+def test_a_run_stopped_again_and_again_replays_exactly(
+    order: TellOrder, optimizer: str, tmp_path: Path
+) -> None:
+    keys = {"name": "cmaes", "population_size": 4} if optimizer == "cmaes" else {"name": optimizer}
+    search = small_search(optimizer=keys)
+    folder = tmp_path / "run"
+    go, evaluated = start, Counter[str]()
+    for sitting, stop in enumerate((3, 6, 9, 13, 17, 99)):
+        crew = Stragglers(3, order, seed=sitting)
+        try:
+            go(replace(search, new_executor=lambda: crew), folder, until(stop))  # noqa: B023
+        except KeyboardInterrupt:
+            assert stop < 99
+        evaluated += crew.evaluated
+        go = resume
+    told = Counter(number for kind, number in history(folder) if kind == "tell")
+    assert set(told.values()) == {1}
+    assert len([row for row in leaderboard(folder) if row[1] == "search"]) == 14
+    if order == "asked":
+        alone = run_with(Stragglers(1, "asked", seed=9), search, tmp_path / "whole")
+        assert leaderboard(folder) == alone
+        assert max(evaluated.values()) == 1  # what finished before its turn was not lost
+
+
+def until(limit: int) -> Callable[[Progress], None]:
+    def observe(progress: Progress) -> None:
+        if progress.done >= limit and progress.stage != "held-out":
+            raise KeyboardInterrupt
+
+    return observe
+
+
+@pytest.mark.parametrize("order", ["asked", "finished"])
+def test_a_recipe_at_work_is_not_evaluated_twice(order: TellOrder, tmp_path: Path) -> None:
+    space = {
+        "kind": "parameter",
+        "operator": ["linear", "task_arithmetic"],
+        "parameters": {"weight": 0.5},
+    }
+    search = small_search(space=space, optimizer={"name": "random"})
+    crew = Stragglers(6, order, seed=0)
+    rows = run_with(crew, search, tmp_path / "run")
+    assert sum(row[1] == "search" for row in rows) == 14
+    assert len({row[3] for row in rows}) < 9
+    assert max(crew.evaluated.values()) == 1
+
+
+def test_champions_are_scored_on_all_workers(tmp_path: Path) -> None:
+    crew = Stragglers(3, "asked", seed=0)
+    rows = run_with(crew, small_search(champions=3), tmp_path / "run")
+    assert crew.most == 3
+    assert sum(row[1] != "baseline" and row[5] is not None for row in rows) == 3
