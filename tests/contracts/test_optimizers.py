@@ -282,7 +282,8 @@ def busy_history(optimizer: Optimizer, workers: int, count: int) -> list[tuple[G
     """Genomes and values in the order told, with all workers busy and some four times as slow."""
     rng, numbers = np.random.default_rng(1), itertools.count()
     flight: dict[int, tuple[float, Genome]] = {}
-    clock, told = 0.0, []
+    clock = 0.0
+    told: list[tuple[Genome, float]] = []
     while len(told) < count:
         while len(flight) < workers:
             number = next(numbers)
