@@ -45,12 +45,27 @@ def _options(
 
 
 def main() -> None:
-    """Exit 0: done. 1: our failure. 2: wrong input. 130: stopped by Ctrl-C or a signal."""
+    """Exit 0: done. 1: our failure. 2: wrong input. 130: stopped by Ctrl-C. 143: by SIGTERM."""
     # nothing here sends anything anywhere, and no library should wait for a network
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
-    signal.signal(signal.SIGTERM, _terminate)
+    terminated: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        """SIGTERM ends a run as cleanly as Ctrl-C does."""
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        _run()
+    except SystemExit as end:
+        sys.exit(128 + terminated[0] if terminated and end.code == 130 else end.code)
+
+
+def _run() -> None:
+    """The application, with its errors as words on stderr and an exit code."""
     talk = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         app()
@@ -72,8 +87,3 @@ def main() -> None:
 
 def _say(talk: Console, text: str) -> None:
     talk.print(text, markup=False, style="red")
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM ends a run as cleanly as Ctrl-C does."""
-    raise KeyboardInterrupt

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge.errors import CheckpointError, ConfigError, InputError
+from evomerge.executors._deadline import Deadline
+from evomerge.executors._inspection import differences, inspect_machine
 from evomerge.executors.ray import RayExecutor
 from evomerge.nouns import Evaluation, Job
 from evomerge.recipes import Recipe
@@ -31,10 +37,10 @@ def setup(engine: str = "transformers", **options: Any) -> WorkerSetup:
     return WorkerSetup(str(ZOO / "base"), sources, None, FITNESS, engine, options)
 
 
-def job(number: int, weight: float) -> Job:
+def job(number: int, weight: float, arithmetic: Path = ZOO / "arithmetic") -> Job:
     recipe = Recipe(
         base=str(ZOO / "base"),
-        sources={"arithmetic": str(ZOO / "arithmetic")},
+        sources={"arithmetic": str(arithmetic)},
         operator="task_arithmetic",
         parameters={"weight": weight},
         dtype="bfloat16",
@@ -52,8 +58,7 @@ def results(executor: RayExecutor, jobs: list[Job]) -> dict[int, Evaluation]:
 
 def loads(folder: Path) -> Counter[float]:
     """How often each weight was loaded, in any process."""
-    lines = (folder / "loads").read_text().splitlines()
-    return Counter(float(line.split()[0]) for line in lines)
+    return Counter(weight for weight, _ in noted(folder))
 
 
 @pytest.fixture(scope="module")
@@ -119,5 +124,143 @@ def test_an_engine_out_of_memory_fails_its_candidate_and_is_replaced(
 
 
 def noted(folder: Path) -> list[tuple[float, int]]:
-    lines = (folder / "loads").read_text().splitlines()
+    log = folder / "loads"
+    lines = log.read_text().splitlines() if log.exists() else []
     return [(float(weight), int(pid)) for weight, pid in map(str.split, lines)]
+
+
+def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: Path) -> None:
+    spare = cluster.add_node(num_cpus=2, num_gpus=2)
+    cluster.wait_for_nodes()
+    crew = RayExecutor(workers=2, gpus_per_worker=1)
+    try:
+        crew.start(setup("faulty", folder=str(tmp_path)))
+        assert crew.gpus == 2
+        jobs = [job(number, weight) for number, weight in enumerate((SLOW, 0.25, 0.5))]
+        for item in jobs:
+            crew.submit(item)
+        wait_for(lambda: SLOW in loads(tmp_path))
+        cluster.remove_node(spare, allow_graceful=False)
+        another = cluster.add_node(num_cpus=2, num_gpus=1)
+        found = [crew.result() for _ in jobs]
+        assert {done.number for done, _ in found} == {0, 1, 2}
+        assert all(evaluation.status == "done" for _, evaluation in found)
+        assert loads(tmp_path)[SLOW] == 2
+    finally:
+        crew.close()
+    cluster.remove_node(another)
+
+
+def test_an_engine_may_spread_over_nodes(cluster: Any) -> None:
+    from ray.util import placement_group_table
+
+    nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    crew = RayExecutor(gpus_per_worker=2, nodes_per_worker=2)
+    try:
+        crew.start(setup(threads=1))
+        groups = [g for g in placement_group_table().values() if g["state"] == "CREATED"]
+        assert len(set(groups[0]["bundles_to_node_id"].values())) == 2
+        assert results(crew, [job(0, 0.5)])[0].status == "done"
+    finally:
+        crew.close()
+        for node in nodes:
+            cluster.remove_node(node)
+    wait_for(lambda: all(g["state"] == "REMOVED" for g in placement_group_table().values()))
+
+
+def test_what_does_not_fit_on_any_node_is_refused(cluster: Any) -> None:
+    crew = RayExecutor(gpus_per_worker=8, cpus_per_worker=3)
+    with pytest.raises(InputError, match=r"needs 3 CPUs and 8 GPUs on 1 nodes; .* has 2 CPUs"):
+        crew.start(setup())
+    crew.close()
+
+
+def test_another_model_on_a_node_is_refused_file_by_file(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    here, there = hub(tmp_path / "here"), hub(tmp_path / "there")
+    shutil.copy(ZOO / "kanji" / "model.safetensors", there / "model.safetensors")
+    (there / "tokenizer_config.json").write_text("{}")
+    (there / "generation_config.json").unlink()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "here"))
+    crew = RayExecutor(runtime_env={"env_vars": {"HF_HUB_CACHE": str(tmp_path / "there")}})
+    wanted = replace(setup(), sources={"arithmetic": "zoo/arithmetic"})
+    with pytest.raises(InputError) as refused:
+        crew.start(wanted)
+    crew.close()
+    text = "\n".join(refused.value.problems)
+    assert len(refused.value.problems) == 3
+    assert "generation_config.json: missing there" in text
+    assert f"{there} (weights): differs from that on" in text
+    assert "tokenizer_config.json: differs from that on" in text
+    assert here.is_dir()
+
+
+def test_other_versions_on_a_node_are_named_all_at_once() -> None:
+    here = inspect_machine(setup())
+    other = replace(here, versions={**here.versions, "torch": "2.0.0", "lm_eval": "0.4.0"})
+    problems = differences(here, other, "node 10.0.0.7")
+    assert len(problems) == 2
+    assert problems[0].startswith("node 10.0.0.7: has torch 2.0.0, ")
+    assert differences(here, here, "node 10.0.0.7") == []
+
+
+def test_what_a_worker_refuses_comes_back_as_the_same_error(cluster: Any) -> None:
+    keys = FITNESS.model_dump()
+    keys["tasks"]["arithmetic"]["metric"] = "nonsense"
+    crew = RayExecutor()
+    with pytest.raises(ConfigError, match="nonsense"):
+        crew.start(replace(setup(), fitness=Fitness.model_validate(keys)))
+    crew.close()
+
+
+def test_a_source_that_vanishes_stops_the_search(cluster: Any, tmp_path: Path) -> None:
+    shutil.copytree(ZOO / "arithmetic", tmp_path / "arithmetic")
+    crew = RayExecutor()
+    crew.start(replace(setup(threads=1), sources={"arithmetic": str(tmp_path / "arithmetic")}))
+    shutil.rmtree(tmp_path / "arithmetic")
+    crew.submit(job(0, 0.5, arithmetic=tmp_path / "arithmetic"))
+    with pytest.raises(CheckpointError, match="arithmetic"):
+        crew.result()
+    crew.close()
+
+
+def test_a_deadline_follows_the_times_seen() -> None:
+    deadline = Deadline(first_seconds=100, minimum_seconds=3, factor=5)
+    for seconds in (1, 1, 1, 1, 1, 1, 1):
+        deadline.observe(seconds)
+    assert deadline.seconds == 100
+    deadline.observe(2)
+    assert deadline.seconds == 5
+    assert Deadline(1, 3, 5, [0.1] * 8).seconds == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus_per_worker": 1.5}, "expected a whole number above 1, got 1.5"),
+        ({"nodes_per_worker": 2}, "2 nodes need as many GPUs"),
+    ],
+)
+def test_options_that_contradict_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RayExecutor(**options)
+
+
+def hub(cache: Path) -> Path:
+    """A hub's cache with the model ``zoo/arithmetic``; returns its folder."""
+    place = cache / "models--zoo--arithmetic"
+    shutil.copytree(ZOO / "arithmetic", place / "snapshots" / "f00")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("f00")
+    return place / "snapshots" / "f00"
+
+
+def wait_for(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
