@@ -108,8 +108,11 @@ class Store:
     ) -> None:
         self.close()
 
-    def record_ask(self, candidate: Candidate, elapsed_seconds: float) -> None:
+    def record_ask(self, candidate: Candidate, elapsed_seconds: float) -> Evaluation | None:
         """Add a candidate with its parents and recipe, and log that it was asked for.
+
+        Returns:
+            The evaluation of its recipe on the search split, where that is on record already.
 
         Raises:
             StoreError: its number is taken, or a parent is no candidate of this run.
@@ -118,6 +121,7 @@ class Store:
             candidates.add(connection, self._run_id, candidate)
             history.add(connection, self._run_id, "ask", candidate.number, elapsed_seconds)
             runs.mark_going_on(connection, self._run_id)
+            return evaluations.find(connection, self._key(candidate.recipe.digest, "search"))
 
     def record_tell(
         self, number: int, evaluation: Evaluation, *, elapsed_seconds: float
@@ -181,6 +185,11 @@ class Store:
         """A recipe's evaluation under this run's fitness and engine settings; None without one."""
         with self._transaction() as connection:
             return evaluations.find(connection, self._key(recipe_digest, split))
+
+    def spent(self) -> list[evaluations.Spent]:
+        """How many evaluations each worker did, and what its seconds went into."""
+        with self._transaction() as connection:
+            return evaluations.spent(connection, self._fitness_digest, self._settings_digest)
 
     def _key(self, recipe_digest: str, split: Split) -> evaluations.Key:
         return evaluations.Key(recipe_digest, self._fitness_digest, split, self._settings_digest)
