@@ -163,7 +163,7 @@ def _compose(
         partial(optimizer.make, space.parameters, file.seed),
         executor.make,
         setup,
-        Budget(file.budget.evaluations, file.budget.seconds),
+        Budget(file.budget.evaluations, file.budget.seconds, file.budget.gpu_hours),
         file.stop_after_failures,
         file.champions,
         _record(file, ground, engine.make().lm_eval_arguments(models)),

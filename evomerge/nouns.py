@@ -88,8 +88,10 @@ class Evaluation:
         status: ``done``, or ``failed`` when the candidate could not be built or scored.
         tasks: scores by the task's name in the fitness; empty when failed.
         value: the fitness, higher is better; None when failed, and until the driver set it.
-        merge_seconds, score_seconds: wall time of materialising and of scoring.
+        merge_seconds, score_seconds: wall time of materialising, and of asking and scoring.
+        generation_seconds: the part of `score_seconds` in which the engine answered.
         error: why it failed.
+        worker: which one found out, e.g. ``0 on node-17``.
     """
 
     status: Literal["done", "failed"]
@@ -98,6 +100,8 @@ class Evaluation:
     merge_seconds: float = 0.0
     score_seconds: float = 0.0
     error: str | None = None
+    generation_seconds: float = 0.0
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)

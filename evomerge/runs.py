@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, RunError
+from evomerge.errors import CheckpointError, ConfigError, RunError
+from evomerge.executors import Executor
 from evomerge.search import Observer, Search
 from evomerge.sitting import Sitting
 from evomerge.store import Store
@@ -29,7 +30,7 @@ def start(search: Search, folder: Path, observe: Observer) -> None:
     record = replace(search.record, sources_fingerprints=_read_weights(search.setup))
     executor = search.new_executor()
     try:
-        executor.start(search.setup)
+        _open(search, executor)
         with Store.create(folder, record) as store:
             Sitting(search, store, executor, observe).finish()
     finally:
@@ -57,10 +58,20 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
         try:
             run.replay()
             if not run.complete():
-                run.executor.start(search.setup)
+                _open(search, run.executor)
                 run.finish()
         finally:
             run.executor.close()
+
+
+def _open(search: Search, executor: Executor) -> None:
+    """Open the workers, and see that the budget means something on them."""
+    executor.start(search.setup)
+    if search.budget.gpu_hours is not None and executor.gpus == 0:
+        raise ConfigError(
+            f"budget.gpu_hours: {search.budget.gpu_hours:g}, but the workers hold no GPU. "
+            "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
+        )
 
 
 def _read_weights(setup: WorkerSetup) -> dict[str, str]:

@@ -17,6 +17,7 @@ class BudgetKeys(BaseModel):
 
     evaluations: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=None, gt=0)
+    gpu_hours: float | None = Field(default=None, gt=0)
 
 
 class SearchFile(BaseModel):
@@ -83,6 +84,6 @@ class SearchFile(BaseModel):
     @field_validator("budget")
     @classmethod
     def _limited(cls, budget: BudgetKeys) -> BudgetKeys:
-        if budget.evaluations is None and budget.seconds is None:
-            raise ValueError("give evaluations, seconds, or both")
+        if budget.evaluations is None and budget.seconds is None and budget.gpu_hours is None:
+            raise ValueError("give evaluations, seconds or gpu_hours, or several")
         return budget

@@ -77,7 +77,7 @@ class Sitting:
         """Search until the budget is spent, then score the champions on held-out examples."""
         self._started = time.monotonic()
         for candidate in self.in_flight.values():
-            self._send(candidate)
+            self._send(candidate, self.store.evaluation(candidate.recipe.digest))
         self._show()
         # whoever tells in order asks first: what has arrived by now must not matter
         first, second = (
@@ -100,15 +100,14 @@ class Sitting:
         proposed = None if full else self._propose()
         if proposed is None:
             return False
-        self.store.record_ask(proposed, self.elapsed_seconds())
+        known = self.store.record_ask(proposed, self.elapsed_seconds())
         self._enter(proposed)
-        self._send(proposed)
+        self._send(proposed, known)
         return True
 
-    def _send(self, candidate: Candidate) -> None:
+    def _send(self, candidate: Candidate, known: Evaluation | None) -> None:
         """Have a candidate evaluated, unless its recipe has been or is being evaluated."""
         digest = candidate.recipe.digest
-        known = self.store.evaluation(digest)
         if known is not None:  # the same recipe costs nothing
             self.arrived[candidate.number] = known
         elif digest in self.awaited:

@@ -100,6 +100,7 @@ class Worker:
             tasks,
             merge_seconds=merged - started,
             score_seconds=time.perf_counter() - merged,
+            generation_seconds=self.scorers[job.split].generation_seconds,
         )
 
     @property

@@ -87,7 +87,7 @@ def result(folder: Path) -> Content:
     shown = evomerge("show", folder, "--json")
     assert shown.returncode == 0, shown.stderr
     content: Content = json.loads(shown.stdout)
-    del content["run"]
+    del content["run"], content["usage"]
     return content
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evomerge.reports.table import Cell
     from evomerge.search import Progress as Standing
     from evomerge.search_file import SearchFile
+    from evomerge.usage import Usage
 
 File = Annotated[Path, typer.Argument(help="The search YAML.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
@@ -83,10 +84,21 @@ def resume(folder: Folder) -> None:
 def show(folder: Folder, as_json: Json = False) -> None:
     """Show a run: progress, table, best recipes, failures. Also while it runs."""
     file, outcome = _outcome(folder)
+    usage = _usage(folder)
     if as_json:
-        typer.echo(json.dumps(outcome.as_json(), indent=2))
-    else:
-        _print(file, outcome, folder)
+        typer.echo(json.dumps(outcome.as_json() | {"usage": usage.as_json()}, indent=2))
+        return
+    _print(file, outcome, folder)
+    console = Console(highlight=False, soft_wrap=True)
+    if usage.candidates_per_hour is not None:
+        console.print(f"{usage.candidates_per_hour:.0f} candidates per hour")
+    for share in usage.workers:
+        console.print(
+            f"worker {share.worker}: {share.evaluations} evaluations, merge {share.merge:.0%}, "
+            f"generation {share.generation:.0%}, scoring {share.scoring:.0%}, "
+            f"waiting {share.waiting:.0%}",
+            markup=False,
+        )
 
 
 def _stored(folder: Path) -> Loaded:
@@ -94,7 +106,7 @@ def _stored(folder: Path) -> Loaded:
     from evomerge.config import load_resolved
     from evomerge.store import Store
 
-    with Store.open(folder, read_only=True) as store:
+    with Store.open(folder) as store:  # as a writer, which brings an older file up to date
         text = store.run().search_yaml
     return load_resolved(text, str(folder))
 
@@ -108,6 +120,15 @@ def _outcome(folder: Path) -> tuple[SearchFile, Outcome]:
     with Store.open(folder, read_only=True) as store:
         file = read_resolved(store.run().search_yaml, str(folder))
         return file, read_outcome(folder, file.fitness, store)
+
+
+def _usage(folder: Path) -> Usage:
+    """Where the run's time went."""
+    from evomerge.store import Store
+    from evomerge.usage import read_usage
+
+    with Store.open(folder, read_only=True) as store:
+        return read_usage(store)
 
 
 def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -44,7 +46,7 @@ class LocalExecutor(Executor):
             setup = self._worker.setup
             self._worker.close()
             self._worker = Worker(setup)
-        return job, evaluation
+        return job, replace(evaluation, worker=f"0 on {socket.gethostname()}")
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -27,14 +31,15 @@ log = logging.getLogger(__name__)
 FATAL = 3  # workers that a candidate may take down before it is the one to blame
 _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 10.0
+_KNOCK_SECONDS = 10.0
 _INSPECTION_SECONDS = 600.0
 
 Positive = Annotated[float, Field(gt=0)]
 _Key = tuple[int, Split]
 
 
-class _Actor(RemoteWorker):
-    """A remote worker that knows its node."""
+class EvomergeWorker(RemoteWorker):
+    """A remote worker that knows its node; ``ps`` shows it by this name."""
 
     def open(self) -> Opened | Refusal:
         """See `RemoteWorker.open`."""
@@ -56,7 +61,7 @@ class _Member:
         ref: the call under way; None while idle.
         job: what it evaluates; None while it opens or idles.
         since: monotonic seconds at which the call began.
-        node: where it is, once it is open.
+        node, host: where it is, once it is open.
     """
 
     number: int
@@ -66,6 +71,7 @@ class _Member:
     since: float
     job: Job | None = None
     node: str | None = None
+    host: str = ""
 
 
 class RayExecutor(Executor):
@@ -160,6 +166,7 @@ class RayExecutor(Executor):
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
         self._queue.append(job)
+        self._assign()
 
     def result(self) -> tuple[Job, Evaluation]:
         """See `Executor.result`."""
@@ -196,19 +203,23 @@ class RayExecutor(Executor):
         if ray.is_initialized():
             return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self._runtime_env:
-            options["runtime_env"] = self._runtime_env
+        environment = self._runtime_env or {}
         if self.address == "local":
-            # short, for the sockets in it have paths of at most 107 bytes
-            self._scratch = tempfile.mkdtemp(prefix="evomerge-ray-", dir="/tmp")
+            self._scratch = _scratch()
             options |= {"_temp_dir": self._scratch, "include_dashboard": False}
-            options["num_cpus"] = max(1, int(self.capacity * self._cpus + 0.999))
+            options["num_cpus"] = math.ceil(self.capacity * self._cpus)
+            # what a killed worker leaves goes with the rest
+            variables = {"TMPDIR": self._scratch, **environment.get("env_vars", {})}
+            environment = {**environment, "env_vars": variables}
+        if environment:
+            options["runtime_env"] = environment
         handler = signal.getsignal(signal.SIGTERM)
         try:
+            _knock(self.address)
             ray.init(address=self.address, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise InputError(
-                f"executor.address: {self.address}: no Ray cluster answers there: {error} "
+                f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
                 "Start one with 'ray start --head', or take address: local."
             ) from None
         finally:
@@ -278,7 +289,7 @@ class RayExecutor(Executor):
                 group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
             )
         # Ray never restarts it or repeats a call: only here is known what it was doing
-        kind = ray.remote(_Actor).options(
+        kind = ray.remote(EvomergeWorker).options(
             max_restarts=0, max_task_retries=0, **options, **self._environment()
         )
         actor = kind.remote(self._setup, self._expected)
@@ -334,7 +345,7 @@ class RayExecutor(Executor):
             return self._lost(member, "\n".join(answer.problems))
         job, member.job, member.ref = member.job, None, None
         if isinstance(answer, Opened):
-            member.node = answer.node
+            member.node, member.host = answer.node, answer.host
             self._failed_openings = 0
             return None
         assert isinstance(answer, Answer)
@@ -343,7 +354,7 @@ class RayExecutor(Executor):
         self._faults.pop((job.number, job.split), None)
         if answer.exhausted:
             self._replace(member)
-        return job, answer.evaluation
+        return job, replace(answer.evaluation, worker=f"{member.number} on {member.host}")
 
     def _lost(self, member: _Member, reason: str) -> tuple[Job, Evaluation] | None:
         """Replace a worker; its job goes first in the queue, or has failed."""
@@ -376,6 +387,23 @@ class RayExecutor(Executor):
         import ray
 
         return any(n["NodeID"] == member.node and not n["Alive"] for n in ray.nodes())
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+
+
+def _scratch() -> str:
+    """A new folder for a cluster of our own; those that killed processes left are removed."""
+    root = Path("/tmp")  # noqa: S108 - short: sockets in it have paths of at most 107 bytes
+    for folder in root.glob("evomerge-ray-*-*"):
+        owner = folder.name.split("-")[2]
+        if not Path("/proc", owner).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"evomerge-ray-{os.getpid()}-", dir=root)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +35,9 @@ class _Built(NamedTuple):
 class LmEvalScorer:
     """One split of a fitness, its requests built.
 
+    Attributes:
+        generation_seconds: in which the model answered, in the last `score`.
+
     Args:
         lm: only its tokenizer and chat template are used, to write the prompts.
         options: how the prompts are written.
@@ -46,6 +50,7 @@ class LmEvalScorer:
     def __init__(
         self, fitness: Fitness, split: Split, lm: LM, options: LmEvalOptions | None = None
     ) -> None:
+        self.generation_seconds = 0.0
         manager = task_manager(fitness)
         author = Author(lm, options or LmEvalOptions())
         self._tasks = [
@@ -82,11 +87,13 @@ class LmEvalScorer:
                     instance.resps = []
                     instance.filtered_resps = {}
                     by_type[instance.request_type].append(instance)
+        started = time.perf_counter()
         for kind, instances in by_type.items():
             repeated = [i for i in instances for _ in range(i.repeats or 1)]
             answers = getattr(lm, kind)(repeated, disable_tqdm=True)
             for instance, answer in zip(repeated, answers, strict=True):
                 instance.resps.append(answer)
+        self.generation_seconds = time.perf_counter() - started
         return {built.name: _scores(built) for built in self._tasks}
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, func, insert, select
 
 from evomerge.errors import StoreError
 from evomerge.nouns import Evaluation, Split, TaskScores
@@ -50,6 +50,8 @@ def find(connection: Connection, key: Key) -> Evaluation | None:
         merge_seconds=row.merge_seconds,
         score_seconds=row.score_seconds,
         error=row.error,
+        generation_seconds=row.generation_seconds,
+        worker=row.worker or "",
     )
 
 
@@ -70,6 +72,8 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
         "error": printable(evaluation.error),
         "merge_seconds": evaluation.merge_seconds,
         "score_seconds": evaluation.score_seconds,
+        "generation_seconds": evaluation.generation_seconds,
+        "worker": evaluation.worker or None,
         "created_utc": utc_now(),
     }
     new = insert(evaluations).returning(evaluations.c.id)
@@ -110,3 +114,35 @@ def _refuse_nan(key: Key, evaluation: Evaluation) -> None:
                 f"recipe {key.recipe_digest}: {name} is NaN. An evaluation has numbers, or the "
                 "status 'failed' and no scores."
             )
+
+
+class Spent(NamedTuple):
+    """What one worker did: how many evaluations, and its seconds by what they went into."""
+
+    worker: str
+    evaluations: int
+    merge_seconds: float
+    generation_seconds: float
+    score_seconds: float
+
+
+def spent(connection: Connection, fitness_digest: str, settings_digest: str) -> list[Spent]:
+    """Sums over the evaluations, by worker."""
+    of_run = (
+        (evaluations.c.fitness_digest == fitness_digest)
+        & (evaluations.c.settings_digest == settings_digest)
+        & evaluations.c.worker.is_not(None)
+    )
+    sums = (
+        select(
+            evaluations.c.worker,
+            func.count(),
+            func.sum(evaluations.c.merge_seconds),
+            func.sum(evaluations.c.generation_seconds),
+            func.sum(evaluations.c.score_seconds),
+        )
+        .where(of_run)
+        .group_by(evaluations.c.worker)
+        .order_by(evaluations.c.worker)
+    )
+    return [Spent(*row) for row in connection.execute(sums)]

@@ -32,7 +32,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"  # the newest file in migrations/versions
+HEAD = "0002"  # the newest file in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -107,6 +107,8 @@ evaluations = Table(
     Column("merge_seconds", Double, nullable=False),
     Column("score_seconds", Double, nullable=False),
     Column("created_utc", Text, nullable=False),
+    Column("generation_seconds", Double, nullable=False, server_default="0"),
+    Column("worker", Text),
     UniqueConstraint("recipe_digest", "fitness_digest", "split", "settings_digest"),
     CheckConstraint("split IN ('search', 'held_out')", name="split"),
     CheckConstraint("status IN ('done', 'failed')", name="status"),

@@ -88,6 +88,8 @@ def evaluation(value: float, *scores: float) -> Evaluation:
         value=value,
         merge_seconds=0.1,
         score_seconds=2.7,
+        generation_seconds=1.9,
+        worker="3 on node-17",
     )
 
 

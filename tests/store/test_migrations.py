@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
 
 from evomerge.errors import StoreError
 from evomerge.store import Store, database
@@ -82,6 +83,27 @@ def test_a_reader_leaves_an_older_file_to_a_writer(
     tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Store.create(tmp_path, run).close()
-    monkeypatch.setattr(database, "HEAD", "0002")
-    with pytest.raises(StoreError, match=r"older evomerge \(schema 0001.*Resume the run once"):
+    monkeypatch.setattr(database, "HEAD", "0998")
+    with pytest.raises(StoreError, match=rf"older evomerge \(schema {HEAD}.*Resume the run once"):
         Store.open(tmp_path, read_only=True)
+
+
+def test_evaluations_of_the_first_schema_are_kept(tmp_path: Path, run: Any) -> None:
+    """A file as the first migration made it, with an evaluation in it."""
+    engine = database.connect(tmp_path / "old.sqlite", read_only=False, create=True)
+    config = database.migrations()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(text("INSERT INTO recipes VALUES ('d', '{}')"))
+        connection.execute(
+            text(
+                "INSERT INTO evaluations VALUES "
+                "(1, 'd', 'f', 'search', 's', 'done', 0.5, NULL, 1.0, 2.0, '2026')"
+            )
+        )
+    database.migrate(engine)
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT * FROM evaluations")).one()
+    assert tuple(kept)[4:] == ("s", "done", 0.5, None, 1.0, 2.0, "2026", 0.0, None)
+    engine.dispose()

@@ -1,0 +1,58 @@
+"""Where the time of a run went, by worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One worker's time.
+
+    Attributes:
+        merge, generation, scoring, waiting: fractions of the run's search time, in [0, 1], which
+            sum to 1; what a worker did in lost evaluations counts as waiting.
+    """
+
+    worker: str
+    evaluations: int
+    merge: float
+    generation: float
+    scoring: float
+    waiting: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How fast a run is, and what its workers did; None before the clock ran."""
+
+    candidates_per_hour: float | None
+    workers: tuple[Share, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The usage for ``--json``."""
+        return {
+            "candidates_per_hour": self.candidates_per_hour,
+            "workers": [
+                {name: getattr(share, name) for name in Share.__slots__} for share in self.workers
+            ],
+        }
+
+
+def read_usage(store: Store) -> Usage:
+    """What a store tells of the time so far. Runs of older versions name no workers."""
+    elapsed = store.elapsed_seconds()
+    shares = []
+    for row in store.spent():
+        # held-out evaluations come after the last event, where the clock stands already
+        total = max(elapsed, row.merge_seconds + row.score_seconds)
+        if total > 0:
+            merge, generation = row.merge_seconds / total, row.generation_seconds / total
+            scoring = row.score_seconds / total - generation
+            waiting = max(0.0, 1 - merge - generation - scoring)
+            shares.append(Share(row.worker, row.evaluations, merge, generation, scoring, waiting))
+    told = sum(event.kind == "tell" for event in store.events())
+    return Usage(told / elapsed * 3600 if elapsed > 0 else None, tuple(shares))
