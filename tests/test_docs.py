@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import yaml
 
 from evomerge.cli.app import app
 from evomerge.documents import parse_yaml
+from evomerge.executors import Executor
 from evomerge.operators import get
 from evomerge.recipes.yaml import from_yaml
+from evomerge.registry import component
 from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile
 
@@ -100,3 +103,16 @@ def test_recipes_in_documents_are_recipes(block: str) -> None:
     operator = get(recipe.operator)
     assert set(recipe.parameters) <= set(operator.parameters)
     assert bool(recipe.statistics) == (operator.statistics is not None)
+
+
+def test_files_for_clusters_are_whole() -> None:
+    folder = ROOT / "docs" / "cluster"
+    keys, job = (
+        yaml.safe_load(re.findall(r"```yaml\n(.*?)```", (folder / name).read_text(), re.DOTALL)[0])
+        for name in ("README.md", "kuberay.md")
+    )
+    component("executor", Executor, keys["executor"]).make()
+    assert job["kind"] == "RayJob"
+    assert job["spec"]["entrypoint"].startswith("evomerge run ")
+    (script,) = re.findall(r"```bash\n(.*?)```", (folder / "slurm.md").read_text(), re.DOTALL)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
