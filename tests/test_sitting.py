@@ -14,11 +14,14 @@ import pytest
 import yaml
 
 from evomerge.config import load_resolved
+from evomerge.errors import ConfigError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
 from evomerge.nouns import Evaluation, Job
 from evomerge.runs import resume, start
 from evomerge.search import Progress, Search
+from evomerge.store import Store
+from evomerge.usage import read_usage
 from evomerge.worker import Worker, WorkerSetup
 
 ROOT = Path(__file__).parents[1]
@@ -195,3 +198,31 @@ def test_champions_are_scored_on_all_workers(tmp_path: Path) -> None:
     rows = run_with(crew, small_search(champions=3), tmp_path / "run")
     assert crew.most == 3
     assert sum(row[1] != "baseline" and row[5] is not None for row in rows) == 3
+
+
+def test_a_budget_of_gpu_hours_needs_gpus(tmp_path: Path) -> None:
+    search = small_search(budget={"gpu_hours": 1})
+    with pytest.raises(ConfigError, match="gpu_hours: 1, but the workers hold no GPU"):
+        run_with(LocalExecutor(), search, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_of_gpu_hours_ends_a_run(tmp_path: Path) -> None:
+    search = small_search(budget={"gpu_hours": 1, "evaluations": 500}, optimizer={"name": "random"})
+    crew = Stragglers(2, "finished", seed=0)
+    crew.gpus = 3600.0 * 3600.0  # each second of search counts as 3600 hours
+    with pytest.raises(SearchError, match="no candidate could be scored"):
+        run_with(crew, search, tmp_path / "run")
+    assert {kind for _, kind, *_ in leaderboard(tmp_path / "run")} == {"baseline"}
+
+
+def test_a_workers_time_adds_up(tmp_path: Path) -> None:
+    run_with(LocalExecutor(), small_search(), tmp_path / "run")
+    with Store.open(tmp_path / "run", read_only=True) as store:
+        usage = read_usage(store)
+    (share,) = usage.workers
+    assert share.evaluations == len({r[3] for r in leaderboard(tmp_path / "run")}) + 8
+    assert min(share.merge, share.generation, share.scoring) > 0
+    total = share.merge + share.generation + share.scoring + share.waiting
+    assert total == pytest.approx(1)
+    assert usage.candidates_per_hour is not None

@@ -36,13 +36,20 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def check(search: File, overrides: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
-    """Report all problems of a search at once, its size and its cost. Touches no weights."""
+def check(
+    search: File,
+    overrides: Overrides = [],  # noqa: B006
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Time one candidate on a real worker.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Report all problems of a search at once, its size and its cost."""
     from evomerge.config import load
     from evomerge.estimate import estimate
 
     loaded = load(search, overrides)
-    facts = estimate(loaded)
+    facts = estimate(loaded, probe=probe)
     if as_json:
         typer.echo(json.dumps({**facts, "notes": loaded.notes}, indent=2))
         return

@@ -97,6 +97,19 @@ def test_check_tells_size_and_cost_and_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_check_can_time_one_candidate(tmp_path: Path) -> None:
+    search = ROOT / "experiments" / "quickstart" / "search.yaml"
+    facts = data("check", search, "--probe", cwd=tmp_path)
+    assert facts["fits_here"] == "yes"
+    assert facts["seconds_per_candidate"] > 0
+    assert facts["gpu_hours_for_the_budget"] == 0  # no GPU is asked for
+    count = 320 + facts["baselines"] + 1
+    assert facts["seconds_for_the_budget"] == pytest.approx(
+        count * facts["seconds_per_candidate"], rel=1e-2
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_lists_all_problems_and_exits_with_2(tmp_path: Path) -> None:
     search = yaml.safe_load((ROOT / "experiments" / "quickstart" / "search.yaml").read_text())
     search |= {"base": "/nowhere", "optimizer": {"name": "cmaes", "popsize": 3}}
