@@ -149,6 +149,7 @@ def _compose(
         part("", [], executor.make)
     if space is not None and optimizer is not None:
         part("", ["seed"], optimizer.make, space.parameters, file.seed)
+        part("optimizer", [], _check_parents, space, optimizer.kind, file.optimizer["name"])
     if space is not None and models is not None:
         part("space", [], _plans, space, models)
     if problems:
@@ -243,6 +244,19 @@ def _space(keys: Mapping[str, Any], ground: Ground) -> Space:
     found: Callable[..., Space] = registry.find("spaces", kind, Space)
     valid = registry.validate_options(found, options, "")
     return found(ground, **valid)
+
+
+def _check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
+    """Raise unless both space and optimizer make candidates of parents, or neither."""
+    if optimizer.breeds and not space.breeds:
+        raise ConfigError(
+            f"{name} makes candidates of parents, which this space cannot cross. "
+            "Set space: crossover."
+        )
+    if space.breeds and not optimizer.breeds:
+        raise ConfigError(
+            f"{name} names no parents, of which this space makes candidates. Set optimizer: m2n2."
+        )
 
 
 def _check_fitness(fitness: Fitness) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from evomerge.recipes import Recipe
 
@@ -57,11 +57,12 @@ class Genome:
     """What an optimizer proposes: a value for every parameter of the space.
 
     Attributes:
-        genes: parameter name to value, in the order of the space's parameters.
+        genes: parameter name to value, in the order of the space's parameters; of a genome with
+            parents also what the optimizer and the space add, as JSON has it.
         parents: numbers of the candidates that it was made from; empty when made from none.
     """
 
-    genes: Mapping[str, Gene]
+    genes: Mapping[str, Any]
     parents: tuple[int, ...] = ()
 
 

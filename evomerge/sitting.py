@@ -165,11 +165,17 @@ class Sitting:
             genome = self.optimizer.ask(number)
             if genome is None and (recorded or self.executor.tell_order == "finished"):
                 genome = self.optimizer.ask_ahead(number)
-            return None if genome is None else self._decoded(number, "search", genome)
+            return None if genome is None else self._decoded(number, "search", self._whole(genome))
         if self.in_flight or self.tally.asked["mean"]:
             return None
         mean = self.optimizer.recommend()
         return None if mean is None else self._decoded(number, "mean", mean)
+
+    def _whole(self, genome: Genome) -> Genome:
+        """The genome with what the space makes of its parents."""
+        if not genome.parents:
+            return genome
+        return self.search.space.child(genome, [self.candidates[n].genome for n in genome.parents])
 
     def _decoded(self, number: int, kind: Kind, genome: Genome) -> Candidate:
         return Candidate(number, kind, "", genome, self.search.space.decode(genome))

@@ -255,3 +255,11 @@ def test_a_nan_in_a_source_is_found_before_anything_is_written(tmp_path: Path) -
     assert "model.layers.1.mlp.up_proj.weight holds 1 NaN" in problem
     assert str(model / "model.safetensors") in problem
     assert not (tmp_path / "run").exists()
+
+
+def test_an_optimizer_that_breeds_needs_a_space_that_can_cross(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, changed("optimizer", {"name": "m2n2"}))
+    assert problem.endswith(
+        "optimizer: m2n2 makes candidates of parents, which this space cannot cross. "
+        "Set space: crossover."
+    )

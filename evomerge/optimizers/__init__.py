@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from evomerge.nouns import Evaluation, Genome, Parameter
 
@@ -21,7 +22,12 @@ class Optimizer(ABC):
     Args:
         parameters: (D,) what varies; every genome has exactly one value for each, within bounds.
         seed: of all randomness.
+
+    Attributes:
+        breeds: whether candidates have parents, so that the space must be able to cross them.
     """
+
+    breeds: ClassVar[bool] = False
 
     def __init__(self, parameters: Sequence[Parameter], seed: int) -> None:
         self.parameters = tuple(parameters)

@@ -7,8 +7,9 @@ its other keys.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pydantic import ValidationError
 
@@ -69,14 +70,25 @@ class Space(ABC):
     Attributes:
         parameters: (D,) what varies; an optimizer sees nothing else.
         operators: names of the operators that its recipes may use.
+        breeds: whether its candidates have parents, so that the optimizer must name them.
     """
 
+    breeds: ClassVar[bool] = False
     parameters: tuple[Parameter, ...]
     operators: tuple[str, ...]
 
     @abstractmethod
     def decode(self, genome: Genome) -> Recipe:
         """The recipe of a genome; the same genome always gives the same recipe."""
+
+    def child(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
+        """The whole genome of a candidate with parents: what `decode` takes, and what is recorded.
+
+        Args:
+            genome: as the optimizer proposes it.
+            parents: whole, in the order of ``genome.parents``.
+        """
+        return genome
 
     def initial(self) -> Genome:
         """The genome that a search starts from."""

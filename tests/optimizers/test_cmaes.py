@@ -153,7 +153,7 @@ def test_recommend_of_a_mix_rounds_and_takes_the_most_probable() -> None:
     def fitness(genome: Genome) -> float:
         genes = genome.genes
         number = (float(genes["w"]) - 0.8) ** 2 + (int(genes["k"]) - 6) ** 2 / 64
-        return -number - 0.2 * (genes["b"] is False) - 0.2 * (genes["c"] != "y")
+        return -number - 0.2 * (genes["b"] is False) - 0.2 * bool(genes["c"] != "y")
 
     found = _run(Cmaes(parameters, 0), fitness, 25).genes
     assert abs(float(found["w"]) - 0.8) < 0.01
