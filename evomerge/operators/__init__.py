@@ -13,6 +13,7 @@ from evomerge.operators._describe import Description, Setting, describe, modifie
 from evomerge.operators._lanes import in_lane, lanes
 from evomerge.operators._operator import Operator, get, operator
 from evomerge.operators._passes import all_finite, rounded
+from evomerge.operators._prefix import prefix_grams
 from evomerge.operators._stack import TILE, NotFiniteError, Rows, Stack, stretch
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "lanes",
     "modifiers",
     "operator",
+    "prefix_grams",
     "rounded",
     "stretch",
 ]

@@ -103,7 +103,7 @@ class Measures:
         """(M, M) float64: inner products of the sources' values."""
 
         def measure() -> Tensor:
-            return self.total(lambda tile: _gram(tile.values.flatten(1)))
+            return self.total(lambda tile: inner_products(tile.values.flatten(1)))
 
         found: Tensor = self.once("gram", measure)
         return found
@@ -186,7 +186,8 @@ def sums(values_MN: Tensor) -> Tensor:
     return values_MN.view(count, _RUN, -1).sum(1).double().sum(1)
 
 
-def _gram(values_MN: Tensor) -> Tensor:
+def inner_products(values_MN: Tensor) -> Tensor:
+    """(M, M) float64."""
     if fits(values_MN):
         return torch.from_numpy(_inner_products(array(values_MN)))
     values = doubled(values_MN)

@@ -125,6 +125,8 @@ class Stack:
         checked: whether the inputs are known to be finite.
         changes: what is done to every tile that is read.
         by_row: whether tiles must hold whole rows, (M, r, c).
+        pieces: where pieces of the tensor end, and the (M,) weights on each, for the operator that
+            has other weights on every piece.
     """
 
     inputs: Sequence[Input]
@@ -145,6 +147,7 @@ class Stack:
     checked: bool = False
     changes: tuple[Kernel, ...] = ()
     by_row: bool = False
+    pieces: Sequence[tuple[int, Sequence[float]]] = ()
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from evomerge.recipes._mergekit_methods import METHOD_OF, METHODS, Method
 from evomerge.recipes._mergekit_modules import named
 from evomerge.recipes._mergekit_places import Placed
 from evomerge.recipes._mergekit_remarks import remarks
+from evomerge.recipes._mergekit_segments import by_tensor
 from evomerge.recipes._mergekit_tokens import write_tokenizer
 from evomerge.recipes._mergekit_values import Values, has_rows, with_rescale
 from evomerge.recipes._slices import BASE, length
@@ -37,6 +38,8 @@ def to_mergekit(
     Raises:
         ExportError: everything in the recipe that mergekit lacks or would get wrong, at once.
     """
+    if recipe.operator == "segments":
+        recipe = by_tensor(recipe, places, shapes)
     name = METHOD_OF.get(recipe.operator)
     if name is None:
         known = did_you_mean(recipe.operator, METHOD_OF)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.recipes._segments import Segments, segment_problems
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
 from evomerge.recipes._slices import Slice, canonical_slices, length, slice_problems
 from evomerge.recipes._template import template_problems
@@ -20,11 +21,11 @@ from evomerge.recipes._tokenizer import (
 )
 from evomerge.registry import did_you_mean
 
-__all__ = ["DTYPES", "ROLES", "Recipe", "Scalar", "TokenRow", "Tokenizer"]
+__all__ = ["DTYPES", "ROLES", "Recipe", "Scalar", "Segments", "TokenRow", "Tokenizer"]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_LATER = ("slices", "modules", "statistics", "chat_template", "experimental")
+_LATER = ("slices", "modules", "statistics", "chat_template", "experimental", "segments")
 
 
 class Recipe(BaseModel):
@@ -55,6 +56,7 @@ class Recipe(BaseModel):
         chat_template: a known name, a Jinja text, or ``auto`` for that of most models; None for
             the base's.
         experimental: needed by operators whose published equations could not be checked.
+        segments: of the operator `segments`: another weighted sum on every stretch of elements.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,7 @@ class Recipe(BaseModel):
     tokenizer: str | Tokenizer | None = None
     chat_template: str | None = None
     experimental: bool = False
+    segments: Segments | None = None
 
     @field_validator("sources")
     @classmethod
@@ -90,6 +93,7 @@ class Recipe(BaseModel):
         problems += slice_problems(self.slices, self.sources, self.base)
         problems += tokenizer_problems(self.tokenizer, self.sources)
         problems += template_problems(self.chat_template)
+        problems += segment_problems(self.segments, self.sources)
         problems += [f"modules: expected a prefix, got {m!r}" for m in self.modules if not _bare(m)]
         problems += [
             f"statistics.{name}: no such source.{did_you_mean(name, self.sources)}"

@@ -182,6 +182,7 @@ class _Merger:
             checked=("finite", identity) in known,
             model=lambda: self._model,
             model_known=models.known.setdefault("", {}),
+            pieces=step.pieces,
         )
 
     @cached_property

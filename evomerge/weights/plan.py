@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from evomerge.recipes import Recipe
 from evomerge.registry import did_you_mean
 from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models, Slot
+from evomerge.weights.segments import layout_of
 from evomerge.weights.statistics import Kind, Statistics, open_statistics
 
 # What operators call their statistics, and what the manifest of a folder of them says.
@@ -28,6 +29,7 @@ _KINDS: Mapping[str, Kind] = {
 }
 
 Frozen = tuple[tuple[str, Any], ...]
+Pieces = tuple[tuple[int, tuple[float, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,14 @@ class Step:
         dtype: of the result.
         per_source: parameter to its values, one for each source in ``slot.inputs``.
         shared: the operator's other parameters.
+        pieces: where pieces of the tensor end, and the weights of the sources on each.
     """
 
     slot: Slot
     dtype: torch.dtype
     per_source: Mapping[str, tuple[float, ...]]
     shared: Mapping[str, Any]
+    pieces: Pieces = ()
 
     @property
     def nbytes(self) -> int:
@@ -95,7 +99,8 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
     if problems:
         raise PlanError(problems)
     planner = _Planner(recipe, operator, models)
-    steps = [planner.step(slot) for slot in models.slots]
+    pieces = _pieces(recipe, models, planner.problems)
+    steps = [replace(planner.step(s), pieces=pieces.get(s.name, ())) for s in models.slots]
     statistics = _statistics(recipe, operator, models, planner.problems)
     if planner.problems:
         raise PlanError(dict.fromkeys(planner.problems))
@@ -126,6 +131,8 @@ def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[st
             f"operator: {operator.name} is experimental: its published equations could not be "
             "checked. Set experimental: true to use it all the same."
         )
+    if recipe.segments is not None and operator.name != "segments":
+        problems.append(f"segments: {operator.name} has none. Set operator: segments.")
     changed = [key for key in recipe.parameters if key.startswith(("sparsify_", "compeft_"))]
     is_global = recipe.parameters.get("scope") == "global" or operator.name == "opcm"
     if changed and is_global:
@@ -134,6 +141,26 @@ def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[st
             "follow this. Set scope: tensor, or leave it out."
         )
     return [*problems, *_count_problems(recipe, operator)]
+
+
+def _pieces(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str, Pieces]:
+    """Tensor name to its part of the recipe's segments."""
+    if recipe.segments is None:
+        return {}
+    task_vectors = recipe.parameters.get("space") == "task_vector"
+    try:
+        layout = layout_of(models, recipe.segments.chromosomes, task_vectors=task_vectors)
+    except PlanError as error:
+        problems += error.problems
+        return {}
+    end = recipe.segments.bounds[-1]
+    if end != layout.size:
+        problems.append(
+            f"segments.bounds: the last is {end}, but the models have {layout.size} elements to "
+            "merge. Give the models that the segments were made for."
+        )
+        return {}
+    return layout.pieces(recipe.segments)
 
 
 def _count_problems(recipe: Recipe, operator: Operator) -> list[str]:

@@ -137,7 +137,7 @@ def test_a_preset_starts_where_the_field_would(name: str) -> None:
 def test_operators_worth_searching_have_a_preset_and_experimental_ones_none() -> None:
     experimental = {n for n in registry.names("operators") if operators.get(n).experimental}
     # no gene: a scale for single sources, a mask for one source, a table that was learned
-    without = experimental | {"passthrough", "ffg", "expert_merging"}
+    without = experimental | {"passthrough", "ffg", "expert_merging", "segments"}
     assert set(registry.names("operators")) - set(NAMES) == without
 
 

@@ -1,0 +1,128 @@
+"""The merged tensors laid end to end, so that a position names an element of the model."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import accumulate, pairwise
+
+from evomerge.errors import RecipeError
+from evomerge.recipes._mergekit_places import Placed, precedes_blocks
+from evomerge.recipes._segments import Segments
+from evomerge.recipes.recipe import ROLES
+from evomerge.registry import did_you_mean
+
+REST = ("rest", "all")
+Chromosomes = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Chromosome after chromosome; in each embedding, blocks, final norm, head, then by name.
+
+    Attributes:
+        names: (T,) of the tensors.
+        starts: (T + 1,) the first element of each, and the number of all elements.
+        layers: (L + 1,) those starts at which a block, what is before or after the blocks, or a
+            chromosome begins, and the end.
+        edges: (C + 1,) those at which a chromosome begins, and the end.
+    """
+
+    names: tuple[str, ...]
+    starts: tuple[int, ...]
+    layers: tuple[int, ...]
+    edges: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Elements of all tensors."""
+        return self.starts[-1]
+
+    def pieces(self, segments: Segments) -> dict[str, tuple[tuple[int, tuple[float, ...]], ...]]:
+        """For each tensor where its pieces end, counted from its first element, and their weights.
+
+        Args:
+            segments: that end where the layout ends.
+        """
+        bounds = segments.bounds
+        found = {}
+        for name, (start, stop) in zip(self.names, pairwise(self.starts), strict=True):
+            first, last = bisect_right(bounds, start) - 1, bisect_left(bounds, stop)
+            found[name] = tuple(
+                (min(bounds[index + 1], stop) - start, segments.rows[index])
+                for index in range(first, last)
+            )
+        return found
+
+
+def lay_out(
+    places: Mapping[str, Placed], sizes: Mapping[str, int], chromosomes: Chromosomes
+) -> Layout:
+    """The canonical order of the tensors.
+
+    Args:
+        places: tensor name to block and role.
+        sizes: tensor name to its number of elements.
+        chromosomes: (C,) groups of words: a role, a pattern of names (``model.layers.0.*``), or
+            ``rest`` (or ``all``) for what no other word selects. The first that fits counts.
+
+    Raises:
+        RecipeError: words that select nothing, and tensors that none selects.
+    """
+    group_of = {name: _group(name, place, chromosomes) for name, place in places.items()}
+    problems = [*_empty(group_of, places, chromosomes), *_stray(group_of)]
+    if problems:
+        raise RecipeError(problems)
+    keys = {name: (group_of[name] or 0, _depth(name, places[name])) for name in places}
+    names = sorted((name for name in places if sizes[name]), key=lambda name: (keys[name], name))
+    starts = [0, *accumulate(sizes[name] for name in names)]
+    blocks, edges = [], []
+    for number, name in enumerate(names):
+        before = keys[names[number - 1]] if number else None
+        if keys[name] != before:
+            blocks.append(starts[number])
+        if before is None or keys[name][0] != before[0]:
+            edges.append(starts[number])
+    return Layout(tuple(names), tuple(starts), (*blocks, starts[-1]), (*edges, starts[-1]))
+
+
+def _depth(name: str, place: Placed) -> tuple[int, int]:
+    """Before the blocks, in one of them, after them, head."""
+    if place.layer is not None:
+        return (1, place.layer)
+    if precedes_blocks(name, place):
+        return (0, 0)
+    return (3, 0) if place.role == "head" else (2, 0)
+
+
+def _group(name: str, place: Placed, chromosomes: Chromosomes) -> int | None:
+    """The chromosome that a tensor belongs to."""
+    rest = None
+    for number, words in enumerate(chromosomes):
+        for word in words:
+            if word in REST:
+                rest = number if rest is None else rest
+            elif place.role == word or fnmatchcase(name, word):
+                return number
+    return rest
+
+
+def _empty(
+    group_of: Mapping[str, int | None], places: Mapping[str, Placed], chromosomes: Chromosomes
+) -> Iterable[str]:
+    for number, words in enumerate(chromosomes):
+        if number not in group_of.values():
+            roles = sorted({place.role for place in places.values()})
+            known = did_you_mean(words[0] if words else "", [*roles, "rest"])
+            yield f"chromosomes: no tensor belongs to {', '.join(words) or 'an empty one'}.{known}"
+
+
+def _stray(group_of: Mapping[str, int | None]) -> Iterable[str]:
+    stray = [name for name, group in group_of.items() if group is None]
+    if stray:
+        yield (
+            f"chromosomes: {len(stray)} tensors belong to none, {min(stray)} first. "
+            f"Add 'rest'. Known words: {', '.join(ROLES)}, rest, patterns of names."
+        )
