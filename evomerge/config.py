@@ -134,6 +134,7 @@ def _compose(
         file.seed,
         file.statistics,
         file.experimental,
+        models,
     )
     space = part("space", ["space"], _space, file.space, ground)
     optimizer: Component[Optimizer] | None

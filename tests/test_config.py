@@ -263,3 +263,31 @@ def test_an_optimizer_that_breeds_needs_a_space_that_can_cross(tmp_path: Path) -
         "optimizer: m2n2 makes candidates of parents, which this space cannot cross. "
         "Set space: crossover."
     )
+
+
+def test_a_space_that_crosses_needs_an_optimizer_that_breeds(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, changed("space", "crossover"))
+    assert problem.endswith(
+        "optimizer: cmaes names no parents, of which this space makes candidates. "
+        "Set optimizer: m2n2."
+    )
+
+
+def test_a_search_by_breeding_loads(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD), ["space=crossover", "optimizer=m2n2"])
+    assert [p.name for p in loaded.search.space.parameters] == [
+        "source",
+        "split[all]",
+        "ratio[all]",
+    ]
+
+
+def test_what_is_wrong_with_crossover_is_told_with_all_else(tmp_path: Path) -> None:
+    overrides = ["space={kind: crossover, align: word, chromosomes: [mpl]}", "optimizer=m2n2"]
+    (align,) = problems(tmp_path, GOOD, *overrides)
+    assert "space: align: Input should be 'element', 'tensor' or 'layer' (got 'word')" in align
+    found = problems(
+        tmp_path, GOOD, "space={kind: crossover, chromosomes: [mpl]}", "optimizer=m2n2"
+    )
+    assert "space: chromosomes: no tensor belongs to mpl. Did you mean 'mlp'?" in found[0]
+    assert "belong to none" in found[1]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -18,6 +18,7 @@ from evomerge.nouns import Genome, Parameter
 from evomerge.operators import get
 from evomerge.recipes import Recipe
 from evomerge.registry import explain
+from evomerge.weights.models import Models
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Ground:
         base, sources, dtype, tokenizer, seed, experimental: as in `Recipe`.
         statistics: source name to a folder, for the operators that need some.
         layers: blocks of the base.
+        models: the same, open, for the spaces that look at tensors; None where they cannot be.
     """
 
     base: str
@@ -38,14 +40,24 @@ class Ground:
     seed: int = 0
     statistics: Mapping[str, str] = field(default_factory=dict)
     experimental: bool = False
+    models: Models | None = field(default=None, compare=False, repr=False)
 
-    def recipe(self, operator: str, parameters: Mapping[str, object] | None = None) -> Recipe:
+    def only(self, source: str) -> Ground:
+        """The same with one source."""
+        return replace(self, sources={source: self.sources[source]})
+
+    def recipe(
+        self,
+        operator: str,
+        parameters: Mapping[str, object] | None = None,
+        segments: Mapping[str, object] | None = None,
+    ) -> Recipe:
         """A recipe over all sources.
 
         Raises:
             RecipeError: values that no recipe can hold, all at once.
         """
-        content = {
+        content: dict[str, Any] = {
             "base": self.base,
             "sources": dict(self.sources),
             "operator": operator,
@@ -58,6 +70,8 @@ class Ground:
         if get(operator).statistics is not None:
             of = self.statistics
             content["statistics"] = {name: of[name] for name in self.sources if name in of}
+        if segments is not None:
+            content["segments"] = segments
         try:
             return Recipe.model_validate(content)
         except ValidationError as error:

@@ -423,7 +423,8 @@ def test_every_genome_has_every_integer_within_its_bounds(
         for number in range(60):
             genome = optimizer.ask(number)
             assert genome is not None
-            assert list(genome.genes) == [p.name for p in parameters]
+            names = list(genome.genes)  # of a child more may follow
+            assert names[: len(parameters)] == [p.name for p in parameters]
             assert low <= float(genome.genes["lam"]) <= high
             optimizer.tell(number, Evaluation("done", value=-float(genome.genes["lam"])))
 

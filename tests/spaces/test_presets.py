@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from evomerge.documents import read_yaml
 from evomerge.nouns import Gene, Genome, Parameter
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
+from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.spaces.parameter import ParameterSpace
+from evomerge.weights.models import Models
 
 FOLDER = presets.shipped("search_spaces")
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+KINDS = {path.stem: read_yaml(path)["kind"] for path in sorted(FOLDER.glob("*.yaml"))}
+NAMES = [name for name, kind in KINDS.items() if kind == "parameter"]
 THIRD = pytest.approx(1 / 3)
 STARTS: dict[str, dict[str, Any]] = {
     "linear": {"weight": THIRD},
@@ -101,7 +105,7 @@ def at_end(gene: Parameter, *, last: bool) -> Gene:
             return gene.high if last else gene.low
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_preset_says_what_is_searched(name: str) -> None:
     first = (FOLDER / f"{name}.yaml").read_text("utf-8").split("\n", 1)[0]
     assert first.startswith("# ") and first.endswith(".")
@@ -145,3 +149,16 @@ def test_weights_and_their_scale_are_never_both_free() -> None:
     for name in NAMES:
         free = {gene.name.partition(".")[0] for gene in load(name).parameters}
         assert not {"weight", "lam"} <= free, name
+
+
+def test_the_preset_of_crossover_starts_at_a_source(zoo: Path) -> None:
+    keys = read_yaml(FOLDER / "crossover.yaml")
+    found = registry.find("spaces", keys.pop("kind"), CrossoverSpace)
+    sources = {name: str(zoo / name) for name in ("arithmetic", "strings")}
+    ground = Ground(
+        str(zoo / "base"), sources, 4, "float32", models=Models(str(zoo / "base"), sources)
+    )
+    space = found(ground, **registry.validate_options(found, keys, "crossover: "))
+    recipe = space.decode(space.initial())
+    assert (recipe.operator, list(recipe.sources)) == ("linear", ["arithmetic"])
+    assert [gene.name for gene in space.parameters] == ["source", "split[all]", "ratio[all]"]

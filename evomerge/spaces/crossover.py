@@ -1,0 +1,168 @@
+"""Children of models: every stretch of elements is a weighted sum of the sources.
+
+Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.16204.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from evomerge.errors import ConfigError
+from evomerge.nouns import Genome, Parameter
+from evomerge.recipes import Recipe
+from evomerge.recipes.layout import Layout
+from evomerge.spaces import Ground, Space
+from evomerge.spaces._crossing import Matrix, Part, arc, cross, line
+from evomerge.weights.segments import PrefixGrams, layout_of
+
+Words = str | list[str]
+
+
+class CrossoverSpace(Space):
+    """The sources, and all that crossing them leads to.
+
+    A genome without parents is a source. A genome with two is asked with ``split[c]`` and
+    ``ratio[c]`` for every chromosome c: before the split the child is the parents' mixture at that
+    ratio, after it at one minus the ratio. `child` adds what follows from the parents:
+    ``cut[c]``, the elements at which the chromosome begins, is split, and ends; ``left[c]`` and
+    ``right[c]``, the parents' weights on both sides; and the child's own ``bounds`` and ``rows``.
+
+    Args:
+        ground: the models, open.
+        interpolation: ``lerp``, or ``slerp``, which differs where angles between the models are
+            large: hardly for fine-tunes of one base, but for their task vectors.
+        align: where models may be split: at any ``element``, ``tensor`` or ``layer``.
+        space: what is summed: ``weights``, or ``task_vector`` for sources minus base.
+        chromosomes: the parts that are split independently: a role (``attention``, ``mlp``, ...),
+            a pattern of tensor names (``model.layers.0.*``), ``rest`` for all others, or ``all``;
+            one, a list, or names with one or several of these words each.
+
+    Raises:
+        ConfigError: fewer than two sources, or chromosomes that are none.
+        PlanError: tensors that not all sources have, or that belong to no chromosome.
+    """
+
+    breeds = True
+    operators = ("linear",)  # its textbook setting is the average: the baseline to beat
+
+    def __init__(
+        self,
+        ground: Ground,
+        *,
+        interpolation: Literal["lerp", "slerp"] = "lerp",
+        align: Literal["element", "tensor", "layer"] = "element",
+        space: Literal["weights", "task_vector"] = "weights",
+        chromosomes: str | list[str] | dict[str, Words] = "all",
+    ) -> None:
+        self.ground, self.interpolation, self.align, self.space = (
+            ground,
+            interpolation,
+            align,
+            space,
+        )
+        self.chromosomes = _chromosomes(chromosomes)
+        sources = tuple(ground.sources)
+        if len(sources) < 2:
+            raise ConfigError(f"crossover needs two sources, got {len(sources)}. Add one.")
+        self.parameters = (
+            Parameter("source", "choice", sources[0], choices=sources),
+            *(
+                Parameter(f"{kind}[{name}]", "float", 0.5)
+                for kind in ("split", "ratio")
+                for name in self.chromosomes
+            ),
+        )
+        self._on_deltas = space == "task_vector"
+        if ground.models is not None:  # else they could not be opened, which is told elsewhere
+            words = list(self.chromosomes.values())
+            self._layout = layout_of(ground.models, words, task_vectors=self._on_deltas)
+            self._grams = PrefixGrams(ground.models, self._layout, task_vectors=self._on_deltas)
+
+    @property
+    def layout(self) -> Layout:
+        """Where every tensor's elements are."""
+        return self._layout
+
+    def child(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
+        """See `Space.child`; a single parent is copied."""
+        genes = {name: gene for name, gene in genome.genes.items() if name != "source"}
+        matrices = [self._matrix(parent) for parent in parents]
+        found = matrices[0]
+        if len(matrices) == 2:
+            parts = []
+            for name, (start, stop) in zip(
+                self.chromosomes, pairwise(self._layout.edges), strict=True
+            ):
+                cut = self._cut(start, stop, float(genes[f"split[{name}]"]))
+                ratio = float(genes[f"ratio[{name}]"])
+                left = Part(start, cut, *self._mix(matrices, start, cut, ratio))
+                right = Part(cut, stop, *self._mix(matrices, cut, stop, 1 - ratio))
+                parts += [left, right]
+                genes[f"cut[{name}]"] = [start, cut, stop]
+                genes[f"left[{name}]"] = [left.a, left.b]
+                genes[f"right[{name}]"] = [right.a, right.b]
+            found = cross(matrices[0], matrices[1], parts)
+        whole = {"bounds": found.bounds.tolist(), "rows": found.rows.tolist()}
+        return Genome({**genes, **whole}, genome.parents)
+
+    def decode(self, genome: Genome) -> Recipe:
+        """See `Space.decode`; a source alone is the recipe of that source's baseline."""
+        genes, ground = genome.genes, self.ground
+        if "bounds" not in genes:
+            name = str(genes["source"])
+            return ground.only(name).recipe("linear", {"weight": 1.0})
+        segments = {
+            "chromosomes": list(self.chromosomes.values()),
+            "bounds": genes["bounds"],
+            "rows": genes["rows"],
+        }
+        parameters = {"space": self.space} if self._on_deltas else {}
+        return ground.recipe("segments", parameters, segments=segments)
+
+    def _matrix(self, genome: Genome) -> Matrix:
+        if "bounds" in genome.genes:
+            rows = np.array(genome.genes["rows"], np.float64)
+            return Matrix(np.array(genome.genes["bounds"], np.int64), rows)
+        one_hot = [float(name == genome.genes["source"]) for name in self.ground.sources]
+        return Matrix(np.array([0, self._layout.size]), np.array([one_hot]))
+
+    def _cut(self, start: int, stop: int, split: float) -> int:
+        """The element at which a chromosome is split, the nearest that is allowed."""
+        cut = start + round(split * (stop - start))
+        if self.align == "element":
+            return cut
+        allowed = self._layout.starts if self.align == "tensor" else self._layout.layers
+        inside = [position for position in allowed if start <= position <= stop]
+        return min(inside, key=lambda position: abs(position - cut))
+
+    def _mix(
+        self, parents: Sequence[Matrix], start: int, stop: int, t: float
+    ) -> tuple[float, float]:
+        if self.interpolation == "lerp":
+            return line(t)
+        first, second = parents
+        return arc(first, second, start, stop, t, self._grams.at)
+
+
+def _chromosomes(given: str | list[str] | Mapping[str, Words]) -> dict[str, list[str]]:
+    """Name to words.
+
+    Raises:
+        ConfigError: none, one without a word, or a name given twice.
+    """
+    names: list[Any] = [given] if isinstance(given, str) else list(given)
+    found = {
+        name: [words] if isinstance(words, str) else list(words)
+        for name, words in (
+            given.items() if isinstance(given, Mapping) else ((name, name) for name in names)
+        )
+    }
+    if not found or not all(found.values()):
+        raise ConfigError("chromosomes: name at least one, and words for each. Try: all")
+    if len(found) < len(names):
+        raise ConfigError("chromosomes: one is named twice. Remove it.")
+    return found

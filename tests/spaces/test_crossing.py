@@ -1,0 +1,112 @@
+"""Children of coefficient matrices are those of the weights that the matrices stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from evomerge.spaces._crossing import Floats, Matrix, Part, arc, cross, line
+
+N, K = 200, 3
+RNG = np.random.default_rng(0)
+SOURCES_KN = RNG.normal(size=(K, N))
+
+
+def grams(positions: Sequence[int]) -> Floats:
+    parts = [SOURCES_KN[:, :position] for position in positions]
+    return np.stack([part @ part.T for part in parts])
+
+
+def seed(source: int) -> Matrix:
+    return Matrix(np.array([0, N]), np.eye(K)[source : source + 1])
+
+
+def weights(matrix: Matrix) -> Floats:
+    """(N,) the model, element by element."""
+    rows = np.repeat(matrix.rows, np.diff(matrix.bounds), axis=0)
+    found: Floats = np.einsum("nk,kn->n", rows, SOURCES_KN)
+    return found
+
+
+def direct_arc(x: Floats, y: Floats, t: float) -> Floats:
+    """Shoemake's formula on vectors."""
+    cosine = x @ y / np.sqrt((x @ x) * (y @ y))
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    if np.sin(angle) <= 1e-6:
+        return (1 - t) * x + t * y
+    found: Floats = (np.sin((1 - t) * angle) * x + np.sin(t * angle) * y) / np.sin(angle)
+    return found
+
+
+def test_a_child_is_cut_where_its_parents_are_and_where_it_was_split() -> None:
+    first = Matrix(np.array([0, 10, N]), np.array([[1.0, 0, 0], [0, 1, 0]]))
+    second = Matrix(np.array([0, 50, N]), np.array([[0, 0, 1.0], [0, 1, 0]]))
+    child = cross(first, second, [Part(0, 30, 0.75, 0.25), Part(30, N, 0.25, 0.75)])
+    assert child.bounds.tolist() == [0, 10, 30, 50, N]
+    assert child.rows.tolist() == [[0.75, 0, 0.25], [0, 0.75, 0.25], [0, 0.25, 0.75], [0, 1, 0]]
+
+
+def test_neighbours_that_agree_become_one_segment() -> None:
+    child = cross(seed(0), seed(1), [Part(0, 70, 0.5, 0.5), Part(70, N, 0.5, 0.5)])
+    assert child.bounds.tolist() == [0, N]
+    assert child.rows.tolist() == [[0.5, 0.5, 0.0]]
+
+
+@pytest.mark.parametrize("cut", [0, N])
+def test_a_split_at_an_end_leaves_one_part(cut: int) -> None:
+    child = cross(seed(0), seed(1), [Part(0, cut, *line(0.25)), Part(cut, N, *line(0.75))])
+    assert child.bounds.tolist() == [0, N]
+    assert child.rows.tolist() == [[0.75, 0.25, 0] if cut else [0.25, 0.75, 0]]
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_three_hundred_generations_are_those_of_the_weights_themselves(spherical: bool) -> None:
+    rng = np.random.default_rng(1)
+    matrices = [seed(k) for k in range(K)]
+    models = [weights(matrix) for matrix in matrices]
+    for _ in range(300):
+        one, two = (int(i) for i in rng.integers(max(0, len(models) - 20), len(models), 2))
+        cut, ratio = int(rng.integers(1, N)), float(rng.random())
+        x, y = matrices[one], matrices[two]
+        sides = [(0, cut, ratio), (cut, N, 1 - ratio)]
+        matrices.append(
+            cross(
+                x,
+                y,
+                [
+                    Part(a, b, *(arc(x, y, a, b, t, grams) if spherical else line(t)))
+                    for a, b, t in sides
+                ],
+            )
+        )
+        u, v = models[one], models[two]
+        parts = [
+            direct_arc(u[a:b], v[a:b], t) if spherical else (1 - t) * u[a:b] + t * v[a:b]
+            for a, b, t in sides
+        ]
+        models.append(np.concatenate(parts))
+        np.testing.assert_allclose(weights(matrices[-1]), models[-1], rtol=1e-7, atol=1e-9)
+    assert len(matrices[-1].bounds) > 20
+
+
+def test_the_arc_between_equal_models_is_the_line() -> None:
+    assert arc(seed(1), seed(1), 0, N, 0.3, grams) == (0.7, 0.3)
+
+
+def test_the_arc_over_no_elements_is_the_line() -> None:
+    assert arc(seed(0), seed(1), 40, 40, 0.25, grams) == (0.75, 0.25)
+
+
+def test_the_arc_from_a_model_of_zeros_is_the_line() -> None:
+    nothing = Matrix(np.array([0, N]), np.zeros((1, K)))
+    assert arc(nothing, seed(1), 0, N, 0.25, grams) == (0.75, 0.25)
+
+
+def test_the_middle_of_the_arc_between_orthogonal_models_is_longer_than_the_line() -> None:
+    def identity(positions: Sequence[int]) -> Floats:
+        return np.stack([position * np.eye(K) for position in positions])
+
+    found = arc(seed(0), seed(1), 0, N, 0.5, identity)
+    assert found == pytest.approx((np.sqrt(0.5), np.sqrt(0.5)))
