@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from evomerge import __version__
-from evomerge.cli import listing, recipes, runs, statistics
+from evomerge.cli import lineage, listing, recipes, runs, statistics
 from evomerge.errors import EvomergeError, InputError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 runs.register(app)
 recipes.register(app)
+lineage.register(app)
 statistics.register(app)
 listing.register(app)
 

@@ -1,0 +1,117 @@
+"""Where a candidate comes from: lineage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+if TYPE_CHECKING:
+    from evomerge.lineage import Ancestor, Lineage
+
+_MOST_ROWS = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command()(lineage)
+
+
+def lineage(
+    folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    candidate: Annotated[str, typer.Option(help="A candidate's number, or 'best'.")] = "best",
+    depth: Annotated[int, typer.Option(min=1, help="How many generations the tree shows.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print data as JSON.")] = False,
+) -> None:
+    """Show whom a candidate descends from, why they were crossed, and what each gave."""
+    from evomerge.lineage import read_lineage
+
+    found = read_lineage(folder, candidate)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(_tree(found, depth), markup=False)
+    if found.sources:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in found.sources.items())
+        console.print(f"\nsources    {shares}", markup=False)
+    if len(found.ancestors) > 1:
+        console.print(_table(found))
+    if len(found.ancestors) > _MOST_ROWS + 1:
+        more = len(found.ancestors) - 1 - _MOST_ROWS
+        console.print(f"and {more} more ancestors: --json has all", markup=False)
+
+
+def _tree(found: Lineage, depth: int) -> Tree:
+    """Every ancestor once with its parents, elsewhere by its number."""
+    known = {one.number: one for one in found.ancestors}
+    root = Tree(_line(known[found.candidate]))
+    shown = {found.candidate}
+    level = [(root, found.candidate)]
+    for generation in range(depth):
+        below: list[tuple[Tree, int]] = []
+        for branch, number in level:
+            for parent in dict.fromkeys(known[number].parents):
+                again = parent in shown
+                line = f"{parent}, see elsewhere" if again else _line(known[parent])
+                if not again and generation == depth - 1 and known[parent].parents:
+                    line += " …"
+                twig = branch.add(line)
+                if not again:
+                    shown.add(parent)
+                    below.append((twig, parent))
+        level = below
+    return root
+
+
+def _line(one: Ancestor) -> str:
+    """Number, fitness, and how it was made."""
+    genes = one.genes
+    parts = [f"{one.number}" if one.value is None else f"{one.number}  {one.value:.3f}"]
+    if "source" in genes:
+        parts.append(f"source {genes['source']}")
+    for name in genes:
+        if name.startswith("split[") and len(one.parents) == 2:
+            word = name.removeprefix("split")
+            parts.append(
+                f"{word.strip('[]')} split at {genes[name]:.3f}, ratio {genes[f'ratio{word}']:.3f}"
+            )
+    if "chosen_by" in genes:
+        parts.append(f"parents {_why(one)}")
+    return "  ".join(parts)
+
+
+def _why(one: Ancestor) -> str:
+    genes = one.genes
+    names = [str(parent) for parent in one.parents]
+    for place, name in enumerate(names):
+        if f"fitness[{place}]" in genes:
+            names[place] = f"{name} (fitness {genes[f'fitness[{place}]']:.3f})"
+    if genes["chosen_by"] == "attraction":
+        names[-1] = f"{names[-1][:-1]}, attraction {genes['attraction']:.3f})"
+    return f"{' and '.join(names)} by {genes['chosen_by']}"
+
+
+def _table(found: Lineage) -> Table:
+    """The ancestors that gave most."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("ancestor", "fitness", "share of the weights", "parents", "source"):
+        table.add_column(column)
+    others = sorted(found.ancestors[1:], key=lambda one: (-one.share, one.number))
+    for one in others[:_MOST_ROWS]:
+        table.add_row(
+            str(one.number),
+            "" if one.value is None else f"{one.value:.3f}",
+            f"{one.share:.1%}",
+            ", ".join(map(str, one.parents)),
+            str(one.genes.get("source", "")),
+        )
+    return table

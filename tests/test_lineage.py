@@ -1,0 +1,122 @@
+"""Shares of ancestors, worked out by hand and against the rows that crossing gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.lineage import Lineage, lineage
+from evomerge.nouns import Candidate, Genome
+from evomerge.recipes import Recipe
+from evomerge.spaces._crossing import Matrix, Part, cross, line
+
+N = 100
+SOURCES = ("math", "code")
+
+
+def recipe(matrix: Matrix) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "base": "b",
+            "sources": {name: name for name in SOURCES},
+            "operator": "segments",
+            "dtype": "float32",
+            "segments": {"bounds": matrix.bounds.tolist(), "rows": matrix.rows.tolist()},
+        }
+    )
+
+
+class Family:
+    """Candidates 0 and 1 are the sources; later ones are children."""
+
+    def __init__(self) -> None:
+        self.candidates: list[Candidate] = []
+        self._matrices: list[Matrix] = []
+        for number, name in enumerate(SOURCES):
+            one_hot = np.eye(2)[number : number + 1]
+            genome = Genome({"source": name, "split[all]": 0.5, "ratio[all]": 0.5})
+            self._add(genome, Matrix(np.array([0, N]), one_hot))
+
+    def _add(self, genome: Genome, matrix: Matrix) -> None:
+        number = len(self.candidates)
+        self._matrices.append(matrix)
+        self.candidates.append(Candidate(number, "search", "", genome, recipe(matrix)))
+
+    def breed(self, first: int, second: int, cut: int, ratio: float) -> None:
+        parts = [Part(0, cut, *line(ratio)), Part(cut, N, *line(1 - ratio))]
+        genes: dict[str, Any] = {
+            "cut[all]": [0, cut, N],
+            "left[all]": [parts[0].a, parts[0].b],
+            "right[all]": [parts[1].a, parts[1].b],
+            "chosen_by": "fitness",
+            "bounds": [0, N],
+            "rows": [[1.0, 0.0]],
+        }
+        matrices = self._matrices
+        self._add(Genome(genes, (first, second)), cross(matrices[first], matrices[second], parts))
+
+    def lineage(self, number: int) -> Lineage:
+        return lineage(self.candidates, number, dict.fromkeys(range(number + 1), 0.5))
+
+
+def shares(found: Lineage) -> dict[int, float]:
+    return {one.number: one.share for one in found.ancestors}
+
+
+def test_parents_share_a_child_as_it_was_split() -> None:
+    family = Family()
+    family.breed(0, 1, 40, 0.25)  # 0.4 * 0.75 + 0.6 * 0.25
+    found = family.lineage(2)
+    assert shares(found) == pytest.approx({2: 1.0, 1: 0.55, 0: 0.45})
+    assert found.sources == pytest.approx({"math": 0.45, "code": 0.55})
+
+
+def test_a_grandparent_gave_what_is_left_of_it_element_by_element() -> None:
+    family = Family()
+    family.breed(0, 1, 50, 0.0)  # math before 50, code after it
+    family.breed(2, 0, 50, 1.0)  # math before 50, the child after it
+    assert shares(family.lineage(3)) == pytest.approx({3: 1.0, 2: 0.5, 1: 0.5, 0: 0.5})
+
+
+def test_a_candidate_that_is_no_ancestor_is_left_out() -> None:
+    family = Family()
+    family.breed(0, 0, 10, 0.5)
+    family.breed(2, 0, 10, 0.5)
+    assert shares(family.lineage(3)) == pytest.approx({3: 1.0, 2: 0.5, 0: 1.0})
+
+
+def test_the_copy_of_one_parent_owes_it_everything() -> None:
+    family = Family()
+    family.breed(0, 1, 40, 0.25)
+    copy = Genome({"bounds": [0, N], "rows": [[1.0, 0.0]]}, (2,))
+    family.candidates.append(Candidate(3, "search", "", copy, family.candidates[2].recipe))
+    assert shares(family.lineage(3)) == pytest.approx({3: 1.0, 2: 1.0, 1: 0.55, 0: 0.45})
+
+
+@pytest.mark.parametrize("number", [10, 60])
+def test_the_shares_of_the_seeds_are_those_of_the_sources(number: int) -> None:
+    family, rng = Family(), np.random.default_rng(0)
+    for child in range(2, number + 1):
+        first, second = (int(i) for i in rng.integers(max(0, child - 8), child, 2))
+        family.breed(first, second, int(rng.integers(0, N + 1)), float(rng.random()))
+    found = family.lineage(number)
+    seeds: Sequence[float] = [shares(found).get(seed, 0.0) for seed in (0, 1)]
+    assert seeds == pytest.approx(list(found.sources.values()), abs=1e-9)
+
+
+def test_genes_tell_how_and_why_without_what_the_recipe_repeats() -> None:
+    family = Family()
+    family.breed(0, 1, 40, 0.25)
+    child, _, seed = family.lineage(2).ancestors
+    assert child.genes["chosen_by"] == "fitness" and "rows" not in child.genes
+    assert seed.genes == {"source": "math"}
+
+
+def test_a_candidate_without_parents_has_no_ancestors() -> None:
+    genome = Genome({"weight": 0.5})
+    mix = Recipe(base="b", sources={"a": "a", "c": "c"}, operator="linear", dtype="float32")
+    found = lineage([Candidate(0, "search", "", genome, mix)], 0, {})
+    assert (shares(found), dict(found.sources)) == ({0: 1.0}, {})
