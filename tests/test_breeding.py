@@ -1,0 +1,161 @@
+"""Searches that breed, on the real zoo: the same children again, and after a kill."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evomerge.config import load, load_resolved
+from evomerge.optimizers.m2n2 import M2n2
+from evomerge.results import export_recipe
+from evomerge.runs import start
+from evomerge.search import Sitting
+from evomerge.store import Store
+
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "experiments" / "zoo"
+COMMAND = [sys.executable, "-c", "from evomerge.cli import main; main()"]
+ROWS = """
+    SELECT number, kind, genes, recipe_digest, group_concat(parent), value
+    FROM candidates
+    LEFT JOIN (SELECT * FROM parents ORDER BY child, position) ON child = number
+    LEFT JOIN evaluations USING (recipe_digest)
+    WHERE split = 'search' GROUP BY number ORDER BY number
+"""
+
+
+def write(folder: Path) -> Path:
+    """A search of a dozen children of three chromosomes, along arcs between task vectors."""
+    few = {"search_examples": 8, "held_out_examples": 4}
+    content = {
+        "name": "bred",
+        "base": str(ZOO / "base"),
+        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings", "kanji")},
+        "space": {
+            "kind": "crossover",
+            "chromosomes": ["attention", "mlp", "rest"],
+            "interpolation": "slerp",
+            "space": "task_vector",
+        },
+        "fitness": {
+            "include_path": str(ROOT / "fitness" / "zoo_skills"),
+            "tasks": {
+                "arithmetic": {"task": "zoo_arithmetic", **few},
+                "strings": {"task": "zoo_strings", **few},
+            },
+        },
+        "optimizer": {"name": "m2n2", "population_size": 4, "warm_up": 2},
+        "engine": {"name": "transformers", "threads": 1},
+        "budget": {"evaluations": 15},
+        "seed": 1,
+    }
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def run(folder: Path) -> Path:
+    start(load(write(folder)).search, folder / "run", lambda now: None)
+    return folder / "run"
+
+
+def rows(folder: Path) -> list[tuple[Any, ...]]:
+    """Every candidate with genes, recipe, parents and fitness."""
+    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+        return base.execute(ROWS).fetchall()
+
+
+def archive(folder: Path) -> list[int]:
+    """The members of the archive that the recorded events lead to."""
+    with Store.open(folder) as store:
+        search = load_resolved(store.run().search_yaml, str(folder)).search
+        sitting = Sitting(search, store, search.new_executor(), lambda now: None)
+        sitting.replay()
+        assert isinstance(sitting.optimizer, M2n2)
+        return sitting.optimizer.archive.numbers
+
+
+def told(folder: Path) -> int:
+    if not (folder / "run.sqlite").exists():
+        return 0
+    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+        return int(base.execute("SELECT count(*) FROM events WHERE kind = 'tell'").fetchone()[0])
+
+
+def evomerge(*words: object) -> str:
+    done = subprocess.run(
+        [*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=300, check=True
+    )
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that nobody disturbed."""
+    yield run(tmp_path_factory.mktemp("finished"))
+
+
+def test_seeds_cost_nothing_and_children_have_two_parents(finished: Path) -> None:
+    searched = [row for row in rows(finished) if row[1] == "search"]
+    assert len(searched) == 15
+    baselines = {row[3] for row in rows(finished) if row[1] == "baseline"}
+    assert all(row[3] in baselines and row[4] is None for row in searched[:3])
+    assert all(len(row[4].split(",")) == 2 for row in searched[3:])
+    assert [json.loads(row[2])["chosen_by"] for row in searched[3:5]] == ["warm_up"] * 2
+
+
+def test_the_same_search_has_the_same_children(finished: Path, tmp_path: Path) -> None:
+    again = run(tmp_path)
+    assert rows(again) == rows(finished)
+    assert archive(again) == archive(finished)
+
+
+def test_a_killed_search_goes_on_to_the_same_archive(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for words, wanted in ((("run", write(tmp_path), "--run", folder), 9), (("resume", folder), 14)):
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 240
+        while told(folder) < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    evomerge("resume", folder)
+    assert rows(folder) == rows(finished)
+    assert len(archive(folder)) == 4
+    assert archive(folder) == archive(finished)
+
+
+def test_the_lineage_of_a_child_ends_at_the_sources(finished: Path) -> None:
+    last = max(row[0] for row in rows(finished))
+    found = json.loads(evomerge("lineage", finished, "--candidate", last, "--json"))
+    first, *others = found["ancestors"]
+    assert (first["number"], first["share"]) == (last, 1.0)
+    assert set(first["parents"]) <= {one["number"] for one in others}
+    assert {"split[mlp]", "ratio[mlp]", "chosen_by", "fitness[0]"} <= first["genes"].keys()
+    seeds = [one for one in others if not one["parents"]]
+    assert sum(one["share"] for one in seeds) == pytest.approx(1)
+    assert sum(found["sources"].values()) == pytest.approx(1)
+    assert {one["genes"]["source"] for one in seeds} <= found["sources"].keys()
+
+
+def test_the_lineage_is_shown_as_a_tree(finished: Path) -> None:
+    text = evomerge("lineage", finished, "--depth", 20)
+    assert "mlp split at 0." in text and "share of the weights" in text
+    assert "source arithmetic" in text or "source strings" in text
+
+
+def test_the_best_child_is_exported_in_a_few_kilobytes(finished: Path) -> None:
+    last = max(row[0] for row in rows(finished))
+    assert len(export_recipe(finished, str(last), "evomerge")) < 8000
