@@ -139,6 +139,8 @@ def _compose(
     space = part("space", ["space"], _space, file.space, ground)
     optimizer: Component[Optimizer] | None
     optimizer = part("", ["optimizer"], component, "optimizer", Optimizer, file.optimizer)
+    if optimizer is not None:
+        part("optimizer", ["fitness"], _check_descriptors, optimizer.options, file.fitness)
     engine: Component[Engine] | None
     engine = part("", ["engine"], component, "engine", Engine, file.engine)
     executor: Component[Executor] | None
@@ -258,6 +260,18 @@ def _check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
         raise ConfigError(
             f"{name} names no parents, of which this space makes candidates. Set optimizer: m2n2."
         )
+
+
+def _check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
+    """Raise for tasks that an optimizer is to look at and that the fitness does not have."""
+    known = fitness.tasks
+    problems = [
+        f"descriptors: {name!r} is no task of the fitness.{registry.did_you_mean(name, known)}"
+        for name in options.get("descriptors") or ()
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check_fitness(fitness: Fitness) -> None:

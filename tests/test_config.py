@@ -291,3 +291,11 @@ def test_what_is_wrong_with_crossover_is_told_with_all_else(tmp_path: Path) -> N
     )
     assert "space: chromosomes: no tensor belongs to mpl. Did you mean 'mlp'?" in found[0]
     assert "belong to none" in found[1]
+
+
+def test_descriptors_that_are_no_tasks_are_refused(tmp_path: Path) -> None:
+    optimizer = "optimizer={name: map_elites, descriptors: [arithmetik, strings]}"
+    (problem,) = problems(tmp_path, GOOD, "space=crossover", optimizer)
+    assert problem.endswith(
+        "optimizer: descriptors: 'arithmetik' is no task of the fitness. Did you mean 'arithmetic'?"
+    )

@@ -45,6 +45,7 @@ SPECIAL = [
     Variant("m2n2", learns=False),
     Variant("m2n2", {"warm_up": 5, "population_size": 4}, learns=False),
     Variant("m2n2", {"lag": 3}, learns=False),
+    Variant("map_elites", learns=False),
     Variant("cmaes"),
     Variant("cmaes", {"population_size": 5}),
     Variant("optuna"),

@@ -1,0 +1,75 @@
+"""MAP-Elites: which cell a candidate belongs to, who keeps it, who becomes a parent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.nouns import Evaluation, Parameter, TaskScores
+from evomerge.optimizers.map_elites import Elite, MapElites
+
+CROSSED = (
+    Parameter("source", "choice", "math", choices=("math", "code")),
+    Parameter("split[all]", "float", 0.5),
+    Parameter("ratio[all]", "float", 0.5),
+)
+
+
+def scored(**tasks: list[float]) -> Evaluation:
+    found = {
+        name: TaskScores(0.0, tuple(range(len(scores))), tuple(scores))
+        for name, scores in tasks.items()
+    }
+    return Evaluation("done", found, value=0.0)
+
+
+def told(*evaluations: Evaluation, **options: Any) -> MapElites:
+    optimizer = MapElites(CROSSED, 0, **options)
+    for number, evaluation in enumerate(evaluations):
+        assert optimizer.ask(number) is not None
+        optimizer.tell(number, evaluation)
+    return optimizer
+
+
+def test_the_cell_is_the_mean_score_on_each_of_two_tasks() -> None:
+    optimizer = told(scored(a=[1, 1], b=[0, 1]), scored(a=[0, 0], b=[0.25, 0.25]))
+    assert optimizer.elites == {(9, 5): Elite(0, 0.75), (0, 2): Elite(1, 0.125)}
+
+
+def test_a_better_candidate_takes_a_cell_and_an_equal_one_does_not() -> None:
+    first, second = scored(a=[0.5], b=[0.5]), scored(a=[0.5625], b=[0.5])
+    assert told(first, second).elites == {(5, 5): Elite(1, 0.53125)}
+    assert told(second, first).elites == {(5, 5): Elite(0, 0.53125)}
+    assert told(first, first).elites[5, 5].number == 0
+
+
+def test_other_tasks_may_be_named() -> None:
+    evaluation = scored(a=[0.15], b=[0.35], c=[0.75])
+    assert list(told(evaluation, descriptors=["c", "a"]).elites) == [(7, 1)]
+    assert list(told(evaluation).elites) == [(1, 3)]
+
+
+def test_one_task_is_described_by_its_halves() -> None:
+    assert list(told(scored(a=[1, 1, 0, 0.5])).elites) == [(9, 2)]
+
+
+def test_parents_are_elites_all_equally_likely() -> None:
+    optimizer = told(scored(a=[1], b=[0]), scored(a=[0], b=[1]))
+    optimizer.ask(2)
+    optimizer.tell(2, scored(a=[0], b=[0.95]))  # in the cell of 1, and worse
+    parents = [
+        parent
+        for number in range(3, 203)
+        if (genome := optimizer.ask(number)) is not None
+        for parent in genome.parents
+    ]
+    assert set(parents) == {0, 1}
+    assert 150 < parents.count(0) < 250
+
+
+@pytest.mark.parametrize("descriptors", [["a"], ["a", "a"], ["a", "b", "c"]])
+def test_other_than_two_descriptors_are_refused(descriptors: list[str]) -> None:
+    with pytest.raises(ConfigError, match="expected two tasks of the fitness"):
+        MapElites(CROSSED, 0, descriptors=descriptors)
