@@ -207,7 +207,12 @@ def _print(file: SearchFile, outcome: Outcome, folder: Path) -> None:
     lines = [
         Line(row.label, _cell(row, "search"), _cell(row, "held_out")) for row in outcome.baselines
     ]
-    others = [r for r in outcome.candidates if r.held_out and r is not outcome.best]
+    known = {row.digest for row in outcome.baselines}  # a search may begin with some of them
+    others = [
+        r
+        for r in outcome.candidates
+        if r.held_out and r is not outcome.best and r.digest not in known
+    ]
     if outcome.best is not None:
         best = outcome.best
         name = f"best recipe: {_name(best)}"
