@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from evomerge import __version__, presets, registry
+from evomerge.agreement import check_descriptors, check_parents
 from evomerge.baselines import baselines
 from evomerge.documents import dump_yaml, parse_yaml, read_yaml
 from evomerge.engines import Engine
@@ -140,7 +141,7 @@ def _compose(
     optimizer: Component[Optimizer] | None
     optimizer = part("", ["optimizer"], component, "optimizer", Optimizer, file.optimizer)
     if optimizer is not None:
-        part("optimizer", ["fitness"], _check_descriptors, optimizer.options, file.fitness)
+        part("optimizer", ["fitness"], check_descriptors, optimizer.options, file.fitness)
     engine: Component[Engine] | None
     engine = part("", ["engine"], component, "engine", Engine, file.engine)
     executor: Component[Executor] | None
@@ -152,7 +153,7 @@ def _compose(
         part("", [], executor.make)
     if space is not None and optimizer is not None:
         part("", ["seed"], optimizer.make, space.parameters, file.seed)
-        part("optimizer", [], _check_parents, space, optimizer.kind, file.optimizer["name"])
+        part("optimizer", [], check_parents, space, optimizer.kind, file.optimizer["name"])
     if space is not None and models is not None:
         part("space", [], _plans, space, models)
     if problems:
@@ -247,31 +248,6 @@ def _space(keys: Mapping[str, Any], ground: Ground) -> Space:
     found: Callable[..., Space] = registry.find("spaces", kind, Space)
     valid = registry.validate_options(found, options, "")
     return found(ground, **valid)
-
-
-def _check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
-    """Raise unless both space and optimizer make candidates of parents, or neither."""
-    if optimizer.breeds and not space.breeds:
-        raise ConfigError(
-            f"{name} makes candidates of parents, which this space cannot cross. "
-            "Set space: crossover."
-        )
-    if space.breeds and not optimizer.breeds:
-        raise ConfigError(
-            f"{name} names no parents, of which this space makes candidates. Set optimizer: m2n2."
-        )
-
-
-def _check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
-    """Raise for tasks that an optimizer is to look at and that the fitness does not have."""
-    known = fitness.tasks
-    problems = [
-        f"descriptors: {name!r} is no task of the fitness.{registry.did_you_mean(name, known)}"
-        for name in options.get("descriptors") or ()
-        if name not in known
-    ]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _check_fitness(fitness: Fitness) -> None:

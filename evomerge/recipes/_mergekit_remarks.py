@@ -21,7 +21,6 @@ def remarks(
 ) -> Iterator[str]:
     """Comment lines: where mergekit's result differs a little, and why values look as they do."""
     operator = recipe.operator
-    yield f"evomerge recipe {recipe.digest}"
     yield "For mergekit 0.1.5 or newer. As in evomerge, arithmetic is float32 (dtype)"
     yield "and the result is rounded once, to out_dtype."
     if recipe.tokenizer == "base":

@@ -38,6 +38,7 @@ def to_mergekit(
     Raises:
         ExportError: everything in the recipe that mergekit lacks or would get wrong, at once.
     """
+    digest = recipe.digest
     if recipe.operator == "segments":
         recipe = by_tensor(recipe, places, shapes)
     name = METHOD_OF.get(recipe.operator)
@@ -49,7 +50,8 @@ def to_mergekit(
     content = writer.content()
     if writer.problems:
         raise ExportError(dict.fromkeys(writer.problems))
-    lines = remarks(recipe, method, writer.values.at, writer.layout, shapes)
+    about = remarks(recipe, method, writer.values.at, writer.layout, shapes)
+    lines = [f"evomerge recipe {digest}", *about]
     return "".join(f"# {line}\n" for line in lines) + _dump(content)
 
 

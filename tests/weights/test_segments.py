@@ -115,9 +115,10 @@ def test_a_source_that_lacks_a_tensor_is_refused(tiny: Callable[..., Path]) -> N
 
 
 def exported(models: Models, one: Recipe) -> Recipe:
-    """The recipe after a journey through mergekit YAML."""
+    """The recipe after a journey through mergekit YAML, which names the one that it is of."""
     places = {slot.name: slot.place for slot in models.slots}
     text = to_mergekit(one, places, {slot.name: slot.shape for slot in models.slots})
+    assert text.startswith(f"# evomerge recipe {one.digest}\n")
     return from_mergekit(parse_yaml(text, "m.yaml"), "m.yaml", lambda _: models.layers)
 
 

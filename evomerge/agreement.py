@@ -1,0 +1,41 @@
+"""Whether space, optimizer and fitness of a search fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.errors import ConfigError
+from evomerge.optimizers import Optimizer
+from evomerge.registry import did_you_mean
+from evomerge.scoring import Fitness
+from evomerge.spaces import Space
+
+
+def check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
+    """Raise unless both space and optimizer make candidates of parents, or neither.
+
+    Args:
+        name: of the optimizer.
+    """
+    if optimizer.breeds and not space.breeds:
+        raise ConfigError(
+            f"{name} makes candidates of parents, which this space cannot cross. "
+            "Set space: crossover."
+        )
+    if space.breeds and not optimizer.breeds:
+        raise ConfigError(
+            f"{name} names no parents, of which this space makes candidates. Set optimizer: m2n2."
+        )
+
+
+def check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
+    """Raise for tasks that an optimizer is to look at and that the fitness does not have."""
+    known = fitness.tasks
+    problems = [
+        f"descriptors: {name!r} is no task of the fitness.{did_you_mean(name, known)}"
+        for name in options.get("descriptors") or ()
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
