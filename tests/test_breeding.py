@@ -19,7 +19,7 @@ from evomerge.config import load, load_resolved
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.results import export_recipe
 from evomerge.runs import start
-from evomerge.search import Sitting
+from evomerge.sitting import Sitting
 from evomerge.store import Store
 
 ROOT = Path(__file__).parents[1]
