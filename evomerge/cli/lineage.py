@@ -10,6 +10,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def lineage(
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
-    console.print(_tree(found, depth), markup=False)
+    console.print(_tree(found, depth))
     if found.sources:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in found.sources.items())
         console.print(f"\nsources    {shares}", markup=False)
@@ -53,7 +54,7 @@ def lineage(
 def _tree(found: Lineage, depth: int) -> Tree:
     """Every ancestor once with its parents, elsewhere by its number."""
     known = {one.number: one for one in found.ancestors}
-    root = Tree(_line(known[found.candidate]))
+    root = Tree(Text(_line(known[found.candidate])))
     shown = {found.candidate}
     level = [(root, found.candidate)]
     for generation in range(depth):
@@ -64,7 +65,7 @@ def _tree(found: Lineage, depth: int) -> Tree:
                 line = f"{parent}, see elsewhere" if again else _line(known[parent])
                 if not again and generation == depth - 1 and known[parent].parents:
                     line += " …"
-                twig = branch.add(line)
+                twig = branch.add(Text(line))
                 if not again:
                     shown.add(parent)
                     below.append((twig, parent))

@@ -74,7 +74,8 @@ candidates = Table(
     Column("number", Integer, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("label", Text, nullable=False),
-    Column("genes", Text, nullable=False),  # JSON: parameter to value, in the space's order
+    # JSON: parameter to value, in the space's order; of a child also how and why it was made
+    Column("genes", Text, nullable=False),
     Column("recipe_digest", ForeignKey("recipes.digest"), nullable=False),
     Column("created_utc", Text, nullable=False),
     CheckConstraint("kind IN ('baseline', 'search', 'mean')", name="kind"),
