@@ -136,6 +136,7 @@ def measure(setting: Setting, folder: Path, runs: int, dtype: str) -> tuple[Foun
 def from_disk(asked: dict[str, Any]) -> dict[str, float]:
     """Merge to disk, start a vLLM on it, score: seconds of each, and the score."""
     with quiet():
+        from evomerge.engines import _vllm_repair  # noqa: F401 - the merge below loads Numba
         from evomerge.engines._vllm_lm import import_lm_eval_vllm
 
         module = import_lm_eval_vllm()
