@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from evomerge.errors import ConfigError
 from evomerge.registry import did_you_mean
@@ -50,27 +53,45 @@ def demand_vllm() -> None:
         )
 
 
-def option_problems(options: Mapping[str, Any]) -> list[str]:
-    """A sentence for each key that `EngineArgs` does not have or that is set elsewhere.
+def known_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, if `EngineArgs` has each of them and none is set elsewhere.
 
-    The first call imports vLLM, which takes seconds; without keys nothing is imported.
+    The first call imports vLLM, which takes seconds; without keys nothing is imported, and without
+    vLLM nothing is known (see `demand_vllm`).
+
+    Raises:
+        ValidationError: a sentence for each that is wrong.
     """
-    if not options:
-        return []
+    if not options or find_spec("vllm") is None:
+        return options
     with quiet():
         from vllm.engine.arg_utils import EngineArgs
 
     known = [field.name for field in fields(EngineArgs) if field.name not in OWN]
-    problems = []
-    for name in options:
-        if name in OWN:
-            cure = f"Set {OWN[name]}." if OWN[name] else "Remove it."
-            problems.append(f"engine.vllm.{name}: the engine sets this itself. {cure}")
-        elif name not in known:
-            near = did_you_mean(name, known)
-            near = near if near.startswith(" Did") else " See vLLM's engine arguments."
-            problems.append(f"engine.vllm.{name}: vLLM has no such argument.{near}")
-    return problems
+    wrong = [
+        InitErrorDetails(
+            type=PydanticCustomError("value_error", "{text}", {"text": text}),
+            loc=(name,),
+            input=value,
+        )
+        for name, value in options.items()
+        if (text := _problem(name, known))
+    ]
+    if wrong:
+        raise ValidationError.from_exception_data("vllm", wrong)
+    return options
+
+
+def _problem(name: str, known: Sequence[str]) -> str:
+    """What is wrong with an argument; empty if nothing."""
+    if name in OWN:
+        cure = f"Set {OWN[name]}." if OWN[name] else "Remove it."
+        return f"the engine sets this itself. {cure}"
+    if name in known:
+        return ""
+    near = did_you_mean(name, known)
+    near = near if near.startswith(" Did") else " See vLLM's engine arguments."
+    return f"vLLM has no such argument.{near}"
 
 
 def start(arguments: Mapping[str, Any]) -> LLM:

@@ -10,14 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from evomerge import errors
 from evomerge.engines import Engine
 from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
 from evomerge.engines._depth import demand_same_architecture
-from evomerge.engines._vllm_start import demand_vllm, option_problems, start, stop
-from evomerge.errors import ConfigError, PlanError
+from evomerge.engines._vllm_start import demand_vllm, known_arguments, start, stop
+from evomerge.errors import PlanError
 from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan
@@ -48,7 +48,7 @@ class VllmEngine(Engine):
         lm_eval: see `LmEvalOptions`.
 
     Raises:
-        ConfigError: vLLM is not installed, or does not have an argument.
+        ConfigError: vLLM is not installed.
     """
 
     def __init__(
@@ -62,12 +62,10 @@ class VllmEngine(Engine):
         seed: Annotated[int, Field(ge=0)] = 0,
         threads: Annotated[int, Field(ge=1)] | None = None,
         enforce_eager: bool = True,
-        vllm: dict[str, Any] | None = None,
+        vllm: Annotated[dict[str, Any], AfterValidator(known_arguments)] | None = None,
         lm_eval: LmEvalOptions = LmEvalOptions(),  # noqa: B008 - frozen
     ) -> None:
         demand_vllm()
-        if problems := option_problems(vllm or {}):
-            raise ConfigError(problems)
         self.dtype = dtype
         self.max_length = max_length
         self.seed = seed
