@@ -6,7 +6,7 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -19,6 +19,7 @@ from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
+from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.slices import Slices
@@ -62,7 +63,8 @@ class Worker:
     def __init__(self, setup: WorkerSetup) -> None:
         self.setup = setup
         self.exhausted = False
-        self.models = Models.of(setup)
+        self._opened: dict[str, Checkpoint] = {}
+        self.models = Models.of(setup, self._opened)
         kind = registry.find("engines", setup.engine, Engine)
         self.engine = kind(**setup.engine_options)
         self.engine.open(self.models)
@@ -83,7 +85,7 @@ class Worker:
         started = time.perf_counter()
         merged = started
         try:
-            self.engine.load(make_plan(job.recipe, self.models.select(job.recipe.sources)))
+            self.engine.load(make_plan(job.recipe, self._models_of(job.recipe)))
             merged = time.perf_counter()
             tasks = self.scorers[job.split].score(self.engine.lm)
         except (CheckpointError, ConfigError):
@@ -102,6 +104,16 @@ class Worker:
             score_seconds=time.perf_counter() - merged,
             generation_seconds=self.scorers[job.split].generation_seconds,
         )
+
+    def _models_of(self, recipe: Recipe) -> Models:
+        """The models of the run as the recipe stacks their blocks.
+
+        An engine may serve another stack than the run's, or fail the candidate.
+        """
+        models = self.models
+        if recipe.slices != models.composition.slices:
+            models = Models.of(replace(self.setup, slices=recipe.slices), self._opened)
+        return models.select(recipe.sources)
 
     @property
     def gpus(self) -> float:

@@ -1,0 +1,68 @@
+"""One worker of a run, and recipes that stack other blocks than the run does."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.nouns import Evaluation, Job
+from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness
+from evomerge.worker import Worker, WorkerSetup
+
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "experiments" / "zoo"
+OTHER_ORDER = [{"arithmetic": [0, 2]}, {"strings": [3, 4]}, {"arithmetic": [3, 4]}]
+SHALLOW = [{"arithmetic": [0, 2]}, {"strings": [3, 4]}]
+ENGINES = [
+    ("transformers", {"threads": 1}, OTHER_ORDER),
+    pytest.param(
+        *("vllm", {"threads": 1, "vllm": {"kv_cache_memory_bytes": 1 << 26}}, SHALLOW),
+        marks=pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vllm"),
+    ),
+]
+
+
+def recipe(**keys: Any) -> Recipe:
+    sources = {name: str(ZOO / name) for name in ("arithmetic", "strings")}
+    whole = {"base": str(ZOO / "base"), "sources": sources, "operator": "linear"}
+    return Recipe.model_validate({**whole, "dtype": "bfloat16", **keys})
+
+
+def setup(engine: str, options: dict[str, Any]) -> WorkerSetup:
+    task = {"task": "zoo_strings", "search_examples": 16, "held_out_examples": 8}
+    path = str(ROOT / "fitness" / "zoo_skills")
+    fitness = Fitness.model_validate({"include_path": path, "tasks": {"strings": task}})
+    plain = recipe()
+    return WorkerSetup(plain.base, plain.sources, None, fitness, engine, options)
+
+
+def evaluate(worker: Worker, *recipes: Recipe) -> list[Evaluation]:
+    try:
+        return [worker.evaluate(Job(0, one, "search")) for one in recipes]
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize(("engine", "options", "blocks"), ENGINES)
+def test_a_recipe_of_other_blocks_scores_as_in_a_run_of_them(
+    engine: str, options: dict[str, Any], blocks: list[Any]
+) -> None:
+    run, other = setup(engine, options), recipe(slices=blocks)
+    plain, live, again = evaluate(Worker(run), recipe(), other, recipe())
+    (own,) = evaluate(Worker(replace(run, slices=other.slices)), other)
+    assert live.status == own.status == "done", (live.error, own.error)
+    assert live.tasks == own.tasks
+    assert again.tasks == plain.tasks != live.tasks
+
+
+def test_an_engine_that_cannot_serve_another_depth_fails_the_candidate() -> None:
+    (found,) = evaluate(Worker(setup("transformers", {"threads": 1})), recipe(slices=SHALLOW))
+    assert found.status == "failed"
+    assert found.error is not None
+    assert found.error.startswith("PlanError: the plan and the open models differ in ")
+    assert "model.layers.3." in found.error
