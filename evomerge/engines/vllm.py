@@ -120,10 +120,9 @@ class VllmEngine(Engine):
         """
         if self._models is None:
             raise RuntimeError("the engine is not open")
-        if self._broken or plan.models.layers > self._models.layers:
-            models = self._models if self._broken else plan.models
-            self.close()
-            self.open(models)
+        deeper = plan.models.layers > self._models.layers
+        if self._broken or deeper:
+            self._restart(self._models, plan.models if deeper else self._models)
         assert self._llm is not None
         demand_same_architecture(plan, self._models)
         arguments = (plan.models.composition.canonical_json(), plan.recipe.canonical_json())
@@ -135,6 +134,15 @@ class VllmEngine(Engine):
         self._broken = failed is not None and failed[0] == "RuntimeError"
         if failed is not None:
             raise _exception(*failed)
+
+    def _restart(self, before: Models, models: Models) -> None:
+        """Start vLLM anew; where that fails, the next candidate gets those before."""
+        self.close()
+        try:
+            self.open(models)
+        except BaseException:
+            self._models, self._broken = before, True
+            raise
 
     def _break(self) -> None:
         """Start vLLM anew before the next candidate."""

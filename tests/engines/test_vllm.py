@@ -13,7 +13,7 @@ import pytest
 
 from evomerge import registry
 from evomerge.build import build
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, PlanError
 from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
@@ -99,9 +99,9 @@ class Live(NamedTuple):
         return ask(self.engine.lm, *asked)
 
 
-def zoo_engine(**options: Any) -> Iterator[Live]:
+def zoo_engine(cache: dict[str, Any] = CACHE, **options: Any) -> Iterator[Live]:
     sources = {name: str(ZOO / name) for name in ("arithmetic", "strings", "kanji")}
-    engine = VllmEngine(vllm=CACHE, threads=1, **options)
+    engine = VllmEngine(vllm=cache, threads=1, **options)
     engine.open(Models(str(ZOO / "base"), sources, chat_template=None))
     yield Live(engine, str(ZOO / "base"), sources)
     engine.close()
@@ -148,6 +148,16 @@ def test_a_request_that_fails_leaves_nothing_to_the_next_candidate(live: Live) -
     with pytest.raises(VLLMValidationError, match="out of vocabulary"):
         lm._model_generate([[5, 6, 7], [10**6]])  # the first waits when the second is refused
     assert live.load(recipe) == before
+
+
+def test_a_candidate_too_deep_for_the_memory_leaves_the_engine_to_the_next() -> None:
+    # keys and values of 256 tokens take 256 KiB a block: 1 MiB for four, 3 MiB for twelve
+    for tight in zoo_engine({"kv_cache_memory_bytes": 2_900_000}):
+        recipe = tight.recipe("linear")
+        before = tight.load(recipe, SHORT)
+        with pytest.raises(PlanError, match="vLLM cannot start this model"):
+            tight.load(tight.recipe("linear", slices=[{"arithmetic": [0, 4]}] * 3))
+        assert tight.load(recipe, SHORT) == before
 
 
 def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:
@@ -299,7 +309,7 @@ def test_without_vllm_all_but_the_engine_works() -> None:
 import sys
 sys.modules["vllm"] = None  # what an import finds where it is not installed
 from evomerge.engines.vllm import VllmEngine
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, PlanError
 try:
     VllmEngine()
 except ConfigError as error:
