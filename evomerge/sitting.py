@@ -16,6 +16,8 @@ from evomerge.search import Observer, Progress, Search
 from evomerge.store import Store
 from evomerge.tally import Tally
 
+_STEPS = 64  # that may be recorded as one
+
 
 class Sitting:
     """One sitting: the optimizer's state, what is in flight, and the clock.
@@ -79,17 +81,26 @@ class Sitting:
         for candidate in self.in_flight.values():
             self._send(candidate, self.store.evaluation(candidate.recipe.digest))
         self._show()
-        # whoever tells in order asks first: what has arrived by now must not matter
-        first, second = (
-            (self._ask, self._tell)
-            if self.executor.tell_order == "asked"
-            else (self._tell, self._ask)
-        )
-        while first() or second() or self._receive():
+        while self._advance() or self._receive():
             pass
         self._score_held_out()
         self.store.finish()
         self._show()
+
+    def _advance(self) -> bool:
+        """Tell and ask until a result is awaited, or for a while; whether there was any to do.
+
+        It is recorded as one, because workers may wait for the driver while it waits for the disk.
+        A kill takes back what was not recorded, with all that followed from it.
+        """
+        # whoever tells in order asks first: what has arrived by now must not matter
+        in_order = self.executor.tell_order == "asked"
+        first, second = (self._ask, self._tell) if in_order else (self._tell, self._ask)
+        with self.store.together():
+            for step in range(_STEPS):
+                if not (first() or second()):
+                    return step > 0
+        return True
 
     def _ask(self) -> bool:
         """Ask for one more candidate; whether there was one, and room for it."""

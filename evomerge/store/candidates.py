@@ -5,13 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Text, bindparam, exists, insert, select
 
 from evomerge.errors import StoreError
 from evomerge.nouns import Candidate, Genome
 from evomerge.recipes import Recipe
 from evomerge.store.records import to_json, utc_now
 from evomerge.store.schema import candidates, parents, recipes
+
+# Built once: building them takes longer than SQLite does.
+_ADD = insert(candidates)
+_ADD_PARENTS = insert(parents)
+_ADD_RECIPE = insert(recipes).from_select(
+    ["digest", "json"],
+    select(bindparam("digest", type_=Text), bindparam("json", type_=Text)).where(
+        ~exists().where(recipes.c.digest == bindparam("digest"))
+    ),
+)
+_RECIPE_DIGEST = select(candidates.c.recipe_digest).where(
+    candidates.c.run_id == bindparam("run_id"), candidates.c.number == bindparam("number")
+)
 
 
 def add(connection: Connection, run_id: int, candidate: Candidate) -> None:
@@ -25,13 +38,13 @@ def add(connection: Connection, run_id: int, candidate: Candidate) -> None:
         "recipe_digest": _add_recipe(connection, candidate.recipe),
         "created_utc": utc_now(),
     }
-    connection.execute(insert(candidates), row)
+    connection.execute(_ADD, row)
     lineage = [
         {"run_id": run_id, "child": candidate.number, "position": position, "parent": parent}
         for position, parent in enumerate(candidate.genome.parents)
     ]
     if lineage:
-        connection.execute(insert(parents), lineage)
+        connection.execute(_ADD_PARENTS, lineage)
 
 
 def load(connection: Connection, run_id: int) -> list[Candidate]:
@@ -60,8 +73,7 @@ def load(connection: Connection, run_id: int) -> list[Candidate]:
 
 def recipe_digest(connection: Connection, run_id: int, number: int) -> str | None:
     """The recipe of a candidate; None when the run has no such candidate."""
-    of_number = (candidates.c.run_id == run_id) & (candidates.c.number == number)
-    return connection.execute(select(candidates.c.recipe_digest).where(of_number)).scalar()
+    return connection.execute(_RECIPE_DIGEST, {"run_id": run_id, "number": number}).scalar()
 
 
 def _recipe(digest: str, text: str) -> Recipe:
@@ -72,7 +84,5 @@ def _recipe(digest: str, text: str) -> Recipe:
 
 def _add_recipe(connection: Connection, recipe: Recipe) -> str:
     digest = recipe.digest
-    known = connection.execute(select(recipes.c.digest).where(recipes.c.digest == digest))
-    if known.first() is None:
-        connection.execute(insert(recipes), {"digest": digest, "json": recipe.canonical_json()})
+    connection.execute(_ADD_RECIPE, {"digest": digest, "json": recipe.canonical_json()})
     return digest

@@ -6,7 +6,7 @@ import json
 import math
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from evomerge.errors import StoreError
 from evomerge.nouns import Evaluation, Split, TaskScores
@@ -29,19 +29,29 @@ class Key(NamedTuple):
     settings_digest: str
 
 
+# Built once: building them takes longer than SQLite does.
+_FIND = select(evaluations).where(*(evaluations.c[name] == bindparam(name) for name in Key._fields))
+_TASKS = (
+    select(task_scores)
+    .where(task_scores.c.evaluation_id == bindparam("evaluation_id"))
+    .order_by(task_scores.c.position)
+)
+_ADD = insert(evaluations).returning(evaluations.c.id)
+_ADD_TASKS = insert(task_scores)
+
+
 def find(connection: Connection, key: Key) -> Evaluation | None:
     """The evaluation with this key, as it was recorded."""
-    row = connection.execute(select(evaluations).where(_has(key))).one_or_none()
+    row = connection.execute(_FIND, key._asdict()).one_or_none()
     if row is None:
         return None
-    of_row = select(task_scores).where(task_scores.c.evaluation_id == row.id)
     tasks = {
         task.task: TaskScores(
             score=task.score,
             doc_ids=tuple(json.loads(task.doc_ids)),
             example_scores=scores_from_json(task.example_scores),
         )
-        for task in connection.execute(of_row.order_by(task_scores.c.position))
+        for task in connection.execute(_TASKS, {"evaluation_id": row.id})
     }
     return Evaluation(
         status=row.status,
@@ -76,8 +86,7 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
         "worker": evaluation.worker or None,
         "created_utc": utc_now(),
     }
-    new = insert(evaluations).returning(evaluations.c.id)
-    evaluation_id = connection.execute(new, row).scalar_one()
+    evaluation_id = connection.execute(_ADD, row).scalar_one()
     tasks = [
         {
             "evaluation_id": evaluation_id,
@@ -91,17 +100,8 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
         for position, (task, scores) in enumerate(evaluation.tasks.items())
     ]
     if tasks:
-        connection.execute(insert(task_scores), tasks)
+        connection.execute(_ADD_TASKS, tasks)
     return evaluation
-
-
-def _has(key: Key) -> ColumnElement[bool]:
-    return (
-        (evaluations.c.recipe_digest == key.recipe_digest)
-        & (evaluations.c.fitness_digest == key.fitness_digest)
-        & (evaluations.c.split == key.split)
-        & (evaluations.c.settings_digest == key.settings_digest)
-    )
 
 
 def _refuse_nan(key: Key, evaluation: Evaluation) -> None:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, bindparam, func, insert, select
 
 from evomerge.store.records import Event, utc_now
 from evomerge.store.schema import events
+
+# Built once: building it takes longer than SQLite does.
+_NEXT = select(func.coalesce(func.max(events.c.sequence) + 1, 0)).where(
+    events.c.run_id == bindparam("of_run")
+)
+_ADD = insert(events).values(
+    run_id=bindparam("of_run"),
+    sequence=_NEXT.scalar_subquery(),
+    kind=bindparam("kind"),
+    candidate=bindparam("candidate"),
+    elapsed_seconds=bindparam("elapsed_seconds"),
+    created_utc=bindparam("created_utc"),
+)
 
 
 def add(
@@ -18,17 +31,14 @@ def add(
     elapsed_seconds: float,
 ) -> None:
     """Append a step to a run's history."""
-    of_run = events.c.run_id == run_id
-    last = connection.execute(select(func.max(events.c.sequence)).where(of_run)).scalar()
     row = {
-        "run_id": run_id,
-        "sequence": 0 if last is None else last + 1,
+        "of_run": run_id,
         "kind": kind,
         "candidate": number,
         "elapsed_seconds": elapsed_seconds,
         "created_utc": utc_now(),
     }
-    connection.execute(insert(events), row)
+    connection.execute(_ADD, row)
 
 
 def load(connection: Connection, run_id: int) -> list[Event]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from evomerge.store.records import RunRecord, to_json, utc_now
 from evomerge.store.schema import runs
 
 _JSON_COLUMNS = ("versions", "sources_fingerprints")
+# Built once, for it runs with every candidate.
+_GO_ON = (
+    update(runs)
+    .where(runs.c.id == bindparam("run_id"), runs.c.finished_utc.is_not(None))
+    .values(finished_utc=None)
+)
 
 
 def add(connection: Connection, run: RunRecord) -> None:
@@ -39,5 +45,4 @@ def mark_finished(connection: Connection, run_id: int) -> None:
 
 def mark_going_on(connection: Connection, run_id: int) -> None:
     """The run is not finished, if it ever was."""
-    finished = (runs.c.id == run_id) & runs.c.finished_utc.is_not(None)
-    connection.execute(update(runs).where(finished).values(finished_utc=None))
+    connection.execute(_GO_ON, {"run_id": run_id})

@@ -31,6 +31,8 @@ class Store:
     - What was recorded reads back equal, floats to the last bit, mappings in their order. Two
       exceptions: a score of -0.0 reads 0.0, and what no database takes in an error's text is
       escaped.
+    - What is recorded within `together` is one transaction in all. An error of the caller leaves
+      it recorded; an error of the store, or a kill, takes all of it back.
     - One writer per run folder and any number of readers beside it, who see whole transactions.
 
     All methods raise `StoreError` when the database cannot be read or written. A store belongs to
@@ -42,6 +44,8 @@ class Store:
         self._run_id = run_id
         self._where = where
         self._resources = resources
+        self._grouping = False
+        self._group: Connection | None = None  # once something is recorded in it
         run = self.run()
         self._fitness_digest = run.fitness_digest
         self._settings_digest = run.settings_digest
@@ -107,6 +111,23 @@ class Store:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one transaction of all that is recorded within: the disk is waited for once.
+
+        Other programs read what was there before, until the end of it.
+        """
+        assert not self._grouping, "a group within a group"
+        self._grouping = True
+        try:
+            yield
+        finally:
+            self._grouping = False
+            group, self._group = self._group, None
+            if group is not None:
+                with database.database_errors(self._where), group:
+                    group.commit()
 
     def record_ask(self, candidate: Candidate, elapsed_seconds: float) -> Evaluation | None:
         """Add a candidate with its parents and recipe, and log that it was asked for.
@@ -196,5 +217,16 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with database.database_errors(self._where), self._engine.begin() as connection:
-            yield connection
+        with database.database_errors(self._where):
+            if not self._grouping:
+                with self._engine.begin() as connection:
+                    yield connection
+                return
+            if self._group is None:
+                self._group = self._engine.connect()
+            try:
+                yield self._group
+            except BaseException:
+                self._group.close()  # half a record, and what came before it, are undone
+                self._group = None
+                raise
