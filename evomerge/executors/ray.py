@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
-import signal
-import socket
-import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -21,8 +15,10 @@ from pydantic import Field
 from evomerge.errors import ConfigError, InputError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors._deadline import Deadline
-from evomerge.executors._inspection import differences, inspect_machine
-from evomerge.executors._remote import Answer, Opened, Refusal, RemoteWorker
+from evomerge.executors._inspection import inspect_machine
+from evomerge.executors._ray_cluster import Cluster, Demand
+from evomerge.executors._ray_crew import Agency, Member, dismiss, has_left
+from evomerge.executors._remote import Answer, Opened, Refusal
 from evomerge.nouns import Evaluation, Job, Split
 from evomerge.worker import WorkerSetup
 
@@ -31,47 +27,9 @@ log = logging.getLogger(__name__)
 FATAL = 3  # workers that a candidate may take down before it is the one to blame
 _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 10.0
-_KNOCK_SECONDS = 10.0
-_INSPECTION_SECONDS = 600.0
 
 Positive = Annotated[float, Field(gt=0)]
 _Key = tuple[int, Split]
-
-
-class EvomergeWorker(RemoteWorker):
-    """A remote worker that knows its node; ``ps`` shows it by this name."""
-
-    def open(self) -> Opened | Refusal:
-        """See `RemoteWorker.open`."""
-        import ray
-
-        answer = super().open()
-        if isinstance(answer, Refusal):
-            return answer
-        return replace(answer, node=ray.get_runtime_context().get_node_id())
-
-
-@dataclass(slots=True, eq=False)
-class _Member:
-    """One place of the crew, and who fills it now.
-
-    Attributes:
-        number: of the place.
-        actor, group: Ray's handles; no group where a worker fits on one node.
-        ref: the call under way; None while idle.
-        job: what it evaluates; None while it opens or idles.
-        since: monotonic seconds at which the call began.
-        node, host: where it is, once it is open.
-    """
-
-    number: int
-    actor: Any
-    group: Any
-    ref: Any
-    since: float
-    job: Job | None = None
-    node: str | None = None
-    host: str = ""
 
 
 class RayExecutor(Executor):
@@ -130,20 +88,17 @@ class RayExecutor(Executor):
                 f"executor.nodes_per_worker: {nodes_per_worker} nodes need as many GPUs, "
                 f"got gpus_per_worker: {gpus_per_worker:g}. Raise it, or take one node."
             )
-        self.address = address
         self.capacity = workers
         self.tell_order = tell_order
         self.lookahead = lookahead or 2 * workers
         self.gpus = workers * gpus_per_worker
-        self._gpus, self._cpus, self._nodes = gpus_per_worker, cpus_per_worker, nodes_per_worker
-        self._runtime_env = runtime_env
+        self._demand = Demand(gpus_per_worker, cpus_per_worker, nodes_per_worker)
+        self._cluster = Cluster(address, runtime_env or {})
         self._deadline = Deadline(first_deadline_seconds, deadline_minimum_seconds, deadline_factor)
         self._start_timeout = start_timeout_seconds
         self._queue: deque[Job] = deque()
         self._faults: dict[_Key, list[str]] = {}  # what happened to the workers that had it
-        self._crew: list[_Member] = []
-        self._ours = False  # whether the connection ends with this executor
-        self._scratch: str | None = None
+        self._crew: list[Member] = []
         self._failed_openings = 0
 
     def start(self, setup: WorkerSetup) -> None:
@@ -153,13 +108,13 @@ class RayExecutor(Executor):
             InputError: no such cluster, no room in it, or nodes with other files or versions;
                 all of these at once.
         """
-        self._setup = setup
-        self._expected = inspect_machine(setup)
-        if self._expected.problems:
-            raise InputError(self._expected.problems)
-        self._connect()
-        self._inspect_nodes()
-        self._crew = [self._hire(number) for number in range(self.capacity)]
+        expected = inspect_machine(setup)
+        if expected.problems:
+            raise InputError(expected.problems)
+        self._cluster.join(math.ceil(self.capacity * self._demand.cpus))
+        self._cluster.inspect(setup, expected, self._demand)
+        self._agency = Agency(setup, expected, self._demand, self._cluster.environment)
+        self._crew = [self._agency.hire(number) for number in range(self.capacity)]
         while not any(member.ref is None for member in self._crew):
             self._wait()
 
@@ -188,124 +143,8 @@ class RayExecutor(Executor):
             if farewells:
                 ray.wait(farewells, num_returns=len(farewells), timeout=_FAREWELL_SECONDS)
             for member in crew:
-                self._dismiss(member)
-            if self._ours:
-                ray.shutdown()
-        self._ours = False
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
-
-    def _connect(self) -> None:
-        """Join the cluster, or start one; signals stay ours."""
-        import ray
-
-        if ray.is_initialized():
-            return
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        environment = self._runtime_env or {}
-        if self.address == "local":
-            self._scratch = _scratch()
-            options |= {"_temp_dir": self._scratch, "include_dashboard": False}
-            options["num_cpus"] = math.ceil(self.capacity * self._cpus)
-            # what a killed worker leaves goes with the rest
-            variables = {"TMPDIR": self._scratch, **environment.get("env_vars", {})}
-            environment = {**environment, "env_vars": variables}
-        if environment:
-            options["runtime_env"] = environment
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            _knock(self.address)
-            ray.init(address=self.address, **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise InputError(
-                f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
-                "Start one with 'ray start --head', or take address: local."
-            ) from None
-        finally:
-            signal.signal(signal.SIGTERM, handler)  # Ray sets one of its own
-        self._ours = True
-
-    def _inspect_nodes(self) -> None:
-        """Compare every node that could hold a worker with this machine."""
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        share = self._nodes  # a part of the engine on each
-        need = {"CPU": self._cpus / share, "GPU": self._gpus / share}
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        fit = [
-            node
-            for node in nodes
-            if all(node["Resources"].get(kind, 0) >= amount for kind, amount in need.items())
-        ]
-        if len(fit) < share:
-            have = "; ".join(
-                f"{n['NodeManagerAddress']} has {n['Resources'].get('CPU', 0):g} CPUs and "
-                f"{n['Resources'].get('GPU', 0):g} GPUs"
-                for n in nodes
-            )
-            raise InputError(
-                f"executor: a worker needs {self._cpus:g} CPUs and {self._gpus:g} GPUs on "
-                f"{share} nodes; {have}. Ask for less, or add nodes."
-            )
-        remote = ray.remote(inspect_machine)
-        refs = [
-            remote.options(
-                num_cpus=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-                **self._environment(),
-            ).remote(self._setup)
-            for node in fit
-        ]
-        problems: list[str] = []
-        for node, ref in zip(fit, refs, strict=True):
-            where = f"node {node['NodeManagerAddress']}"
-            try:
-                found = ray.get(ref, timeout=_INSPECTION_SECONDS)
-                problems += differences(self._expected, found, where)
-            except Exception as error:
-                problems.append(f"{where}: cannot be inspected: {error}. Is evomerge installed?")
-        if problems:
-            raise InputError(problems)
-
-    def _environment(self) -> dict[str, Any]:
-        return {} if self._ours or not self._runtime_env else {"runtime_env": self._runtime_env}
-
-    def _hire(self, number: int) -> _Member:
-        """A new worker, opening its engine."""
-        import ray
-        from ray.util.placement_group import placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        options: dict[str, Any] = {"num_cpus": self._cpus, "num_gpus": self._gpus}
-        group = None
-        if self._nodes > 1:
-            # one GPU a bundle: the engine starts a process in each, as children of the actor
-            gpus = int(self._gpus)
-            group = placement_group([{"CPU": self._cpus / gpus, "GPU": 1}] * gpus, strategy="PACK")
-            options = {"num_cpus": self._cpus / gpus, "num_gpus": 0}
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
-            )
-        # Ray never restarts it or repeats a call: only here is known what it was doing
-        kind = ray.remote(EvomergeWorker).options(
-            max_restarts=0, max_task_retries=0, **options, **self._environment()
-        )
-        actor = kind.remote(self._setup, self._expected)
-        return _Member(number, actor, group, actor.open.remote(), time.monotonic())
-
-    def _dismiss(self, member: _Member) -> None:
-        """End a worker, whatever it is doing."""
-        import ray
-        from ray.util.placement_group import remove_placement_group
-
-        try:
-            ray.kill(member.actor, no_restart=True)
-        except ray.exceptions.RayError as error:
-            log.debug("worker %d: %s", member.number, error)
-        if member.group is not None:
-            remove_placement_group(member.group)
+                dismiss(member)
+        self._cluster.leave()
 
     def _assign(self) -> None:
         for member in self._crew:
@@ -329,7 +168,7 @@ class RayExecutor(Executor):
                 return self._lost(member, f"no answer for {seconds:.0f} s")
         return None
 
-    def _ended(self, member: _Member) -> tuple[Job, Evaluation] | None:
+    def _ended(self, member: Member) -> tuple[Job, Evaluation] | None:
         """Take in what a worker answered, or that it died."""
         import ray
 
@@ -356,13 +195,13 @@ class RayExecutor(Executor):
             self._replace(member)
         return job, replace(answer.evaluation, worker=f"{member.number} on {member.host}")
 
-    def _lost(self, member: _Member, reason: str) -> tuple[Job, Evaluation] | None:
+    def _lost(self, member: Member, reason: str) -> tuple[Job, Evaluation] | None:
         """Replace a worker; its job goes first in the queue, or has failed."""
-        job, blameless = member.job, self._has_left(member)
+        job, blameless = member.job, has_left(member)
         log.warning("worker %d is replaced: %s", member.number, reason)
         if job is None and not blameless:
             self._failed_openings += 1
-            if self._failed_openings >= FATAL and all(m.ref is not None for m in self._crew):
+            if self._failed_openings >= FATAL and not any(m.is_open for m in self._crew):
                 raise SearchError(f"no worker can be opened: {reason}")
         self._replace(member)
         if job is None:
@@ -378,32 +217,9 @@ class RayExecutor(Executor):
         error = f"took {FATAL} workers down, at last: {reason}"
         return job, Evaluation("failed", error=error)
 
-    def _replace(self, member: _Member) -> None:
-        self._dismiss(member)
-        self._crew[self._crew.index(member)] = self._hire(member.number)
-
-    def _has_left(self, member: _Member) -> bool:
-        """Whether the worker's node is no longer part of the cluster."""
-        import ray
-
-        return any(n["NodeID"] == member.node and not n["Alive"] for n in ray.nodes())
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
-
-
-def _scratch() -> str:
-    """A new folder for a cluster of our own; those that killed processes left are removed."""
-    root = Path("/tmp")  # noqa: S108 - short: sockets in it have paths of at most 107 bytes
-    for folder in root.glob("evomerge-ray-*-*"):
-        owner = folder.name.split("-")[2]
-        if not Path("/proc", owner).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"evomerge-ray-{os.getpid()}-", dir=root)
+    def _replace(self, member: Member) -> None:
+        dismiss(member)
+        self._crew[self._crew.index(member)] = self._agency.hire(member.number)
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import pytest
 from evomerge.errors import CheckpointError, ConfigError, InputError
 from evomerge.executors._deadline import Deadline
 from evomerge.executors._inspection import differences, inspect_machine
-from evomerge.executors.ray import RayExecutor
+from evomerge.executors.ray import FATAL, RayExecutor
 from evomerge.nouns import Evaluation, Job
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
@@ -121,6 +121,20 @@ def test_an_engine_out_of_memory_fails_its_candidate_and_is_replaced(
     full = {pid for weight, pid in noted(faults) if weight == OUT_OF_MEMORY}
     assert results(executor, [job(n, 0.5) for n in range(4)])[3].status == "done"
     assert full.isdisjoint(pid for _, pid in noted(faults)[-4:])
+
+
+def test_a_place_that_cannot_be_filled_does_not_stop_the_others(
+    cluster: Any, tmp_path: Path
+) -> None:
+    crew = RayExecutor(workers=2)
+    try:
+        crew.start(setup("faulty", folder=str(tmp_path), places=1))
+        number = 0
+        while len(list(tmp_path.glob("refused-*"))) <= FATAL:  # while the other one is at work
+            assert results(crew, [job(number, SLOW)])[number].status == "done"
+            number += 1
+    finally:
+        crew.close()
 
 
 def noted(folder: Path) -> list[tuple[float, int]]:

@@ -19,11 +19,15 @@ class FaultyEngine(_Transformers):
 
     Args:
         folder: where it notes every load, one line ``weight pid`` each.
+        places: how many can be made; each that is refused is noted.
     """
 
-    def __init__(self, *, folder: str, **options: Any) -> None:
+    def __init__(self, *, folder: str, places: int = 1000, **options: Any) -> None:
         super().__init__(threads=1, **options)
         self.folder = Path(folder)
+        if not any(self._first(f"made-{place}") for place in range(places)):
+            self._first(f"refused-{os.getpid()}")
+            raise RuntimeError("no place on this machine")
 
     def load(self, plan: Plan) -> None:
         """Merge, then fail as told."""
@@ -32,7 +36,7 @@ class FaultyEngine(_Transformers):
         assert isinstance(weight, float)
         with (self.folder / "loads").open("a") as log:
             log.write(f"{weight} {os.getpid()}\n")
-        first = self._mark(weight)
+        first = self._first(f"seen-{weight}")
         if weight == KILLED_ALWAYS or (weight == KILLED_ONCE and first):
             os.kill(os.getpid(), signal.SIGKILL)
         if weight == HANGS_ONCE and first:
@@ -42,10 +46,10 @@ class FaultyEngine(_Transformers):
         if weight == SLOW:
             time.sleep(3)
 
-    def _mark(self, weight: float) -> bool:
-        """Whether this is the first load of the weight in any process."""
+    def _first(self, name: str) -> bool:
+        """Whether no process was here before with that name."""
         try:
-            (self.folder / f"seen-{weight}").touch(exist_ok=False)
+            (self.folder / name).touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
