@@ -20,7 +20,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     handler = signal.getsignal(signal.SIGTERM)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "dashboard_port": 0})
     ray.init(
         address=made.address,
         log_to_driver=False,

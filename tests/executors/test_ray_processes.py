@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,7 +48,8 @@ class Run:
     def __exit__(self, *error: object) -> None:
         """A test that failed leaves nothing to the next one."""
         for place in self.processes():
-            os.kill(int(place.name), signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(int(place.name), signal.SIGKILL)
         for process in self.started:
             process.communicate()
         shutil.rmtree(self.temporary, ignore_errors=True)
