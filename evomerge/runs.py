@@ -48,6 +48,9 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
     with Store.open(folder) as store:
         stored = store.run()
         changes = {
+            "evomerge's version, and perhaps what recipes mean": (
+                stored.versions.get("evomerge") != search.record.versions["evomerge"]
+            ),
             "the weights of its models": stored.sources_fingerprints != _fingerprints(search.setup),
             "the files of its fitness": stored.fitness_digest != search.record.fitness_digest,
             "the engine's dtype or device": stored.settings_digest != search.record.settings_digest,

@@ -213,7 +213,7 @@ def _apply_to_model(
 
 
 def _tensor(values: Any) -> Tensor:
-    found = torch.as_tensor(values)
+    found = torch.as_tensor(values).detach()
     return found if found.is_floating_point() else found.float()
 
 

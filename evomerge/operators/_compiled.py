@@ -13,16 +13,21 @@ import numba
 import numpy as np
 import torch
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 BLOCK = 512  # elements that a loop with several passes holds in the innermost cache
+NOTHING = np.empty(0, np.float32)  # for an argument that is not given
 LANES = 64  # sums that grow side by side, as vector registers do
 
 
 def compiled(function: F) -> F:
-    """The function, compiled at its first call and kept on the disk for later processes."""
+    """The function, compiled at its first call and kept on the disk for later processes.
+
+    It must always be called with the same types: several processes that compile several forms of
+    one function at the same time would mix them up on the disk.
+    """
     options = {"nogil": True, "error_model": "numpy"}
     try:
         found: F = numba.njit(cache=True, **options)(function)
@@ -62,15 +67,3 @@ def as_bits(context: Any, value: Any) -> Any:
 
 def _bitcast(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.bitcast(values[0], context.get_value_type(signature.return_type))
-
-
-def widened(value: Any) -> Any:
-    """In compiled loops: a float32 as it is, or the one that the 16 bits of a bfloat16 begin."""
-    raise NotImplementedError
-
-
-@overload(widened, strict=False)  # type: ignore[untyped-decorator]
-def _widened(value: Any) -> Any:
-    if value == types.uint16:
-        return lambda value: as_float(np.uint32(value) << np.uint32(16))
-    return lambda value: value

@@ -1,6 +1,6 @@
 """Steps that several operators share: weighted sums, divisors, sign election.
 
-On a CPU they are compiled loops. The torch operations for other devices give the same bits, since
+On a CPU they are compiled loops, with the bits of the torch operations that other devices use:
 neither fuses a product with a sum.
 """
 

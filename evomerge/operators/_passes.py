@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._compiled import array, as_bits, compiled, fits, widened
+from evomerge.operators._compiled import NOTHING, array, as_bits, as_float, compiled, fits
 from evomerge.operators._memory import fill, scratch
 
 _EXPONENT = np.uint32(0x7F800000)
-_COMPILED = (torch.float32, torch.bfloat16)
 
 
 def read(values: Tensor, base: Tensor | None, out: Tensor) -> bool:
@@ -24,12 +23,16 @@ def read(values: Tensor, base: Tensor | None, out: Tensor) -> bool:
         base: (n,) float32.
         out: (n,) float32, perhaps on a GPU.
     """
-    if values.dtype in _COMPILED and fits(values, out):
-        return not _read(array(values), None if base is None else array(base), array(out))
-    fill(out, values)
-    if base is not None:
-        out -= base
-    return all_finite(out)
+    if not fits(out):
+        fill(out, values)
+        if base is not None:
+            out -= base
+        return all_finite(out)
+    if values.dtype == torch.bfloat16 and fits(values):
+        _widen(array(values), array(out))
+    else:
+        out.copy_(values)
+    return not _subtract(array(out), NOTHING if base is None else array(base))
 
 
 def added(base: Tensor, values: Tensor) -> Tensor:
@@ -64,19 +67,24 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 @compiled
-def _read(values: Any, base: Any, out: Any) -> Any:
-    """Whether one of the differences is not finite."""
+def _widen(values: Any, out: Any) -> None:
+    """A bfloat16 is the first half of a float32."""
+    for j in range(out.size):
+        out[j] = as_float(np.uint32(values[j]) << np.uint32(16))
+
+
+@compiled
+def _subtract(values: Any, base: Any) -> Any:
+    """Take off the base, if it is not empty; whether a value is not finite then."""
     bad = np.uint32(0)
-    if base is None:
-        for j in range(out.size):
-            value = widened(values[j])
-            out[j] = value
+    if base.size:
+        for j in range(values.size):
+            value = values[j] - base[j]
+            values[j] = value
             bad |= np.uint32(as_bits(value) & _EXPONENT == _EXPONENT)
     else:
-        for j in range(out.size):
-            value = widened(values[j]) - base[j]
-            out[j] = value
-            bad |= np.uint32(as_bits(value) & _EXPONENT == _EXPONENT)
+        for j in range(values.size):
+            bad |= np.uint32(as_bits(values[j]) & _EXPONENT == _EXPONENT)
     return bad != 0
 
 

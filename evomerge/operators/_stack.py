@@ -62,17 +62,23 @@ class Tile:
         values: (M, n) float32, or (M, r, c) for whole rows; a kernel may overwrite it.
         base: (n,) or (r, c) float32; None where there is no base.
         start: flat index of the first element.
+        draws: how often its elements have been given random numbers.
     """
 
     values: Tensor
     base: Tensor | None
     start: int
     stack: Stack
+    draws: int = 0
 
     def uniforms(self) -> Tensor:
-        """Numbers in [0, 1), shaped as ``values``, to be overwritten; see rule R12."""
+        """Numbers in [0, 1), shaped as ``values``, other ones at each call; see rule R12.
+
+        They may be overwritten.
+        """
         size = self.values[0].numel()
-        drawn = self.stack.draw(self.start, self.start + size)
+        drawn = self.stack.draw(self.start, self.start + size, self.draws)
+        self.draws += 1
         return drawn.to(self.values.device).view(self.values.shape)
 
     def of(self, tensors: Sequence[Input]) -> Tensor:
@@ -266,16 +272,20 @@ class Stack:
         flat = stretch(self.base, 0, self.size).float()
         return flat.to(self.device).view(self.shape)
 
-    def draw(self, start: int, stop: int) -> Tensor:
-        """(M, stop - start) float32 in [0, 1) that depend on seed, name and source alone.
+    def draw(self, start: int, stop: int, time: int = 0) -> Tensor:
+        """(M, stop - start) float32 in [0, 1) that depend on seed, name, source and time alone.
 
         The next call in this thread may overwrite them.
+
+        Args:
+            time: 0 for the first use of these elements; a modifier may come before the operator.
         """
         if self.given_uniforms is not None:
             return self.given_uniforms.view(self.count, -1)[:, start:stop].float().clone()
         drawn = buffer("uniforms", (self.count, stop - start), torch.device("cpu"))
+        again = f"\0{time}" if time else ""
         for row, label in zip(drawn, self.labels, strict=True):
-            uniforms(f"{self.seed}\0{self.name}\0{label}", start, stop, row)
+            uniforms(f"{self.seed}\0{self.name}\0{label}{again}", start, stop, row)
         return drawn
 
     def once(self, key: Any, measure: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomerge.operators._compiled import BLOCK, array, compiled, fits, rows
+from evomerge.operators._compiled import BLOCK, NOTHING, array, compiled, fits, rows
 from evomerge.operators._consensus import scaled
 from evomerge.operators._deviation import shares, squares
 from evomerge.operators._measures import measures
@@ -70,7 +70,7 @@ def _agreeing_mean(values_M: Tensor, coefficient: list[float], inside: Tensor | 
     """
     if fits(values_M) and (inside is None or fits(inside)):
         total = scratch("merged", values_M[0])
-        selected = None if inside is None else array(inside.view(-1))
+        selected = NOTHING if inside is None else array(inside.view(-1))
         shares = np.array(coefficient, np.float32)
         _mean_of_agreeing(rows(values_M), shares, selected, array(total.view(-1)))
         return total
@@ -97,7 +97,7 @@ def _mean_of_agreeing(values_MN: Any, coefficient: Any, inside: Any, total: Any)
                 sign[j] += values[j]
         for j in range(part.size):
             sign[j] = one if sign[j] >= 0 else -one
-        if inside is not None:
+        if inside.size:
             for j in range(part.size):
                 sign[j] *= inside[start + j]
         part[:], divisor[:] = zero, zero

@@ -393,3 +393,9 @@ def test_a_density_outside_its_range_is_refused(name: str, density: float) -> No
 def test_shapes_that_differ_are_refused(name: str) -> None:
     with pytest.raises(OperatorError, match=r"shapes differ: \(1,\), \(2,\)"):
         apply(name, torch.tensor([1.0]), [torch.tensor([1.0, 2.0])])
+
+
+def test_parameters_of_a_module_are_merged_like_tensors() -> None:
+    one, two = (torch.nn.Parameter(torch.full((3, 4), value)) for value in (1.0, 3.0))
+    merged = operators.apply("linear", sources=[one, two])
+    assert torch.equal(merged, torch.full((3, 4), 2.0))

@@ -45,6 +45,17 @@ def test_the_operator_sparsify_is_task_arithmetic_with_the_modifier(
     assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("name", ["dare_linear", "della_linear"])
+def test_numbers_of_a_modifier_are_not_those_of_its_operator(name: str) -> None:
+    base, source = torch.zeros(400, 500), torch.ones(400, 500)
+    sparsify = {"method": "random", "density": 0.5, "rescale": "inverse"}
+    merged = apply(name, base=base, sources=[source], density=0.5, sparsify=sparsify)
+    kept = float((merged != 0).double().mean())
+    # what is zero already is what della drops first
+    assert kept == pytest.approx({"dare_linear": 0.25, "della_linear": 0.2875}[name], abs=0.005)
+    assert 0.98 < float(merged.double().mean()) < 1.02
+
+
 def test_the_operator_compeft_is_task_arithmetic_with_the_modifier(draw: Any) -> None:
     base, *sources = draw(30, 20, count=3)
     settings: dict[str, Any] = {"density": 0.3, "alpha": 2.0}
