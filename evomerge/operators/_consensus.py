@@ -38,6 +38,12 @@ def scaled(values: Tensor, factor: float) -> Tensor:
     return values if factor == 1 else values.mul_(factor)
 
 
+def divided(values: Tensor, divisor: float) -> Tensor:
+    """The values divided by a number, in place."""
+    # by a plain number CUDA multiplies with the reciprocal, which is off by a bit
+    return values.div_(torch.full((), divisor, device=values.device))
+
+
 def plain_divisor(weight: Sequence[float], *, signed: bool = True) -> float:
     """Σ w_i, or 1 where that vanishes (rule R5).
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evomerge.errors import OperatorError
 from evomerge.operators._compiled import array, compiled, fits
-from evomerge.operators._consensus import kept_count
+from evomerge.operators._consensus import divided, kept_count
 from evomerge.operators._cuts import keep
 from evomerge.operators._measures import Scope, magnitude, measures
 from evomerge.operators._row_ranks import ranks
@@ -57,7 +57,7 @@ def sparsified(
 
 def _divided(values_M: Tensor, density: Sequence[float]) -> Tensor:
     for values, d in zip(values_M, density, strict=True):
-        values.div_(d)
+        divided(values, d)
     return values_M
 
 
@@ -182,7 +182,7 @@ def _drop(values: Tensor, drawn: Tensor, chance: Tensor | float, *, divide: bool
         return
     values *= (chance - drawn).relu_().sign_()
     if divide:
-        values /= chance
+        divided(values, chance) if isinstance(chance, float) else values.div_(chance)
 
 
 @compiled

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import plain_divisor, weighted_sum
+from evomerge.operators._consensus import divided, plain_divisor, weighted_sum
 from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
 from evomerge.operators._stack import Merged, Stack, Tile
@@ -85,7 +85,7 @@ def fisher(
 def _average(x: Stack, lam: Floats) -> Merged:
     lam = lam if any(lam) else (1.0,) * x.count
     divisor = plain_divisor(lam)
-    return x.each(lambda tile: weighted_sum(tile.values, lam).div_(divisor))
+    return x.each(lambda tile: divided(weighted_sum(tile.values, lam), divisor))
 
 
 def _norms(x: Stack, given: Floats) -> list[float]:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evomerge.operators._bound import Bound, Floats
+from evomerge.operators._consensus import divided
 from evomerge.operators._measures import Measures, Scope, magnitude, measures
 from evomerge.operators._operator import operator
 from evomerge.operators._ranks import Ranking
@@ -57,7 +58,8 @@ def pcb(
         s_M = scores(tile)
         total, divisor = torch.zeros_like(s_M[0]), torch.zeros_like(s_M[0])
         for i, (tau, s) in enumerate(zip(tile.values, s_M, strict=True)):
-            s.sub_(bounds.floor[i]).relu_().div_(bounds.top[i] - bounds.floor[i] or 1.0)
+            s.sub_(bounds.floor[i]).relu_()
+            divided(s, bounds.top[i] - bounds.floor[i] or 1.0)
             clipped = tau.abs().clamp_(bounds.least[i], bounds.most[i]).mul_(tau.sign())
             total += clipped.mul_(s).mul_(lam[i])
             divisor += s
@@ -121,7 +123,7 @@ def _scores(least: list[float], most: list[float]) -> Kernel:
         s_M = (tile.values * tile.values.sum(0)).tanh_()
         for i, tau in enumerate(tile.values):
             span = most[i] - least[i]
-            size = tau.abs().clamp_(least[i], most[i]).sub_(least[i]).div_(span or 1.0)
+            size = divided(tau.abs().clamp_(least[i], most[i]).sub_(least[i]), span or 1.0)
             s_M[i] *= size.square_().sub_(1).mul_(count).exp_()
         return s_M
 
