@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from evomerge.recipes._mergekit_layout import Layout, Value
@@ -40,6 +41,11 @@ def whole(recipe: Recipe) -> Iterator[str]:
             yield (
                 f"{model}: mergekit reads + and @ in a model's path as adapter and revision. "
                 "Rename the folder."
+            )
+        elif (Path(model) / "adapter_config.json").exists():
+            yield (
+                f"{where}: mergekit rounds an adapter and its base to the base's dtype before it "
+                "merges them. Build the adapter on its base first, and give the folder."
             )
     if recipe.statistics:
         yield "statistics: mergekit has no operator that uses them."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
-from evomerge.operators import all_finite
-from evomerge.weights.headers import FLOATS, read_headers
+from evomerge.operators import Rows, all_finite
+from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
 from evomerge.weights.names import Place, is_position, language_parts, places
 from evomerge.weights.vocabulary import token_ids
 
@@ -54,10 +55,15 @@ class Checkpoint:
         """How many blocks the model has."""
         return 1 + max((p.layer for p in self.places.values() if p.layer is not None), default=-1)
 
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer is."""
+        return self.folder
+
     @cached_property
     def vocabulary(self) -> dict[str, int] | None:
         """Token string to row; None where the folder has no tokenizer.json."""
-        return token_ids(self.folder)
+        return token_ids(self.tokenizer_folder)
 
     @cached_property
     def embedding(self) -> str | None:
@@ -124,21 +130,17 @@ class Checkpoint:
 
         It depends neither on the folder nor on how the tensors are spread over files.
         """
-        digest = hashlib.sha256()
-        for name, info in self.tensors.items():
-            digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
-            data = self.read(name).reshape(-1).view(torch.uint8).numpy()
-            if len(data) <= _SAMPLES * _SAMPLE_BYTES:
-                digest.update(data.data)
-                continue
-            for number in range(_SAMPLES):
-                start = (len(data) - _SAMPLE_BYTES) * number // (_SAMPLES - 1)
-                digest.update(data[start : start + _SAMPLE_BYTES].data)
-        return digest.hexdigest()
+        return digest_of(self.tensors, self.read)
 
     def read(self, name: str) -> Tensor:
         """The tensor, mapped from its file; treat it as read-only."""
-        file = self.tensors[name].file
+        return self._map(self.tensors[name].file, name)
+
+    def input(self, name: str) -> Tensor | Rows:
+        """What `read` gives, or what computes parts of it."""
+        return self.read(name)
+
+    def _map(self, file: Path, name: str) -> Tensor:
         try:
             if file not in self._handles:
                 self._handles[file] = safe_open(file, framework="pt")
@@ -154,10 +156,30 @@ class Checkpoint:
     def non_finite_in(self, name: str) -> str | None:
         """A sentence that names file and tensor if it holds a NaN or an infinity."""
         info = self.tensors[name]
-        found = _describe_non_finite(self.read(name)) if info.dtype in FLOATS else None
-        if found is None:
-            return None
-        return f"{info.file}: tensor {name} holds {found}. Drop this model or repair the file."
+        return non_finite_sentence(info, name, self.read(name)) if info.dtype in FLOATS else None
+
+
+def digest_of(tensors: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) -> str:
+    """A digest of names, dtypes, shapes and of samples from every tensor."""
+    digest = hashlib.sha256()
+    for name, info in tensors.items():
+        digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
+        data = read(name).reshape(-1).view(torch.uint8).numpy()
+        if len(data) <= _SAMPLES * _SAMPLE_BYTES:
+            digest.update(data.data)
+            continue
+        for number in range(_SAMPLES):
+            start = (len(data) - _SAMPLE_BYTES) * number // (_SAMPLES - 1)
+            digest.update(data[start : start + _SAMPLE_BYTES].data)
+    return digest.hexdigest()
+
+
+def non_finite_sentence(info: TensorInfo, name: str, tensor: Tensor) -> str | None:
+    """Names file and tensor if it holds a NaN or an infinity; None where all is finite."""
+    found = _describe_non_finite(tensor)
+    if found is None:
+        return None
+    return f"{info.file}: tensor {name} holds {found}. Drop this model or repair the file."
 
 
 def _describe_non_finite(tensor: Tensor) -> str | None:
@@ -172,15 +194,20 @@ def _describe_non_finite(tensor: Tensor) -> str | None:
     return f"{nans} NaN and {infinities} infinite values" if nans or infinities else None
 
 
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter and no model."""
+    whole = (folder / "config.json").exists() and any(folder.glob("model*.safetensors"))
+    return (folder / "adapter_config.json").exists() and not whole
+
+
 def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     path = folder / "config.json"
-    if (folder / "adapter_config.json").exists() and not (
-        path.exists() and any(folder.glob("model*.safetensors"))
-    ):
+    if holds_adapter(folder):
         raise CheckpointError(
-            f"{folder}: holds an adapter, not a model. Merge it into its base first."
+            f"{folder}: holds an adapter, not a model. Name it as a source of a recipe whose base "
+            "it was made for."
         )
     if not path.exists():
         raise CheckpointError(f"{folder}: holds no config.json, so it is not a model")

@@ -12,11 +12,13 @@ from typing import Any, Literal, Protocol, cast
 from torch import Tensor
 
 from evomerge.errors import CheckpointError, InputError, PlanError
+from evomerge.operators import Rows
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
 from evomerge.weights import chat_templates
+from evomerge.weights.adapters import Adapter
 from evomerge.weights.alignment import Vocabulary, settle
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.checkpoint import Checkpoint, holds_adapter
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.mismatches import (
     config_problems,
@@ -28,12 +30,11 @@ from evomerge.weights.nested import Nested
 from evomerge.weights.references import resolve
 from evomerge.weights.slices import Slices, cut, range_problems
 from evomerge.weights.slots import Lineup, Slot, keep_outside, module_problems, refill
-from evomerge.weights.vocabulary import AlignedRows
 
 __all__ = ["Input", "Models", "Slot"]
 
 Reference = str | Recipe
-Input = Tensor | AlignedRows
+Input = Tensor | Rows
 
 
 class Composition(Protocol):
@@ -103,6 +104,8 @@ class Models:
         self.chat_template = chat_templates.chosen(chat_template, [c.folder for c in self.members])
         self.known: dict[str, dict[Any, Any]] = {}
         self.notes = list(notes(self.base, self.sources, self.slots, self.vocabulary))
+        adapters = ((n, m) for n, m in self.sources.items() if isinstance(m, Adapter))
+        self.notes += [f"{name}: {note}" for name, m in adapters if (note := m.note)]
 
     @classmethod
     def of(cls, recipe: Composition, opened: dict[str, Checkpoint] | None = None) -> Models:
@@ -219,10 +222,9 @@ class Models:
         return self._input(slot, self.sources[source], slot.inputs[source])
 
     def _input(self, slot: Slot, model: Checkpoint, name: str) -> Input:
-        tensor = model.read(name)
         if not slot.aligned or self.vocabulary is None:
-            return tensor
-        return self.vocabulary.align(model, tensor, lambda: self._tables(slot))
+            return model.input(name)
+        return self.vocabulary.align(model, model.read(name), lambda: self._tables(slot))
 
     def _tables(self, slot: Slot) -> list[tuple[Checkpoint, Tensor]]:
         """Every model that has a table of token rows, whether or not it is merged here."""
@@ -273,14 +275,17 @@ def _open_all(
         CheckpointError: folders that cannot be opened, and nothing worse.
         InputError: likewise, and recipes that cannot be planned.
     """
+    found: dict[str, Checkpoint] = {}
     problems: list[str] = []
     kinds: set[type[InputError]] = set()
     for name, reference in (("base", base), *sources.items()):
-        key = _key(reference)
-        if key in opened:
-            continue
         try:
-            opened[key] = _open(reference, opened)
+            if _key(base) in found and _is_adapter(reference):
+                found[_key(reference)] = _open_adapter(reference, base, opened)
+            elif problems and _key(base) not in found and _is_adapter(reference):
+                continue  # what it is made for could not be opened, which is told already
+            else:
+                found[_key(reference)] = _open(reference, opened)
         except InputError as error:
             where = f"{name}: " if isinstance(reference, Recipe) else ""
             problems += [f"{where}{problem}" for problem in error.problems]
@@ -288,15 +293,34 @@ def _open_all(
     if problems:
         kind = CheckpointError if kinds == {CheckpointError} else PlanError
         raise kind(dict.fromkeys(problems))
-    return opened
+    return found
 
 
 def _open(reference: Reference, opened: dict[str, Checkpoint]) -> Checkpoint:
+    key = _key(reference)
+    if key in opened:
+        return opened[key]
     if isinstance(reference, str):
-        return Checkpoint(resolve(reference))
+        opened[key] = Checkpoint(resolve(reference))
+        return opened[key]
     from evomerge.weights.plan import make_plan  # a plan's models may be plans themselves
 
-    return Nested(make_plan(reference, Models.of(reference, opened)))
+    opened[key] = Nested(make_plan(reference, Models.of(reference, opened)))
+    return opened[key]
+
+
+def _open_adapter(
+    reference: Reference, base: Reference, opened: dict[str, Checkpoint]
+) -> Checkpoint:
+    assert isinstance(reference, str)
+    key = f"{reference} on {_key(base)}"  # another recipe may put it on another base
+    if key not in opened:
+        opened[key] = Adapter(resolve(reference), opened[_key(base)])
+    return opened[key]
+
+
+def _is_adapter(reference: Reference) -> bool:
+    return isinstance(reference, str) and holds_adapter(resolve(reference))
 
 
 def _key(reference: Reference) -> str:

@@ -64,7 +64,7 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
     Args:
         added: have the ids that follow the model's own.
     """
-    copy_files(model.folder, folder, _FAST_FILES if added else _FILES)
+    copy_files(model.tokenizer_folder, folder, _FAST_FILES if added else _FILES)
     if not added:
         return
     content = _content(model)
@@ -96,6 +96,6 @@ def _write(content: Any, path: Path) -> None:
 
 
 def _content(model: Checkpoint) -> dict[str, Any]:
-    path = model.folder / "tokenizer.json"
+    path = model.tokenizer_folder / "tokenizer.json"
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content

@@ -111,7 +111,9 @@ def test_an_adapter_is_told_from_a_model(tmp_path: Path, with_config: bool) -> N
     save_file({"lora_A.weight": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     if with_config:
         (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"holds an adapter, not a model. Merge it into its"):
+    with pytest.raises(
+        CheckpointError, match=r"holds an adapter, not a model. Name it as a source"
+    ):
         Checkpoint(tmp_path)
 
 

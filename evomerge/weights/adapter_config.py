@@ -1,0 +1,166 @@
+"""What adapter_config.json says of the tensors beside it.
+
+Source: the file format of PEFT 0.21, ``peft/tuners/lora/config.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import CheckpointError
+
+FILE = "adapter_config.json"
+_MERGE_IT = "Merge it into its base with PEFT's merge_and_unload and give that folder."
+
+# Keys that say how an adapter was trained or where it sits, which its tensors say as well.
+_HARMLESS = {
+    *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *("inference_mode", "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform"),
+    *("layers_pattern", "megatron_config", "megatron_core", "eva_config", "corda_config"),
+    *("lora_ga_config", "loftq_config", "runtime_config", "qalora_group_size", "unsloth_fixed"),
+    "ensure_weight_tying",
+}
+_READ = {
+    *("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"),
+    *("fan_in_fan_out", "modules_to_save", "init_lora_weights", "lora_bias", "bias"),
+}
+# Keys after which the adapter is no sum of a weight and a product of matrices.
+_REFUSED = {
+    "layer_replication": "it repeats blocks. Build the deeper model with slices first.",
+    "trainable_token_indices": f"it replaces single token rows. {_MERGE_IT}",
+    "alora_invocation_tokens": "it works after certain tokens only, which no weights can say.",
+    "use_qalora": "it averages its inputs by group. Train the adapter without it.",
+    "target_parameters": f"it changes parameters that are no layers. {_MERGE_IT}",
+    "use_bdlora": f"its matrices are block-diagonal. {_MERGE_IT}",
+    "arrow_config": "it chooses among adapters by token, which no weights can say.",
+    "kasa_config": f"its matrices have a diagonal between them. {_MERGE_IT}",
+    "monteclora_config": f"its matrices are drawn at random. {_MERGE_IT}",
+}
+# Initializations that also change the weights of the base, so that its checkpoint is another one.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """The settings that decide what a LoRA adapter adds.
+
+    Attributes:
+        rank: r of the modules that no pattern names.
+        alpha: of the modules that no pattern names.
+        ranks, alphas: module pattern to its own r and alpha.
+        rslora: divide alpha by √r rather than by r.
+        dora: rows are scaled to recorded magnitudes.
+        transposed: weights are stored as (in, out).
+        saved_modules: modules whose weights are stored whole.
+        base: what it was trained on, as its author called it.
+    """
+
+    rank: int
+    alpha: float
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    rslora: bool = False
+    dora: bool = False
+    transposed: bool = False
+    saved_modules: tuple[str, ...] = ()
+    base: str | None = None
+
+    def rank_of(self, module: str) -> int:
+        """R of one module."""
+        return next(_matching(self.ranks, module), self.rank)
+
+    def scale_of(self, module: str) -> float:
+        """What B·A is multiplied by: α/r, with rank stabilization α/√r (arXiv:2312.03732)."""
+        rank = self.rank_of(module)
+        alpha = next(_matching(self.alphas, module), self.alpha)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def read_adapter_config(folder: Path) -> AdapterConfig:
+    """The settings in a folder's adapter_config.json.
+
+    Raises:
+        CheckpointError: not JSON, not LoRA, or something that no sum of weights can say; all of
+            that at once.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    kind = content.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(f"{path}: peft_type is {kind!r}, expected 'LORA'. {_MERGE_IT}")
+    if problems := [f"{path}: {problem}" for problem in _problems(content)]:
+        raise CheckpointError(problems)
+    return AdapterConfig(
+        rank=content["r"],
+        alpha=float(content["lora_alpha"]),
+        ranks=content.get("rank_pattern") or {},
+        alphas=content.get("alpha_pattern") or {},
+        rslora=bool(content.get("use_rslora")),
+        dora=bool(content.get("use_dora")),
+        transposed=bool(content.get("fan_in_fan_out")),
+        saved_modules=tuple(content.get("modules_to_save") or ()),
+        base=content.get("base_model_name_or_path"),
+    )
+
+
+def _problems(content: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in content.items():
+        if not value or key in _HARMLESS or key in _READ:
+            continue
+        why = _REFUSED.get(key, f"nobody here knows what this key does. {_MERGE_IT}")
+        yield f"{key}: {why}"
+    start = str(content.get("init_lora_weights")).lower()
+    if start.startswith(_CHANGES_BASE):
+        yield (
+            f"init_lora_weights is {start!r}, which changes the base too. Save the adapter with "
+            "PEFT's path_initial_model_for_weight_conversion."
+        )
+    if not _is_rank(content.get("r")):
+        yield f"r: expected a whole number above 0, got {content.get('r')!r}"
+    if not _is_number(content.get("lora_alpha")):
+        yield f"lora_alpha: expected a number, got {content.get('lora_alpha')!r}"
+    for key, fits in (("rank_pattern", _is_rank), ("alpha_pattern", _is_number)):
+        pattern = content.get(key) or {}
+        if not isinstance(pattern, dict):
+            yield f"{key}: expected modules and numbers, got {pattern!r}"
+            continue
+        for module, value in pattern.items():
+            if not fits(value):
+                yield f"{key}.{module}: expected a number above 0, got {value!r}"
+            if not _is_pattern(module):
+                yield f"{key}.{module}: not a regular expression"
+    saved = content.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        yield f"modules_to_save: expected a list of modules, got {saved!r}"
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_pattern(module: str) -> bool:
+    try:
+        re.compile(module)
+    except re.error:
+        return False
+    return True
+
+
+def _matching(patterns: Mapping[str, Any], module: str) -> Iterator[Any]:
+    """Values of the patterns that name a module, by PEFT's rule: whole names at the end."""
+    return (v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", module))

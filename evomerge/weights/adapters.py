@@ -1,0 +1,152 @@
+"""A LoRA adapter and its base in the place of a model, added up when its tensors are read."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from evomerge.errors import CheckpointError
+from evomerge.operators import Rows
+from evomerge.weights._adapter_changes import STEM, Change, Changes
+from evomerge.weights.adapter_config import read_adapter_config
+from evomerge.weights.checkpoint import Checkpoint, digest_of, non_finite_sentence
+from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
+from evomerge.weights.low_rank import LowRank
+
+
+class Adapter(Checkpoint):
+    """The checkpoint that merging an adapter into its base would give, in float32.
+
+    Args:
+        folder: holds adapter_config.json and adapter_model.safetensors.
+        base: the model that the adapter was made for.
+
+    Attributes:
+        base: likewise.
+        settings: of adapter_config.json.
+        stored: name to `TensorInfo` of what is in the adapter's own file.
+        changes: name of a tensor to what the adapter does to it.
+
+    Raises:
+        CheckpointError: files that are missing or damaged, kinds of adapters that cannot be added
+            up, tensors that do not fit the base; all of these at once.
+    """
+
+    def __init__(self, folder: Path, base: Checkpoint) -> None:
+        self.folder, self.base = folder, base
+        self.config = base.config
+        self._handles = {}
+        self.stored: dict[str, TensorInfo] = {}
+        problems: list[str] = []
+        try:
+            self.settings = read_adapter_config(folder)
+        except CheckpointError as error:
+            problems += error.problems
+        try:
+            self.stored = _headers(folder)
+        except CheckpointError as error:
+            problems += error.problems
+        if problems:
+            raise CheckpointError(problems)
+        changes = Changes(self.stored, self.settings, base)
+        if changes.problems:
+            raise CheckpointError([f"{folder}: {problem}" for problem in changes.problems])
+        self.changes = changes.by_tensor
+        changed = {name: self._info(name, change) for name, change in self.changes.items()}
+        self.tensors = dict(sorted({**base.tensors, **changed}.items()))
+
+    def _info(self, name: str, change: Change) -> TensorInfo:
+        if change.saved is not None:
+            return self.stored[change.saved]
+        own = self.base.tensors[name]
+        return TensorInfo(self.folder, "F32", own.shape, 0, 0)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is nothing but products of matrices, which vLLM can add by itself."""
+        return all(change.plain for change in self.changes.values())
+
+    @property
+    def note(self) -> str | None:
+        """A sentence where it calls its base otherwise; folders may have any name."""
+        said = self.settings.base
+        if not said or Path(said).name in (self.base.folder.name, *self.base.folder.parts):
+            return None
+        return f"the adapter says that it was made for {said}, its base here is {self.base.folder}."
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Its own, where it was saved with a tokenizer; else that of its base."""
+        own = (self.folder / "tokenizer.json").exists()
+        return self.folder if own else self.base.tokenizer_folder
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the base's fingerprint, of the adapter's tensors and of how they count."""
+        own = digest_of(self.stored, self.tensor)
+        parts = [self.base.fingerprint, own, repr(sorted(self.changes.items()))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the adapter's own file; treat it as read-only."""
+        return self._map(self.stored[name].file, name)
+
+    def read(self, name: str) -> Tensor:
+        """The base's tensor with what the adapter adds, all of it."""
+        found = self.input(name)
+        return found if isinstance(found, Tensor) else found.whole()
+
+    def input(self, name: str) -> Tensor | LowRank:
+        """The base's tensor with what the adapter adds, row by row where that is a product."""
+        change = self.changes.get(name)
+        if change is None:
+            return self.base.read(name)
+        weight: Tensor | Rows
+        weight = self.base.input(name) if change.saved is None else self.tensor(change.saved)
+        if change.a and change.b:
+            left, right = self.factors(change)
+            length = self.tensor(change.magnitude).view(-1) if change.magnitude else None
+            return LowRank(weight, left, right, change.scale, length)
+        assert isinstance(weight, Tensor)
+        if change.bias is None:
+            return weight
+        added = self.tensor(change.bias).double().mul_(change.scale)
+        return added.add_(weight.double()).float()
+
+    def factors(self, change: Change) -> tuple[Tensor, Tensor]:
+        """(m, r) and (r, n), whose product has the shape of the changed weight."""
+        assert change.a and change.b
+        a, b = self.tensor(change.a), self.tensor(change.b)
+        return (a.T, b.T) if change.transposed else (b, a)
+
+    def non_finite(self) -> list[str]:
+        """A sentence for each tensor of its own that holds a NaN or an infinity."""
+        return [sentence for name in self.stored if (sentence := self._own_non_finite(name))]
+
+    def non_finite_in(self, name: str) -> str | None:
+        """A sentence that names file and tensor if it or what is added holds one."""
+        change = self.changes.get(name)
+        own = () if change is None else change.keys
+        sentences = [s for key in own if (s := self._own_non_finite(key))]
+        if sentences or (change is not None and change.saved is not None):
+            return next(iter(sentences), None)
+        return self.base.non_finite_in(name)
+
+    def _own_non_finite(self, name: str) -> str | None:
+        return non_finite_sentence(self.stored[name], name, self.tensor(name))
+
+
+def _headers(folder: Path) -> dict[str, TensorInfo]:
+    if not any(folder.glob(f"{STEM}.safetensors*")):
+        pickled = (folder / f"{STEM}.bin").exists()
+        cure = "Save it as safetensors: pickles can run code." if pickled else "Copy it again."
+        raise CheckpointError(f"{folder}: lacks {STEM}.safetensors. {cure}")
+    found = read_headers(folder, STEM)
+    if wrong := [name for name, info in found.items() if info.dtype not in FLOATS]:
+        raise CheckpointError(
+            f"{folder}: {wrong[0]} is stored as {found[wrong[0]].dtype}. Save it in full precision."
+        )
+    return found

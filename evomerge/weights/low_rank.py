@@ -1,0 +1,65 @@
+"""A weight and a product of two thin matrices, added up as far as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge.operators import Rows, stretch
+
+_ROWS = 1024  # computed at once where all are wanted: float64 takes twice the memory
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """W + s·L·R, and with magnitudes each row of it scaled to a length.
+
+    Each element is computed in float64 and rounded once, so that it does not depend on how many
+    rows are read together.
+
+    Attributes:
+        weight: (m, n), of any float dtype.
+        left: (m, r).
+        right: (r, n).
+        scale: s.
+        magnitude: (m,) lengths of the rows (DoRA, arXiv:2402.09353, eq. 5), or None.
+    """
+
+    weight: Tensor | Rows
+    left: Tensor
+    right: Tensor
+    scale: float
+    magnitude: Tensor | None = None
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(m, n)."""
+        return tuple(self.weight.shape)
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """The flat elements [start, stop), float32."""
+        width = self.shape[1]
+        first, last = start // width, -(-stop // width)
+        return self.rows(first, last).reshape(-1)[start - first * width : stop - first * width]
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """The rows [first, last), (last - first, n) float32."""
+        width = self.shape[1]
+        weight = stretch(self.weight, first * width, last * width).view(-1, width)
+        product = self.left[first:last].double() @ self.right.double()
+        total = product.mul_(self.scale).add_(weight.double())
+        if self.magnitude is not None:
+            lengths = torch.linalg.vector_norm(total, dim=1)
+            total *= (self.magnitude[first:last].double() / lengths)[:, None]
+        return total.float()
+
+    def whole(self) -> Tensor:
+        """All rows, (m, n) float32."""
+        out = torch.empty(tuple(self.shape))
+        for first in range(0, len(out), _ROWS):
+            last = min(first + _ROWS, len(out))
+            out[first:last] = self.rows(first, last)
+        return out
