@@ -147,18 +147,17 @@ def _compose(
     executor: Component[Executor] | None
     executor = part("", ["executor"], component, "executor", Executor, file.executor)
     part("fitness", ["fitness"], _check_fitness, file.fitness)
-    if engine is not None:
-        part("", [], engine.make)
+    live = part("", [], engine.make) if engine is not None else None
     if executor is not None:
         part("", [], executor.make)
     if space is not None and optimizer is not None:
         part("", ["seed"], optimizer.make, space.parameters, file.seed)
         part("optimizer", [], check_parents, space, optimizer.kind, file.optimizer["name"])
     if space is not None and models is not None:
-        part("space", [], _plans, space, models)
+        part("space", [], _plans, space, models, live)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    assert models and space and optimizer and engine and executor
+    assert models and space and optimizer and engine and live and executor
     setup = WorkerSetup(
         file.base, file.sources, file.tokenizer, file.fitness, file.engine["name"], engine.options
     )
@@ -171,10 +170,10 @@ def _compose(
         Budget(file.budget.evaluations, file.budget.seconds, file.budget.gpu_hours),
         file.stop_after_failures,
         file.champions,
-        _record(file, ground, engine.make().lm_eval_arguments(models)),
+        _record(file, ground, live.lm_eval_arguments(models)),
     )
     for _, recipe in baselines(ground, space.operators):
-        make_plan(recipe, models.select(recipe.sources))
+        live.demand(make_plan(recipe, models.select(recipe.sources)))
     return Loaded(file, search, models, tuple(models.notes))
 
 
@@ -258,14 +257,16 @@ def _check_fitness(fitness: Fitness) -> None:
         raise ConfigError(problems)
 
 
-def _plans(space: Space, models: Models) -> None:
-    """Plan the start of the search, with every choice of operator once."""
+def _plans(space: Space, models: Models, engine: Engine | None) -> None:
+    """Plan the start of the search for the engine, with every choice of operator once."""
     genome = space.initial()
     for parameter in space.parameters:
         options: tuple[Gene, ...] = parameter.choices or (parameter.initial,)
         for value in options if parameter.name == "operator" else (parameter.initial,):
             chosen = type(genome)({**genome.genes, parameter.name: value})
-            make_plan(space.decode(chosen), models)
+            plan = make_plan(space.decode(chosen), models)
+            if engine is not None:
+                engine.demand(plan)
 
 
 def _record(file: SearchFile, ground: Ground, engine: Mapping[str, Any]) -> RunRecord:

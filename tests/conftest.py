@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,41 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes LoRA adapters of a base through PEFT; see `make_adapter`. Each call makes another."""
+    root = tmp_path_factory.mktemp("adapters")
+
+    def make(base: Path, seed: int = 1, **settings: Any) -> Path:
+        return make_adapter(root / f"adapter-{len(list(root.iterdir()))}", base, seed, **settings)
+
+    return make
+
+
+def make_adapter(folder: Path, base: Path, seed: int, **settings: Any) -> Path:
+    """An adapter as PEFT saves it, its matrices random.
+
+    Args:
+        folder: is made.
+        base: a model folder.
+        settings: of `LoraConfig`.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    keys = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], **settings}
+    generator = torch.Generator().manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of what it is asked to do
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        adapted = get_peft_model(model, LoraConfig(**keys))
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+        adapted.save_pretrained(folder)
+    return folder
 
 
 def make_tiny(

@@ -45,6 +45,13 @@ class Engine(ABC):
             CandidateError: the plan gives values that are not finite.
         """
 
+    def demand(self, plan: Plan) -> None:  # noqa: B027 - most engines take all
+        """Raise for a plan that the engine could not load; it need not be open.
+
+        Raises:
+            PlanError: says all that is in the way.
+        """
+
     @property
     @abstractmethod
     def lm(self) -> LM:

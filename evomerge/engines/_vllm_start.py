@@ -28,6 +28,8 @@ OWN = {
     **{"max_num_seqs": "engine.batch_size", "enforce_eager": "engine.enforce_eager"},
     "tensor_parallel_size": "engine.tensor_parallel_size",
     "gpu_memory_utilization": "engine.gpu_memory_utilization",
+    **{"enable_lora": "engine.adapters", "max_lora_rank": None, "max_loras": None},
+    **{"max_cpu_loras": None, "lora_target_modules": None},
 }
 # Where the person has not said otherwise.
 _ENVIRONMENT = {
@@ -109,7 +111,8 @@ def start(arguments: Mapping[str, Any]) -> LLM:
             os.environ["TORCHDYNAMO_DISABLE"] = "1"  # in its workers
         generators = Generators()
         try:
-            llm = LLM(**arguments, load_format="dummy", worker_extension_cls=EXTENSION)
+            # weights come later, unless the arguments say otherwise
+            llm = LLM(**{"load_format": "dummy", **arguments, "worker_extension_cls": EXTENSION})
         finally:
             generators.restore()
     _running.append(llm)

@@ -16,6 +16,7 @@ from evomerge import errors
 from evomerge.engines import Engine
 from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
 from evomerge.engines._depth import demand_same_architecture
+from evomerge.engines._vllm_lora import Adapters, demand_sum, link_weights, lora_arguments
 from evomerge.engines._vllm_start import demand_vllm, known_arguments, start, stop
 from evomerge.errors import PlanError
 from evomerge.lm_eval_options import LmEvalOptions
@@ -43,6 +44,8 @@ class VllmEngine(Engine):
         batch_size: sequences computed at once; None leaves it to vLLM.
         seed: of sampled answers.
         threads: CPU threads of this process; None leaves them alone.
+        adapters: ``merged`` into the weights, or given to vLLM as one ``lora`` on a base that stays
+            as it is; then every candidate must be a weighted sum of plain adapters.
         enforce_eager: without compiled graphs. A start takes seconds in place of minutes.
         vllm: further engine arguments of vLLM, by their own names.
         lm_eval: see `LmEvalOptions`.
@@ -61,6 +64,7 @@ class VllmEngine(Engine):
         batch_size: Annotated[int, Field(ge=1)] | None = None,
         seed: Annotated[int, Field(ge=0)] = 0,
         threads: Annotated[int, Field(ge=1)] | None = None,
+        adapters: Literal["merged", "lora"] = "merged",
         enforce_eager: bool = True,
         vllm: Annotated[dict[str, Any], AfterValidator(known_arguments)] | None = None,
         lm_eval: LmEvalOptions = LmEvalOptions(),  # noqa: B008 - frozen
@@ -71,6 +75,8 @@ class VllmEngine(Engine):
         self.seed = seed
         self.threads = threads
         self.lm_eval = lm_eval
+        self.adapters = adapters
+        self._lora: Adapters | None = None
         self._given = {
             "tensor_parallel_size": tensor_parallel_size,
             "gpu_memory_utilization": gpu_memory_utilization,
@@ -99,10 +105,15 @@ class VllmEngine(Engine):
         """Start vLLM on a folder with all but the weights."""
         from evomerge.engines._vllm_lm import live_lm
 
+        arguments = self._arguments(models) | {"model": str(folder)}
+        if self.adapters == "lora":
+            arguments |= lora_arguments(models)
         write_skeleton(models, folder, models.dtype)
         _demand_known(models, folder)
+        if self.adapters == "lora":
+            link_weights(models, folder)
         try:
-            self._llm = start(self._arguments(models) | {"model": str(folder)})
+            self._llm = start(arguments)
         except (ValueError, NotImplementedError) as error:
             raise PlanError(
                 f"{models.base.folder}: vLLM cannot start this model: {error}"
@@ -111,6 +122,12 @@ class VllmEngine(Engine):
         options = self.lm_eval.model_args()
         self._lm = live_lm(self._llm, folder, self.seed, self._break, **options)
         self._models, self._broken = models, False
+        self._lora = Adapters(self._llm, folder) if self.adapters == "lora" else None
+
+    def demand(self, plan: Plan) -> None:
+        """See `Engine.demand`."""
+        if self.adapters == "lora":
+            demand_sum(plan)
 
     def load(self, plan: Plan) -> None:
         """See `Engine.load`.
@@ -120,11 +137,16 @@ class VllmEngine(Engine):
         """
         if self._models is None:
             raise RuntimeError("the engine is not open")
+        self.demand(plan)
         deeper = plan.models.layers > self._models.layers
         if self._broken or deeper:
             self._restart(self._models, plan.models if deeper else self._models)
         assert self._llm is not None
         demand_same_architecture(plan, self._models)
+        if self._lora is not None:
+            lm: Any = self._lm  # lm-eval's own, which gives this to every request
+            lm.lora_request = self._lora.load(plan)
+            return
         arguments = (plan.models.composition.canonical_json(), plan.recipe.canonical_json())
         self._broken = True  # until the opposite is known
         failures = self._llm.collective_rpc("load_recipe", args=arguments)
@@ -182,6 +204,7 @@ class VllmEngine(Engine):
     def close(self) -> None:
         """See `Engine.close`."""
         llm, self._llm, self._lm, self._models = self._llm, None, None, None
+        self._lora = None
         if llm is not None:
             stop(llm)
             del llm

@@ -32,44 +32,14 @@ KEY = f"base_model.model.{Q}"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def quiet(call: Callable[[], Any]) -> Any:
-    """PEFT warns of what it is asked to do."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return call()
-
-
-def model_of(base: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Made:
-    """Saves an adapter with random matrices through PEFT."""
-
-    def make(base: Path, seed: int = 1, **settings: Any) -> Path:
-        from peft import LoraConfig, get_peft_model
-
-        keys = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], **settings}
-        adapted = quiet(lambda: get_peft_model(model_of(base), LoraConfig(**keys)))
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.data += 0.1 * noise
-        folder = tmp_path / f"adapter-{len(list(tmp_path.iterdir()))}"
-        quiet(lambda: adapted.save_pretrained(folder))
-        return folder
-
-    return make
-
-
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, Tensor]:
     from peft import PeftModel
+    from transformers import AutoModelForCausalLM
 
-    merged = quiet(lambda: PeftModel.from_pretrained(model_of(base), adapter).merge_and_unload())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     found: dict[str, Tensor] = merged.state_dict()
     return found
 
