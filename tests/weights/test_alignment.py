@@ -13,7 +13,7 @@ from torch import Tensor
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.merge import merge
-from evomerge.weights.models import Models
+from evomerge.weights.models import Input, Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.vocabulary import AlignedRows
 
@@ -41,10 +41,10 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def whole(values: Tensor | AlignedRows | None) -> Tensor:
-    assert values is not None
+def whole(values: Input | None) -> Tensor:
     if isinstance(values, Tensor):
         return values.float()
+    assert isinstance(values, AlignedRows)
     return values.gather(0, values.shape[0])
 
 
