@@ -21,6 +21,7 @@ from evomerge.worker import WorkerSetup
 LIBRARIES = ("torch", "transformers", "lm_eval", "vllm", "tokenizers")
 # Beside the weights; of them a tokenizer or a template changes every score.
 _TEXTS = {".json", ".jinja", ".txt", ".model", ".py"}
+_FITNESS = "fitness"
 
 
 class Stored(NamedTuple):
@@ -77,20 +78,22 @@ def differences(expected: Inspection, found: Inspection, where: str) -> list[str
     for name in sorted(expected.stored.keys() | found.stored.keys()):
         here, there = expected.stored.get(name), found.stored.get(name)
         if here is None and there is not None:
-            problems.append(f"{where}: {there.path}: {expected.host} has no such file.{_CURE}")
+            problems.append(f"{where}: {there.path}: {expected.host} has no such file. {_CURE}")
         elif there is None and here is not None:
-            problems.append(f"{where}: {here.path}: missing there.{_CURE}")
+            problems.append(f"{where}: {here.path}: missing there. {_CURE}")
         elif here is not None and there is not None and here.digest != there.digest:
-            problems.append(f"{where}: {there.path}: differs from that on {expected.host}.{_CURE}")
+            cure = _CURE_FITNESS if name == _FITNESS else _CURE
+            problems.append(f"{where}: {there.path}: differs from that on {expected.host}. {cure}")
     return problems
 
 
-_CURE = " Copy the model to that node again, or put it on a shared disk."
+_CURE = "Copy the model to that node again, or put it on a shared disk."
+_CURE_FITNESS = "Copy the fitness and its tasks to that node again, or put them on a shared disk."
 
 
 def _stored(setup: WorkerSetup) -> dict[str, Stored]:
     """Digests of all weights and small files; the names do not depend on where folders lie."""
-    found = {"fitness": Stored(setup.fitness.include_path or "fitness", setup.fitness.digest)}
+    found = {_FITNESS: Stored(setup.fitness.include_path or "fitness", setup.fitness.digest)}
     for number, (folder, checkpoint) in enumerate(Models.of(setup).checkpoints.items()):
         found[f"{number} weights"] = Stored(f"{folder} (weights)", checkpoint.fingerprint)
         for file in sorted(folder.iterdir()):

@@ -222,6 +222,16 @@ def test_other_versions_on_a_node_are_named_all_at_once() -> None:
     assert differences(here, here, "node 10.0.0.7") == []
 
 
+def test_another_fitness_on_a_node_is_not_taken_for_a_model() -> None:
+    here = inspect_machine(setup())
+    stored = {**here.stored, "fitness": here.stored["fitness"]._replace(digest="f00")}
+    (problem,) = differences(here, replace(here, stored=stored), "node 10.0.0.7")
+    assert "zoo_skills: differs from that on" in problem
+    assert problem.endswith(
+        "Copy the fitness and its tasks to that node again, or put them on a shared disk."
+    )
+
+
 def test_what_a_worker_refuses_comes_back_as_the_same_error(cluster: Any) -> None:
     keys = FITNESS.model_dump()
     keys["tasks"]["arithmetic"]["metric"] = "nonsense"
