@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -83,15 +84,15 @@ class Cluster:
             environment = {**environment, "env_vars": variables}
         if environment:
             options["runtime_env"] = environment
-        try:
-            with _own_signals():
+        with _own_signals():
+            try:
                 _knock(self.address)
                 ray.init(address=self.address, **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise InputError(
-                f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
-                "Start one with 'ray start --head', or take address: local."
-            ) from None
+            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                raise InputError(
+                    f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
+                    "Start one with 'ray start --head', or take address: local."
+                ) from None
         self._ours = True
 
     def leave(self) -> None:
@@ -164,7 +165,13 @@ def _fit(nodes: list[dict[str, Any]], demand: Demand) -> list[dict[str, Any]]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM; ours is put back."""
+    """Ray sets a handler of SIGTERM; ours is put back.
+
+    In another than the main thread Ray sets none, and Python would let nobody put one back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

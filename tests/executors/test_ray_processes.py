@@ -239,3 +239,29 @@ def test_no_cluster_at_an_address_is_refused(tmp_path: Path) -> None:
         assert process.returncode == 2, talk
         assert "executor.address: 127.0.0.1:1: no Ray cluster answers there" in talk
         assert not run.folder.exists()
+
+
+IN_A_THREAD = """
+from threading import Thread
+from evomerge.executors._ray_cluster import Cluster
+
+def visit():
+    cluster = Cluster("local", {})
+    cluster.join(1)
+    print("joined")
+    cluster.leave()
+
+thread = Thread(target=visit)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_cluster_is_joined_from_any_thread() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_THREAD],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.stdout == "joined\n", done.stderr
