@@ -14,7 +14,7 @@ from pydantic import Field
 
 from evomerge.errors import ConfigError, InputError, SearchError
 from evomerge.executors import Executor, TellOrder
-from evomerge.executors._deadline import Deadline
+from evomerge.executors._deadline import Deadlines
 from evomerge.executors._inspection import inspect_machine
 from evomerge.executors._ray_cluster import Cluster, Demand
 from evomerge.executors._ray_crew import Agency, Member, dismiss, has_left
@@ -50,9 +50,9 @@ class RayExecutor(Executor):
         tell_order: see `Executor`.
         lookahead: with ``tell_order: asked``; by default twice the workers.
         runtime_env: Ray's runtime environment of the workers, passed on as it is.
-        first_deadline_seconds: a candidate may take, while few have been timed.
+        first_deadline_seconds: a candidate may take, while few have been timed on that split.
         deadline_minimum_seconds: it may always take.
-        deadline_factor: times the 0.95 quantile of the times seen, it may take later.
+        deadline_factor: times the 0.95 quantile of the times seen on that split, it may take later.
         start_timeout_seconds: a worker may take to open its engine.
 
     Raises:
@@ -94,7 +94,9 @@ class RayExecutor(Executor):
         self.gpus = workers * gpus_per_worker
         self._demand = Demand(gpus_per_worker, cpus_per_worker, nodes_per_worker)
         self._cluster = Cluster(address, runtime_env or {})
-        self._deadline = Deadline(first_deadline_seconds, deadline_minimum_seconds, deadline_factor)
+        self._deadlines = Deadlines(
+            first_deadline_seconds, deadline_minimum_seconds, deadline_factor
+        )
         self._start_timeout = start_timeout_seconds
         self._queue: deque[Job] = deque()
         self._faults: dict[_Key, list[str]] = {}  # what happened to the workers that had it
@@ -163,7 +165,8 @@ class RayExecutor(Executor):
             return self._ended(at_work[ended[0]])
         for member in at_work.values():
             seconds = time.monotonic() - member.since
-            limit = self._start_timeout if member.job is None else self._deadline.seconds
+            job = member.job
+            limit = self._start_timeout if job is None else self._deadlines.seconds(job)
             if seconds > limit:
                 return self._lost(member, f"no answer for {seconds:.0f} s")
         return None
@@ -189,7 +192,7 @@ class RayExecutor(Executor):
             return None
         assert isinstance(answer, Answer)
         assert job is not None
-        self._deadline.observe(time.monotonic() - member.since)
+        self._deadlines.observe(job, answer.evaluation, time.monotonic() - member.since)
         self._faults.pop((job.number, job.split), None)
         if answer.exhausted:
             self._replace(member)

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from evomerge.errors import CheckpointError, ConfigError, InputError
-from evomerge.executors._deadline import Deadline
 from evomerge.executors._inspection import differences, inspect_machine
 from evomerge.executors.ray import FATAL, RayExecutor
 from evomerge.nouns import Evaluation, Job
@@ -250,16 +249,6 @@ def test_a_source_that_vanishes_stops_the_search(cluster: Any, tmp_path: Path) -
     with pytest.raises(CheckpointError, match="arithmetic"):
         crew.result()
     crew.close()
-
-
-def test_a_deadline_follows_the_times_seen() -> None:
-    deadline = Deadline(first_seconds=100, minimum_seconds=3, factor=5)
-    for seconds in (1, 1, 1, 1, 1, 1, 1):
-        deadline.observe(seconds)
-    assert deadline.seconds == 100
-    deadline.observe(2)
-    assert deadline.seconds == 5
-    assert Deadline(1, 3, 5, [0.1] * 8).seconds == 3
 
 
 @pytest.mark.parametrize(
