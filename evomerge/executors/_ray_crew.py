@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from evomerge.executors._inspection import Inspection
 from evomerge.executors._ray_cluster import Demand
-from evomerge.executors._remote import Opened, Refusal, RemoteWorker
+from evomerge.executors._remote import Arrived, RemoteWorker
 from evomerge.nouns import Job
 from evomerge.worker import WorkerSetup
 
@@ -19,14 +20,11 @@ log = logging.getLogger(__name__)
 class EvomergeWorker(RemoteWorker):
     """A remote worker that knows its node; ``ps`` shows it by this name."""
 
-    def open(self) -> Opened | Refusal:
-        """See `RemoteWorker.open`."""
+    def arrive(self) -> Arrived:
+        """Tell where it is; answered as soon as the process runs."""
         import ray
 
-        answer = super().open()
-        if isinstance(answer, Refusal):
-            return answer
-        return replace(answer, node=ray.get_runtime_context().get_node_id())
+        return Arrived(socket.gethostname(), ray.get_runtime_context().get_node_id())
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +37,8 @@ class Member:
         ref: the call under way; None while idle.
         job: what it evaluates; None while it opens or idles.
         since: monotonic seconds at which the call began.
-        node, host: where it is, once it is open.
+        stage: it waits for room in the cluster, opens its engine, or is open: at work or idle.
+        node, host: where it is, once it found room.
     """
 
     number: int
@@ -48,13 +47,13 @@ class Member:
     ref: Any
     since: float
     job: Job | None = None
+    stage: Literal["waits", "opens", "open"] = "waits"
     node: str | None = None
     host: str = ""
 
-    @property
-    def is_open(self) -> bool:
-        """Whether its engine is open, at work or idle."""
-        return self.node is not None
+    def begin(self, ref: Any, job: Job | None = None) -> None:
+        """Note a call that was made just now."""
+        self.ref, self.job, self.since = ref, job, time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Agency:
     environment: dict[str, Any]
 
     def hire(self, number: int) -> Member:
-        """A new worker, opening its engine."""
+        """A new worker, waiting for room."""
         import ray
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -93,7 +92,7 @@ class Agency:
             max_restarts=0, max_task_retries=0, **options, **self.environment
         )
         actor = kind.remote(self.setup, self.expected)
-        return Member(number, actor, group, actor.open.remote(), time.monotonic())
+        return Member(number, actor, group, actor.arrive.remote(), time.monotonic())
 
 
 def dismiss(member: Member) -> None:
@@ -107,6 +106,14 @@ def dismiss(member: Member) -> None:
         log.debug("worker %d: %s", member.number, error)
     if member.group is not None:
         remove_placement_group(member.group)
+
+
+def has_answered(member: Member) -> bool:
+    """Whether the call under way has ended."""
+    import ray
+
+    ended, _ = ray.wait([member.ref], timeout=0)
+    return bool(ended)
 
 
 def has_left(member: Member) -> bool:

@@ -21,10 +21,12 @@ class Refusal:
     Attributes:
         kind: a class of `evomerge.errors`.
         problems: its sentences.
+        of_node: whether another node may do better.
     """
 
     kind: str
     problems: tuple[str, ...]
+    of_node: bool = False
 
     @classmethod
     def of(cls, error: Exception) -> Refusal:
@@ -48,16 +50,20 @@ class Refusal:
     @property
     def final(self) -> bool:
         """Whether it would come again: wrong input, and not a machine out of order."""
-        return self.kind != SearchError.__name__
+        return self.kind != SearchError.__name__ and not self.of_node
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A worker that found room: on which host, and on which of Ray's nodes."""
+
+    host: str
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A worker that is ready: on which host, in which process, and on which of Ray's nodes."""
-
-    host: str
-    pid: int
-    node: str = ""
+    """A worker that is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +97,11 @@ class RemoteWorker:
         try:
             found = inspect_machine(self._setup)
             if problems := differences(self._expected, found, f"node {host}"):
-                return Refusal(InputError.__name__, tuple(problems))
+                return Refusal(InputError.__name__, tuple(problems), of_node=True)
             self._worker = Worker(self._setup)
         except Exception as error:
             return Refusal.of(error)
-        return Opened(host, os.getpid())
+        return Opened()
 
     def evaluate(self, job: Job) -> Answer | Refusal:
         """Evaluate a job; the worker is open."""

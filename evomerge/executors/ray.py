@@ -12,19 +12,20 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from evomerge.errors import ConfigError, InputError, SearchError
+from evomerge.errors import ConfigError, EvomergeError, InputError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors._deadline import Deadlines
 from evomerge.executors._inspection import inspect_machine
+from evomerge.executors._openings import Openings
 from evomerge.executors._ray_cluster import Cluster, Demand
-from evomerge.executors._ray_crew import Agency, Member, dismiss, has_left
-from evomerge.executors._remote import Answer, Opened, Refusal
+from evomerge.executors._ray_crew import Agency, Member, dismiss, has_answered, has_left
+from evomerge.executors._remote import Answer, Arrived, Opened, Refusal
 from evomerge.nouns import Evaluation, Job, Split
 from evomerge.worker import WorkerSetup
 
 log = logging.getLogger(__name__)
 
-FATAL = 3  # workers that a candidate may take down before it is the one to blame
+FATAL = 3  # workers that a candidate, or a place, may take down before it is the one to blame
 _POLL_SECONDS = 1.0
 _FAREWELL_SECONDS = 10.0
 
@@ -38,7 +39,9 @@ class RayExecutor(Executor):
     Each worker is an actor with an engine of its own, opened once. One that dies, hangs or runs out
     of memory is replaced and its candidate evaluated elsewhere; a candidate that takes three
     workers down has failed. A candidate whose evaluation says that memory ran out fails at once.
-    A node that leaves is nobody's fault: its candidates start again without a mark.
+    A node that leaves is nobody's fault: its candidates start again without a mark. A worker that
+    cannot be opened is tried again, after longer and longer; the run ends when no place can be
+    filled.
 
     Args:
         address: ``auto``: the cluster of this machine or of the submitted job; ``local``: one for
@@ -53,7 +56,7 @@ class RayExecutor(Executor):
         first_deadline_seconds: a candidate may take, while few have been timed on that split.
         deadline_minimum_seconds: it may always take.
         deadline_factor: times the 0.95 quantile of the times seen on that split, it may take later.
-        start_timeout_seconds: a worker may take to open its engine.
+        start_timeout_seconds: a worker may take to open its engine, once it found room.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -100,8 +103,9 @@ class RayExecutor(Executor):
         self._start_timeout = start_timeout_seconds
         self._queue: deque[Job] = deque()
         self._faults: dict[_Key, list[str]] = {}  # what happened to the workers that had it
-        self._crew: list[Member] = []
-        self._failed_openings = 0
+        self._crew: dict[int, Member] = {}  # by place
+        self._vacant: dict[int, float] = {}  # places, and from which monotonic second to fill them
+        self._openings = Openings(workers, FATAL)
 
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`. Returns when the first worker is open.
@@ -109,6 +113,7 @@ class RayExecutor(Executor):
         Raises:
             InputError: no such cluster, no room in it, or nodes with other files or versions;
                 all of these at once.
+            SearchError: no worker can be opened.
         """
         expected = inspect_machine(setup)
         if expected.problems:
@@ -116,8 +121,8 @@ class RayExecutor(Executor):
         self._cluster.join(math.ceil(self.capacity * self._demand.cpus))
         self._cluster.inspect(setup, expected, self._demand)
         self._agency = Agency(setup, expected, self._demand, self._cluster.environment)
-        self._crew = [self._agency.hire(number) for number in range(self.capacity)]
-        while not any(member.ref is None for member in self._crew):
+        self._crew = {number: self._agency.hire(number) for number in range(self.capacity)}
+        while not any(member.stage == "open" for member in self._crew.values()):
             self._wait()
 
     def submit(self, job: Job) -> None:
@@ -136,7 +141,8 @@ class RayExecutor(Executor):
         """See `Executor.close`."""
         import ray
 
-        crew, self._crew = self._crew, []
+        crew, self._crew = list(self._crew.values()), {}
+        self._vacant.clear()
         self._queue.clear()
         self._faults.clear()
         if ray.is_initialized():
@@ -149,26 +155,50 @@ class RayExecutor(Executor):
         self._cluster.leave()
 
     def _assign(self) -> None:
-        for member in self._crew:
+        for member in self._crew.values():
             if member.ref is None and self._queue:
                 job = self._queue.popleft()
-                member.job, member.since = job, time.monotonic()
-                member.ref = member.actor.evaluate.remote(job)
+                member.begin(member.actor.evaluate.remote(job), job)
 
     def _wait(self) -> tuple[Job, Evaluation] | None:
         """What the next call that ends has brought; None when it brought no result."""
         import ray
 
-        at_work = {member.ref: member for member in self._crew if member.ref is not None}
+        self._fill()
+        # at every call: where others finish often, a moment in which none does may never come
+        for member in self._crew.values():
+            if self._overdue(member):
+                return self._late(member)
+        at_work = {m.ref: m for m in self._crew.values() if m.ref is not None}
+        if not at_work:  # every place is vacant
+            time.sleep(_POLL_SECONDS)
+            return None
         ended, _ = ray.wait(list(at_work), num_returns=1, timeout=_POLL_SECONDS)
-        if ended:
-            return self._ended(at_work[ended[0]])
-        for member in at_work.values():
-            seconds = time.monotonic() - member.since
-            job = member.job
-            limit = self._start_timeout if job is None else self._deadlines.seconds(job)
-            if seconds > limit:
-                return self._lost(member, f"no answer for {seconds:.0f} s")
+        return self._ended(at_work[ended[0]]) if ended else None
+
+    def _fill(self) -> None:
+        """Hire for the places that have been vacant long enough."""
+        now = time.monotonic()
+        for number in [number for number, due in self._vacant.items() if due <= now]:
+            del self._vacant[number]
+            self._crew[number] = self._agency.hire(number)
+
+    def _overdue(self, member: Member) -> bool:
+        """Whether a call has taken too long, and has not ended while this process was busy."""
+        job = member.job
+        limit = self._start_timeout if job is None else self._deadlines.seconds(job)
+        late = member.ref is not None and time.monotonic() - member.since > limit
+        return late and not has_answered(member)
+
+    def _late(self, member: Member) -> tuple[Job, Evaluation] | None:
+        """Lose a worker that is overdue, unless it only waits for room."""
+        seconds = time.monotonic() - member.since
+        if member.stage != "waits":
+            return self._lost(member, f"no answer for {seconds:.0f} s")
+        log.warning("worker %d has found no room for %.0f s", member.number, seconds)
+        member.begin(member.ref)
+        self._openings.waits(member.number)
+        self._demand_hope()
         return None
 
     def _ended(self, member: Member) -> tuple[Job, Evaluation] | None:
@@ -178,17 +208,24 @@ class RayExecutor(Executor):
         try:
             answer = ray.get(member.ref)
         except ray.exceptions.RayTaskError as error:
-            raise SearchError(f"worker {member.number}: {error}") from None
+            if member.stage == "open":
+                raise SearchError(f"worker {member.number}: {error}") from None
+            return self._lost(member, str(error).strip())  # another node may run it
         except ray.exceptions.RayError as error:
             return self._lost(member, f"{type(error).__name__}: {_first_line(error)}")
         if isinstance(answer, Refusal):
             if answer.final:
                 raise answer.error()
-            return self._lost(member, "\n".join(answer.problems))
+            return self._lost(member, "\n".join(answer.problems), answer)
+        if isinstance(answer, Arrived):
+            member.stage, member.node, member.host = "opens", answer.node, answer.host
+            self._openings.arrived(member.number)
+            member.begin(member.actor.open.remote())
+            return None
         job, member.job, member.ref = member.job, None, None
         if isinstance(answer, Opened):
-            member.node, member.host = answer.node, answer.host
-            self._failed_openings = 0
+            member.stage = "open"
+            self._openings.opened(member.number)
             return None
         assert isinstance(answer, Answer)
         assert job is not None
@@ -198,14 +235,15 @@ class RayExecutor(Executor):
             self._replace(member)
         return job, replace(answer.evaluation, worker=f"{member.number} on {member.host}")
 
-    def _lost(self, member: Member, reason: str) -> tuple[Job, Evaluation] | None:
+    def _lost(
+        self, member: Member, reason: str, refusal: Refusal | None = None
+    ) -> tuple[Job, Evaluation] | None:
         """Replace a worker; its job goes first in the queue, or has failed."""
         job, blameless = member.job, has_left(member)
-        log.warning("worker %d is replaced: %s", member.number, reason)
         if job is None and not blameless:
-            self._failed_openings += 1
-            if self._failed_openings >= FATAL and not any(m.is_open for m in self._crew):
-                raise SearchError(f"no worker can be opened: {reason}")
+            self._unopened(member, reason, refusal)
+            return None
+        log.warning("worker %d is replaced: %s", member.number, reason)
         self._replace(member)
         if job is None:
             return None
@@ -220,9 +258,31 @@ class RayExecutor(Executor):
         error = f"took {FATAL} workers down, at last: {reason}"
         return job, Evaluation("failed", error=error)
 
+    def _unopened(self, member: Member, reason: str, refusal: Refusal | None) -> None:
+        """Leave a place vacant for a while, because its worker could not be opened."""
+        error: EvomergeError = SearchError(f"no worker can be opened: {reason}")
+        if refusal is not None and refusal.of_node:
+            error = refusal.error()
+        seconds = self._openings.failed(member.number, error)
+        log.warning(
+            "worker %d cannot be opened, next attempt in %.0f s: %s",
+            member.number,
+            seconds,
+            reason,
+        )
+        dismiss(member)
+        del self._crew[member.number]
+        self._vacant[member.number] = time.monotonic() + seconds
+        self._demand_hope()
+
+    def _demand_hope(self) -> None:
+        """Raise once no place can be filled."""
+        if (error := self._openings.verdict) is not None:
+            raise error
+
     def _replace(self, member: Member) -> None:
         dismiss(member)
-        self._crew[self._crew.index(member)] = self._agency.hire(member.number)
+        self._crew[member.number] = self._agency.hire(member.number)
 
 
 def _first_line(error: Exception) -> str:

@@ -15,12 +15,12 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A head with two CPUs; tests add nodes and take them away."""
+    """A head with four CPUs, for two crews of two; tests add nodes and take them away."""
     import ray
     from ray.cluster_utils import Cluster
 
     handler = signal.getsignal(signal.SIGTERM)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "dashboard_port": 0})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "dashboard_port": 0})
     ray.init(
         address=made.address,
         log_to_driver=False,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.errors import CheckpointError, ConfigError, InputError
+from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
 from evomerge.executors._inspection import differences, inspect_machine
 from evomerge.executors.ray import FATAL, RayExecutor
 from evomerge.nouns import Evaluation, Job
@@ -122,18 +122,77 @@ def test_an_engine_out_of_memory_fails_its_candidate_and_is_replaced(
     assert full.isdisjoint(pid for _, pid in noted(faults)[-4:])
 
 
+def test_a_worker_that_hangs_is_noticed_while_others_finish_often(
+    cluster: Any, tmp_path: Path
+) -> None:
+    crew = RayExecutor(workers=2, deadline_minimum_seconds=5, first_deadline_seconds=5)
+    try:
+        crew.start(setup("faulty", folder=str(tmp_path)))
+        crew.submit(job(0, HANGS_ONCE))
+        number, done = 0, None
+        while done != 0:
+            assert number < 2000, "a stream of quick candidates hides the one that hangs"
+            number += 1
+            crew.submit(job(number, 0.5))
+            finished, evaluation = crew.result()
+            assert evaluation.status == "done"
+            done = finished.number
+        assert loads(tmp_path)[HANGS_ONCE] == 2
+    finally:
+        crew.close()
+
+
 def test_a_place_that_cannot_be_filled_does_not_stop_the_others(
     cluster: Any, tmp_path: Path
 ) -> None:
     crew = RayExecutor(workers=2)
     try:
-        crew.start(setup("faulty", folder=str(tmp_path), places=1))
+        crew.start(setup("faulty", folder=str(tmp_path), places=1, refusals=FATAL + 3))
         number = 0
-        while len(list(tmp_path.glob("refused-*"))) <= FATAL:  # while the other one is at work
+        while refused(tmp_path) <= FATAL:  # while the other one is at work
             assert results(crew, [job(number, SLOW)])[number].status == "done"
+            number += 1
+        # the only open worker dies, and is not opened at once either
+        assert results(crew, [job(number, KILLED_ONCE)])[number].status == "done"
+        assert refused(tmp_path) >= FATAL + 3
+    finally:
+        crew.close()
+
+
+def test_a_crew_that_cannot_be_opened_ends_the_run(cluster: Any, tmp_path: Path) -> None:
+    crew = RayExecutor(workers=2)
+    try:
+        with pytest.raises(SearchError, match=r"(?s)no worker can be opened: .*no place on this"):
+            crew.start(setup("faulty", folder=str(tmp_path), places=0))
+        assert refused(tmp_path) >= 2 * FATAL
+    finally:
+        crew.close()
+
+
+def test_a_node_with_other_files_that_joins_later_does_not_stop_the_others(
+    cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arithmetic = tmp_path / "arithmetic"
+    shutil.copytree(ZOO / "arithmetic", arithmetic)
+    crew = RayExecutor(workers=2)
+    options = setup("faulty", folder=str(tmp_path))
+    try:
+        crew.start(replace(options, sources={"arithmetic": str(arithmetic)}))
+        wait_for(lambda: (tmp_path / "made-1").exists())
+        (arithmetic / "tokenizer_config.json").write_text("{}")  # for all that open from now on
+        number = 0
+        while "tokenizer_config.json: differs from that on" not in caplog.text:
+            weight = KILLED_ONCE if number == 0 else SLOW
+            found = results(crew, [job(number, weight, arithmetic)])
+            assert found[number].status == "done"
             number += 1
     finally:
         crew.close()
+
+
+def refused(folder: Path) -> int:
+    """How many engines found no place."""
+    return len(list(folder.glob("refused-*")))
 
 
 def noted(folder: Path) -> list[tuple[float, int]]:
@@ -183,8 +242,8 @@ def test_an_engine_may_spread_over_nodes(cluster: Any) -> None:
 
 
 def test_what_does_not_fit_on_any_node_is_refused(cluster: Any) -> None:
-    crew = RayExecutor(gpus_per_worker=8, cpus_per_worker=3)
-    with pytest.raises(InputError, match=r"needs 3 CPUs and 8 GPUs on 1 nodes; .* has 2 CPUs"):
+    crew = RayExecutor(gpus_per_worker=8, cpus_per_worker=5)
+    with pytest.raises(InputError, match=r"needs 5 CPUs and 8 GPUs on 1 nodes; .* has 4 CPUs"):
         crew.start(setup())
     crew.close()
 

@@ -20,12 +20,16 @@ class FaultyEngine(_Transformers):
     Args:
         folder: where it notes every load, one line ``weight pid`` each.
         places: how many can be made; each that is refused is noted.
+        refusals: after so many there is place for all.
     """
 
-    def __init__(self, *, folder: str, places: int = 1000, **options: Any) -> None:
+    def __init__(
+        self, *, folder: str, places: int = 1000, refusals: int = 1000, **options: Any
+    ) -> None:
         super().__init__(threads=1, **options)
         self.folder = Path(folder)
-        if not any(self._first(f"made-{place}") for place in range(places)):
+        full = len(list(self.folder.glob("refused-*"))) < refusals
+        if full and not any(self._first(f"made-{place}") for place in range(places)):
             self._first(f"refused-{os.getpid()}")
             raise RuntimeError("no place on this machine")
 
