@@ -83,7 +83,7 @@ def _probe(loaded: Loaded, compared: int) -> dict[str, Any]:
     try:
         recipe = search.space.decode(search.space.initial())
         found = worker.evaluate(Job(0, recipe, "search"))
-        gpus = executor.gpus / executor.capacity or worker.gpus
+        gpus = executor.planned_gpus(search.setup) / executor.capacity
     finally:
         worker.close()
     if found.status == "failed":

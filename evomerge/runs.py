@@ -68,13 +68,13 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
 
 
 def _open(search: Search, executor: Executor) -> None:
-    """Open the workers, and see that the budget means something on them."""
-    executor.start(search.setup)
-    if search.budget.gpu_hours is not None and executor.gpus == 0:
+    """See that the budget means something on the workers, and open them."""
+    if search.budget.gpu_hours is not None and executor.planned_gpus(search.setup) == 0:
         raise ConfigError(
             f"budget.gpu_hours: {search.budget.gpu_hours:g}, but the workers hold no GPU. "
             "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
         )
+    executor.start(search.setup)
 
 
 def _read_weights(setup: WorkerSetup) -> dict[str, str]:

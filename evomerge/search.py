@@ -20,7 +20,8 @@ class Budget:
     Attributes:
         evaluations: candidates asked of the optimizer; baselines come on top.
         seconds: of search time, summed over all sittings.
-        gpu_hours: search time in hours times the GPUs that the executor holds.
+        gpu_hours: search time in hours times the GPUs that open or opening workers hold; of earlier
+            sittings, as if all workers had been open.
     """
 
     evaluations: int | None = None

@@ -42,6 +42,11 @@ class Sitting:
         self.held_out: dict[int, Evaluation] = {}
         self._spent = store.elapsed_seconds()
         self._started: float | None = None  # the clock stands while models are opened
+        # no record tells how many workers earlier sittings had: all, at most
+        limited = search.budget.gpu_hours is not None
+        planned = executor.planned_gpus(search.setup) if limited else 0
+        self._gpu_seconds = self._spent * planned
+        self._counted = self._spent  # search time up to which GPUs were counted
 
     def elapsed_seconds(self) -> float:
         """Search time over all sittings."""
@@ -132,6 +137,7 @@ class Sitting:
         if not self.awaited:
             return False
         job, found = self.executor.result()
+        self._gpu_hours(self.elapsed_seconds())  # workers come and go
         digest = job.recipe.digest
         evaluation = self._valued(self.in_flight[job.number], found, self.results)
         if not self._due(job.number):  # it may wait long, and a kill must not lose it
@@ -199,8 +205,11 @@ class Sitting:
             or (budget.gpu_hours is not None and self._gpu_hours(elapsed) >= budget.gpu_hours)
         )
 
-    def _gpu_hours(self, seconds: float) -> float:
-        return seconds * self.executor.gpus / 3600
+    def _gpu_hours(self, elapsed: float) -> float:
+        """Search time times the GPUs held, with those held now counted since the last call."""
+        self._gpu_seconds += (elapsed - self._counted) * self.executor.gpus
+        self._counted = elapsed
+        return self._gpu_seconds / 3600
 
     def _enter(self, candidate: Candidate) -> None:
         self.candidates.append(candidate)

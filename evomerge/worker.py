@@ -115,14 +115,21 @@ class Worker:
             models = Models.of(replace(self.setup, slices=recipe.slices), self._opened)
         return models.select(recipe.sources)
 
-    @property
-    def gpus(self) -> float:
-        """How many GPUs the engine computes on; 0 on a CPU."""
-        device = str(self.engine.lm_eval_arguments(self.models).get("device", "cpu"))
-        if not device.startswith("cuda"):
-            return 0.0
-        return float(self.setup.engine_options.get("tensor_parallel_size") or 1)
-
     def close(self) -> None:
         """Give memory and devices back."""
         self.engine.close()
+
+
+def planned_gpus(setup: WorkerSetup) -> float:
+    """How many GPUs the engine of a worker in this process computes on; 0 on a CPU.
+
+    The engine is not opened.
+
+    Raises:
+        InputError: models or engine that cannot be opened.
+    """
+    engine = registry.find("engines", setup.engine, Engine)(**setup.engine_options)
+    device = str(engine.lm_eval_arguments(Models.of(setup)).get("device", "cpu"))
+    if not device.startswith("cuda"):
+        return 0.0
+    return float(setup.engine_options.get("tensor_parallel_size") or 1)

@@ -58,10 +58,22 @@ class Stragglers(Executor):
     def __init__(self, workers: int, tell_order: TellOrder, seed: int, lookahead: int = 8) -> None:
         self.capacity, self.tell_order, self.lookahead = workers, tell_order, lookahead
         self.most = 0
+        self.held: list[float] = [0.0]  # GPUs, after each result; the last stays
         self.evaluated: Counter[str] = Counter()
         self._luck = random.Random(seed)
         self._queue: list[Job] = []
         self._worker: Worker | None = None
+
+    @property
+    def gpus(self) -> float:
+        return self.held[min(self.evaluated.total(), len(self.held) - 1)]
+
+    def planned_gpus(self, setup: WorkerSetup) -> float:
+        return max(self.held)
+
+    @property
+    def was_started(self) -> bool:
+        return self._worker is not None
 
     def start(self, setup: WorkerSetup) -> None:
         self._worker = Worker(setup)
@@ -207,13 +219,34 @@ def test_a_budget_of_gpu_hours_needs_gpus(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_budget_of_gpu_hours_is_refused_before_a_worker_opens(tmp_path: Path) -> None:
+    crew = Stragglers(2, "finished", seed=0)
+    with pytest.raises(ConfigError, match="gpu_hours: 1, but the workers hold no GPU"):
+        run_with(crew, small_search(budget={"gpu_hours": 1}), tmp_path / "run")
+    assert not crew.was_started
+
+
 def test_a_budget_of_gpu_hours_ends_a_run(tmp_path: Path) -> None:
     search = small_search(budget={"gpu_hours": 1, "evaluations": 500}, optimizer={"name": "random"})
     crew = Stragglers(2, "finished", seed=0)
-    crew.gpus = 3600.0 * 3600.0  # each second of search counts as 3600 hours
+    crew.held = [3600.0 * 3600.0]  # each second of search counts as 3600 hours
     with pytest.raises(SearchError, match="no candidate could be scored"):
         run_with(crew, search, tmp_path / "run")
     assert {kind for _, kind, *_ in leaderboard(tmp_path / "run")} == {"baseline"}
+
+
+def test_only_gpus_that_workers_hold_count(tmp_path: Path) -> None:
+    search = small_search(budget={"gpu_hours": 1, "evaluations": 14}, optimizer={"name": "random"})
+    crew = Stragglers(2, "finished", seed=0)
+    many = 3600.0 * 3600.0
+    crew.held = [0.0] * 8 + [many]  # as planned, but nobody finds room before the ninth result
+    run_with(crew, search, tmp_path / "run")
+    searched = sum(kind == "search" for _, kind, *_ in leaderboard(tmp_path / "run"))
+    assert 0 < searched < 14
+    crew = Stragglers(2, "finished", seed=0)
+    crew.held = [many] * 2 + [0.0]  # what was held counts, though it is not held any more
+    with pytest.raises(SearchError, match="no candidate could be scored"):
+        run_with(crew, search, tmp_path / "lost")
 
 
 def test_a_workers_time_adds_up(tmp_path: Path) -> None:

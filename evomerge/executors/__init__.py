@@ -26,13 +26,20 @@ class Executor(ABC):
             order of the candidates' numbers, so that a run does not depend on timing.
         lookahead: with ``asked``, how many candidates may be asked for before the first of them
             is told.
-        gpus: that it holds, once it is started; 0 on CPUs.
     """
 
     capacity: int = 1
     tell_order: TellOrder = "asked"
     lookahead: int = 1
-    gpus: float = 0.0
+
+    @property
+    def gpus(self) -> float:
+        """How many GPUs the workers hold now; 0 on CPUs."""
+        return 0.0
+
+    def planned_gpus(self, setup: WorkerSetup) -> float:
+        """How many GPUs all workers will hold together once they are open; none need be yet."""
+        return self.gpus
 
     @abstractmethod
     def start(self, setup: WorkerSetup) -> None:

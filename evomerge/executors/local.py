@@ -11,7 +11,7 @@ from pydantic import Field
 
 from evomerge.executors import Executor
 from evomerge.nouns import Evaluation, Job
-from evomerge.worker import Worker, WorkerSetup
+from evomerge.worker import Worker, WorkerSetup, planned_gpus
 
 
 class LocalExecutor(Executor):
@@ -26,11 +26,21 @@ class LocalExecutor(Executor):
         self.lookahead = lookahead
         self._queue: deque[Job] = deque()
         self._worker: Worker | None = None
+        self._gpus = 0.0
+
+    @property
+    def gpus(self) -> float:
+        """See `Executor.gpus`."""
+        return self._gpus
+
+    def planned_gpus(self, setup: WorkerSetup) -> float:
+        """See `Executor.planned_gpus`."""
+        return planned_gpus(setup)
 
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`."""
         self._worker = Worker(setup)
-        self.gpus = self._worker.gpus
+        self._gpus = planned_gpus(setup)
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""

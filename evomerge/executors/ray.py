@@ -94,7 +94,6 @@ class RayExecutor(Executor):
         self.capacity = workers
         self.tell_order = tell_order
         self.lookahead = lookahead or 2 * workers
-        self.gpus = workers * gpus_per_worker
         self._demand = Demand(gpus_per_worker, cpus_per_worker, nodes_per_worker)
         self._cluster = Cluster(address, runtime_env or {})
         self._deadlines = Deadlines(
@@ -106,6 +105,15 @@ class RayExecutor(Executor):
         self._crew: dict[int, Member] = {}  # by place
         self._vacant: dict[int, float] = {}  # places, and from which monotonic second to fill them
         self._openings = Openings(workers, FATAL)
+
+    @property
+    def gpus(self) -> float:
+        """See `Executor.gpus`: of the workers that have room, at work or opening."""
+        return self._demand.gpus * sum(m.stage != "waits" for m in self._crew.values())
+
+    def planned_gpus(self, setup: WorkerSetup) -> float:
+        """See `Executor.planned_gpus`."""
+        return self.capacity * self._demand.gpus
 
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`. Returns when the first worker is open.

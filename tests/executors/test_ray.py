@@ -206,8 +206,10 @@ def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: P
     cluster.wait_for_nodes()
     crew = RayExecutor(workers=2, gpus_per_worker=1)
     try:
-        crew.start(setup("faulty", folder=str(tmp_path)))
-        assert crew.gpus == 2
+        wanted = setup("faulty", folder=str(tmp_path))
+        assert (crew.gpus, crew.planned_gpus(wanted)) == (0, 2)
+        crew.start(wanted)
+        assert 1 <= crew.gpus <= 2
         jobs = [job(number, weight) for number, weight in enumerate((SLOW, 0.25, 0.5))]
         for item in jobs:
             crew.submit(item)
@@ -218,6 +220,7 @@ def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: P
         assert {done.number for done, _ in found} == {0, 1, 2}
         assert all(evaluation.status == "done" for _, evaluation in found)
         assert loads(tmp_path)[SLOW] == 2
+        assert crew.gpus == 1  # the other worker finds no room
     finally:
         crew.close()
     cluster.remove_node(another)
