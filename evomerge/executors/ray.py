@@ -49,7 +49,8 @@ class RayExecutor(Executor):
         workers: how many engines; as many as fit work, the others join when there is room.
         gpus_per_worker: for one engine; below 1, several share a device.
         cpus_per_worker: likewise; Ray sets ``OMP_NUM_THREADS`` to it.
-        nodes_per_worker: over how many nodes the GPUs of one engine may spread.
+        nodes_per_worker: over how many nodes the GPUs of one engine may spread. Only with the
+            engine ``vllm``, which starts a process per GPU; not tested with it.
         tell_order: see `Executor`.
         lookahead: with ``tell_order: asked``; by default twice the workers.
         runtime_env: Ray's runtime environment of the workers, passed on as it is.
@@ -119,10 +120,17 @@ class RayExecutor(Executor):
         """See `Executor.start`. Returns when the first worker is open.
 
         Raises:
+            ConfigError: an engine that cannot spread over nodes.
             InputError: no such cluster, no room in it, or nodes with other files or versions;
                 all of these at once.
             SearchError: no worker can be opened.
         """
+        if self._demand.nodes > 1 and setup.engine != "vllm":
+            # the actor itself holds no GPU: its engine would take one that Ray gave to another
+            raise ConfigError(
+                f"executor.nodes_per_worker: {self._demand.nodes}, but the engine {setup.engine} "
+                "computes in one process. Take one node, or engine: vllm."
+            )
         expected = inspect_machine(setup)
         if expected.problems:
             raise InputError(expected.problems)

@@ -14,6 +14,8 @@ import pytest
 
 from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
 from evomerge.executors._inspection import differences, inspect_machine
+from evomerge.executors._ray_cluster import Demand
+from evomerge.executors._ray_crew import Agency, dismiss, has_answered
 from evomerge.executors.ray import FATAL, RayExecutor
 from evomerge.nouns import Evaluation, Job
 from evomerge.recipes import Recipe
@@ -226,22 +228,29 @@ def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: P
     cluster.remove_node(another)
 
 
-def test_an_engine_may_spread_over_nodes(cluster: Any) -> None:
+def test_the_gpus_of_a_worker_may_lie_on_several_nodes(cluster: Any) -> None:
     from ray.util import placement_group_table
 
     nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
-    crew = RayExecutor(gpus_per_worker=2, nodes_per_worker=2)
+    wanted = setup()
+    member = Agency(wanted, inspect_machine(wanted), Demand(2, 1, 2), {}).hire(0)
     try:
-        crew.start(setup(threads=1))
+        wait_for(lambda: has_answered(member))
         groups = [g for g in placement_group_table().values() if g["state"] == "CREATED"]
         assert len(set(groups[0]["bundles_to_node_id"].values())) == 2
-        assert results(crew, [job(0, 0.5)])[0].status == "done"
     finally:
-        crew.close()
+        dismiss(member)
         for node in nodes:
             cluster.remove_node(node)
     wait_for(lambda: all(g["state"] == "REMOVED" for g in placement_group_table().values()))
+
+
+def test_an_engine_of_one_process_does_not_spread_over_nodes() -> None:
+    crew = RayExecutor(gpus_per_worker=2, nodes_per_worker=2)
+    with pytest.raises(ConfigError, match="nodes_per_worker: 2, but the engine transformers"):
+        crew.start(setup())
+    crew.close()
 
 
 def test_what_does_not_fit_on_any_node_is_refused(cluster: Any) -> None:
