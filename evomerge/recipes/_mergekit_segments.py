@@ -46,7 +46,8 @@ def by_tensor(
 
 def _with(recipe: Recipe, parameters: dict[str, Any]) -> Recipe:
     on_deltas = recipe.parameters.get("space") == "task_vector"
-    content = dict(recipe) | {
+    # not dict(recipe), which has the digest too once somebody asked for it
+    content = {name: getattr(recipe, name) for name in Recipe.model_fields} | {
         "operator": "task_arithmetic" if on_deltas else "linear",
         "parameters": {**parameters, "normalize": False},
         "segments": None,

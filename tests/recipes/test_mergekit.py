@@ -402,6 +402,39 @@ def test_flags_that_mergekit_reads_one_block_early_are_refused() -> None:
     assert "shift this list" in refusal(one, places)
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["fresh", "whose digest was asked for"])
+@pytest.mark.parametrize(
+    ("parameters", "method"), [({}, "linear"), ({"space": "task_vector"}, "task_arithmetic")]
+)
+def test_segments_between_tensors_are_weights_by_tensor(
+    parameters: dict[str, Any], method: str, asked: bool
+) -> None:
+    size = 16 * len(llama())
+    one = recipe(
+        "segments",
+        "ab",
+        parameters=parameters,
+        segments={"bounds": [0, 16, size], "rows": [[1, 0], [0.25, 0.75]]},
+    )
+    if asked:
+        assert len(one.digest) == 64
+    found = exported(one)
+    embedding = "model.embed_tokens.weight"
+    assert found["merge_method"] == method
+    weights = {model["model"]: model["parameters"]["weight"] for model in found["models"]}
+    assert [weights["/m/a"], weights["/m/b"]] == [
+        [{"filter": embedding, "value": 1.0}, {"value": 0.25}],
+        [{"filter": embedding, "value": 0.0}, {"value": 0.75}],
+    ]
+
+
+def test_a_segment_that_begins_inside_a_tensor_is_refused() -> None:
+    rows = [[1, 0], [0.25, 0.75]]
+    bounds = [0, 8, 16 * len(llama())]
+    one = recipe("segments", "ab", segments={"bounds": bounds, "rows": rows})
+    assert "1 tensors are cut in pieces, model.embed_tokens.weight first" in refusal(one)
+
+
 # Reading
 
 

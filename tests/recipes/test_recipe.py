@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -261,6 +263,19 @@ def test_every_mistake_is_reported_at_once() -> None:
         )
     (error,) = caught.value.errors()
     assert len(error["msg"].splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))]
+)
+def test_a_recipe_whose_digest_was_asked_for_is_still_the_same(again: Any) -> None:
+    base, fresh = recipe(), recipe(base=recipe())
+    assert base.digest == recipe().digest
+    asked = recipe(base=base)
+    assert asked.digest == fresh.digest
+    assert asked == recipe(base=recipe()) == again(asked)
+    assert again(asked).digest == asked.digest
+    assert asked.model_copy(update={"seed": 1}).digest != asked.digest
 
 
 # Nested recipes, and what is hashed
