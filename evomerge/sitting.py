@@ -86,8 +86,12 @@ class Sitting:
         for candidate in self.in_flight.values():
             self._send(candidate, self.store.evaluation(candidate.recipe.digest))
         self._show()
-        while self._advance() or self._receive():
-            pass
+        try:
+            while self._advance() or self._receive():
+                pass
+        except KeyboardInterrupt:
+            self._keep_arrived()
+            raise
         self._score_held_out()
         self.store.finish()
         self._show()
@@ -140,11 +144,17 @@ class Sitting:
         self._gpu_hours(self.elapsed_seconds())  # workers come and go
         digest = job.recipe.digest
         evaluation = self._valued(self.in_flight[job.number], found, self.results)
-        if not self._due(job.number):  # it may wait long, and a kill must not lose it
-            evaluation = self.store.record_evaluation(digest, "search", evaluation)
         for number in self.awaited.pop(digest):
             self.arrived[number] = evaluation
+        if not self._due(job.number):  # it may wait long, and a kill must not lose it
+            self.store.record_evaluation(digest, "search", evaluation)
         return True
+
+    def _keep_arrived(self) -> None:
+        """Record what has arrived and was not told, for whoever resumes the run."""
+        for number, evaluation in self.arrived.items():
+            digest = self.in_flight[number].recipe.digest
+            self.store.record_evaluation(digest, "search", evaluation)
 
     def _due(self, number: int) -> bool:
         """Whether a candidate is the next one to be told."""
@@ -159,9 +169,9 @@ class Sitting:
             return False
         candidate = self.in_flight[number]
         kept = self.store.record_tell(
-            number, self.arrived.pop(number), elapsed_seconds=self.elapsed_seconds()
+            number, self.arrived[number], elapsed_seconds=self.elapsed_seconds()
         )
-        del self.in_flight[number]
+        del self.arrived[number], self.in_flight[number]
         self._learn(candidate, kept)
         self._show()
         return True

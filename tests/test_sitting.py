@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import Engine, event
 
 from evomerge.config import load_resolved
 from evomerge.errors import ConfigError, SearchError
@@ -188,6 +190,36 @@ def until(limit: int) -> Callable[[Progress], None]:
             raise KeyboardInterrupt
 
     return observe
+
+
+@pytest.mark.parametrize("order", ["asked", "finished"])
+@pytest.mark.parametrize("statement", ["INSERT INTO events", "INSERT INTO evaluations"])
+def test_what_finished_before_ctrl_c_is_not_evaluated_again(
+    statement: str, order: TellOrder, tmp_path: Path
+) -> None:
+    search, folder = small_search(), tmp_path / "run"
+    crews = [Stragglers(3, order, seed=0), Stragglers(3, order, seed=1)]
+    first = replace(search, new_executor=lambda: crews[0])
+    second = replace(search, new_executor=lambda: crews[1])
+    done = 0
+
+    def execute(cursor: Any, text: str, parameters: Any, context: Any) -> bool:
+        nonlocal done
+        cursor.execute(text, parameters)
+        done += text.startswith(statement)
+        if done == 9 and text.startswith(statement):
+            signal.raise_signal(signal.SIGINT)
+        return True
+
+    event.listen(Engine, "do_execute", execute)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start(first, folder, lambda progress: None)
+    finally:
+        event.remove(Engine, "do_execute", execute)
+    resume(second, folder, lambda progress: None)
+    assert max((crews[0].evaluated + crews[1].evaluated).values()) == 1
+    assert sum(row[1] == "search" for row in leaderboard(folder)) == 14
 
 
 @pytest.mark.parametrize("order", ["asked", "finished"])

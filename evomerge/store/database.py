@@ -11,7 +11,16 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, inspect, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    ExceptionContext,
+    QueuePool,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import StoreError
@@ -74,6 +83,13 @@ def connect(path: Path, *, read_only: bool, create: bool = False) -> Engine:
     def _begin(connection: Connection) -> None:
         # A writer that began as a reader could not wait for its turn: SQLite refuses to upgrade.
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "handle_error")
+    def _stay_connected(context: ExceptionContext) -> None:
+        # Python hears a Ctrl-C between two calls of SQLite, never within one, so that the
+        # transaction is sound; SQLAlchemy would drop the connection, and all of it.
+        if isinstance(context.original_exception, KeyboardInterrupt):
+            context.is_disconnect = False
 
     return engine
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, NestedTransaction
+from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import RunError, StoreError
 from evomerge.nouns import Candidate, Evaluation, Split
@@ -31,8 +32,9 @@ class Store:
     - What was recorded reads back equal, floats to the last bit, mappings in their order. Two
       exceptions: a score of -0.0 reads 0.0, and what no database takes in an error's text is
       escaped.
-    - What is recorded within `together` is one transaction in all. An error of the caller leaves
-      it recorded; an error of the store, or a kill, takes all of it back.
+    - What is recorded within `together` is one transaction in all. A record that fails or is
+      interrupted is undone alone, what came before it stays; a kill, or a disk so full that
+      nothing can be kept, takes all of it back.
     - One writer per run folder and any number of readers beside it, who see whole transactions.
 
     All methods raise `StoreError` when the database cannot be read or written. A store belongs to
@@ -224,9 +226,20 @@ class Store:
                 return
             if self._group is None:
                 self._group = self._engine.connect()
+            record = self._group.begin_nested()
             try:
                 yield self._group
+                record.commit()
             except BaseException:
-                self._group.close()  # half a record, and what came before it, are undone
-                self._group = None
+                self._undo(record)
                 raise
+
+    def _undo(self, record: NestedTransaction) -> None:
+        """Take back half a record, and leave what the group has besides."""
+        try:
+            record.rollback()
+        except SQLAlchemyError:
+            # SQLite has undone the whole group already, or cannot say what is left of it
+            assert self._group is not None
+            self._group.close()
+            self._group = None
