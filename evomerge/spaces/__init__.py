@@ -107,3 +107,7 @@ class Space(ABC):
     def initial(self) -> Genome:
         """The genome that a search starts from."""
         return Genome({p.name: p.initial for p in self.parameters})
+
+    def representative(self) -> Genome:
+        """The whole genome of a candidate that takes as long as most: `initial`, as a rule."""
+        return self.initial()

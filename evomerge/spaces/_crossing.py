@@ -89,11 +89,13 @@ def arc(
 
 
 def cross(first: Matrix, second: Matrix, parts: Sequence[Part]) -> Matrix:
-    """The child.
+    """The child; of a parent and its equal, that parent.
 
     Args:
         parts: from the first element to the last, without gaps.
     """
+    if _equal(first, second):
+        return first  # (1 - t) x + t x is not x to the last bit, and would be evaluated anew
     inner = [part.start for part in parts] + [part.stop for part in parts]
     cuts = np.unique(np.concatenate([first.bounds, second.bounds, np.array(inner, np.int64)]))
     x, y = first.between(cuts), second.between(cuts)
@@ -102,6 +104,10 @@ def cross(first: Matrix, second: Matrix, parts: Sequence[Part]) -> Matrix:
         here = (cuts[:-1] >= part.start) & (cuts[:-1] < part.stop)
         rows[here] = part.a * x[here] + part.b * y[here]
     return _joined(cuts, rows)
+
+
+def _equal(first: Matrix, second: Matrix) -> bool:
+    return np.array_equal(first.bounds, second.bounds) and np.array_equal(first.rows, second.rows)
 
 
 def _joined(bounds: NDArray[np.int64], rows: Floats) -> Matrix:

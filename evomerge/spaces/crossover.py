@@ -77,6 +77,7 @@ class CrossoverSpace(Space):
             ),
         )
         self._on_deltas = space == "task_vector"
+        self._layout: Layout | None = None
         if ground.models is not None:  # else they could not be opened, which is told elsewhere
             words = list(self.chromosomes.values())
             self._layout = layout_of(ground.models, words, task_vectors=self._on_deltas)
@@ -84,18 +85,27 @@ class CrossoverSpace(Space):
 
     @property
     def layout(self) -> Layout:
-        """Where every tensor's elements are."""
+        """Where every tensor's elements are.
+
+        Raises:
+            ConfigError: the space was made without open models.
+        """
+        if self._layout is None:
+            raise ConfigError(
+                "crossover: expected open models, got a ground without. "
+                "Give them: Ground(..., models=Models(base, sources))."
+            )
         return self._layout
 
     def child(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
-        """See `Space.child`; a single parent is copied."""
+        """See `Space.child`; a single parent is copied, and so are two that are equal."""
         genes = {name: gene for name, gene in genome.genes.items() if name != "source"}
         matrices = [self._matrix(parent) for parent in parents]
         found = matrices[0]
         if len(matrices) == 2:
             parts = []
             for name, (start, stop) in zip(
-                self.chromosomes, pairwise(self._layout.edges), strict=True
+                self.chromosomes, pairwise(self.layout.edges), strict=True
             ):
                 cut = self._cut(start, stop, float(genes[f"split[{name}]"]))
                 ratio = float(genes[f"ratio[{name}]"])
@@ -112,9 +122,9 @@ class CrossoverSpace(Space):
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`; a source alone is the recipe of that source's baseline."""
         genes, ground = genome.genes, self.ground
-        if "bounds" not in genes:
-            name = str(genes["source"])
-            return ground.only(name).recipe("linear", {"weight": 1.0})
+        alone = _source_alone(genes, tuple(ground.sources))
+        if alone is not None:
+            return ground.only(alone).recipe("linear", {"weight": 1.0})
         segments = {
             "chromosomes": list(self.chromosomes.values()),
             "bounds": genes["bounds"],
@@ -123,19 +133,27 @@ class CrossoverSpace(Space):
         parameters = {"space": self.space} if self._on_deltas else {}
         return ground.recipe("segments", parameters, segments=segments)
 
+    def representative(self) -> Genome:
+        """See `Space.representative`: a child of the first two sources, cut in the middle."""
+        first, second = list(self.ground.sources)[:2]
+        genes = self.initial().genes
+        genes = {name: 0.25 if name.startswith("ratio[") else gene for name, gene in genes.items()}
+        parents = [Genome({**genes, "source": source}) for source in (first, second)]
+        return self.child(Genome(genes, (0, 1)), parents)
+
     def _matrix(self, genome: Genome) -> Matrix:
         if "bounds" in genome.genes:
             rows = np.array(genome.genes["rows"], np.float64)
             return Matrix(np.array(genome.genes["bounds"], np.int64), rows)
         one_hot = [float(name == genome.genes["source"]) for name in self.ground.sources]
-        return Matrix(np.array([0, self._layout.size]), np.array([one_hot]))
+        return Matrix(np.array([0, self.layout.size]), np.array([one_hot]))
 
     def _cut(self, start: int, stop: int, split: float) -> int:
         """The element at which a chromosome is split, the nearest that is allowed."""
         cut = start + round(split * (stop - start))
         if self.align == "element":
             return cut
-        allowed = self._layout.starts if self.align == "tensor" else self._layout.layers
+        allowed = self.layout.starts if self.align == "tensor" else self.layout.layers
         inside = [position for position in allowed if start <= position <= stop]
         return min(inside, key=lambda position: abs(position - cut))
 
@@ -146,6 +164,15 @@ class CrossoverSpace(Space):
             return line(t)
         first, second = parents
         return arc(first, second, start, stop, t, self._grams.at)
+
+
+def _source_alone(genes: Mapping[str, Any], sources: Sequence[str]) -> str | None:
+    """The source that a genome is, if it is one: a seed, or the copy of a seed."""
+    if "bounds" not in genes:
+        return str(genes["source"])
+    row = list(genes["rows"][0])
+    is_one_hot = len(genes["rows"]) == 1 and sorted(row) == [0.0] * (len(row) - 1) + [1.0]
+    return sources[row.index(1.0)] if is_one_hot else None
 
 
 def _chromosomes(given: str | list[str] | Mapping[str, Words]) -> dict[str, list[str]]:

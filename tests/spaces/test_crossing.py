@@ -54,6 +54,18 @@ def test_neighbours_that_agree_become_one_segment() -> None:
     assert child.rows.tolist() == [[0.5, 0.5, 0.0]]
 
 
+@pytest.mark.parametrize("t", [0.1, 0.3, 0.7, 0.9])
+def test_the_child_of_a_parent_and_its_equal_is_that_parent_to_the_last_bit(t: float) -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.random((50, K))
+    assert ((1 - t) * rows + t * rows != rows).any()  # which is why it is not computed
+    parent = Matrix(np.arange(51) * (N // 50), rows)
+    equal = Matrix(parent.bounds.copy(), parent.rows.copy())
+    child = cross(parent, equal, [Part(0, 70, *line(t)), Part(70, N, *line(1 - t))])
+    np.testing.assert_array_equal(child.bounds, parent.bounds)
+    np.testing.assert_array_equal(child.rows, parent.rows)
+
+
 @pytest.mark.parametrize("cut", [0, N])
 def test_a_split_at_an_end_leaves_one_part(cut: int) -> None:
     child = cross(seed(0), seed(1), [Part(0, cut, *line(0.25)), Part(cut, N, *line(0.75))])

@@ -111,6 +111,41 @@ def test_a_child_of_one_parent_is_its_copy(space: CrossoverSpace) -> None:
     assert space.decode(copy).digest == space.decode(whole).digest
 
 
+@pytest.mark.parametrize("interpolation", ["lerp", "slerp"])
+def test_a_child_of_twice_the_same_parent_is_the_same_recipe(
+    interpolation: Any, models: Models, zoo: Path
+) -> None:
+    space = CrossoverSpace(ground(models, zoo), interpolation=interpolation)
+    first, second, third = seeds(space)
+    parent = child(
+        space, child(space, first, second, split=0.3, ratio=0.1), third, split=0.6, ratio=0.7
+    )
+    for one in (first, parent):
+        again = child(space, one, one, split=0.41, ratio=0.23)
+        assert space.decode(again).digest == space.decode(one).digest
+        assert again.genes["split[all]"] == 0.41  # what was asked for is still on record
+
+
+def test_a_representative_candidate_mixes_two_sources_at_every_element(
+    models: Models, zoo: Path
+) -> None:
+    space = CrossoverSpace(ground(models, zoo), chromosomes=["attention", "mlp", "rest"])
+    recipe = space.decode(space.representative())
+    assert recipe.segments is not None
+    assert list(recipe.segments.rows) == [(0.75, 0.25, 0.0), (0.25, 0.75, 0.0)] * 3
+
+
+def test_without_open_models_there_are_seeds_and_no_children(zoo: Path) -> None:
+    sources = {name: str(zoo / name) for name in SOURCES}
+    space = CrossoverSpace(Ground(str(zoo / "base"), sources, 4, "float32"))
+    assert space.decode(space.initial()).operator == "linear"
+    message = r"expected open models, got a ground without\. Give them: Ground\("
+    with pytest.raises(ConfigError, match=message):
+        _ = space.layout
+    with pytest.raises(ConfigError, match=message):
+        space.representative()
+
+
 def test_a_recorded_genome_is_the_same_genome_and_gives_the_same_recipe(
     space: CrossoverSpace,
 ) -> None:
