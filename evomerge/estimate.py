@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 
+from evomerge import registry
 from evomerge.baselines import baselines
 from evomerge.config import Loaded
-from evomerge.errors import CandidateError
+from evomerge.engines import Engine
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.executors import Executor
+from evomerge.executors.local import LocalExecutor
 from evomerge.nouns import Job
 from evomerge.scoring.tasks import example_counts
+from evomerge.search import Budget
 from evomerge.weights.plan import Plan, make_plan
 from evomerge.worker import Worker
 
@@ -26,8 +33,9 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
 
     Raises:
         CandidateError: the timed candidate cannot be scored.
+        ConfigError: a budget of GPU hours, and the timed candidate was on none.
     """
-    search, models = loaded.search, loaded.models
+    search, models, executor = loaded.search, loaded.models, loaded.search.new_executor()
     plan = make_plan(search.space.decode(search.space.initial()), models)
     compared = len(list(baselines(search.ground, search.space.operators)))
     evaluations = search.budget.evaluations
@@ -47,56 +55,135 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
         "genome_dimension": len(search.space.parameters),
         "baselines": compared,
         "budget": {
-            k: v
-            for k, v in (("evaluations", evaluations), ("seconds", search.budget.seconds))
-            if v is not None
+            name: limit for name, limit in asdict(search.budget).items() if limit is not None
         },
         "search_examples": examples["search"],
         "held_out_examples": examples["held_out"],
         "examples_to_answer": "as many as the time allows" if total is None else total + held_out,
         "bytes_to_merge": plan.nbytes * ((evaluations or 0) + compared),
-        **_memory(plan),
-        **(_probe(loaded, compared) if probe else {}),
+        **_memory(loaded, plan, executor),
+        **(_probe(loaded, compared, executor) if probe else {}),
     }
 
 
-def _memory(plan: Plan) -> dict[str, Any]:
-    """What the live weights of one worker take on this machine, and whether they fit."""
-    gpu = torch.cuda.is_available()
-    # on a CPU the live model is float32; caches and activations come on top
-    elements = sum(math.prod(step.slot.shape) for step in plan.steps)
-    needed = plan.nbytes if gpu else 4 * elements
-    if gpu:
-        there = torch.cuda.get_device_properties(0).total_memory
-    else:
+def _memory(loaded: Loaded, plan: Plan, executor: Executor) -> dict[str, Any]:
+    """What the live weights of one worker take, and whether machines like this one hold them.
+
+    Caches and activations come on top.
+    """
+    gpus, dtype = _placed(loaded, executor)
+    needed = sum(math.prod(step.slot.shape) for step in plan.steps) * dtype.itemsize
+    facts: dict[str, Any] = {
+        "weights_dtype": str(dtype).removeprefix("torch."),
+        "weights_bytes_per_worker": needed,
+        "gpus_per_worker": gpus,
+    }
+    if not gpus:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    elif torch.cuda.is_available():
+        needed = math.ceil(needed / gpus)  # one worker on several, or several on one
+        there = torch.cuda.get_device_properties(0).total_memory
+        facts["weights_bytes_per_gpu"] = needed
+    else:
+        facts["weights_bytes_per_gpu"] = math.ceil(needed / gpus)
+        return facts | {"fits_here": "unknown: the workers have GPUs, this machine has none"}
     fits = "yes" if needed < there else f"no: {needed - there} bytes too many"
-    return {"weights_bytes_per_worker": needed, "memory_bytes_here": there, "fits_here": fits}
+    return facts | {"memory_bytes_here": there, "fits_here": fits}
 
 
-def _probe(loaded: Loaded, compared: int) -> dict[str, Any]:
+def _placed(loaded: Loaded, executor: Executor) -> Place:
+    setup = loaded.search.setup
+    engine = registry.find("engines", setup.engine, Engine)(**setup.engine_options)
+    local = isinstance(executor, LocalExecutor)
+    held = None if local else executor.planned_gpus(setup) / executor.capacity
+    arguments = engine.lm_eval_arguments(loaded.models)
+    return place(arguments, setup.engine_options, loaded.models.dtype, held)
+
+
+class Place(NamedTuple):
+    """Where one engine's weights lie: on how many GPUs, 0 for a CPU, and in which dtype."""
+
+    gpus: float
+    dtype: torch.dtype
+
+
+def place(
+    arguments: Mapping[str, Any], options: Mapping[str, Any], base_dtype: str, held: float | None
+) -> Place:
+    """Where a worker's engine puts its weights.
+
+    Args:
+        arguments: what the engine says of this machine: `Engine.lm_eval_arguments`.
+        options: what the search says of the engine.
+        base_dtype: of the models.
+        held: GPUs that a worker holds elsewhere; None for a worker in this process.
+    """
+    says = arguments.get("model_args", {})
+    here = str(arguments.get("device", "cpu")).startswith("cuda")
+    parts = int(says.get("tensor_parallel_size", 1)) * int(says.get("pipeline_parallel_size", 1))
+    if held is None:
+        gpus = float(parts if here else 0)
+    elif str(options.get("device", "auto")).startswith("cpu"):
+        gpus = 0.0
+    else:
+        gpus = min(float(parts), held)
+    dtype = options.get("dtype", "auto")
+    if dtype == "auto":
+        # what the engine says of this machine need not hold where the workers are
+        there = base_dtype if gpus else "float32"
+        dtype = says.get("dtype", there) if here == bool(gpus) else there
+    return Place(gpus, getattr(torch, dtype))
+
+
+def _probe(loaded: Loaded, compared: int, executor: Executor) -> dict[str, Any]:
     """One candidate, timed, and what that makes of the budget."""
-    search, executor = loaded.search, loaded.search.new_executor()
+    search = loaded.search
     begun = time.perf_counter()
     worker = Worker(search.setup)
     opened = time.perf_counter() - begun
     try:
-        recipe = search.space.decode(search.space.initial())
+        recipe = search.space.decode(search.space.representative())
         found = worker.evaluate(Job(0, recipe, "search"))
-        gpus = executor.planned_gpus(search.setup) / executor.capacity
+        gpus = executor.planned_gpus(search.setup)
     finally:
         worker.close()
     if found.status == "failed":
         raise CandidateError(f"the timed candidate failed: {found.error}")
     seconds = found.merge_seconds + found.score_seconds
-    facts: dict[str, Any] = {
+    return {
         "seconds_to_open_a_worker": round(opened, 3),
         "seconds_per_candidate": round(seconds, 4),
-        "gpu_hours_per_candidate": seconds * gpus / 3600,
+        "gpu_hours_per_candidate": seconds * gpus / executor.capacity / 3600,
         "workers": executor.capacity,
+        **totals(search.budget, compared + 1, seconds, executor.capacity, gpus),
     }
-    if search.budget.evaluations is not None:
-        count = search.budget.evaluations + compared + 1
-        facts["seconds_for_the_budget"] = round(seconds * count / executor.capacity, 1)
-        facts["gpu_hours_for_the_budget"] = seconds * gpus * count / 3600
-    return facts
+
+
+def totals(
+    budget: Budget, besides: int, seconds: float, workers: int, gpus: float
+) -> dict[str, Any]:
+    """How far a budget goes, and what it comes to.
+
+    Args:
+        besides: candidates that come on top of those of the budget.
+        seconds: that one candidate takes one worker.
+        gpus: of all workers.
+
+    Raises:
+        ConfigError: GPU hours, where there is no GPU.
+    """
+    if budget.gpu_hours is not None and not gpus:
+        raise ConfigError(
+            f"budget.gpu_hours: {budget.gpu_hours:g}, but the workers hold no GPU. "
+            "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
+        )
+    ends = [] if budget.evaluations is None else [budget.evaluations]
+    limits = [] if budget.seconds is None else [budget.seconds]
+    limits += [] if budget.gpu_hours is None else [budget.gpu_hours * 3600 / gpus]
+    ends += [max(0, math.floor(limit * workers / seconds) - besides) for limit in limits]
+    spent = seconds * (min(ends) + besides) / workers
+    return {
+        "candidates_for_the_budget": min(ends),
+        "seconds_for_the_budget": round(spent, 1),
+        "gpu_hours_for_the_budget": spent * gpus / 3600,
+    }

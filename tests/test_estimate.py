@@ -1,0 +1,128 @@
+"""What `evomerge check` says of memory and of the budget, in exact figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from evomerge.config import Loaded, load_resolved
+from evomerge.errors import ConfigError
+from evomerge.estimate import estimate, place, totals
+from evomerge.nouns import Evaluation, Job
+from evomerge.search import Budget
+from evomerge.worker import Worker
+
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "experiments" / "zoo"
+
+
+def loaded(**changes: Any) -> Loaded:
+    few = {"search_examples": 8, "held_out_examples": 8}
+    content: dict[str, Any] = {
+        "name": "small",
+        "base": str(ZOO / "base"),
+        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
+        "space": {
+            "kind": "parameter",
+            "operator": "task_arithmetic",
+            "parameters": {"weight": {"low": 0, "high": 1.5}},
+        },
+        "fitness": {
+            "include_path": str(ROOT / "fitness" / "zoo_skills"),
+            "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "strings")},
+        },
+        "optimizer": {"name": "random"},
+        "engine": {"name": "transformers", "threads": 1, "device": "cpu"},
+        "budget": {"evaluations": 14},
+    }
+    return load_resolved(yaml.safe_dump(content | changes), "small")
+
+
+@pytest.mark.parametrize(("dtype", "per_element"), [("auto", 4), ("float32", 4), ("bfloat16", 2)])
+def test_a_live_model_on_a_cpu_has_the_dtype_of_the_engine(dtype: str, per_element: int) -> None:
+    facts = estimate(loaded(engine={"name": "transformers", "device": "cpu", "dtype": dtype}))
+    assert facts["weights_bytes_per_worker"] == facts["merged_bytes"] // 2 * per_element
+    assert facts["gpus_per_worker"] == 0
+    assert facts["fits_here"] == "yes"
+
+
+def says(device: str, dtype: str, **given: str) -> dict[str, Any]:
+    """What an engine says of this machine."""
+    return {"device": device, "model_args": {"dtype": dtype, **given}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "held", "expected"),
+    [
+        (says("cpu", "float32"), {}, None, (0, torch.float32)),
+        (says("cuda", "bfloat16"), {}, None, (1, torch.bfloat16)),
+        (says("cuda", "bfloat16", tensor_parallel_size="8"), {}, None, (8, torch.bfloat16)),
+        # workers with GPUs, prepared on a machine without
+        (says("cpu", "float32", tensor_parallel_size="8"), {}, 8.0, (8, torch.bfloat16)),
+        (says("cpu", "float32"), {}, 0.5, (0.5, torch.bfloat16)),
+        (says("cpu", "float32"), {"dtype": "float16"}, 1.0, (1, torch.float16)),
+        (says("cpu", "float32"), {}, 4.0, (1, torch.bfloat16)),  # of four it uses one
+        # workers without, prepared where there is one
+        (says("cuda", "bfloat16"), {}, 0.0, (0, torch.float32)),
+        (says("cpu", "float32"), {"device": "cpu"}, 1.0, (0, torch.float32)),
+    ],
+)
+def test_weights_lie_where_the_workers_are(
+    arguments: dict[str, Any],
+    options: dict[str, Any],
+    held: float | None,
+    expected: tuple[float, torch.dtype],
+) -> None:
+    assert place(arguments, options, "bfloat16", held) == expected
+
+
+def test_check_shows_the_whole_budget() -> None:
+    facts = estimate(loaded(budget={"gpu_hours": 2, "seconds": 9}))
+    assert facts["budget"] == {"seconds": 9, "gpu_hours": 2}
+
+
+@pytest.mark.parametrize(
+    ("budget", "candidates"),
+    [
+        (Budget(evaluations=100), 100),
+        (Budget(gpu_hours=1), 715),  # 8 GPUs for 450 seconds: 4 workers do 720 candidates
+        (Budget(seconds=45), 67),
+        (Budget(evaluations=100, gpu_hours=1, seconds=45), 67),
+        (Budget(evaluations=50, gpu_hours=1, seconds=45), 50),
+        (Budget(seconds=1), 0),
+    ],
+)
+def test_a_budget_ends_with_the_first_of_its_limits(budget: Budget, candidates: int) -> None:
+    found = totals(budget, besides=5, seconds=2.5, workers=4, gpus=8)
+    spent = (candidates + 5) * 2.5 / 4
+    assert found == {
+        "candidates_for_the_budget": candidates,
+        "seconds_for_the_budget": round(spent, 1),
+        "gpu_hours_for_the_budget": spent * 8 / 3600,
+    }
+
+
+def test_gpu_hours_without_a_gpu_are_refused_by_the_timed_candidate() -> None:
+    one = loaded(budget={"gpu_hours": 1})
+    with pytest.raises(ConfigError, match=r"gpu_hours: 1, but the workers hold no GPU\. Give"):
+        estimate(one, probe=True)
+
+
+def test_the_timed_candidate_of_a_crossover_is_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    merged = []
+    evaluate = Worker.evaluate
+
+    def watch(worker: Worker, job: Job) -> Evaluation:
+        merged.append(job.recipe)
+        return evaluate(worker, job)
+
+    monkeypatch.setattr(Worker, "evaluate", watch)
+    facts = estimate(loaded(space={"kind": "crossover"}, optimizer={"name": "m2n2"}), probe=True)
+    assert facts["candidates_for_the_budget"] == 14
+    (recipe,) = merged
+    assert recipe.segments is not None
+    assert list(recipe.segments.rows) == [(0.75, 0.25), (0.25, 0.75)]
