@@ -13,7 +13,7 @@ import torch
 
 from evomerge import registry
 from evomerge.engines import Engine
-from evomerge.errors import CheckpointError, ConfigError, InputError
+from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
 from evomerge.nouns import Evaluation, Job, Split
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
@@ -81,6 +81,7 @@ class Worker:
         Raises:
             CheckpointError: a source can no longer be read, or holds NaN.
             ConfigError: a task does not score its examples.
+            SearchError: the engine cannot go on; the candidate may score elsewhere.
         """
         started = time.perf_counter()
         merged = started
@@ -88,8 +89,8 @@ class Worker:
             self.engine.load(make_plan(job.recipe, self._models_of(job.recipe)))
             merged = time.perf_counter()
             tasks = self.scorers[job.split].score(self.engine.lm)
-        except (CheckpointError, ConfigError):
-            raise  # a damaged file or a wrong YAML is nobody's bad gene
+        except (CheckpointError, ConfigError, SearchError):
+            raise  # a damaged file, a wrong YAML or a broken machine is nobody's bad gene
         except Exception as error:
             # MemoryError and CUDA's own errors too: the next candidate may fit
             self.exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge.errors import SearchError
+from evomerge.executors.local import LocalExecutor
 from evomerge.nouns import Evaluation, Job
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
@@ -18,12 +21,12 @@ ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "experiments" / "zoo"
 OTHER_ORDER = [{"arithmetic": [0, 2]}, {"strings": [3, 4]}, {"arithmetic": [3, 4]}]
 SHALLOW = [{"arithmetic": [0, 2]}, {"strings": [3, 4]}]
+DEEP = [{"arithmetic": [0, 4]}, {"strings": [2, 4]}]
+VLLM = {"threads": 1, "vllm": {"kv_cache_memory_bytes": 1 << 26}}
+needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vllm")
 ENGINES = [
     ("transformers", {"threads": 1}, OTHER_ORDER),
-    pytest.param(
-        *("vllm", {"threads": 1, "vllm": {"kv_cache_memory_bytes": 1 << 26}}, SHALLOW),
-        marks=pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vllm"),
-    ),
+    pytest.param("vllm", VLLM, SHALLOW, marks=needs_vllm),
 ]
 
 
@@ -66,3 +69,22 @@ def test_an_engine_that_cannot_serve_another_depth_fails_the_candidate() -> None
     assert found.error is not None
     assert found.error.startswith("PlanError: the plan and the open models differ in ")
     assert "model.layers.3." in found.error
+
+
+@needs_vllm
+def test_a_candidate_has_not_failed_where_the_machine_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep, executor = Job(0, recipe(slices=DEEP), "search"), LocalExecutor()
+    executor.start(setup("vllm", VLLM))
+    try:
+        with monkeypatch.context() as broken:
+            broken.setattr(tempfile, "tempdir", str(tmp_path / "unmounted"))
+            executor.submit(deep)
+            with pytest.raises(SearchError, match="cannot start again"):
+                executor.result()
+        executor.submit(deep)
+        _, found = executor.result()
+        assert found.status == "done", found.error
+    finally:
+        executor.close()

@@ -43,6 +43,7 @@ class Engine(ABC):
 
         Raises:
             CandidateError: the plan gives values that are not finite.
+            SearchError: the machine has failed, whatever the plan.
         """
 
     def demand(self, plan: Plan) -> None:  # noqa: B027 - most engines take all

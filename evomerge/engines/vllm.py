@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import socket
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +20,7 @@ from evomerge.engines._architecture import demand_fit, empty_model, open_tokeniz
 from evomerge.engines._depth import demand_same_architecture
 from evomerge.engines._vllm_lora import Adapters, demand_sum, link_weights, lora_arguments
 from evomerge.engines._vllm_start import demand_vllm, known_arguments, start, stop
-from evomerge.errors import PlanError
+from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
 from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan
@@ -134,6 +136,9 @@ class VllmEngine(Engine):
 
         A plan may have another number of blocks than the models that the engine was opened with:
         what a shallower one lacks is made the identity, for a deeper one vLLM is started anew.
+
+        Raises:
+            SearchError: vLLM has to start again and cannot, with models that it did start with.
         """
         if self._models is None:
             raise RuntimeError("the engine is not open")
@@ -158,13 +163,36 @@ class VllmEngine(Engine):
             raise _exception(*failed)
 
     def _restart(self, before: Models, models: Models) -> None:
-        """Start vLLM anew; where that fails, the next candidate gets those before."""
+        """Start vLLM anew; where that fails, with the models before, or the machine is at fault.
+
+        Raises:
+            SearchError: vLLM does not start with the models before either, with which it did.
+        """
+        failed = self._reopen(before, models)
+        machine = failed if failed is None or models is before else self._reopen(before, before)
+        if isinstance(machine, CheckpointError | ConfigError):
+            raise machine
+        if machine is not None:
+            raise SearchError(
+                f"{before.base.folder}: vLLM started with this model before and cannot start "
+                f"again on {socket.gethostname()}: {type(machine).__name__}: "
+                f"{str(machine).rstrip('.')}. "
+                "See what else holds its memory or devices, then resume the run."
+            ) from machine
+        if failed is not None:
+            raise failed
+
+    def _reopen(self, before: Models, models: Models) -> Exception | None:
+        """Start vLLM anew; what went wrong, after which the next load tries with those before."""
         self.close()
         try:
             self.open(models)
-        except BaseException:
-            self._models, self._broken = before, True
-            raise
+        except Exception as error:
+            return _without_locals(error)
+        finally:
+            if self._models is None:
+                self._models, self._broken = before, True
+        return None
 
     def _break(self) -> None:
         """Start vLLM anew before the next candidate."""
@@ -230,6 +258,15 @@ def _demand_known(models: Models, folder: Path) -> None:
     if get_checkpoint_conversion_mapping(str(models.base.config.get("model_type"))) is None:
         model = empty_model(models, folder, torch.float32, torch.device("meta"))
         demand_fit(models, type(model).__name__, model.state_dict())
+
+
+def _without_locals(error: Exception) -> Exception:
+    """The error, whose traceback no longer keeps the memory of a vLLM that did not start."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def _exception(kind: str, problems: list[str]) -> Exception:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,7 @@ import pytest
 
 from evomerge import registry
 from evomerge.build import build
-from evomerge.errors import ConfigError, PlanError
+from evomerge.errors import ConfigError, PlanError, SearchError
 from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
@@ -158,6 +159,21 @@ def test_a_candidate_too_deep_for_the_memory_leaves_the_engine_to_the_next() -> 
         with pytest.raises(PlanError, match="vLLM cannot start this model"):
             tight.load(tight.recipe("linear", slices=[{"arithmetic": [0, 4]}] * 3))
         assert tight.load(recipe, SHORT) == before
+
+
+def test_a_vllm_that_cannot_start_again_is_the_machines_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for engine in zoo_engine():
+        recipe = engine.recipe("linear")
+        before = engine.load(recipe, SHORT)
+        with monkeypatch.context() as broken:
+            broken.setattr(tempfile, "tempdir", str(tmp_path / "unmounted"))
+            for blocks in (4, 4, 2):  # twice more than the run's, then as many
+                lost = engine.recipe("linear", slices=[{"arithmetic": [0, blocks]}] * 2)
+                with pytest.raises(SearchError, match=r"cannot start again on .* No such file"):
+                    engine.load(lost, SHORT)
+        assert engine.load(recipe, SHORT) == before
 
 
 def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:

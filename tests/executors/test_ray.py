@@ -31,6 +31,7 @@ FITNESS = Fitness.model_validate(
     }
 )
 KILLED_ONCE, KILLED_ALWAYS, HANGS_ONCE, OUT_OF_MEMORY, SLOW = 1.125, 1.25, 1.375, 1.5, 1.625
+UNUSABLE_ONCE = 1.6875
 
 
 def setup(engine: str = "transformers", **options: Any) -> WorkerSetup:
@@ -110,6 +111,15 @@ def test_a_worker_that_hangs_is_replaced(executor: RayExecutor, faults: Path) ->
     found = results(executor, [job(0, HANGS_ONCE), job(1, 0.625)])
     assert [found[n].status for n in (0, 1)] == ["done", "done"]
     assert loads(faults)[HANGS_ONCE] == 2
+
+
+def test_a_candidate_whose_engine_cannot_go_on_is_evaluated_elsewhere(
+    executor: RayExecutor, faults: Path
+) -> None:
+    found = results(executor, [job(0, UNUSABLE_ONCE)])
+    assert found[0].status == "done"
+    places = {pid for weight, pid in noted(faults) if weight == UNUSABLE_ONCE}
+    assert len(places) == loads(faults)[UNUSABLE_ONCE] == 2
 
 
 def test_an_engine_out_of_memory_fails_its_candidate_and_is_replaced(

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.engines.transformers import TransformersEngine as _Transformers
+from evomerge.errors import SearchError
 from evomerge.weights.plan import Plan
 
 KILLED_ONCE, KILLED_ALWAYS, HANGS_ONCE, OUT_OF_MEMORY, SLOW = 1.125, 1.25, 1.375, 1.5, 1.625
+UNUSABLE_ONCE = 1.6875
 
 
 class FaultyEngine(_Transformers):
@@ -47,6 +49,8 @@ class FaultyEngine(_Transformers):
             time.sleep(600)
         if weight == OUT_OF_MEMORY:
             raise MemoryError("no room for the cache")
+        if weight == UNUSABLE_ONCE and first:
+            raise SearchError("the device has gone")
         if weight == SLOW:
             time.sleep(3)
 
