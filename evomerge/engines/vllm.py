@@ -144,7 +144,7 @@ class VllmEngine(Engine):
             raise RuntimeError("the engine is not open")
         self.demand(plan)
         deeper = plan.models.layers > self._models.layers
-        if self._broken or deeper:
+        if self._broken or deeper or not self._forgets():
             self._restart(self._models, plan.models if deeper else self._models)
         assert self._llm is not None
         demand_same_architecture(plan, self._models)
@@ -155,12 +155,18 @@ class VllmEngine(Engine):
         arguments = (plan.models.composition.canonical_json(), plan.recipe.canonical_json())
         self._broken = True  # until the opposite is known
         failures = self._llm.collective_rpc("load_recipe", args=arguments)
-        # or prompts of a block and longer get the answers of the candidate before
-        self._llm.reset_prefix_cache()
         failed = next((failure for failure in failures if failure is not None), None)
         self._broken = failed is not None and failed[0] == "RuntimeError"
         if failed is not None:
             raise _exception(*failed)
+
+    def _forgets(self) -> bool:
+        """Empty the prefix cache, or a prompt of a block and longer gets the last one's answers.
+
+        Whether it did: vLLM keeps the blocks of all while a request that it was left with has some.
+        """
+        assert self._llm is not None
+        return bool(self._llm.reset_prefix_cache())
 
     def _restart(self, before: Models, models: Models) -> None:
         """Start vLLM anew; where that fails, with the models before, or the machine is at fault.

@@ -151,6 +151,21 @@ def test_a_request_that_fails_leaves_nothing_to_the_next_candidate(live: Live) -
     assert live.load(recipe) == before
 
 
+def test_a_request_left_over_keeps_no_cached_answers_for_the_next_candidate(live: Live) -> None:
+    from vllm import SamplingParams
+
+    one, other = live.recipe("linear"), live.recipe("ties", parameters={"density": 0.4})
+    before = live.load(other)
+    assert live.load(one) != before
+    lm: Any = live.engine.lm
+    vllm = lm.model.llm_engine
+    endless = SamplingParams(max_tokens=99, ignore_eos=True)
+    vllm.add_request("left over", {"prompt_token_ids": [5] * 130}, endless)
+    vllm.step()
+    assert not vllm.reset_prefix_cache()
+    assert live.load(other) == before
+
+
 def test_a_candidate_too_deep_for_the_memory_leaves_the_engine_to_the_next() -> None:
     # keys and values of 256 tokens take 256 KiB a block: 1 MiB for four, 3 MiB for twelve
     for tight in zoo_engine({"kv_cache_memory_bytes": 2_900_000}):
