@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from evomerge.engines._vllm_start import compiling
+
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from vllm import LLM
@@ -39,20 +41,25 @@ def live_lm(llm: LLM, folder: Path, seed: int, failed: Callable[[], None], **opt
         options: of lm-eval's model.
     """
     module = import_lm_eval_vllm()
+    compiled = not llm.llm_engine.vllm_config.model_config.enforce_eager
 
     class LiveVLLM(module.VLLM):  # type: ignore[misc, name-defined]
         def _model_generate(self, requests: Any, generate: bool = False, **given: Any) -> Any:
             try:
-                if not generate:
-                    return super()._model_generate(requests, generate=False, **given)
-                self.model.collective_rpc("seed_generators", args=(seed,))
-                try:
-                    return super()._model_generate(requests, generate=True, **given)
-                finally:
-                    self.model.collective_rpc("restore_generators")
+                with compiling(compiled):
+                    return self._seeded(requests, generate, **given)
             except Exception:
                 failed()
                 raise
+
+        def _seeded(self, requests: Any, generate: bool, **given: Any) -> Any:
+            if not generate:
+                return super()._model_generate(requests, generate=False, **given)
+            self.model.collective_rpc("seed_generators", args=(seed,))
+            try:
+                return super()._model_generate(requests, generate=True, **given)
+            finally:
+                self.model.collective_rpc("restore_generators")
 
     with _replaced(module, "LLM", lambda **_: llm):
         found: LM = LiveVLLM(pretrained=str(folder), batch_size=_ONE_BATCH, seed=seed, **options)

@@ -38,6 +38,9 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or all workers of a machine share the same cores
 }
+_UNCOMPILED = (
+    "TORCH_COMPILE_DISABLE"  # which a process reads once, when it imports torch's compiler
+)
 _running: list[LLM] = []
 _stopped: list[LLM] = []
 
@@ -99,20 +102,18 @@ def _problem(name: str, known: Sequence[str]) -> str:
 def start(arguments: Mapping[str, Any]) -> LLM:
     """A running vLLM that merges in its workers; the caller's generators stay as they are."""
     with quiet():
-        import torch
         from vllm import LLM
 
         from evomerge.engines import _vllm_repair  # noqa: F401
         from evomerge.engines._generators import Generators
 
-        if arguments["enforce_eager"]:
-            # its sampler asks for compiled code even then: seconds for the first log-probability
-            torch._dynamo.config.disable = True
-            os.environ["TORCHDYNAMO_DISABLE"] = "1"  # in its workers
         generators = Generators()
         try:
-            # weights come later, unless the arguments say otherwise
-            llm = LLM(**{"load_format": "dummy", **arguments, "worker_extension_cls": EXTENSION})
+            with compiling(not arguments["enforce_eager"]):
+                # weights come later, unless the arguments say otherwise
+                llm = LLM(
+                    **{"load_format": "dummy", **arguments, "worker_extension_cls": EXTENSION}
+                )
         finally:
             generators.restore()
     _running.append(llm)
@@ -130,6 +131,29 @@ def stop(llm: LLM) -> None:
         for one in _stopped:
             one.llm_engine.engine_core.shutdown()
         _stopped.clear()
+
+
+@contextmanager
+def compiling(wanted: bool) -> Iterator[None]:
+    """Let torch compile only where that is wanted, in this process and in those started meanwhile.
+
+    Without compiled graphs vLLM's sampler asks for compiled code all the same: seconds for the
+    first log-probability. Other engines of the process may want theirs.
+    """
+    import torch
+
+    if wanted:
+        yield
+        return
+    before = os.environ.get(_UNCOMPILED)
+    with torch._dynamo.config.patch(disable=True):
+        os.environ[_UNCOMPILED] = "1"
+        try:
+            yield
+        finally:
+            os.environ.pop(_UNCOMPILED)
+            if before is not None:
+                os.environ[_UNCOMPILED] = before
 
 
 @contextmanager

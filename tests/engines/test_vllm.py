@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -189,6 +190,22 @@ def test_a_vllm_that_cannot_start_again_is_the_machines_fault(
                 with pytest.raises(SearchError, match=r"cannot start again on .* No such file"):
                     engine.load(lost, SHORT)
         assert engine.load(recipe, SHORT) == before
+
+
+def test_an_engine_without_graphs_compiles_nothing_and_leaves_the_compiler_to_others(
+    live: Live,
+) -> None:
+    import torch
+    from torch._dynamo.testing import CompileCounter
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    live.load(live.recipe("linear"), SHORT)
+    assert not counters["frames"]
+    assert not {"TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"} & os.environ.keys()
+    graphs = CompileCounter()
+    assert torch.compile(torch.square, backend=graphs)(torch.full((2,), 3.0)).tolist() == [9, 9]
+    assert graphs.frame_count == 1
 
 
 def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:
