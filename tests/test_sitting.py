@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event
 
 from evomerge import sitting
 from evomerge.config import load_resolved
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
 from evomerge.nouns import Evaluation, Job
