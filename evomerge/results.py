@@ -70,9 +70,10 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
     recipe = recipes[number]
     if format_ == "evomerge":
         return to_yaml(recipe)
-    slots = make_plan(recipe).models.slots
-    places = {slot.name: slot.place for slot in slots}
-    return to_mergekit(recipe, places, {slot.name: slot.shape for slot in slots})
+    steps = make_plan(recipe).steps
+    places = {step.slot.name: step.slot.place for step in steps}
+    shapes = {step.slot.name: step.slot.shape for step in steps}
+    return to_mergekit(recipe, places, shapes, {step.slot.name: step.fold for step in steps})
 
 
 def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> Score:

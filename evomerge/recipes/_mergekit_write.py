@@ -14,6 +14,7 @@ from evomerge.recipes._mergekit_methods import METHOD_OF, METHODS, Method
 from evomerge.recipes._mergekit_modules import named
 from evomerge.recipes._mergekit_places import Placed
 from evomerge.recipes._mergekit_remarks import remarks
+from evomerge.recipes._mergekit_scales import Folds, by_factor
 from evomerge.recipes._mergekit_segments import by_tensor
 from evomerge.recipes._mergekit_tokens import write_tokenizer
 from evomerge.recipes._mergekit_values import Values, has_rows, with_rescale
@@ -26,7 +27,10 @@ _WHOLE_NUMBERS = ("max_iter",)
 
 
 def to_mergekit(
-    recipe: Recipe, places: Mapping[str, Placed], shapes: Mapping[str, tuple[int, ...]]
+    recipe: Recipe,
+    places: Mapping[str, Placed],
+    shapes: Mapping[str, tuple[int, ...]],
+    folds: Folds | None = None,
 ) -> str:
     """YAML text with which mergekit 0.1.5 merges to the same weights.
 
@@ -34,6 +38,7 @@ def to_mergekit(
         recipe: one that ``make_plan`` accepts.
         places: tensor name to block and role, for every tensor of the merged model.
         shapes: tensor name to shape.
+        folds: tensor name to what the recipe's scales do to it; needed where it has some.
 
     Raises:
         ExportError: everything in the recipe that mergekit lacks or would get wrong, at once.
@@ -41,6 +46,7 @@ def to_mergekit(
     digest = recipe.digest
     if recipe.operator == "segments":
         recipe = by_tensor(recipe, places, shapes)
+    recipe = by_factor(recipe, places, folds or {})
     name = METHOD_OF.get(recipe.operator)
     if name is None:
         known = did_you_mean(recipe.operator, METHOD_OF)

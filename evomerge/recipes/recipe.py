@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.recipes._scales import canonical_scales, scale_problems
 from evomerge.recipes._segments import Segments, segment_problems
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
 from evomerge.recipes._slices import Slice, canonical_slices, length, slice_problems
@@ -26,7 +27,10 @@ __all__ = ["DTYPES", "ROLES", "Recipe", "Scalar", "Segments", "TokenRow", "Token
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-_LATER = ("slices", "modules", "statistics", "chat_template", "experimental", "segments")
+_LATER = (
+    *("slices", "scales", "modules", "statistics"),
+    *("chat_template", "experimental", "segments"),
+)
 
 
 class Recipe(BaseModel):
@@ -47,6 +51,8 @@ class Recipe(BaseModel):
         operator: a name from ``evomerge list operators``.
         slices: for each run of output blocks, which blocks ``[start, end)`` of which sources (and
             of ``base``) are merged; () for every block with those of the same number.
+        scales: for each output block what the whole residual stream is multiplied by on its way
+            into it, of either sign; () for 1 throughout. Folded into the written weights.
         modules: prefixes of the names of the tensors to merge, the others are the base's; () for
             all.
         statistics: source name to a folder made by ``evomerge statistics``.
@@ -67,6 +73,7 @@ class Recipe(BaseModel):
     operator: str
     parameters: dict[str, Any] = Field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
+    scales: tuple[Annotated[float, Field(strict=True)], ...] = ()
     modules: tuple[str, ...] = ()
     statistics: dict[str, str] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
@@ -92,6 +99,7 @@ class Recipe(BaseModel):
     def _canonical(self) -> Recipe:
         settings, problems = canonical_settings(self.parameters, self.sources)
         problems += slice_problems(self.slices, self.sources, self.base)
+        problems += scale_problems(self.scales, self.depth)
         problems += tokenizer_problems(self.tokenizer, self.sources)
         problems += template_problems(self.chat_template)
         problems += segment_problems(self.segments, self.sources)
@@ -106,6 +114,7 @@ class Recipe(BaseModel):
         changed = {
             "parameters": settings,
             "slices": canonical_slices(self.slices, self.sources),
+            "scales": canonical_scales(self.scales),
             "modules": _outermost(self.modules),
             "tokenizer": canonical_tokenizer(self.tokenizer),
             "chat_template": self.chat_template or None,

@@ -62,7 +62,7 @@ def is_recipe(path: Path) -> bool:
 def _content(recipe: Recipe) -> dict[str, Any]:
     """Keys and values in the order of `Recipe`, those at their defaults left out but the old."""
     content = recipe.model_dump(mode="json", exclude_none=True)
-    for name in ("slices", "modules", "statistics", "experimental"):
+    for name in ("slices", "scales", "modules", "statistics", "experimental"):
         if not content[name]:
             del content[name]
     content["base"] = _model(recipe.base)

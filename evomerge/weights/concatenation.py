@@ -64,6 +64,8 @@ def plan_problems(plan: Plan) -> list[str]:
     ]
     if recipe.slices:
         problems.append("slices: adapters stay in their blocks. Leave engine.adapters out.")
+    if recipe.scales:
+        problems.append("scales: change more than adapters. Leave engine.adapters out.")
     rows = models.vocabulary
     if rows is not None and not all(rows.is_own(member) for member in models.members):
         problems.append("tokenizer: rows are matched anew. Leave engine.adapters out.")

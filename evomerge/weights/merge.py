@@ -131,8 +131,10 @@ class _Merger:
         """A tensor as it is."""
         size = math.prod(step.slot.shape)
         for start in range(0, size, TILE):
-            part = stretch(value, start, min(start + TILE, size))
-            result = part.to(device=self.device, dtype=step.dtype)
+            part = stretch(value, start, min(start + TILE, size)).to(self.device)
+            if step.is_folded:
+                part = _folded(part.to(torch.float32, copy=True), step)
+            result = part.to(step.dtype)
             if result.is_floating_point() and not all_finite(result):
                 raise _diagnosis(step, self.plan)
             out(start, result)
@@ -143,6 +145,8 @@ class _Merger:
         def cast(start: int, values: Tensor) -> None:
             if self.stopped.is_set():
                 raise _StoppedError
+            if step.is_folded:
+                values = _folded(values, step)
             result, finite = rounded(values, step.dtype)
             if not finite:
                 raise _diagnosis(step, self.plan)
@@ -199,6 +203,11 @@ class _Merger:
                 f"{step.slot.name}: neither the base nor a source of the recipe has it"
             )
         return base
+
+
+def _folded(values: Tensor, step: Step) -> Tensor:
+    """(n,) float32, changed in place as the recipe's scales demand."""
+    return values.mul_(step.fold.factor).add_(step.fold.offset)
 
 
 class _StoppedError(Exception):

@@ -93,6 +93,11 @@ def renumber(name: str, layer: int) -> str:
     return _NUMBER.sub(f".{layer}.", name, count=1)
 
 
+def within_block(name: str) -> str:
+    """``mlp.up.weight`` of ``model.layers.3.mlp.up.weight``; empty for a name without a number."""
+    return _split(name)[2]
+
+
 def stack(name: str) -> str | None:
     """``model.layers`` of ``model.layers.3.mlp.up.weight``; None of a name without a number."""
     path, index, _ = _split(name)

@@ -15,6 +15,7 @@ from evomerge.errors import CheckpointError, ConfigError, PlanError
 from evomerge.operators import Operator, get
 from evomerge.recipes import Recipe
 from evomerge.registry import did_you_mean
+from evomerge.weights.folding import Fold, folds
 from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models, Slot
 from evomerge.weights.segments import layout_of
@@ -30,6 +31,7 @@ _KINDS: Mapping[str, Kind] = {
 
 Frozen = tuple[tuple[str, Any], ...]
 Pieces = tuple[tuple[int, tuple[float, ...]], ...]
+_NO_FOLD = Fold(1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Step:
         per_source: parameter to its values, one for each source in ``slot.inputs``.
         shared: the operator's other parameters.
         pieces: where pieces of the tensor end, and the weights of the sources on each.
+        fold: what becomes of the merged values just before they are rounded.
     """
 
     slot: Slot
@@ -49,11 +52,17 @@ class Step:
     per_source: Mapping[str, tuple[float, ...]]
     shared: Mapping[str, Any]
     pieces: Pieces = ()
+    fold: Fold = _NO_FOLD
 
     @property
     def nbytes(self) -> int:
         """Bytes of the result."""
         return math.prod(self.slot.shape) * self.dtype.itemsize
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether `fold` changes anything."""
+        return self.fold != _NO_FOLD and self.slot.floating
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +109,15 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
         raise PlanError(problems)
     planner = _Planner(recipe, operator, models)
     pieces = _pieces(recipe, models, planner.problems)
-    steps = [replace(planner.step(s), pieces=pieces.get(s.name, ())) for s in models.slots]
+    folded = _folds(recipe, models, planner.problems)
+    steps = [
+        replace(
+            planner.step(slot),
+            pieces=pieces.get(slot.name, ()),
+            fold=folded.get(slot.name, _NO_FOLD),
+        )
+        for slot in models.slots
+    ]
     statistics = _statistics(recipe, operator, models, planner.problems)
     if planner.problems:
         raise PlanError(dict.fromkeys(planner.problems))
@@ -116,6 +133,11 @@ def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[st
         for path, count in recipe.lists()
         if count != layers
     ]
+    if recipe.scales and len(recipe.scales) != layers:
+        problems.append(
+            f"scales: {len(recipe.scales)} values, but the model has {layers} blocks. "
+            "Give one value a block."
+        )
     for name, setting in recipe.parameters.items():
         if name not in operator.parameters:
             known = did_you_mean(name, operator.parameters)
@@ -141,6 +163,15 @@ def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[st
             "follow this. Set scope: tensor, or leave it out."
         )
     return [*problems, *_count_problems(recipe, operator)]
+
+
+def _folds(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str, Fold]:
+    """Tensor name to what the recipe's scales do to it."""
+    try:
+        return folds(recipe.scales, models.base.config, models.slots)
+    except PlanError as error:
+        problems += error.problems
+        return {}
 
 
 def _pieces(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str, Pieces]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.weights import chat_templates
+from evomerge.weights.layer_types import spelled_out
 from evomerge.weights.names import DEPTH_KEYS, depth, language_parts
 from evomerge.weights.tokenizers import copy_files, write_tokenizer
 
@@ -46,7 +47,8 @@ def write_skeleton(models: Models, folder: Path, dtype: str) -> None:
 
 def merged_config(models: Models, dtype: str) -> dict[str, Any]:
     """The base's config with what the merge changed."""
-    config = _with_dtype(models.base.config, dtype)
+    said = models.base.config if models.origins is None else spelled_out(models.base.config)
+    config = _with_dtype(said, dtype)
     config.pop("_name_or_path", None)
     config["dtype"] = dtype
     # Said even where the base does not say it: its default differs by architecture (rule R10).
@@ -104,7 +106,7 @@ def _block_keys(models: Models, part: Mapping[str, Any]) -> dict[str, Any]:
             changed[key] = [
                 number
                 for number, (model, own) in enumerate(models.origins)
-                if own in _said(model.config, key, value)
+                if own in _said(spelled_out(model.config), key, value)
             ]
         elif len(value) == before and _PER_BLOCK.search(key):
             changed[key] = list(_follow(models, key, value))
@@ -114,7 +116,7 @@ def _block_keys(models: Models, part: Mapping[str, Any]) -> dict[str, Any]:
 def _follow(models: Models, key: str, value: list[Any]) -> Iterator[Any]:
     """The value of each block where the block comes from."""
     for model, own in models.origins or ():
-        theirs = _said(model.config, key, value)
+        theirs = _said(spelled_out(model.config), key, value)
         yield theirs[own] if own < len(theirs) else value[-1]
 
 

@@ -206,6 +206,12 @@ def test_slices_name_the_base_first() -> None:
     assert (one.depth, recipe().depth) == (5, None)
 
 
+def test_scales_of_one_are_none() -> None:
+    plain = recipe(slices=[{"ja": [0, 2]}])
+    assert recipe(slices=[{"ja": [0, 2]}], scales=[1, 1.0]).digest == plain.digest
+    assert recipe(scales=[1, -2]).scales == (1.0, -2.0)
+
+
 def test_modules_inside_others_are_dropped() -> None:
     assert recipe(modules=["b.c", "a.", "b", "bc"]).modules == ("a", "b", "bc")
 
@@ -228,6 +234,18 @@ def test_a_tokenizer_that_says_no_more_than_a_word_is_one() -> None:
         (
             {"sources": {"base": "other"}, "slices": [{"base": (0, 1)}]},
             "slices: a source is called 'base', but is another model. Rename it.",
+        ),
+        ({"scales": [1, 0]}, "scales.1: expected a magnitude in [0.0001, 10000], got 0"),
+        ({"scales": [float("nan")]}, "scales.0: expected a magnitude in"),
+        ({"scales": ["2"]}, "scales.0"),
+        ({"scales": [True]}, "scales.0"),
+        (
+            {"slices": [{"math": (0, 3)}], "scales": [2.0, 1.0]},
+            "scales: 2 values, but the slices have 3 blocks. Give one value a block.",
+        ),
+        (
+            {"scales": [1e4] * 8},
+            "scales.7: the scales up to here multiply to 1e+32, which float32 weights",
         ),
         ({"modules": ["."]}, "modules: expected a prefix, got '.'"),
         ({"statistics": {"maths": "s"}}, "statistics.maths: no such source. Did you mean 'math'?"),
@@ -285,6 +303,7 @@ EVERYTHING: dict[str, Any] = {
     "sources": {"math": recipe(operator="slerp", sources={"x": "y"}), "ja": "org/ja"},
     "parameters": {"weight": {"ja": [{"filter": "mlp", "value": [1, 2]}, {"value": 3}]}},
     "slices": [{"math": [0, 1]}, {"ja": [1, 2]}],
+    "scales": [0.1 + 0.2, -1.5],
     "modules": ["model"],
     "statistics": {"ja": "/stats"},
     "tokenizer": {"tokens": {"z": {"zero": True}, "a": {"source": "ja"}}},

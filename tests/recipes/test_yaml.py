@@ -61,6 +61,12 @@ def test_a_tokenizer_of_none_is_left_out() -> None:
     assert read(to_yaml(plain)) == plain
 
 
+def test_scales_come_back_exactly() -> None:
+    scaled = RECIPE.model_copy(update={"scales": (1 / 3, -1.0)})
+    assert read(to_yaml(scaled)) == scaled
+    assert "scales" not in to_yaml(RECIPE)
+
+
 @pytest.mark.parametrize("version", [None, 2, "1"])
 def test_another_version_is_refused(version: Any) -> None:
     with pytest.raises(RecipeError, match=r"r\.yaml: expected 'evomerge: 1' at the top, got"):
