@@ -87,8 +87,8 @@ def demand_fit(models: Models, kind: str, live: Mapping[str, torch.Tensor]) -> N
         if live[name].shape != shape
     ]
     # on the meta device nothing has an address, but tied tensors are one object's storage
-    filled = {_memory(live[name]) for name in wanted}
-    empty = [name for name, tensor in live.items() if _memory(tensor) not in filled]
+    filled = {memory_of(live[name]) for name in wanted}
+    empty = [name for name, tensor in live.items() if memory_of(tensor) not in filled]
     if empty:
         problems.append(
             f"{folder}: the checkpoint lacks {len(empty)} tensors of {kind}, {empty[0]} first."
@@ -97,6 +97,7 @@ def demand_fit(models: Models, kind: str, live: Mapping[str, torch.Tensor]) -> N
         raise PlanError(problems)
 
 
-def _memory(tensor: torch.Tensor) -> int:
+def memory_of(tensor: torch.Tensor) -> int:
+    """The same for tensors that share memory, on the meta device too."""
     address: int = tensor.untyped_storage()._cdata
     return address

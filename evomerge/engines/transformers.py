@@ -13,6 +13,8 @@ from pydantic import Field
 
 from evomerge.engines import Engine
 from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
+from evomerge.engines._skeleton import Skeleton
+from evomerge.engines._stacks import Stacks
 from evomerge.errors import ConfigError, PlanError
 from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.merge import Out, merge_into
@@ -67,10 +69,16 @@ class TransformersEngine(Engine):
         self.attention = attention
         self.threads = threads
         self._lm: LM | None = None
+        self._plain: Any = None
         self._targets: dict[str, torch.Tensor] = {}
+        self._stacks: Stacks | None = None
+        self._models: Models | None = None
 
     def open(self, models: Models) -> None:
-        """See `Engine.open`."""
+        """See `Engine.open`.
+
+        Opened with slices, the engine expects stacks: it takes no memory before the first.
+        """
         # seconds of import each, so not at the top
         from lm_eval.models.huggingface import HFLM
         from transformers import GenerationConfig
@@ -80,25 +88,66 @@ class TransformersEngine(Engine):
         with TemporaryDirectory(prefix="evomerge-") as name:
             folder = Path(name)
             write_skeleton(models, folder, models.dtype)
-            options = {} if self.attention is None else {"attn_implementation": self.attention}
-            device = torch.device(self.device)
-            model = empty_model(models, folder, self._dtype(models), device, **options)
-            live = model.state_dict()
-            demand_fit(models, type(model).__name__, live)
-            self._targets = {slot.name: live[slot.name] for slot in models.slots}
-            if (folder / "generation_config.json").exists():
-                model.generation_config = GenerationConfig.from_pretrained(folder)
+            said = (folder / "generation_config.json").exists()
+            self._generation = GenerationConfig.from_pretrained(folder) if said else None
+            if models.origins is None:
+                model = self._open_plain(models, folder)
+            else:
+                model = self._open_stacks(models).model
             tokenizer = open_tokenizer(models, folder)
-        self._lm = HFLM(
+        self._models = models
+        lm: Any = HFLM(
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=self.batch_size,
             max_length=self.max_length,
             **self.lm_eval.model_args(),
         )
+        lm._device = torch.device(self.device)  # that of a model without weights is none
+        self._lm = lm
+
+    def _open_plain(self, models: Models, folder: Path) -> Any:
+        """The model whose weights are merged in place."""
+        device, dtype = torch.device(self.device), self._dtype(models)
+        model = empty_model(models, folder, dtype, device, **self._options())
+        live = model.state_dict()
+        demand_fit(models, type(model).__name__, live)
+        self._targets = {slot.name: live[slot.name] for slot in models.slots}
+        if self._generation is not None:
+            model.generation_config = self._generation
+        self._plain = model
+        return model
+
+    def _open_stacks(self, models: Models) -> Stacks:
+        device, dtype = torch.device(self.device), self._dtype(models)
+        self._stacks = Stacks(models, dtype, device, self._generation, **self._options())
+        return self._stacks
+
+    def _options(self) -> dict[str, Any]:
+        return {} if self.attention is None else {"attn_implementation": self.attention}
+
+    def demand(self, plan: Plan) -> None:
+        """See `Engine.demand`: a stack is refused that Transformers cannot build."""
+        if plan.recipe.slices:
+            # without weights the device does not matter
+            Skeleton(plan.models, torch.float32, torch.device("cpu"), **self._options())
 
     def load(self, plan: Plan) -> None:
-        """See `Engine.load`."""
+        """See `Engine.load`.
+
+        A plan may stack other blocks, and another number of them, than the engine was opened with.
+        """
+        lm: Any = self.lm
+        assert self._models is not None
+        if plan.recipe.slices or self._plain is None:
+            model = (self._stacks or self._open_stacks(self._models)).load(plan)
+        else:
+            model = self._plain
+            self._load_plain(plan)
+        lm._model, lm._config = model, model.config
+
+    def _load_plain(self, plan: Plan) -> None:
+        """Merge in place."""
         planned = {step.slot.name for step in plan.steps}
         if planned != self._targets.keys():
             stray = sorted(planned ^ self._targets.keys())
@@ -151,7 +200,7 @@ class TransformersEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._lm = None
+        self._lm = self._plain = self._stacks = self._models = None
         self._targets = {}
         if torch.device(self.device).type == "cuda":
             torch.cuda.empty_cache()

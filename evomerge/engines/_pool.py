@@ -1,0 +1,171 @@
+"""Merged tensors by what they are, each once, kept from candidate to candidate."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from evomerge.weights.merge import Out, merge_into
+from evomerge.weights.models import Models
+from evomerge.weights.plan import Plan, Step
+
+Spare = defaultdict[tuple[tuple[int, ...], torch.dtype], list[Tensor]]
+
+# Settings whose effect depends on where in the stack a tensor stands.
+_PLACED = ("sparsify_", "lines_")
+# Operators that measure the whole model, whatever their scope.
+_WHOLE = ("opcm", "fisher")
+
+
+def identities(plan: Plan) -> dict[str, Hashable]:
+    """Name of every tensor to what its value depends on, its place left out where it can be.
+
+    Equal identities have equal values, so that a block which a stack has several times is one
+    block. Random numbers come from a tensor's name, and LiNeS scales by depth: there the place is a
+    part of the identity, as in the checkpoint that is built.
+    """
+    operator, recipe, models = plan.operator, plan.recipe, plan.models
+    keys = recipe.parameters
+    placed = operator.random or operator.name == "lines" or any(k.startswith(_PLACED) for k in keys)
+    # another stack has other tensors, and so another threshold
+    whole = recipe.canonical_json() if _looks_at_all(plan) else ""
+    rows = ""
+    if models.vocabulary is not None:
+        rows = models.composition.model_copy(update={"slices": ()}).canonical_json()
+
+    def identity(step: Step) -> Hashable:
+        slot = step.slot
+        inputs = tuple((name, models.sources[name], own) for name, own in slot.inputs.items())
+        statistics = tuple(recipe.statistics.get(name) for name in slot.inputs)
+        settings = [repr(getattr(step, f.name)) for f in fields(step) if f.name != "slot"]
+        return (
+            *(operator.name, recipe.seed, inputs, statistics, *settings),
+            *((models.base, slot.base) if slot.base is not None else ()),
+            (slot.place.role, len(slot.lacking), slot.merged),
+            (slot.key, models.layers, slot.place.layer) if placed or whole else (),
+            whole,
+            rows if slot.aligned else "",
+        )
+
+    return {step.slot.name: identity(step) for step in plan.steps}
+
+
+class _Key(NamedTuple):
+    """A tensor of the pool: what it is made of, the dtype it is held in, and whether scaled."""
+
+    identity: Hashable
+    dtype: torch.dtype
+    scaled: bool
+
+
+class Pool:
+    """Merged tensors that candidates share.
+
+    What the present candidate does not need stays for later ones while there is room, and goes
+    in the order of its last use. Its memory is used again.
+
+    Args:
+        limit_bytes: that the pool may hold, or as much as one candidate needs, if that is more.
+    """
+
+    def __init__(self, limit_bytes: int, device: torch.device) -> None:
+        self.limit_bytes, self.device = limit_bytes, device
+        self._held: dict[_Key, Tensor] = {}  # in the order of their last use
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held."""
+        return sum(tensor.nbytes for tensor in self._held.values())
+
+    def tensors(self, plan: Plan, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The plan's tensors by name; those that are not held are merged.
+
+        Args:
+            like: tensors of the live model by name, whose dtypes the results have.
+
+        Raises:
+            CheckpointError, PlanError, CandidateError: as `merge_into`; what was begun is dropped.
+        """
+        known = identities(plan)
+        steps = {
+            _Key(known[step.slot.name], like[step.slot.name].dtype, step.is_folded): step
+            for step in plan.steps
+        }
+        missing = {key: step for key, step in steps.items() if key not in self._held}
+        if missing and _looks_at_all(plan):
+            missing = steps
+        self._allocate(steps, missing)
+        try:
+            self._merge(plan, missing)
+        except BaseException:
+            for key in missing:
+                del self._held[key]
+            raise
+        by_identity = {key.identity: self._held[key] for key in steps}
+        return {name: by_identity[identity] for name, identity in known.items()}
+
+    def _allocate(self, steps: Mapping[_Key, Step], missing: Mapping[_Key, Step]) -> None:
+        """Take memory for what is missing, first that of what goes."""
+        new = [key for key in missing if key not in self._held]
+        nbytes = {key: math.prod(steps[key].slot.shape) * key.dtype.itemsize for key in new}
+        spare = self._make_room(steps, sum(nbytes.values()))
+        for key in new:
+            shape = steps[key].slot.shape
+            left = spare[shape, key.dtype]
+            self._held[key] = (
+                left.pop() if left else torch.empty(shape, dtype=key.dtype, device=self.device)
+            )
+        for key in steps:
+            self._held[key] = self._held.pop(key)  # to the end: used last
+
+    def _make_room(self, wanted: Collection[_Key], nbytes: int) -> Spare:
+        """Let go of tensors, by shape and dtype: scaled ones first, as no other path has them."""
+        excess = self.nbytes + nbytes - self.limit_bytes
+        spare: Spare = defaultdict(list)
+        unused = [key for key in self._held if key not in wanted]
+        for key in sorted(unused, key=lambda key: not key.scaled):
+            if excess <= 0:
+                break
+            tensor = self._held.pop(key)
+            excess -= tensor.nbytes
+            spare[tuple(tensor.shape), tensor.dtype].append(tensor)
+        return spare
+
+    def _merge(self, plan: Plan, missing: Mapping[_Key, Step]) -> None:
+        if not missing:
+            return
+        targets = {step.slot.name: self._held[key].view(-1) for key, step in missing.items()}
+
+        def into(step: Step) -> Out:
+            target = targets[step.slot.name]
+
+            def out(start: int, values: Tensor) -> None:
+                target[start : start + values.numel()].copy_(values)
+
+            return out
+
+        merge_into(replace(plan, steps=tuple(missing.values())), into, self.device)
+
+
+def distinct_bytes(models: Models, like: Mapping[str, Tensor]) -> int:
+    """Bytes of the merged tensors, those with the same inputs counted once.
+
+    Args:
+        like: tensors of the live model by name.
+    """
+    distinct: dict[Hashable, int] = {}
+    for slot in models.slots:
+        made_of = tuple((id(models.sources[name]), own) for name, own in slot.inputs.items())
+        distinct[made_of or (slot.base,)] = like[slot.name].nbytes
+    return sum(distinct.values())
+
+
+def _looks_at_all(plan: Plan) -> bool:
+    """Whether a merged tensor depends on the inputs of the others."""
+    return plan.operator.name in _WHOLE or "global" in plan.recipe.parameters.values()
