@@ -24,6 +24,7 @@ from evomerge.errors import ConfigError, InputError
 from evomerge.executors import Executor
 from evomerge.nouns import Gene
 from evomerge.optimizers import Optimizer
+from evomerge.recipes import Recipe
 from evomerge.registry import Component, component
 from evomerge.scoring import Fitness
 from evomerge.scoring.tasks import task_problems
@@ -158,9 +159,7 @@ def _compose(
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     assert models and space and optimizer and engine and live and executor
-    setup = WorkerSetup(
-        file.base, file.sources, file.tokenizer, file.fitness, file.engine["name"], engine.options
-    )
+    setup = _setup(file, space, engine.options)
     search = Search(
         ground,
         space,
@@ -264,9 +263,33 @@ def _plans(space: Space, models: Models, engine: Engine | None) -> None:
         options: tuple[Gene, ...] = parameter.choices or (parameter.initial,)
         for value in options if parameter.name == "operator" else (parameter.initial,):
             chosen = type(genome)({**genome.genes, parameter.name: value})
-            plan = make_plan(space.decode(chosen), models)
+            recipe = space.decode(chosen)
+            plan = make_plan(recipe, models.stacked(recipe))
             if engine is not None:
                 engine.demand(plan)
+    largest = space.largest()
+    if largest is not None:
+        make_plan(largest, models.stacked(largest))
+
+
+def _setup(file: SearchFile, space: Space, engine_options: Mapping[str, Any]) -> WorkerSetup:
+    """What workers are started with: all models, and the deepest stack of their blocks."""
+    base: str | Recipe = file.base
+    sources: dict[str, str | Recipe] = dict(file.sources)
+    largest = space.largest()
+    if largest is not None:
+        base, sources = largest.base, sources | largest.sources
+        if file.base not in (base, *sources.values()):
+            sources["base_model"] = file.base
+    return WorkerSetup(
+        base,
+        sources,
+        file.tokenizer,
+        file.fitness,
+        file.engine["name"],
+        engine_options,
+        () if largest is None else largest.slices,
+    )
 
 
 def _record(file: SearchFile, ground: Ground, engine: Mapping[str, Any]) -> RunRecord:

@@ -36,7 +36,8 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
         ConfigError: a budget of GPU hours, and the timed candidate was on none.
     """
     search, models, executor = loaded.search, loaded.models, loaded.search.new_executor()
-    plan = make_plan(search.space.decode(search.space.initial()), models)
+    recipe = search.space.decode(search.space.initial())
+    plan = make_plan(recipe, models.stacked(recipe))
     compared = len(list(baselines(search.ground, search.space.operators)))
     evaluations = search.budget.evaluations
     examples = example_counts(loaded.file.fitness)
@@ -50,6 +51,7 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
             **{name: source.parameter_count for name, source in models.sources.items()},
         },
         "layers": models.layers,
+        **_stacks(loaded, plan),
         "merged_bytes": plan.nbytes,
         "operators": list(search.space.operators),
         "genome_dimension": len(search.space.parameters),
@@ -61,8 +63,28 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
         "held_out_examples": examples["held_out"],
         "examples_to_answer": "as many as the time allows" if total is None else total + held_out,
         "bytes_to_merge": plan.nbytes * ((evaluations or 0) + compared),
-        **_memory(loaded, plan, executor),
+        **_memory(loaded, _largest(loaded) or plan, executor),
         **(_probe(loaded, compared, executor) if probe else {}),
+    }
+
+
+def _largest(loaded: Loaded) -> Plan | None:
+    """Of the deepest stack of the space, if it stacks blocks."""
+    recipe = loaded.search.space.largest()
+    return None if recipe is None else make_plan(recipe, loaded.models.stacked(recipe))
+
+
+def _stacks(loaded: Loaded, start: Plan) -> dict[str, Any]:
+    """Blocks and weights of the start and of the largest stack, where blocks are stacked."""
+    largest = _largest(loaded)
+    if largest is None:
+        return {}
+    return {
+        name: {
+            "layers": plan.models.layers,
+            "parameters": sum(math.prod(step.slot.shape) for step in plan.steps),
+        }
+        for name, plan in (("start", start), ("largest_stack", largest))
     }
 
 

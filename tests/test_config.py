@@ -299,3 +299,24 @@ def test_descriptors_that_are_no_tasks_are_refused(tmp_path: Path) -> None:
     assert problem.endswith(
         "optimizer: descriptors: 'arithmetik' is no task of the fitness. Did you mean 'arithmetic'?"
     )
+
+
+def test_workers_of_stacks_open_all_models_at_the_greatest_depth(tmp_path: Path) -> None:
+    content = changed("space", {"kind": "dataflow", "leading": "strings", "max_layers": 9})
+    setup = load(write(tmp_path, content)).search.setup
+    strings, arithmetic = (GOOD["sources"][name] for name in ("strings", "arithmetic"))
+    assert len(setup.slices) == 9
+    assert (setup.base, list(setup.slices[0]), list(setup.slices[-1])) == (
+        *(strings, ["strings"], ["strings"]),
+    )
+    # the base is compared with, though no path leads through it
+    assert setup.sources == {
+        **{"arithmetic": arithmetic, "strings": strings, "base_model": GOOD["base"]}
+    }
+
+
+def test_all_that_is_wrong_with_a_stack_is_told_at_once(tmp_path: Path) -> None:
+    keys = {"kind": "dataflow", "keep": {"base": "all"}, "max_layers": 3, "max_parameters": 10}
+    told = problems(tmp_path, {**changed("space", keys), "fitness": "zoo_skils"})
+    assert len(told) == 3
+    assert "space: max_layers: 3, but the ends" in told[1]

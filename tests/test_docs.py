@@ -14,9 +14,11 @@ from evomerge.documents import parse_yaml
 from evomerge.executors import Executor
 from evomerge.operators import get
 from evomerge.recipes.yaml import from_yaml
-from evomerge.registry import component
+from evomerge.registry import component, options_model, validate_options
 from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile
+from evomerge.spaces import Ground
+from evomerge.spaces.dataflow import DataflowSpace
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -103,6 +105,17 @@ def test_recipes_in_documents_are_recipes(block: str) -> None:
     operator = get(recipe.operator)
     assert set(recipe.parameters) <= set(operator.parameters)
     assert bool(recipe.statistics) == (operator.statistics is not None)
+
+
+def test_the_space_in_the_document_on_stacks_is_one() -> None:
+    text = (ROOT / "docs" / "dataflow.md").read_text("utf-8")
+    keys = parse_yaml(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0], "docs/dataflow.md")
+    assert keys.pop("kind") == "dataflow"
+    ground = Ground("/base", {name: f"/{name}" for name in ("math", "ja", "code")}, 32, "bfloat16")
+    space = DataflowSpace(ground, **validate_options(DataflowSpace, keys, ""))
+    assert space.decode(space.initial()).depth == 32
+    for option in options_model(DataflowSpace).model_fields:
+        assert re.search(rf"`{option}`|^{option}:", text, re.MULTILINE), option
 
 
 def test_files_for_clusters_are_whole() -> None:

@@ -126,3 +126,12 @@ def test_the_timed_candidate_of_a_crossover_is_a_child(monkeypatch: pytest.Monke
     (recipe,) = merged
     assert recipe.segments is not None
     assert list(recipe.segments.rows) == [(0.75, 0.25), (0.25, 0.75)]
+
+
+def test_check_shows_the_start_and_the_largest_stack() -> None:
+    block, around = 213_248, 125_568
+    facts = estimate(loaded(space={"kind": "dataflow", "max_layers": 7}))
+    assert facts["start"] == {"layers": 4, "parameters": around + 4 * block}
+    assert facts["largest_stack"] == {"layers": 7, "parameters": around + 7 * block}
+    assert facts["weights_bytes_per_worker"] == 4 * (around + 7 * block)
+    assert "start" not in estimate(loaded())

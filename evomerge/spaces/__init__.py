@@ -51,8 +51,13 @@ class Ground:
         operator: str,
         parameters: Mapping[str, object] | None = None,
         segments: Mapping[str, object] | None = None,
+        stack: Mapping[str, object] | None = None,
     ) -> Recipe:
         """A recipe over all sources.
+
+        Args:
+            operator, parameters, segments: as in `Recipe`.
+            stack: its slices and scales.
 
         Raises:
             RecipeError: values that no recipe can hold, all at once.
@@ -66,6 +71,7 @@ class Ground:
             "dtype": self.dtype,
             "tokenizer": self.tokenizer,
             "experimental": self.experimental,
+            **(stack or {}),
         }
         if get(operator).statistics is not None:
             of = self.statistics
@@ -107,6 +113,13 @@ class Space(ABC):
     def initial(self) -> Genome:
         """The genome that a search starts from."""
         return Genome({p.name: p.initial for p in self.parameters})
+
+    def largest(self) -> Recipe | None:
+        """The recipe of the deepest model that the space may propose, over all models that it uses.
+
+        None where all recipes merge the base with the sources of the search, block by block.
+        """
+        return None
 
     def representative(self) -> Genome:
         """The whole genome of a candidate that takes as long as most: `initial`, as a rule."""

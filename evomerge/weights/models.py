@@ -89,7 +89,8 @@ class Models:
         chat_template: str | None = None,
         opened: dict[str, Checkpoint] | None = None,
     ) -> None:
-        found = _open_all(base, sources, {} if opened is None else opened)
+        self._opened = {} if opened is None else opened
+        found = _open_all(base, sources, self._opened)
         self.base = found[_key(base)]
         self.sources = {name: found[_key(reference)] for name, reference in sources.items()}
         self._references = dict(sources)
@@ -182,6 +183,16 @@ class Models:
         head = self.base.embedding if all_tied else None
         chosen.slots = refill(self.slots, origin, head=head)
         return chosen
+
+    def stacked(self, recipe: Recipe) -> Models:
+        """The models of one recipe of a search, which may stack their blocks anew.
+
+        Raises:
+            CheckpointError, PlanError: as the constructor; as `select` where nothing is stacked.
+        """
+        if not recipe.slices:
+            return self.select(recipe.sources)
+        return Models.of(recipe, self._opened)
 
     @property
     def composition(self) -> Recipe:

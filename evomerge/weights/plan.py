@@ -197,7 +197,8 @@ def _pieces(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str,
 def _count_problems(recipe: Recipe, operator: Operator) -> list[str]:
     """Too many sources, or too few, for the operator."""
     groups = [tuple(s) for s in recipe.slices] or [tuple(recipe.sources)]
-    counts = {len([name for name in group if name != "base"]) for group in groups}
+    # the base takes part as one of the sources only where it is one
+    counts = {len([name for name in group if name in recipe.sources]) for group in groups}
     least = 1 if operator.on == "pair" else operator.sources
     most = operator.sources
     if most is None or least is None or all(least <= count <= most for count in counts):

@@ -15,6 +15,7 @@ from evomerge.nouns import Gene, Genome, Parameter
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
+from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.parameter import ParameterSpace
 from evomerge.weights.models import Models
 
@@ -149,6 +150,30 @@ def test_weights_and_their_scale_are_never_both_free() -> None:
     for name in NAMES:
         free = {gene.name.partition(".")[0] for gene in load(name).parameters}
         assert not {"weight", "lam"} <= free, name
+
+
+@pytest.mark.parametrize(
+    ("name", "genes", "start", "deepest"),
+    [
+        ("dataflow", 22 + 23, ["base 0", "base 1", "base 2", "base 3"], 24),
+        ("layer_pruning", 2, ["base 0", "base 1", "base 2", "base 3"], 4),
+        ("layer_shuffle", 2, ["base 0", "base 1", "base 2", "base 3"], 4),
+        ("depth_upscaling", 4, ["base 0", "base 1", "base 2", "base 1", "base 2", "base 3"], 8),
+    ],
+)
+def test_presets_of_stacks_start_where_the_field_would(
+    name: str, genes: int, start: list[str], deepest: int
+) -> None:
+    keys = read_yaml(FOLDER / f"{name}.yaml")
+    assert keys.pop("kind") == "dataflow"
+    space = DataflowSpace(
+        Ground("/base", {"a": "/a"}, 4, "float32"),
+        **registry.validate_options(DataflowSpace, keys, f"{name}: "),
+    )
+    recipe = space.decode(space.initial())
+    found = [f"{n} {first}" for s in recipe.slices for n, (first, _) in s.items()]
+    assert (len(space.parameters), found, recipe.scales) == (genes, start, ())
+    assert space.largest().depth == deepest
 
 
 def test_the_preset_of_crossover_starts_at_a_source(zoo: Path) -> None:

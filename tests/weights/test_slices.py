@@ -98,6 +98,19 @@ def test_the_base_alone_is_copied_where_a_slice_names_a_copy_of_it(tiny: Tiny) -
     assert_same(block(made, 2), block(weights(tiny(1)), 1))
 
 
+def test_blocks_of_a_base_that_is_a_source_pass_through(tiny: Tiny) -> None:
+    slices = [{"base": [0, 2]}, {"a": [1, 2]}, {"base": [2, 3]}]
+    made = merged(recipe(tiny(), slices, "passthrough", base=tiny(), a=tiny(1)))
+    assert_same(block(made, 2), block(weights(tiny(1)), 1))
+    assert_same(block(made, 3), block(weights(tiny()), 2))
+
+
+def test_two_models_in_a_slice_do_not_pass_through(tiny: Tiny) -> None:
+    both = recipe(tiny(), [{"base": [0, 1], "a": [1, 2]}], "passthrough", base=tiny(), a=tiny(1))
+    with pytest.raises(PlanError, match=r"passthrough merges one source\. Got 2: in each slice"):
+        make_plan(both)
+
+
 def test_a_base_too_shallow_for_its_part_gives_nothing_there(tiny: Tiny) -> None:
     deep = tiny(1, num_hidden_layers=5)
     plan = make_plan(recipe(tiny(), [{"a": [1, 5]}], a=deep))

@@ -1,0 +1,205 @@
+"""Genes that say what the residual stream is multiplied by on its way from block to block."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evomerge.nouns import Parameter
+from evomerge.spaces._path import Slot, Slots
+
+Genes = Mapping[str, Any]
+Kind = Literal["none", "hop", "matrix", "network"]
+_LEAST, _MOST = 1e-2, 1e2
+
+
+class Scaling(BaseModel):
+    """What hops may be scaled by.
+
+    Attributes:
+        kind: ``none``; ``hop``, one gene for each slot, on the way into it; ``matrix``, one for
+            each pair of blocks; ``network``, the weights of a small network of both blocks and the
+            slot.
+        low, high: of the magnitude of a scale, away from zero.
+        initial: where the search starts.
+        negative: let genes run from -high to high. Of those nearer to zero than low the magnitude
+            is low.
+        hidden: units of the network.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind = "hop"
+    low: float = Field(default=0.7, ge=_LEAST, le=_MOST)
+    high: float = Field(default=1.4, ge=_LEAST, le=_MOST)
+    initial: float = 1.0
+    negative: bool = False
+    hidden: int = Field(default=4, ge=1, le=64)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    def problems(self) -> list[str]:
+        """What is wrong with the bounds."""
+        if self.low > self.high:
+            return [f"scales: low {self.low:g} lies above high {self.high:g}"]
+        magnitude = abs(self.initial) if self.negative else self.initial
+        if not self.low <= magnitude <= self.high:
+            return [f"scales.initial: {self.initial:g} lies outside [{self.low:g}, {self.high:g}]"]
+        return []
+
+    def parameter(self, name: str) -> Parameter:
+        """The gene of one scale."""
+        if self.negative:
+            return Parameter(name, "float", self.initial, -self.high, self.high)
+        return Parameter(name, "float", self.initial, self.low, self.high, "log")
+
+    def value(self, gene: float) -> float:
+        """The scale that a number stands for."""
+        low = math.copysign(self.low, gene)
+        return low if abs(gene) < self.low else min(max(gene, -self.high), self.high)
+
+
+class Hops(ABC):
+    """The scales of a path.
+
+    Args:
+        slots: all slots.
+    """
+
+    def __init__(self, scaling: Scaling, slots: Slots) -> None:
+        self.scaling, self.slots = scaling, slots
+
+    @property
+    @abstractmethod
+    def parameters(self) -> list[Parameter]:
+        """The genes."""
+
+    @abstractmethod
+    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+        """What the stream is multiplied by between two neighbours in a path."""
+
+    def scales(self, genes: Genes, path: Sequence[Slot]) -> tuple[float, ...]:
+        """One for each block; that of the first, to which no hop leads, is 1."""
+        return (1.0, *(self._scale(genes, before, slot) for before, slot in pairwise(path)))
+
+
+class NoScales(Hops):
+    """Every scale is 1: the paper's ablation."""
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """See `Hops`."""
+        return []
+
+    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+        return 1.0
+
+
+class OnePerSlot(Hops):
+    """The scale on the way into a slot, wherever from."""
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """See `Hops`."""
+        return [self.scaling.parameter(f"scale.{slot.name}") for slot in self.slots.all[1:]]
+
+    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+        return self.scaling.value(float(genes[f"scale.{slot.name}"]))
+
+
+class Matrix(Hops):
+    """W_ij for each pair of blocks i and j, whatever the slots.
+
+    Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2.
+    """
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """See `Hops`."""
+        labels = [f"{model}.{layer}" for model, layer in self.slots.blocks]
+        return [self.scaling.parameter(f"scale.{i}.{j}") for i in labels for j in labels]
+
+    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+        label = f"scale.{before.model}.{before.layer}.{slot.model}.{slot.layer}"
+        return self.scaling.value(float(genes[label]))
+
+
+class Network(Hops):
+    """W_ij = pi_theta(i, j, t): a network of one hidden layer, whose weights theta are the genes.
+
+    Its inputs are the two blocks' numbers among all, and the slot's, each between -1 and 1, and 1.
+    Hidden units are hyperbolic tangents, the output is taken between low (or -high) and high by a
+    logistic function, which is `initial` where the output is 0: there the search starts, with
+    weights of the hidden units that are drawn once and for all.
+
+    Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2, which does not describe the network.
+    """
+
+    _INPUTS = ("from", "to", "slot", "one")
+
+    def __init__(self, scaling: Scaling, slots: Slots) -> None:
+        super().__init__(scaling, slots)
+        self._numbers = {block: number for number, block in enumerate(slots.blocks)}
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """See `Hops`."""
+        hidden = range(self.scaling.hidden)
+        generator = np.random.default_rng(0)
+        starts = generator.uniform(-2, 2, (self.scaling.hidden, len(self._INPUTS)))
+        inner = [
+            Parameter(f"theta.{unit}.{word}", "float", float(starts[unit, column]), -4.0, 4.0)
+            for unit in hidden
+            for column, word in enumerate(self._INPUTS)
+        ]
+        return [*inner, *(Parameter(f"theta.{u}.out", "float", 0.0, -4.0, 4.0) for u in hidden)]
+
+    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+        inputs = (
+            _spread(self._numbers[before.block], len(self._numbers)),
+            _spread(self._numbers[slot.block], len(self._numbers)),
+            _spread(slot.number, len(self.slots.all)),
+            1.0,
+        )
+        total = math.fsum(
+            float(genes[f"theta.{unit}.out"])
+            * math.tanh(
+                math.fsum(
+                    float(genes[f"theta.{unit}.{word}"]) * value
+                    for word, value in zip(self._INPUTS, inputs, strict=True)
+                )
+            )
+            for unit in range(self.scaling.hidden)
+        )
+        return self.scaling.value(self._squashed(total))
+
+    def _squashed(self, total: float) -> float:
+        """Low (or -high) and high far out, initial at 0."""
+        scaling = self.scaling
+        low = -scaling.high if scaling.negative else scaling.low
+        share = (scaling.initial - low) / (scaling.high - low) if scaling.high > low else 0.5
+        if total == 0 or not 0 < share < 1:
+            return scaling.initial
+        return low + (scaling.high - low) / (1 + (1 / share - 1) * math.exp(-total))
+
+
+KINDS: Mapping[Kind, type[Hops]] = {
+    "none": NoScales,
+    "hop": OnePerSlot,
+    "matrix": Matrix,
+    "network": Network,
+}
+
+
+def _spread(number: int, count: int) -> float:
+    """Number 0 as -1, the last as 1."""
+    return 2 * number / max(count - 1, 1) - 1

@@ -1,0 +1,170 @@
+"""Genes that say which slots are in a path, and in which order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from evomerge.nouns import Parameter
+from evomerge.spaces._path import Slot, Slots
+
+Genes = Mapping[str, Any]
+_STEPS_IN = 2 / 3  # two of the standard deviations with which a search starts, of 1/6 of [-1, 1]
+
+
+class Chosen(NamedTuple):
+    """The slots of a path, and how much each is worth where some must go."""
+
+    path: tuple[Slot, ...]
+    worth: Mapping[Slot, float]
+
+
+class Indicators(ABC):
+    """Which of the slots between the ends are in.
+
+    Args:
+        slots: all of them.
+        kept: those without a gene, always in.
+    """
+
+    def __init__(self, slots: Slots, kept: frozenset[Slot]) -> None:
+        self.slots, self.kept = slots, kept
+        self.free = [slot for slot in slots.between if slot not in kept]
+
+    @property
+    @abstractmethod
+    def parameters(self) -> list[Parameter]:
+        """The genes."""
+
+    @abstractmethod
+    def chosen(self, genes: Genes) -> Chosen:
+        """The path of a genome, its ends included."""
+
+    def _path(self, included: set[Slot]) -> tuple[Slot, ...]:
+        return tuple(s for s in self.slots.all if s in included or s in self.kept)
+
+    def _starts_in(self, slot: Slot) -> bool:
+        leading = self.slots.first.model
+        own = slot.repetition == 0 and slot.model == leading
+        return own and slot.layer < self.slots.layers[leading] - 1
+
+
+class Bits(Indicators):
+    """A flag for each slot. Of a path that is too long, the last slots go."""
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """See `Indicators`."""
+        return [Parameter(f"in.{s.name}", "bool", self._starts_in(s)) for s in self.free]
+
+    def chosen(self, genes: Genes) -> Chosen:
+        """See `Indicators`."""
+        return Chosen(self._path({s for s in self.free if genes[f"in.{s.name}"]}), {})
+
+
+class Thresholds(Indicators):
+    """A number in [-1, 1] for each slot, which is in where it is positive; the least go first.
+
+    Args:
+        absent: where the genes of slots that are out start.
+
+    Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2.
+    """
+
+    def __init__(self, slots: Slots, kept: frozenset[Slot], absent: float) -> None:
+        super().__init__(slots, kept)
+        self.absent = absent
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """See `Indicators`."""
+        starts = {slot: _STEPS_IN if self._starts_in(slot) else self.absent for slot in self.free}
+        return [Parameter(f"in.{s.name}", "float", at, -1.0, 1.0) for s, at in starts.items()]
+
+    def chosen(self, genes: Genes) -> Chosen:
+        """See `Indicators`."""
+        worth = {slot: float(genes[f"in.{slot.name}"]) for slot in self.free}
+        return Chosen(self._path({slot for slot, value in worth.items() if value > 0}), worth)
+
+
+class Everything(Indicators):
+    """No genes: every slot is in."""
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """See `Indicators`."""
+        return []
+
+    def chosen(self, genes: Genes) -> Chosen:
+        """See `Indicators`."""
+        return Chosen(self.slots.all, {})
+
+
+class Runs(Indicators):
+    """One run of neighbouring blocks for each model in each repetition: where it begins and ends.
+
+    A run that ends where it begins, or before, is empty. Of a path that is too long, the last
+    slots go.
+
+    Args:
+        overlap: the share of the leading model's blocks that its first two runs both have at the
+            start; 0 for its own path.
+
+    Source: Kim et al. 2024, arXiv:2312.15166 (SOLAR: 32 blocks, two runs that share 16).
+    """
+
+    def __init__(self, slots: Slots, kept: frozenset[Slot], overlap: float) -> None:
+        super().__init__(slots, kept)
+        self.overlap = overlap
+        self.runs = list(dict.fromkeys((s.repetition, s.model) for s in self.slots.all))
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """See `Indicators`."""
+        found = []
+        for repetition, model in self.runs:
+            layers = self.slots.layers[model]
+            start, end = self._start(repetition, model)
+            for word, at in (("from", start), ("to", end)):
+                found.append(
+                    Parameter(f"{word}.{repetition}.{model}", "int", at, 0.0, float(layers))
+                )
+        return found
+
+    def _start(self, repetition: int, model: str) -> tuple[int, int]:
+        """Where the search starts: the leading model's own path, or two runs that overlap."""
+        layers = self.slots.layers[model]
+        if model == self.slots.first.model and repetition < 2:
+            if not self.overlap:
+                # the last block is at the end of every path
+                return (0, layers - 1) if repetition == 0 else (layers, layers)
+            end = -(-(layers + round(self.overlap * layers)) // 2)
+            return (0, end) if repetition == 0 else (layers - end, layers)
+        return layers // 2, layers // 2
+
+    def chosen(self, genes: Genes) -> Chosen:
+        """See `Indicators`."""
+        included = {
+            slot
+            for slot in self.free
+            if int(genes[f"from.{slot.repetition}.{slot.model}"])
+            <= slot.layer
+            < int(genes[f"to.{slot.repetition}.{slot.model}"])
+        }
+        return Chosen(self._path(included), {})
+
+
+def order_genes(slots: Sequence[Slot]) -> list[Parameter]:
+    """A gene for each slot between the ends by which those of a path are sorted."""
+    count = len(slots)
+    return [
+        Parameter(f"order.{slot.name}", "float", (place + 0.5) / count)
+        for place, slot in enumerate(slots)
+    ]
+
+
+def sorted_path(path: Sequence[Slot], genes: Genes) -> tuple[Slot, ...]:
+    """The path with what is between its ends sorted; slots whose genes are equal in their order."""
+    first, *between, last = path
+    return (first, *sorted(between, key=lambda slot: float(genes[f"order.{slot.name}"])), last)

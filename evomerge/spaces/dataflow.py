@@ -1,0 +1,263 @@
+"""The data-flow space: a path through the blocks of several models, with scales on its hops.
+
+Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2 (merging in the data flow space).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evomerge.errors import ConfigError
+from evomerge.nouns import Genome
+from evomerge.recipes import Recipe
+from evomerge.registry import did_you_mean
+from evomerge.spaces import Ground, Space
+from evomerge.spaces._hops import KINDS, Scaling
+from evomerge.spaces._indicators import (
+    Bits,
+    Everything,
+    Indicators,
+    Runs,
+    Thresholds,
+    order_genes,
+    sorted_path,
+)
+from evomerge.spaces._path import Block, Limits, Slot, Slots
+
+BASE = "base"
+OTHER_BASE = "base_model"  # what a recipe calls the base where another model leads
+Blocks = list[int] | Literal["all"]
+
+
+class DataflowSpace(Space):
+    """Stacks of blocks: which of them, in which order, and how their hops are scaled.
+
+    Slots are the blocks of the models in order, [A's, B's, ...], as often as there are
+    `repetitions`; the leading model A's first block is at the beginning of every path, its last
+    block at the end, and its embedding, tokenizer, final norm and head are those of every stack.
+    The search starts from A's own path with every scale at `initial`.
+
+    A path that breaks a limit loses blocks until it does not: first, if `monotone`, those that
+    step back; then those with the lowest threshold, of equals (and of bits, runs and slots that
+    are all in) the last in the path. The ends and the blocks of `keep` stay.
+
+    Args:
+        ground: the models, open.
+        leading: A: a source's name, or ``base``.
+        sources: the other models, in order; all sources by default, none for A alone.
+        repetitions: how often the models come one after another.
+        indicators: ``bits``, a flag a slot; ``thresholds``, a number a slot, which is in where it
+            is positive; ``runs``, where one run of blocks begins and ends, for each model in each
+            repetition; ``all`` slots are in.
+        absent: where the thresholds of absent slots start; those of A start at 2/3.
+        overlap: of ``runs``: the share of A's blocks that its first two runs share at the start.
+        order: sort what is between the ends by genes of their own.
+        scales: ``none``, ``hop`` (the default), ``matrix``, ``network``, or all of a `Scaling`.
+        max_layers: blocks of the deepest stack.
+        max_parameters: weights of the largest stack.
+        monotone: along a path the blocks of one model never step back; repeats are no step.
+        keep: model to the numbers of its blocks that are always in, or ``all``.
+
+    Raises:
+        ConfigError: no such models, limits that the blocks to keep break, or nothing that varies.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        *,
+        leading: str = BASE,
+        sources: list[str] | None = None,
+        repetitions: Annotated[int, Field(ge=1, le=16)] = 3,
+        indicators: Literal["bits", "thresholds", "runs", "all"] = "bits",
+        absent: Annotated[float, Field(ge=-1, le=0)] = 0.0,
+        overlap: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        order: bool = False,
+        scales: Scaling | None = None,
+        max_layers: Annotated[int, Field(ge=2)] | None = None,
+        max_parameters: Annotated[int, Field(ge=1)] | None = None,
+        monotone: bool = False,
+        keep: dict[str, Blocks] | None = None,
+    ) -> None:
+        self.operators: tuple[str, ...] = ()
+        self.ground = ground
+        cast = _Cast(ground)
+        problems = cast.problems(leading, sources, keep or {})
+        scaling = scales or Scaling()
+        problems += scaling.problems()
+        if ground.layers < 2 and ground.models is not None:
+            problems.append(f"{leading}: has {ground.layers} block. A path needs two of it.")
+        if order and monotone:
+            problems.append("monotone: order sorts the blocks of a model. Remove one of both.")
+        if overlap and (indicators != "runs" or repetitions < 2):
+            problems.append("overlap: needs indicators: runs and two repetitions. Remove it.")
+        if problems:
+            raise ConfigError(problems)
+        self._models = cast.chosen(leading, sources)
+        layers = max(
+            ground.layers, 2
+        )  # of models that could not be opened, which is told elsewhere
+        self._slots = Slots.of(dict.fromkeys(self._models, layers), repetitions)
+        self._kept = self._keep({cast.own(name): blocks for name, blocks in (keep or {}).items()})
+        sizes, around = _sizes(ground, self._models)
+        self._limits = Limits(max_layers, max_parameters, monotone, sizes, around)
+        self._check_limits()
+        self._indicators: Indicators
+        match indicators:
+            case "bits":
+                self._indicators = Bits(self._slots, self._kept)
+            case "thresholds":
+                self._indicators = Thresholds(self._slots, self._kept, absent)
+            case "runs":
+                self._indicators = Runs(self._slots, self._kept, overlap)
+            case "all":
+                self._indicators = Everything(self._slots, self._kept)
+        self._hops = KINDS[scaling.kind](scaling, self._slots)
+        self._sorted = order
+        self.parameters = (
+            *self._indicators.parameters,
+            *(order_genes(self._slots.between) if order else ()),
+            *self._hops.parameters,
+        )
+        if not self.parameters:
+            raise ConfigError("indicators: nothing varies. Set order: true, scales, or bits.")
+
+    def decode(self, genome: Genome) -> Recipe:
+        """See `Space.decode`."""
+        chosen = self._indicators.chosen(genome.genes)
+        path = sorted_path(chosen.path, genome.genes) if self._sorted else chosen.path
+        path = self._limits.repaired(path, kept=self._kept, worth=chosen.worth)
+        return self._recipe(path, self._hops.scales(genome.genes, path))
+
+    def largest(self) -> Recipe:
+        """See `Space.largest`."""
+        sizes = self._limits.sizes
+        worth = {slot: -float(sizes.get(slot.block, 0)) for slot in self._slots.all}
+        path = self._limits.repaired(self._slots.all, kept=self._kept, worth=worth)
+        return self._recipe(path, (), used=self._models)
+
+    def _recipe(
+        self, path: Sequence[Slot], scales: Sequence[float], used: Collection[str] = ()
+    ) -> Recipe:
+        leading = self._slots.first.model
+        needed = {slot.model for slot in path}.union(used, [self.ground.tokenizer or leading])
+        # what a recipe calls its base is the leading model
+        names = {name: name for name in self._models if name in needed}
+        if BASE in names and leading != BASE:
+            names[BASE] = OTHER_BASE
+        sources = {names[name]: self._models[name] for name in names}
+        ground = replace(self.ground, base=self._models[leading], sources=sources)
+        slices = [{names[slot.model]: [slot.layer, slot.layer + 1]} for slot in path]
+        return ground.recipe("passthrough", stack={"slices": slices, "scales": list(scales)})
+
+    def _keep(self, keep: Mapping[str, Blocks]) -> frozenset[Slot]:
+        """The slots that are in every path: the ends, and the first slots of the blocks to keep."""
+        slots = self._slots
+        ends = {slots.first.block: slots.first, slots.last.block: slots.last}
+        kept = set(ends.values())
+        problems = []
+        for model, blocks in keep.items():
+            count = slots.layers[model]
+            numbers = range(count) if blocks == "all" else blocks
+            problems += [
+                f"keep.{model}: it has blocks 0 to {count - 1}, got {number}"
+                for number in numbers
+                if number not in range(count)
+            ]
+            first = {s.layer: s for s in reversed(slots.between) if s.model == model}
+            kept |= {
+                ends.get((model, number)) or first[number]
+                for number in numbers
+                if number in range(count)
+            }
+        if problems and self.ground.models is not None:
+            raise ConfigError(problems)
+        return frozenset(kept)
+
+    def _check_limits(self) -> None:
+        """Raise where the smallest path is too large."""
+        limits, least = self._limits, [s for s in self._slots.all if s in self._kept]
+        why = "the ends of every path and the blocks to keep"
+        problems = []
+        if limits.layers is not None and len(least) > limits.layers:
+            problems.append(
+                f"max_layers: {limits.layers}, but {why} are {len(least)}. Raise it, or keep less."
+            )
+        weights = limits.weights(least)
+        if limits.parameters is not None and weights > limits.parameters:
+            problems.append(
+                f"max_parameters: {limits.parameters}, but the leading model without blocks, {why} "
+                f"have {weights}. Raise it, or keep less."
+            )
+        if problems:
+            raise ConfigError(problems)
+
+
+class _Cast:
+    """The models by name; the base under the name of the source that it is, if it is one."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.sources = dict(ground.sources)
+        same = [name for name, model in ground.sources.items() if model == ground.base]
+        self._base = same[0] if same else BASE
+        self.models = dict(ground.sources) if same else {BASE: ground.base, **ground.sources}
+
+    def own(self, name: str) -> str:
+        """What the model is called that a person calls so."""
+        return self._base if name == BASE else name
+
+    def chosen(self, leading: str, sources: Sequence[str] | None) -> dict[str, str]:
+        """The models of the paths, the leading one first."""
+        others = self.sources if sources is None else sources
+        names = dict.fromkeys(self.own(name) for name in (leading, *others))
+        return {name: self.models[name] for name in names}
+
+    def problems(
+        self, leading: str, sources: Sequence[str] | None, keep: Mapping[str, Blocks]
+    ) -> list[str]:
+        """Names of models that are none, or given twice."""
+        names = sorted({BASE, *self.models})
+        asked = [("leading", leading), *(("sources", name) for name in sources or ())]
+        found = [
+            f"{key}: no model is called {name!r}.{did_you_mean(name, names)}"
+            for key, name in asked
+            if name not in names
+        ]
+        counts = Counter(self.own(name) for name in sources or ())
+        found += [
+            f"sources: {name} is named twice. Raise repetitions instead."
+            for name, count in counts.items()
+            if count > 1
+        ]
+        if found:
+            return found
+        used = self.chosen(leading, sources)
+        return [
+            f"keep: {name!r} is not among the models of the paths.{did_you_mean(name, used)}"
+            for name in keep
+            if self.own(name) not in used
+        ]
+
+
+def _sizes(ground: Ground, models: Mapping[str, str]) -> tuple[dict[Block, int], int]:
+    """Weights of every block, and of the leading model outside its blocks; none without models."""
+    sizes: dict[Block, int] = {}
+    around = 0
+    if ground.models is None:
+        return sizes, around
+    opened = {BASE: ground.models.base, **ground.models.sources}
+    for number, (name, reference) in enumerate(models.items()):
+        checkpoint = opened[BASE if reference == ground.base else name]
+        for tensor, place in checkpoint.places.items():
+            count = math.prod(checkpoint.tensors[tensor].shape)
+            if place.layer is not None:
+                sizes[name, place.layer] = sizes.get((name, place.layer), 0) + count
+            elif number == 0:
+                around += count
+    return sizes, around
