@@ -70,7 +70,7 @@ def events(folder: Path) -> int:
     """How many events the run has recorded so far."""
     if not (folder / "run.sqlite").exists():
         return 0
-    # not read-only: after a kill the reader rolls the journal back
+    # not read-only: after a kill the reader opens the log that was left
     with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
         return int(base.execute("SELECT count(*) FROM events").fetchone()[0])
 

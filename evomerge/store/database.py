@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import StoreError
+from evomerge.store.filesystems import is_local
 from evomerge.store.schema import HEAD
 
 BUSY_SECONDS = 30.0
@@ -33,6 +34,8 @@ _CURES = {
     "is locked": " Another program holds it open: close that program, then resume the run.",
     "is full": " Make room, then resume the run: all that was recorded before is safe.",
     "disk I/O error": " Check the disk, then resume the run.",
+    "Input/output error": " Check the disk, then resume the run.",
+    "No space left": " Make room, then resume the run.",
     "not a database": " Restore it from a copy, or start the run anew in another folder.",
     "malformed": " Restore it from a copy, or start the run anew in another folder.",
 }
@@ -50,6 +53,29 @@ def database_errors(where: Path) -> Iterator[None]:
         raise StoreError(f"{where}: {cause}.{cure}") from error
 
 
+def open_file(path: Path, *, read_only: bool, create: bool = False) -> sqlite3.Connection:
+    """A connection of SQLite's own; see `connect`."""
+    # A reader opens for writing too: only so can it roll back what a killed writer left half done,
+    # and fold the log that it left.
+    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+    connection = sqlite3.connect(
+        uri,
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,  # the driver begins nothing by itself: _begin does
+        check_same_thread=False,  # the pool hands it to one thread at a time
+    )
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA trusted_schema = OFF")  # a run folder may come from a stranger
+    connection.execute("PRAGMA synchronous = FULL")  # until a log is begun
+    if not is_local(path.parent):
+        _without_log(connection)
+    # The default of 2 MB is less than the indexes of 10,000 candidates.
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+    return connection
+
+
 def connect(path: Path, *, read_only: bool, create: bool = False) -> Engine:
     """An engine on one SQLite file.
 
@@ -57,27 +83,11 @@ def connect(path: Path, *, read_only: bool, create: bool = False) -> Engine:
         read_only: refuse to change what was recorded.
         create: make the file if there is none.
     """
-    # A reader opens for writing too: only so can it roll back what a killed writer left half done.
-    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-
-    def open_file() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            uri,
-            uri=True,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,  # the driver begins nothing by itself: _begin does
-            check_same_thread=False,  # the pool hands it to one thread at a time
-        )
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA trusted_schema = OFF")  # a run folder may come from a stranger
-        # Not WAL: run folders lie on network file systems, where its shared memory fails.
-        connection.execute("PRAGMA synchronous = FULL")
-        # The default of 2 MB is less than the indexes of 10,000 candidates.
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
-        return connection
-
-    engine = create_engine("sqlite://", creator=open_file, poolclass=QueuePool)
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: open_file(path, read_only=read_only, create=create),
+        poolclass=QueuePool,
+    )
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -94,14 +104,26 @@ def connect(path: Path, *, read_only: bool, create: bool = False) -> Engine:
     return engine
 
 
+def _without_log(connection: sqlite3.Connection) -> None:
+    """Fold the log of a run that began on a local disk, if this is one.
+
+    A log wants memory that all who open the file share, which machines do not. Alone with the file
+    SQLite does without.
+    """
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("PRAGMA locking_mode = NORMAL")
+    connection.execute("SELECT 1 FROM sqlite_master").fetchall()  # lets go of the lock
+
+
 def create_file(path: Path, fill: Callable[[Connection], None]) -> None:
     """Make a database at the newest schema: all of it, filled, or none.
 
     The caller holds the folder's lock and has seen that there is no file.
     """
     new = path.with_name(f"{path.name}.new")
-    # A journal that outlived its database would be rolled back into this one.
-    for stale in (new, Path(f"{new}-journal"), Path(f"{path}-journal")):
+    # A journal or log that outlived its database would be taken for this one's.
+    for stale in (new, *beside(new), *beside(path)):
         stale.unlink(missing_ok=True)
     engine = connect(new, read_only=False, create=True)
     try:
@@ -112,6 +134,11 @@ def create_file(path: Path, fill: Callable[[Connection], None]) -> None:
         engine.dispose()
     new.replace(path)
     _sync_folder(path.parent)
+
+
+def beside(path: Path) -> list[Path]:
+    """The files that SQLite may have beside a database, and that a kill leaves there."""
+    return [Path(f"{path}-{name}") for name in ("journal", "wal", "shm")]
 
 
 def prepare(engine: Engine, path: Path, *, read_only: bool) -> None:

@@ -8,13 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, NestedTransaction
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import RunError, StoreError
 from evomerge.nouns import Candidate, Evaluation, Split
 from evomerge.store import candidates, database, evaluations, history, runs
+from evomerge.store.filesystems import is_local
 from evomerge.store.lock import WriterLock
+from evomerge.store.log import WriteAheadLog
+from evomerge.store.reading import readable
 from evomerge.store.records import Event, RunRecord
 
 FILE_NAME = "run.sqlite"
@@ -26,7 +29,8 @@ class Store:
     Made by `Store.create` or `Store.open`. What it promises:
 
     - Every ``record_...`` is one transaction: after a crash, a kill or a full disk it is there
-      completely or not at all, and all that was recorded before is there.
+      completely or not at all, and all that was recorded before is there. A power cut may take
+      back the records of the last second, the newest first; on a network file system, none.
     - A candidate is asked once and told once. A recipe has one evaluation per split, fitness and
       engine settings: the first.
     - What was recorded reads back equal, floats to the last bit, mappings in their order. Two
@@ -35,14 +39,23 @@ class Store:
     - What is recorded within `together` is one transaction in all. A record that fails or is
       interrupted is undone alone, what came before it stays; a kill, or a disk so full that
       nothing can be kept, takes all of it back.
-    - One writer per run folder and any number of readers beside it, who see whole transactions.
+    - One writer per run folder and any number of readers beside it, who see whole transactions,
+      and who may lack the right to write. Once closed, all of a run is in one file.
 
     All methods raise `StoreError` when the database cannot be read or written. A store belongs to
     one thread and does not survive a fork.
     """
 
-    def __init__(self, engine: Engine, run_id: int, where: Path, resources: ExitStack) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        log: WriteAheadLog,
+        run_id: int,
+        where: Path,
+        resources: ExitStack,
+    ) -> None:
         self._engine = engine
+        self._log = log
         self._run_id = run_id
         self._where = where
         self._resources = resources
@@ -83,7 +96,9 @@ class Store:
         if not path.is_file():
             raise RunError(f"{folder}: has no run: there is no file {FILE_NAME} in it.")
         with ExitStack() as resources, database.database_errors(path):
-            if not read_only:
+            if read_only:
+                path = readable(path, resources)
+            else:
                 resources.callback(WriterLock(folder).release)
             return cls._attach(path, resources, read_only=read_only)
 
@@ -95,13 +110,16 @@ class Store:
         database.prepare(engine, path, read_only=read_only)
         with engine.begin() as connection:
             run_id = runs.only_id(connection)
-        store = cls(engine, run_id, path, resources)
+        log = WriteAheadLog(engine, path, wanted=not read_only and is_local(path.parent))
+        resources.callback(log.end)
+        store = cls(engine, log, run_id, path, resources)
         store._resources = resources.pop_all()
         return store
 
     def close(self) -> None:
         """Let go of the file and the lock. Closing twice is harmless."""
-        self._resources.close()
+        with database.database_errors(self._where):
+            self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -128,8 +146,10 @@ class Store:
             self._grouping = False
             group, self._group = self._group, None
             if group is not None:
-                with database.database_errors(self._where), group:
-                    group.commit()
+                with database.database_errors(self._where):
+                    with group:
+                        group.commit()
+                    self._log.committed()
 
     def record_ask(self, candidate: Candidate, elapsed_seconds: float) -> Evaluation | None:
         """Add a candidate with its parents and recipe, and log that it was asked for.
@@ -140,7 +160,7 @@ class Store:
         Raises:
             StoreError: its number is taken, or a parent is no candidate of this run.
         """
-        with self._transaction() as connection:
+        with self._transaction(records=True) as connection:
             candidates.add(connection, self._run_id, candidate)
             history.add(connection, self._run_id, "ask", candidate.number, elapsed_seconds)
             runs.mark_going_on(connection, self._run_id)
@@ -158,7 +178,7 @@ class Store:
         Raises:
             StoreError: no such candidate, told before, or a score is NaN.
         """
-        with self._transaction() as connection:
+        with self._transaction(records=True) as connection:
             recipe_digest = candidates.recipe_digest(connection, self._run_id, number)
             if recipe_digest is None:
                 raise StoreError(f"{self._where}: candidate {number} was told but never asked for.")
@@ -176,12 +196,12 @@ class Store:
         Raises:
             StoreError: no candidate has this recipe, or a score is NaN.
         """
-        with self._transaction() as connection:
+        with self._transaction(records=True) as connection:
             return evaluations.add(connection, self._key(recipe_digest, split), evaluation)
 
     def finish(self) -> None:
         """Mark the run as finished now; a later `record_ask` takes the mark away."""
-        with self._transaction() as connection:
+        with self._transaction(records=True) as connection:
             runs.mark_finished(connection, self._run_id)
 
     def run(self) -> RunRecord:
@@ -218,28 +238,43 @@ class Store:
         return evaluations.Key(recipe_digest, self._fitness_digest, split, self._settings_digest)
 
     @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
+    def _transaction(self, *, records: bool = False) -> Iterator[Connection]:
         with database.database_errors(self._where):
-            if not self._grouping:
-                with self._engine.begin() as connection:
+            if self._grouping:
+                with self._part_of_group() as connection:
                     yield connection
                 return
-            if self._group is None:
-                self._group = self._engine.connect()
-            record = self._group.begin_nested()
-            try:
-                yield self._group
-                record.commit()
-            except BaseException:
-                self._undo(record)
-                raise
+            if records:
+                self._log.begin()
+            with self._engine.begin() as connection:
+                yield connection
+            if records:
+                self._log.committed()
 
-    def _undo(self, record: NestedTransaction) -> None:
+    @contextmanager
+    def _part_of_group(self) -> Iterator[Connection]:
+        """What is recorded within is undone alone if it fails."""
+        if self._group is None:
+            self._log.begin()
+            self._group = self._engine.connect()
+        group, whole = self._group, False
+        # SQLAlchemy's own savepoints take longer than all that a record does
+        group.exec_driver_sql("SAVEPOINT record")
+        try:
+            yield group
+            whole = True
+            group.exec_driver_sql("RELEASE record")
+        except BaseException:
+            if not whole:
+                self._undo(group)
+            raise
+
+    def _undo(self, group: Connection) -> None:
         """Take back half a record, and leave what the group has besides."""
         try:
-            record.rollback()
+            group.exec_driver_sql("ROLLBACK TO record")
+            group.exec_driver_sql("RELEASE record")
         except SQLAlchemyError:
             # SQLite has undone the whole group already, or cannot say what is left of it
-            assert self._group is not None
-            self._group.close()
+            group.close()
             self._group = None

@@ -52,6 +52,7 @@ with Store.open(folder) as store:
 HALF_WRITER = """
 import os, signal, sqlite3, sys
 connection = sqlite3.connect(sys.argv[1] + "/run.sqlite", isolation_level=None)
+connection.execute(f"PRAGMA journal_mode = {sys.argv[2]}")
 connection.execute("PRAGMA cache_size = 1")
 connection.execute("BEGIN IMMEDIATE")
 connection.execute("UPDATE events SET elapsed_seconds = -1")
@@ -61,8 +62,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def start(code: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", textwrap.dedent(code), str(folder)]
+# Opens and closes the store for every record, so that it is mostly beginning or folding a log.
+COMER_AND_GOER = WRITER.replace(
+    "        print(number, flush=True)",
+    "        store.close()\n        store = Store.open(folder)\n        print(number, flush=True)",
+)
+
+
+def start(code: str, folder: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(code), str(folder), *words]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -103,10 +111,11 @@ def assert_whole(folder: Path, last_told: int, *, read_only: bool) -> None:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-def test_a_writer_killed_at_any_moment_leaves_whole_transactions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [WRITER, COMER_AND_GOER], ids=["stays", "comes and goes"])
+def test_a_writer_killed_at_any_moment_leaves_whole_transactions(code: str, tmp_path: Path) -> None:
     moments = random.Random(0)
     for sitting in range(4):
-        with start(WRITER, tmp_path) as writer:
+        with start(code, tmp_path) as writer:
             last = next_number(writer)
             time.sleep(moments.uniform(0.0, 0.15))
             last = max([last, *kill(writer)])
@@ -130,14 +139,15 @@ def test_a_start_killed_at_any_moment_leaves_a_run_or_none(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize(("mode", "left"), [("DELETE", "journal"), ("WAL", "wal")])
 def test_a_half_written_transaction_is_undone_by_whoever_comes_next(
-    tmp_path: Path, run: Any, candidate: Any, read_only: bool
+    tmp_path: Path, run: Any, candidate: Any, read_only: bool, mode: str, left: str
 ) -> None:
     with Store.create(tmp_path, run) as store:
         store.record_ask(candidate(0), 0.5)
-    with start(HALF_WRITER, tmp_path) as writer:
+    with start(HALF_WRITER, tmp_path, mode) as writer:
         writer.wait(timeout=20)
-    assert (tmp_path / "run.sqlite-journal").stat().st_size > 0
+    assert (tmp_path / f"run.sqlite-{left}").stat().st_size > 2**14
     with Store.open(tmp_path, read_only=read_only) as store:
         assert store.elapsed_seconds() == 0.5
         assert store.candidates() == [candidate(0)]

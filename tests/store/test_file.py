@@ -136,8 +136,10 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, run: Any) -> No
 
 
 def test_a_run_whose_start_was_killed_can_be_started_again(tmp_path: Path, run: Any) -> None:
-    for leftover in ("run.sqlite.new", "run.sqlite.new-journal", "run.sqlite-journal"):
-        (tmp_path / leftover).write_bytes(b"half written")
+    (tmp_path / "run.sqlite.new").write_bytes(b"half written")
+    for name in ("run.sqlite.new", "run.sqlite"):
+        for kind in ("journal", "wal", "shm"):
+            (tmp_path / f"{name}-{kind}").write_bytes(b"half written")
     with Store.create(tmp_path, run) as store:
         assert store.run() == run
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.lock", "run.sqlite"]

@@ -1,0 +1,97 @@
+"""The write-ahead log of a run's database: commits that wait for no disk, and lose next to nothing.
+
+A commit appends to ``run.sqlite-wal``, which is moved into the database some MiB at a time. Other
+than a rollback journal it needs nothing on disk to keep the database whole: a power cut takes the
+last commits back, not parts of them. A kill takes none: the system has what was written.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from evomerge.store.syncing import Syncer
+
+# So long a log is moved by whoever commits, if the thread that does it can never catch up.
+MOST_PAGES = 65536
+PATIENCE_SECONDS = 1.0
+
+
+class WriteAheadLog:
+    """The log of a store that writes; where none is wanted it does nothing.
+
+    It is begun with the first record and folded into the database at the end, so that a run that
+    nobody writes to is one plain file. Calls come from one thread, outside of transactions.
+    """
+
+    def __init__(self, engine: Engine, path: Path, *, wanted: bool) -> None:
+        self._engine = engine
+        self._wanted = wanted
+        self._syncer = Syncer(path)
+        self._begun = False
+
+    def begin(self) -> None:
+        """Commit to the log from here on; where there is none, SQLite keeps its journal."""
+        if self._begun or not self._wanted:
+            return
+        with _connection(self._engine) as connection:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode == "wal":
+                connection.execute("PRAGMA synchronous = NORMAL")  # the syncer syncs
+                connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
+                connection.execute("PRAGMA journal_size_limit = 0")  # its size tells what is in it
+                self._syncer.start()
+        self._begun = True
+
+    def committed(self) -> None:
+        """See to it that what was committed reaches the disk.
+
+        Raises:
+            OSError, sqlite3.Error: what was committed before did not.
+        """
+        self._syncer.wake()
+
+    def end(self) -> None:
+        """Fold the log into the database and remove it.
+
+        Where a reader holds on to it, or there is no room, it stays, complete and on disk.
+
+        Raises:
+            OSError: it stays, and could not be brought to the disk.
+        """
+        if not self._wanted:
+            return
+        self._syncer.stop()
+        self._engine.dispose()  # the last to close it folds it, without waiting for readers
+        if not _folded(self._engine):
+            self._syncer.sync()
+
+
+@contextmanager
+def _connection(engine: Engine) -> Iterator[sqlite3.Connection]:
+    """The driver's own connection, outside of a transaction."""
+    pooled = engine.raw_connection()
+    try:
+        assert isinstance(pooled.driver_connection, sqlite3.Connection)
+        yield pooled.driver_connection
+    finally:
+        pooled.close()
+
+
+def _folded(engine: Engine) -> bool:
+    """Whether the database has a rollback journal again, and all that was in the log."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with _connection(engine) as connection:
+                mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+                return bool(mode == ("delete",))
+        except sqlite3.Error as error:  # here SQLite does not wait for others by itself
+            if "is locked" not in str(error) or time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
