@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any
@@ -52,7 +52,16 @@ class Stream:
 
 
 def _merged(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor, in order, merged while vLLM loads those before."""
+    """Name and value of every tensor.
+
+    On a CPU vLLM packs weights with all threads, and the merge takes turns with it: threads that
+    have to share cores wait for one another. A device merges while vLLM loads what came before.
+    """
+    return merge(plan) if device.type == "cpu" else _merged_ahead(plan, device)
+
+
+def _merged_ahead(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor, in any order, on the device."""
     ready: Queue[tuple[str, Tensor] | Exception | None] = Queue(_AHEAD)
     given_up = Event()
 
@@ -64,10 +73,20 @@ def _merged(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
                 continue
         raise _GivenUpError
 
+    def into(step: Step) -> Out:
+        tensor = torch.empty(step.slot.shape, dtype=step.dtype, device=device)
+        flat, size = tensor.view(-1), tensor.numel()
+
+        def out(start: int, values: Tensor) -> None:
+            flat[start : start + values.numel()].copy_(values)
+            if start + values.numel() == size:
+                put((step.slot.name, tensor))
+
+        return out
+
     def work() -> None:
         try:
-            for item in _produce(plan, device, put):
-                put(item)
+            merge_into(plan, into, device)
             put(None)
         except _GivenUpError:
             pass
@@ -84,28 +103,6 @@ def _merged(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
     finally:
         given_up.set()
         thread.join()
-
-
-def _produce(
-    plan: Plan, device: torch.device, put: Callable[[tuple[str, Tensor]], None]
-) -> Iterator[tuple[str, Tensor]]:
-    """Merge on the device: yields on a CPU, and puts elsewhere."""
-    if device.type == "cpu":
-        yield from merge(plan)
-        return
-
-    def into(step: Step) -> Out:
-        tensor = torch.empty(step.slot.shape, dtype=step.dtype, device=device)
-        flat, size = tensor.view(-1), tensor.numel()
-
-        def out(start: int, values: Tensor) -> None:
-            flat[start : start + values.numel()].copy_(values)
-            if start + values.numel() == size:
-                put((step.slot.name, tensor))
-
-        return out
-
-    merge_into(plan, into, device)
 
 
 class _GivenUpError(Exception):

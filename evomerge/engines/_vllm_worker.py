@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evomerge.engines import _vllm_repair  # noqa: F401
 from evomerge.engines._generators import Generators
+from evomerge.engines._heap import keep_freed_memory
 from evomerge.engines._vllm_stream import Loaded, Stream
 from evomerge.errors import EvomergeError, InputError, PlanError
 from evomerge.recipes import Recipe
@@ -58,6 +59,8 @@ class MergeExtension:
         """
         # vLLM's CPU worker takes this function away from the whole process
         torch.set_num_threads = torch._C.set_num_threads
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.evomerge_sources = _Sources({}, {})
         self.evomerge_live = self._evomerge_models(composition)
 

@@ -18,6 +18,7 @@ from evomerge import errors
 from evomerge.engines import Engine
 from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
 from evomerge.engines._depth import demand_same_architecture
+from evomerge.engines._heap import give_back
 from evomerge.engines._vllm_lora import Adapters, demand_sum, link_weights, lora_arguments
 from evomerge.engines._vllm_start import demand_vllm, known_arguments, start, stop
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
@@ -245,6 +246,7 @@ class VllmEngine(Engine):
         if self._folder is not None:
             self._folder.cleanup()
         gc.collect()  # vLLM's objects know each other in circles
+        give_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

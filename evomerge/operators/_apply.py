@@ -57,6 +57,10 @@ def combine(operator: Operator, x: Stack, settings: Settings, out: Out) -> None:
     if x.size == 0:
         return
     merged, factor = _merged(operator, x, settings)
+    if merged.at_once is not None:
+        for start, stop in merged.stack.cuts_at():
+            out(start, merged.at_once(start, stop, factor))
+        return
     adds = merged.stack.deltas
     for tile in merged.stack.tiles(by_row=merged.by_row):
         values = merged.kernel(tile)

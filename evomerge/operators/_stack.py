@@ -99,11 +99,15 @@ class Tiles:
         stack: whose tiles.
         kernel: tile to its part of the result, (n,) or (r, c).
         by_row: whether tiles hold whole rows.
+        at_once: where there is a faster way to the same bits, it takes where a stretch starts and
+            stops and a factor, and gives (n,) float32: what the kernel gives, times the factor,
+            the base added to task vectors. The next call in this thread may overwrite it.
     """
 
     stack: Stack
     kernel: Kernel
     by_row: bool = False
+    at_once: Callable[[int, int, float], Tensor] | None = None
 
 
 Merged = Tensor | Tiles

@@ -12,9 +12,9 @@ from evomerge.operators._consensus import (
     consensus_sum,
     plain_divisor,
     scaled,
-    weighted_sum,
 )
 from evomerge.operators._stack import Merged, Stack, Tile
+from evomerge.operators._sums import weighted
 
 
 def summed(
@@ -38,7 +38,7 @@ def summed(
     """
     if consensus is None:
         factor = lam / plain_divisor(weight, signed=False) if normalize else lam
-        return x.each(lambda tile: scaled(weighted_sum(tile.values, weight), factor))
+        return weighted(x, weight, factor=factor)
 
     def kernel(tile: Tile) -> Tensor:
         total = consensus_sum(

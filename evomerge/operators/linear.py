@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import divided, plain_divisor, weighted_sum
+from evomerge.operators._consensus import plain_divisor
 from evomerge.operators._operator import operator
 from evomerge.operators._stack import Merged, Stack
+from evomerge.operators._sums import weighted
 
 
 @operator(
@@ -25,4 +26,4 @@ def linear(x: Stack, *, weight: Floats, normalize: bool = True) -> Merged:
     Source: Wortsman et al. 2022, arXiv:2203.05482.
     """
     divisor = plain_divisor(weight) if normalize else 1.0
-    return x.each(lambda tile: divided(weighted_sum(tile.values, weight), divisor))
+    return weighted(x, weight, divisor=divisor)

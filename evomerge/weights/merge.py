@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ from evomerge.weights.plan import Plan, Step
 
 Out = Callable[[int, Tensor], None]
 _CPU = torch.device("cpu")
-_SMALL_BYTES = 1 << 22  # a model that one lane merges faster than several
+_SMALL_BYTES = 1 << 22  # what one lane merges faster than several
+_HANDFUL_BYTES = 1 << 27  # merged before the first of them is taken
 
 
 def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _CPU) -> None:
@@ -52,20 +53,25 @@ def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _C
         PlanError: a tensor that is not floating point differs between the models.
         CandidateError: the merged tensor is not finite though its inputs are.
     """
-    merger = _Merger(plan, device)
+    _carry_out(_Merger(plan, device), plan.steps, out)
+
+
+def _carry_out(merger: _Merger, steps: Sequence[Step], out: Callable[[Step], Out]) -> None:
+    """Merge some tensors of a plan, several at a time."""
     threads = torch.get_num_threads()
-    count = 1 if device.type != "cpu" or plan.nbytes < _SMALL_BYTES else threads
+    small = sum(step.nbytes for step in steps) < _SMALL_BYTES
+    count = 1 if merger.device.type != "cpu" or small else threads
     if threads == 1:
-        merger.carry_out_all(out)
+        merger.carry_out_all(steps, out)
         return
     pool = lanes(count)
     pending: list[Future[None]] = []
     try:
         if count == 1:
-            pending.append(pool.submit(merger.carry_out_all, out))
+            pending.append(pool.submit(merger.carry_out_all, steps, out))
         else:
             # the largest first, so that no lane is left with them at the end
-            for step in sorted(plan.steps, key=lambda step: -step.nbytes):
+            for step in sorted(steps, key=lambda step: -step.nbytes):
                 pending.append(pool.submit(merger.carry_out, step, out(step)))  # noqa: PERF401
         wait(pending, return_when=FIRST_EXCEPTION)
         failed = (f.exception() for f in pending if f.done() and not f.cancelled())
@@ -82,11 +88,31 @@ def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _C
 def merge(plan: Plan) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every tensor of the merged model, in the plan's order.
 
+    Some 128 MiB are merged at a time, and nothing meanwhile: who takes the tensors may use all
+    threads as well.
+
     Raises:
         CheckpointError, PlanError, CandidateError: as `merge_into`.
     """
-    for step in plan.steps:
-        yield step.slot.name, merge_one(plan, step)
+    merger = _Merger(plan, _CPU)
+    for steps in _handfuls(plan.steps):
+        merged = {step.slot.name: torch.empty(step.slot.shape, dtype=step.dtype) for step in steps}
+        _carry_out(merger, steps, partial(_into_its_own, merged))
+        while merged:  # keeps nothing that was handed out
+            name = next(iter(merged))
+            yield name, merged.pop(name)
+
+
+def _handfuls(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """The steps in order, as many together as reach a number of bytes."""
+    found: list[Step] = []
+    for step in steps:
+        found.append(step)
+        if sum(step.nbytes for step in found) >= _HANDFUL_BYTES:
+            yield found
+            found = []
+    if found:
+        yield found
 
 
 def merge_one(plan: Plan, step: Step) -> Tensor:
@@ -96,13 +122,22 @@ def merge_one(plan: Plan, step: Step) -> Tensor:
         CheckpointError, PlanError, CandidateError: as `merge_into`.
     """
     merged = torch.empty(step.slot.shape, dtype=step.dtype)
+    in_lane(lambda: _Merger(plan, _CPU).carry_out(step, _into(merged)))
+    return merged
+
+
+def _into_its_own(merged: Mapping[str, Tensor], step: Step) -> Out:
+    return _into(merged[step.slot.name])
+
+
+def _into(merged: Tensor) -> Out:
+    """What fills a tensor."""
     flat = merged.view(-1)
 
     def out(start: int, values: Tensor) -> None:
         flat[start : start + values.numel()] = values
 
-    in_lane(lambda: _Merger(plan, _CPU).carry_out(step, out))
-    return merged
+    return out
 
 
 class _Merger:
@@ -112,9 +147,9 @@ class _Merger:
         self.plan, self.device = plan, device
         self.stopped = threading.Event()
 
-    def carry_out_all(self, out: Callable[[Step], Out]) -> None:
-        """Merge every tensor, one after another."""
-        for step in self.plan.steps:
+    def carry_out_all(self, steps: Sequence[Step], out: Callable[[Step], Out]) -> None:
+        """Merge some tensors, one after another."""
+        for step in steps:
             self.carry_out(step, out(step))
 
     def carry_out(self, step: Step, out: Out) -> None:
