@@ -1,0 +1,102 @@
+"""What every space promises, over all presets that come with evomerge, on the models of the zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evomerge import operators, presets, registry
+from evomerge.documents import read_yaml
+from evomerge.nouns import Gene, Genome, Parameter
+from evomerge.recipes import Recipe
+from evomerge.spaces import Ground, Space
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+
+FOLDER = presets.shipped("search_spaces")
+ZOO = Path(__file__).parents[2] / "experiments" / "zoo"
+NAMES = ("arithmetic", "strings", "kanji")
+PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+# the others need recorded statistics
+PLANNED = [
+    name
+    for name in PRESETS
+    if isinstance(operator := read_yaml(FOLDER / f"{name}.yaml").get("operator", "linear"), list)
+    or operators.get(operator).statistics is None
+]
+
+
+@cache
+def ground(name: str) -> Ground:
+    """Three sources, or as many as the preset's operator takes."""
+    operator = read_yaml(FOLDER / f"{name}.yaml").get("operator")
+    most = operators.get(operator).sources if isinstance(operator, str) else None
+    sources = {source: str(ZOO / source) for source in NAMES[: most or len(NAMES)]}
+    base = str(ZOO / "base")
+    return Ground(base, sources, 4, "float32", models=Models(base, sources))
+
+
+@cache
+def space(name: str) -> Space:
+    keys = read_yaml(FOLDER / f"{name}.yaml")
+    kind: Callable[..., Space] = registry.find("spaces", keys.pop("kind"), Space)
+    return kind(ground(name), **registry.validate_options(kind, keys, f"{name}: "))
+
+
+def drawn(one: Space, seed: int) -> Genome:
+    """Any genome within the bounds."""
+    random = np.random.default_rng(seed)
+
+    def gene(parameter: Parameter) -> Gene:
+        match parameter.kind:
+            case "bool":
+                return bool(random.random() < 0.5)
+            case "choice":
+                return str(random.choice(parameter.choices))
+            case "int":
+                return int(random.integers(int(parameter.low), int(parameter.high) + 1))
+            case "float":
+                return parameter.from_unit(float(random.random()))
+
+    return Genome({parameter.name: gene(parameter) for parameter in one.parameters})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_genes_have_names_of_their_own_and_start_within_bounds(name: str) -> None:
+    parameters = space(name).parameters
+    assert len({parameter.name for parameter in parameters}) == len(parameters) > 0
+    for parameter in parameters:
+        match parameter.kind:
+            case "bool":
+                assert isinstance(parameter.initial, bool)
+            case "choice":
+                assert parameter.initial in parameter.choices
+            case _:
+                assert parameter.low <= float(parameter.initial) <= parameter.high
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_genome_is_one_recipe_that_comes_back_from_its_json(name: str) -> None:
+    one = space(name)
+    for genome in (one.initial(), one.representative(), *(drawn(one, n) for n in range(3))):
+        recipe = one.decode(genome)
+        again = one.decode(Genome(dict(genome.genes), genome.parents))
+        assert Recipe.from_canonical_json(recipe.canonical_json()).digest == again.digest
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_any_recipe_is_planned_for_a_worker_of_the_largest(name: str) -> None:
+    one = space(name)
+    models, largest = ground(name).models, one.largest()
+    if largest is not None:
+        models = Models.of(largest)
+    assert models is not None
+    for seed in range(2):
+        recipe = one.decode(drawn(one, seed))
+        plan = make_plan(recipe, models.stacked(recipe))
+        assert plan.models.layers <= models.layers
+        assert plan.steps
