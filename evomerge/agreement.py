@@ -39,3 +39,12 @@ def check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def check_shorten(space: Space, fitness: Fitness) -> None:
+    """Raise where fewer blocks are preferred and every recipe has as many."""
+    if fitness.shorten is not None and space.largest() is None:
+        raise ConfigError(
+            "shorten: this space stacks no blocks, so that all its models have as many. "
+            "Set space: layer_pruning, or remove this key."
+        )

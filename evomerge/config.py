@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from evomerge import __version__, presets, registry
-from evomerge.agreement import check_descriptors, check_parents
+from evomerge.agreement import check_descriptors, check_parents, check_shorten
 from evomerge.baselines import baselines
 from evomerge.documents import dump_yaml, parse_yaml, read_yaml
 from evomerge.engines import Engine
@@ -154,6 +154,8 @@ def _compose(
     if space is not None and optimizer is not None:
         part("", ["seed"], optimizer.make, space.parameters, file.seed)
         part("optimizer", [], check_parents, space, optimizer.kind, file.optimizer["name"])
+    if space is not None:
+        part("fitness", ["fitness"], check_shorten, space, file.fitness)
     if space is not None and models is not None:
         part("space", [], _plans, space, models, live)
     if problems:

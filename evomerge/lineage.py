@@ -44,7 +44,8 @@ class Lineage:
 
     Attributes:
         sources: source to its share of the weights, in [0, 1]: the sum over segments of length
-            times absolute weight; empty where the recipe is no sum of sources.
+            times absolute weight; of a stack, to its share of the blocks; empty where the recipe is
+            neither.
         ancestors: the candidate itself first, then the others from the newest to the oldest.
     """
 
@@ -165,6 +166,12 @@ def _parts(genome: Genome) -> list[tuple[int, int, list[float]]]:
 
 def _of_sources(candidate: Candidate) -> dict[str, float]:
     recipe = candidate.recipe
+    if recipe.depth is not None:
+        blocks: dict[str, float] = {}
+        for slice_ in recipe.slices:
+            for name, (start, end) in slice_.items():
+                blocks[name] = blocks.get(name, 0.0) + (end - start) / len(slice_)
+        return {name: count / recipe.depth for name, count in blocks.items()}
     if recipe.segments is None:
         return dict.fromkeys(recipe.sources, 1.0) if len(recipe.sources) == 1 else {}
     lengths = np.diff(recipe.segments.bounds)

@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge.errors import SearchError
 from evomerge.nouns import Candidate, Evaluation, Kind
+from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
 from evomerge.store import RunRecord, Store
 
@@ -37,6 +38,7 @@ class Row:
     Attributes:
         status: ``done``, ``failed`` or ``running``.
         search, held_out: None where it was not scored.
+        layers: blocks, where the recipe stacks them.
     """
 
     number: int
@@ -48,6 +50,7 @@ class Row:
     held_out: Score | None
     error: str | None
     parents: tuple[int, ...]
+    layers: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The row for ``--json``."""
@@ -64,6 +67,7 @@ class Row:
             "tasks": dict(self.search.tasks) if self.search else {},
             "held_out_tasks": dict(self.held_out.tasks) if self.held_out else {},
             "parents": list(self.parents),
+            "layers": self.layers,
             "error": self.error,
         }
 
@@ -73,7 +77,7 @@ class Outcome:
     """A run, finished or not.
 
     Attributes:
-        best: the searched candidate with the highest fitness; None before there is one.
+        best: the searched candidate that is worth most; None before there is one.
     """
 
     folder: Path
@@ -128,11 +132,14 @@ def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
             _score(fitness, c.number, candidates, held_out),
             results[c.number].error if c.number in results else None,
             c.genome.parents,
+            c.recipe.depth,
         )
         for c in candidates
     ]
     searched = tuple(row for row in rows if row.kind != "baseline")
-    winner = next(iter(ranked([c for c in candidates if c.kind != "baseline"], results)), None)
+    searched_ones = [c for c in candidates if c.kind != "baseline"]
+    worth = worths(fitness, candidates, results)
+    winner = next(iter(ranked(searched_ones, worth)), None)
     return Outcome(
         folder,
         store.run(),
@@ -144,24 +151,77 @@ def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
     )
 
 
-def ranked(candidates: Sequence[Candidate], results: Mapping[int, Evaluation]) -> list[Candidate]:
+def worths(
+    fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
+) -> dict[int, float]:
+    """What each candidate that was scored is worth, by number: its value, as a rule."""
+    values = {c.number: results[c.number].value for c in candidates if c.number in results}
+    known = {number: value for number, value in values.items() if value is not None}
+    if fitness.shorten is None:
+        return known
+    alone = scores_alone(fitness, candidates, results)
+    return {
+        c.number: worth(fitness, c, known[c.number], alone) for c in candidates if c.number in known
+    }
+
+
+def worth(
+    fitness: Fitness, candidate: Candidate, value: float, alone: Mapping[str, float]
+) -> float:
+    """What a candidate is worth to a fitness that may prefer fewer blocks; else its value.
+
+    Args:
+        alone: from `scores_alone`.
+    """
+    depth, leading = candidate.recipe.depth, alone.get(_reference(candidate.recipe.base))
+    if fitness.shorten is None or depth is None or leading is None:
+        return value
+    return fitness.shorten.worth(value, leading, depth)
+
+
+def scores_alone(
+    fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
+) -> dict[str, float]:
+    """The fitness of each model that was scored alone, as a baseline."""
+    best = references(candidates, results)
+    return {
+        _reference(next(iter(c.recipe.sources.values()))): fitness_value(
+            fitness, results[c.number].tasks, best
+        )
+        for c in candidates
+        if c.kind == "baseline"
+        and len(c.recipe.sources) == 1
+        and c.number in results
+        and results[c.number].status == "done"
+    }
+
+
+def _reference(model: str | Recipe) -> str:
+    return model if isinstance(model, str) else model.digest
+
+
+def ranked(candidates: Sequence[Candidate], worth: Mapping[int, float]) -> list[Candidate]:
     """Those that were scored, best first; of equals, the one found first."""
-    scored = [c for c in candidates if c.number in results]
-    value = {c.number: results[c.number].value for c in scored}
-    done = [c for c in scored if value[c.number] is not None]
-    return sorted(done, key=lambda c: (-(value[c.number] or 0.0), c.number))
+    scored = [c for c in candidates if c.number in worth]
+    return sorted(scored, key=lambda c: (-worth[c.number], c.number))
 
 
 def champions(
-    candidates: Sequence[Candidate], results: Mapping[int, Evaluation], count: int
+    candidates: Sequence[Candidate],
+    results: Mapping[int, Evaluation],
+    count: int,
+    worth: Mapping[int, float],
 ) -> list[Candidate]:
     """Who is scored on held-out examples: every baseline and the best of the searched recipes.
+
+    Args:
+        worth: from `worths`.
 
     Raises:
         SearchError: nothing was scored.
     """
     best: dict[str, Candidate] = {}
-    for candidate in ranked([c for c in candidates if c.kind != "baseline"], results):
+    for candidate in ranked([c for c in candidates if c.kind != "baseline"], worth):
         best.setdefault(candidate.recipe.digest, candidate)
     compared = [
         c

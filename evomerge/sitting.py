@@ -10,7 +10,7 @@ from evomerge.baselines import baselines
 from evomerge.errors import ReplayError
 from evomerge.executors import Executor
 from evomerge.nouns import Candidate, Evaluation, Genome, Job, Kind
-from evomerge.outcome import champions, references
+from evomerge.outcome import champions, references, scores_alone, worth, worths
 from evomerge.scoring import fitness_value
 from evomerge.search import Observer, Progress, Search
 from evomerge.store import Store
@@ -243,7 +243,7 @@ class Sitting:
 
     def _learn(self, candidate: Candidate, evaluation: Evaluation) -> None:
         if candidate.kind == "search":
-            self.optimizer.tell(candidate.number, evaluation)
+            self.optimizer.tell(candidate.number, self._as_preferred(candidate, evaluation))
         # the scores of every example, of every candidate, would fill the memory
         kept = evaluation if candidate.kind == "baseline" else replace(evaluation, tasks={})
         self.results[candidate.number] = kept
@@ -252,9 +252,18 @@ class Sitting:
         limit = len(self.baselines) if candidate.kind == "baseline" else failures
         self.tally.give_up_if_all_fail(candidate.kind, limit)
 
+    def _as_preferred(self, candidate: Candidate, evaluation: Evaluation) -> Evaluation:
+        """The evaluation as the optimizer sees it: with what it is worth for its value."""
+        fitness = self.search.setup.fitness
+        if fitness.shorten is None or evaluation.value is None:
+            return evaluation
+        alone = scores_alone(fitness, self.candidates[: len(self.baselines)], self.results)
+        return replace(evaluation, value=worth(fitness, candidate, evaluation.value, alone))
+
     def _score_held_out(self) -> None:
         """Score baselines and champions on examples that the search never saw."""
-        chosen = champions(self.candidates, self.results, self.search.champions)
+        values = worths(self.search.setup.fitness, self.candidates, self.results)
+        chosen = champions(self.candidates, self.results, self.search.champions, values)
         # values may be relative to the best source: baselines first
         self._hold_out([c for c in chosen if c.kind == "baseline"])
         if self.held_out:

@@ -235,7 +235,8 @@ def _print(file: SearchFile, outcome: Outcome, folder: Path) -> None:
 
 
 def _name(row: Row) -> str:
-    return f"{row.kind} {row.number}" if row.kind == "mean" else f"candidate {row.number}"
+    name = f"{row.kind} {row.number}" if row.kind == "mean" else f"candidate {row.number}"
+    return name if row.layers is None else f"{name}, {row.layers} layers"
 
 
 def _cell(row: Row, split: str) -> Cell | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evomerge.nouns import Split
+from evomerge.scoring.shorten import Shorten
 
 
 class Task(BaseModel):
@@ -60,6 +61,7 @@ class Fitness(BaseModel):
         include_path: folder with lm-eval task YAMLs, relative to the fitness file.
         normalize: ``best_source`` divides each task's score by the best source's.
         seed: of the draw of examples.
+        shorten: prefer fewer blocks among models that are good enough. Scores stay what they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +70,7 @@ class Fitness(BaseModel):
     include_path: str | None = None
     normalize: Literal["none", "best_source"] = "none"
     seed: int = Field(default=0, ge=0)
+    shorten: Shorten | None = None
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -100,8 +103,9 @@ class Fitness(BaseModel):
 
     @property
     def digest(self) -> str:
-        """sha256 over the settings and the files of ``include_path``, wherever they lie."""
-        digest = hashlib.sha256(self.model_dump_json(exclude={"include_path"}).encode())
+        """sha256 over all that scores depend on: settings, and files of ``include_path``."""
+        apart = {"include_path", "shorten"}  # wherever the files lie, whatever is preferred
+        digest = hashlib.sha256(self.model_dump_json(exclude=apart).encode())
         if self.include_path is not None:
             folder = Path(self.include_path)
             for file in sorted(p for p in folder.rglob("*") if p.is_file()):

@@ -1,0 +1,124 @@
+"""Searches of stacks, on the zoo: from the YAML to the shortest model that is good enough."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evomerge.build import build, read_recipe
+from evomerge.config import Loaded, load_resolved
+from evomerge.errors import ConfigError
+from evomerge.lineage import read_lineage
+from evomerge.outcome import Outcome, read_outcome
+from evomerge.recipes import Recipe
+from evomerge.results import evaluate_model, export_recipe, write_results
+from evomerge.runs import resume, start
+from evomerge.store import Store
+
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "experiments" / "zoo"
+
+
+def loaded(**changes: Any) -> Loaded:
+    content: dict[str, Any] = {
+        "name": "stacks",
+        "base": str(ZOO / "base"),
+        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
+        "space": {
+            **{"kind": "dataflow", "leading": "arithmetic", "repetitions": 1, "max_layers": 6},
+            "scales": {"kind": "hop", "negative": True},
+        },
+        "fitness": {
+            "include_path": str(ROOT / "fitness" / "zoo_skills"),
+            "tasks": {"sums": {"task": "zoo_arithmetic", "search_examples": 32}},
+        },
+        "optimizer": {"name": "cmaes", "population_size": 4},
+        "engine": {"name": "transformers", "threads": 1},
+        "budget": {"evaluations": 12},
+        "seed": 3,
+    }
+    return load_resolved(yaml.safe_dump(content | changes), "stacks")
+
+
+def outcome(search: Loaded, folder: Path) -> Outcome:
+    with Store.open(folder, read_only=True) as store:
+        return read_outcome(folder, search.file.fitness, store)
+
+
+def shortest(**changes: Any) -> Loaded:
+    """Half of the score of strings may go: its third block may, its second not."""
+    fitness = loaded().file.fitness.model_dump(exclude_none=True)
+    fitness["tasks"] = {"strings": {"task": "zoo_strings", "search_examples": 32}}
+    fitness["shorten"] = {"within": 0.5}
+    space = {"kind": "dataflow", "leading": "strings", "sources": [], "repetitions": 1}
+    return loaded(fitness=fitness, space={**space, "scales": "none"}, **changes)
+
+
+def stored(folder: Path, digest: str) -> str:
+    """The canonical JSON of a recipe of a run."""
+    with sqlite3.connect(folder / "run.sqlite") as base:
+        (text,) = base.execute("SELECT json FROM recipes WHERE digest = ?", [digest]).fetchone()
+    return str(text)
+
+
+def test_what_a_search_of_stacks_found_is_a_plain_checkpoint(tmp_path: Path) -> None:
+    search, folder = loaded(), tmp_path / "run"
+    start(search.search, folder, lambda progress: None)
+    found = outcome(search, folder)
+    assert all(row.status == "done" for row in (*found.baselines, *found.candidates))
+    assert {row.layers for row in found.candidates} > {4}
+    write_results(search.file, found)
+    best = found.best
+    assert best is not None and best.search is not None
+    recipe = read_recipe(folder / "recipe.yaml")
+    assert (recipe.digest, recipe.depth) == (best.digest, best.layers)
+    fitness = tmp_path / "sums.yaml"
+    fitness.write_text(yaml.safe_dump(search.file.fitness.model_dump(exclude_none=True)))
+    built = build(recipe, tmp_path / "built")
+    engine = "{name: transformers, threads: 1}"
+    score = evaluate_model(str(built), str(fitness), engine, "search")
+    assert score.value == best.search.value
+    assert "scale" in export_recipe(folder, str(best.number), "mergekit")
+    shares = read_lineage(folder, str(best.number)).sources
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
+def test_the_best_of_a_pruning_is_the_shortest_that_is_good_enough(tmp_path: Path) -> None:
+    search, folder = shortest(), tmp_path / "run"
+    start(search.search, folder, lambda progress: None)
+    found = outcome(search, folder)
+    (whole,) = [row.search for row in found.baselines if row.label == "source: strings"]
+    scores = {row.layers: row.search.value for row in found.candidates if row.search}
+    assert whole is not None and found.best is not None and found.best.search is not None
+    # the whole model scores more, and the shortest of all too little
+    assert scores[2] < 0.5 * whole.value < found.best.search.value < scores[4] == whole.value
+    assert found.best.layers == 3
+    recipe = Recipe.from_canonical_json(stored(folder, found.best.digest))
+    assert [dict(s) for s in recipe.slices] == [{"strings": (n, n + 1)} for n in (0, 1, 3)]
+
+
+def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path) -> None:
+    whole = shortest()
+    start(whole.search, tmp_path / "whole", lambda progress: None)
+
+    def stop(progress: Any) -> None:
+        if progress.done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(whole.search, tmp_path / "stopped", stop)
+    resume(shortest().search, tmp_path / "stopped", lambda progress: None)
+    one, two = (outcome(whole, tmp_path / name) for name in ("whole", "stopped"))
+    assert [r.digest for r in two.candidates] == [r.digest for r in one.candidates]
+    assert two.best == one.best
+
+
+def test_models_that_all_have_as_many_blocks_cannot_be_shortened() -> None:
+    space = {"kind": "parameter", "operator": "ties", "parameters": {"lam": {"low": 0, "high": 1}}}
+    fitness = shortest().file.fitness.model_dump(exclude_none=True)
+    with pytest.raises(ConfigError, match="shorten: this space stacks no blocks"):
+        loaded(space=space, fitness=fitness)
