@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evomerge.errors import PlanError
@@ -12,13 +12,25 @@ from evomerge.weights.plan import Plan
 from evomerge.weights.skeleton import merged_config
 
 
+def has_the_blocks(plan: Plan, live: Models) -> bool:
+    """Whether the plan has as many blocks as the live model or fewer, of the same kinds.
+
+    A kind is what a config says of each block, as where sliding and full attention alternate.
+    """
+    depth = plan.models.layers
+    if depth > live.layers:
+        return False
+    differences = _differences(plan, live).values()
+    return not any(isinstance(said, list) and len(said) == depth for said in differences)
+
+
 def demand_same_architecture(plan: Plan, live: Models) -> None:
     """Raise unless the plan's tensors are those of the live model, or of its first blocks.
 
     A block all of whose tensors are zero adds nothing to the residual stream: it is the identity.
 
     Raises:
-        PlanError: other tensors, or the first blocks are of another kind.
+        PlanError: other tensors, or the configs differ.
     """
     depth = plan.models.layers
     planned = {step.slot.name for step in plan.steps}
@@ -30,25 +42,31 @@ def demand_same_architecture(plan: Plan, live: Models) -> None:
             f"the plan and the open models differ in {len(stray)} tensors, {stray[0]} first. "
             "Plan the recipe for the models that the engine was opened with."
         )
-    if plan.models.composition == live.composition:
-        return
-    own, open_ = (merged_config(models, "float32") for models in (plan.models, live))
-    if other := sorted(_differing(own, open_, depth)):
+    if other := sorted(_differences(plan, live)):
         raise PlanError(
             f"the plan and the open models differ in {', '.join(other)} of their configs. "
             "Open an engine for these models."
         )
 
 
-def _differing(own: Mapping[str, Any], live: Mapping[str, Any], depth: int) -> set[str]:
+def _differences(plan: Plan, live: Models) -> dict[str, Any]:
+    """What the plan's config says otherwise than the live model's, but for the number of blocks."""
+    if plan.models.composition == live.composition:
+        return {}
+    own, open_ = (merged_config(models, "float32") for models in (plan.models, live))
+    return dict(_differing(own, open_, plan.models.layers))
+
+
+def _differing(
+    own: Mapping[str, Any], live: Mapping[str, Any], depth: int
+) -> Iterator[tuple[str, Any]]:
     """Keys whose values differ by more than the blocks that are left out at the end."""
-    found = set()
     for key in own.keys() | live.keys():
         mine, theirs = own.get(key), live.get(key)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            found |= _differing(mine, theirs, depth)
+            yield from _differing(mine, theirs, depth)
         elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == depth:
-            found |= {key} if theirs[:depth] != mine else set()
+            if theirs[:depth] != mine:
+                yield key, mine
         elif mine != theirs and key not in DEPTH_KEYS:
-            found.add(key)
-    return found
+            yield key, mine

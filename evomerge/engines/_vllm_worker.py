@@ -16,6 +16,7 @@ from torch import Tensor
 from evomerge.engines import _vllm_repair  # noqa: F401
 from evomerge.engines._generators import Generators
 from evomerge.engines._heap import keep_freed_memory
+from evomerge.engines._vllm_depth import Depth
 from evomerge.engines._vllm_stream import Loaded, Stream
 from evomerge.errors import EvomergeError, InputError, PlanError
 from evomerge.recipes import Recipe
@@ -63,6 +64,7 @@ class MergeExtension:
             keep_freed_memory()
         self.evomerge_sources = _Sources({}, {})
         self.evomerge_live = self._evomerge_models(composition)
+        self.evomerge_depth = Depth(self.get_model(), self.evomerge_live.layers)
 
     def load_recipe(self, composition: str, recipe: str) -> Failure | None:
         """Merge into the live weights. Blocks that the recipe lacks become the identity.
@@ -84,6 +86,8 @@ class MergeExtension:
             with Loaded(self.get_model()) as loaded:
                 self.reload_weights(weights_iterator=iter(stream))
             _repack_tied_head(self.get_model())
+            if self.vllm_config.model_config.enforce_eager:  # graphs have all blocks
+                self.evomerge_depth.set(models.layers)
             if stream.error is None and (empty := loaded.missing()):
                 raise PlanError(
                     f"{models.base.folder}: the checkpoint lacks {len(empty)} parameters of "

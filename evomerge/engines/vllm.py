@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from evomerge import errors
 from evomerge.engines import Engine
 from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
-from evomerge.engines._depth import demand_same_architecture
+from evomerge.engines._depth import demand_same_architecture, has_the_blocks
 from evomerge.engines._heap import give_back
 from evomerge.engines._vllm_lora import Adapters, demand_sum, link_weights, lora_arguments
 from evomerge.engines._vllm_start import demand_vllm, known_arguments, start, stop
@@ -135,8 +135,9 @@ class VllmEngine(Engine):
     def load(self, plan: Plan) -> None:
         """See `Engine.load`.
 
-        A plan may have another number of blocks than the models that the engine was opened with:
-        what a shallower one lacks is made the identity, for a deeper one vLLM is started anew.
+        A plan may stack other blocks, and fewer of them, than the models that the engine was opened
+        with. For a deeper one vLLM is started anew, and where blocks of other kinds follow each
+        other.
 
         Raises:
             SearchError: vLLM has to start again and cannot, with models that it did start with.
@@ -144,9 +145,9 @@ class VllmEngine(Engine):
         if self._models is None:
             raise RuntimeError("the engine is not open")
         self.demand(plan)
-        deeper = plan.models.layers > self._models.layers
-        if self._broken or deeper or not self._forgets():
-            self._restart(self._models, plan.models if deeper else self._models)
+        held = has_the_blocks(plan, self._models)
+        if self._broken or not held or not self._forgets():
+            self._restart(self._models, self._models if held else plan.models)
         assert self._llm is not None
         demand_same_architecture(plan, self._models)
         if self._lora is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -141,6 +142,89 @@ def test_several_candidates_answer_as_fresh_engines_on_their_checkpoints(
     assert tuple(live.load(recipes["ties"]).likelihoods) == pytest.approx(seen[1], abs=1e-5)
 
 
+# One block a hop; between them what the residual stream is multiplied by.
+PATHS: dict[str, tuple[list[tuple[str, int]], list[float]]] = {
+    "eight, scaled": (
+        [(name, block) for name in ("arithmetic", "strings") for block in range(4)],
+        [1.0, 1.1, 0.9, 1.2, 0.8, 1.05, 0.95, 1.1],
+    ),
+    "three": ([("arithmetic", 0), ("strings", 2), ("arithmetic", 3)], []),
+    "repeats, turned": (
+        [("arithmetic", 0), *[("strings", 1)] * 3, ("arithmetic", 2), ("arithmetic", 3)],
+        [0.9, -1.1, 0.8, 1.2, 1.0, 0.9],
+    ),
+    "merged, turned twice": (
+        [("arithmetic", 0), ("both", 1), ("both", 2), ("both", 2), ("arithmetic", 3)],
+        [1.0, -0.9, 1.1, -1.2, 0.8],
+    ),
+    "four": ([("arithmetic", block) for block in range(4)], [1.0, 0.9, 1.0, 1.0]),
+}
+
+
+def stack(live: Live, name: str, **keys: Any) -> Recipe:
+    hops, scales = PATHS[name]
+    given = {"both": ("arithmetic", "strings")}
+    slices = [{n: [block, block + 1] for n in given.get(one, (one,))} for one, block in hops]
+    whole = {"base": live.sources["arithmetic"], "slices": slices, "scales": scales}
+    return live.recipe("linear", **{"dtype": "float32", **whole, **keys})
+
+
+def explicit(recipe: Recipe, out: Path) -> LM:
+    """Transformers on the unscaled stack, the stream multiplied before each block."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    build(recipe.model_copy(update={"scales": ()}), out)
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    for block, scale in zip(model.model.layers, recipe.scales, strict=False):
+        block.register_forward_pre_hook(lambda _, args, s=scale: (args[0] * s, *args[1:]))
+    lm: LM = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(out), batch_size=1)
+    return lm
+
+
+def blocks_run(engine: VllmEngine) -> int:
+    assert engine._llm is not None
+    return int(engine._llm.apply_model(lambda model: model.model.end_layer)[0])
+
+
+def test_one_engine_of_the_deepest_stack_answers_every_path_as_it_is_written(
+    live: Live, tmp_path: Path
+) -> None:
+    first = live.load(stack(live, "eight, scaled"))
+    vllm = live.engine.lm
+    for name in [*PATHS, "eight, scaled"]:
+        recipe = stack(live, name)
+        found = live.load(recipe)
+        assert blocks_run(live.engine) == recipe.depth
+        theirs = ask(explicit(recipe, tmp_path / f"{name}{len(list(tmp_path.iterdir()))}"))
+        assert found.texts == theirs.texts, name
+        assert found.likelihoods == pytest.approx(theirs.likelihoods, rel=1e-4), name
+    assert found == first
+    assert live.engine.lm is vllm  # which was started once for all
+
+
+def test_a_path_answers_as_a_fresh_vllm_on_its_checkpoint_does(live: Live, tmp_path: Path) -> None:
+    live.load(stack(live, "eight, scaled"))
+    recipe = stack(live, "repeats, turned", dtype="bfloat16")
+    found = live.load(recipe)
+    theirs = ask(fresh(live.engine, recipe, tmp_path / "out"))
+    assert found.texts == theirs.texts
+    assert found.likelihoods == pytest.approx(theirs.likelihoods, abs=1e-5, rel=0)
+
+
+def test_blocks_that_a_path_lacks_are_the_identity_where_they_are_computed(live: Live) -> None:
+    live.load(stack(live, "eight, scaled"))
+    found = live.load(stack(live, "three"))
+
+    def run_all(model: Any) -> None:
+        model.model.end_layer = len(model.model.layers)
+
+    assert live.engine._llm is not None
+    live.engine._llm.apply_model(run_all)
+    assert ask(live.engine.lm) == found
+
+
 def test_a_request_that_fails_leaves_nothing_to_the_next_candidate(live: Live) -> None:
     from vllm.exceptions import VLLMValidationError
 
@@ -220,6 +304,54 @@ def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:
             assert found.likelihoods == pytest.approx(alone.likelihoods, abs=1e-4)
 
 
+def windowed(tiny: Callable[..., Path], out: Path) -> str:
+    """A Gemma whose first block sees four tokens back, and its second all."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shutil.copytree(tiny(), out)
+    config = AutoConfig.for_model(
+        "gemma3_text",
+        **{"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 32},
+        **{"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 40},
+        **{"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+        **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        **{"max_position_embeddings": 256, "query_pre_attn_scalar": 32},
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(out)
+    return str(out)
+
+
+def test_a_stack_whose_kinds_of_attention_follow_each_other_otherwise_is_served(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    base = windowed(tiny, tmp_path / "base")
+    engine = VllmEngine(vllm=CACHE)
+    engine.open(Models(base, {"a": base}))
+    live = Live(engine, base, {"a": base})
+    seen = [engine.lm]
+    for path in ((1, 0, 0), (1, 0)):
+        slices = [{"a": [block, block + 1]} for block in path]
+        scales = [0.9, -1.1, 1.2][: len(path)]
+        recipe = live.recipe("linear", slices=slices, scales=scales, dtype="float32")
+        found = live.load(recipe, WORDS, "\tw4 \tw9")
+        theirs = ask(explicit(recipe, tmp_path / str(path)), WORDS, "\tw4 \tw9")
+        assert [plain(text) for text in found.texts] == [plain(text) for text in theirs.texts]
+        assert found.likelihoods == pytest.approx(theirs.likelihoods, rel=1e-4), path
+        seen.append(engine.lm)
+    assert seen[0] is not seen[1] is seen[2]  # started anew, once
+    engine.close()
+
+
+def plain(text: str) -> list[str]:
+    """Words that are no special tokens: Transformers leaves those out."""
+    return [word for word in text.split() if word[0] != "<"]
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_packed_bfloat16_weights_answer_as_fresh_ones(
     tied: bool, tiny: Callable[..., Path], tmp_path: Path
@@ -231,8 +363,11 @@ def test_packed_bfloat16_weights_answer_as_fresh_ones(
     engine.open(Models(base, sources))
     live = Live(engine, base, sources)
     seen = []
-    for weight in (0.2, 0.9, 0.5):
-        recipe = live.recipe("linear", parameters={"weight": {"a": weight, "b": 1 - weight}})
+    whole = [{"a": [0, 3], "b": [0, 3]}]
+    turned = {"slices": [{"a": [0, 1], "b": [0, 1]}, {"b": [2, 3]}], "scales": [-0.8, 1.3]}
+    for weight, keys in ((0.2, {}), (0.9, turned), (0.5, {"slices": whole})):
+        parameters = {"weight": {"a": weight, "b": 1 - weight}}
+        recipe = live.recipe("linear", parameters=parameters, **keys)
         asked = (WORDS, "\tw4 \tw9\tw12")  # any white space parts words
         found = live.load(recipe, *asked)
         assert found == ask(fresh(engine, recipe, tmp_path / str(weight)), *asked)
