@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import SearchError
-from evomerge.nouns import Candidate, Evaluation, Kind
+from evomerge.nouns import Candidate, Evaluation, Kind, Split
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
 from evomerge.store import RunRecord, Store
@@ -111,16 +111,8 @@ def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
     """The outcome that a store holds so far."""
     candidates = store.candidates()
     told = {event.number for event in store.events() if event.kind == "tell"}
-    results = {
-        c.number: found
-        for c in candidates
-        if c.number in told and (found := store.evaluation(c.recipe.digest)) is not None
-    }
-    held_out = {
-        c.number: found
-        for c in candidates
-        if (found := store.evaluation(c.recipe.digest, "held_out")) is not None
-    }
+    results, search = _read(fitness, [c for c in candidates if c.number in told], store, "search")
+    _, held_out = _read(fitness, candidates, store, "held_out")
     rows = [
         Row(
             c.number,
@@ -128,8 +120,8 @@ def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
             c.label,
             c.recipe.digest,
             results[c.number].status if c.number in results else "running",
-            _score(fitness, c.number, candidates, results),
-            _score(fitness, c.number, candidates, held_out),
+            search.get(c.number),
+            held_out.get(c.number),
             results[c.number].error if c.number in results else None,
             c.genome.parents,
             c.recipe.depth,
@@ -260,13 +252,23 @@ def score(
     )
 
 
-def _score(
-    fitness: Fitness,
-    number: int,
-    candidates: Sequence[Candidate],
-    results: Mapping[int, Evaluation],
-) -> Score | None:
-    """One candidate's score on the split that ``results`` are of."""
-    if number not in results or results[number].status != "done":
-        return None
-    return score(fitness, results[number], references(candidates, results))
+def _read(
+    fitness: Fitness, candidates: Sequence[Candidate], store: Store, split: Split
+) -> tuple[dict[int, Evaluation], dict[int, Score]]:
+    """By number: evaluations and scores.
+
+    The example scores of a long run would fill the memory: only baselines keep theirs.
+    """
+    sources = [c for c in candidates if c.label.startswith("source: ")]
+    of_sources = {c.number: store.evaluation(c.recipe.digest, split) for c in sources}
+    best_source = references(sources, {n: found for n, found in of_sources.items() if found})
+    results, scores = {}, {}
+    for candidate in candidates:
+        found = store.evaluation(candidate.recipe.digest, split)
+        if found is None:
+            continue
+        kept = found if candidate.kind == "baseline" else replace(found, tasks={})
+        results[candidate.number] = kept
+        if found.status == "done":
+            scores[candidate.number] = score(fitness, found, best_source)
+    return results, scores
