@@ -14,25 +14,47 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
+from evomerge.baselines import baselines
 from evomerge.config import load_resolved
 from evomerge.executors import Executor, TellOrder
 from evomerge.nouns import Evaluation, Job, TaskScores
-from evomerge.runs import start
-from evomerge.search import Search
+from evomerge.outcome import read_outcome
+from evomerge.runs import resume, start
+from evomerge.search import Progress, Search
+from evomerge.store import Store
 from evomerge.worker import WorkerSetup
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "experiments" / "zoo"
 CREWS = (1, 8, 64, 256)
 EXAMPLES = 200
-BASELINES = 6  # base, three sources, average, textbook
+TARGET_MS = 5  # of the driver per candidate, with 100,000 of them in the store
 SPREAD = 1.0  # of the logarithm: one evaluation in a hundred takes ten times the median
+
+
+class Spent(NamedTuple):
+    """Seconds of this thread: on a core, and ready to run while others had the cores."""
+
+    cpu: float
+    queue: float
+
+    @classmethod
+    def now(cls) -> Spent:
+        """Since the thread began. Linux counts the queue, where its kernel was built to."""
+        counts = Path("/proc/thread-self/schedstat")
+        waited = int(counts.read_text().split()[1]) / 1e9 if counts.exists() else 0.0
+        return cls(time.thread_time(), waited)
+
+    def since(self, earlier: Spent) -> Spent:
+        """What was spent in between."""
+        return Spent(self.cpu - earlier.cpu, self.queue - earlier.queue)
 
 
 class SimulatedCrew(Executor):
@@ -43,24 +65,28 @@ class SimulatedCrew(Executor):
         median_seconds: of an evaluation.
 
     Attributes:
-        driver_seconds: real ones spent outside this class, before each result.
+        driver_seconds: real ones spent outside this class, before each result; and
+            `driver_parts`, what of them was spent where.
+        jobs: in the order in which they began.
         starts: simulated, when each evaluation began; and `lengths`, how long it took.
     """
 
     def __init__(self, workers: int, median_seconds: float, tell_order: TellOrder) -> None:
         self.capacity, self.tell_order, self.lookahead = workers, tell_order, 2 * workers
         self.driver_seconds: list[float] = []
+        self.driver_parts: list[Spent] = []
+        self.jobs: list[Job] = []
         self.starts: list[float] = []
         self.lengths: list[float] = []
         self._median = median_seconds
         self._rng = np.random.default_rng(0)
         self._queue: deque[Job] = deque()
         self._at_work: list[tuple[float, int, Job]] = []
-        self._now, self._left = 0.0, 0.0
+        self._now, self._left, self._left_spent = 0.0, 0.0, Spent.now()
 
     def start(self, setup: WorkerSetup) -> None:
         """Nothing to open: from here on the driver's time counts."""
-        self._left = time.perf_counter()
+        self._leave()
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
@@ -69,16 +95,21 @@ class SimulatedCrew(Executor):
 
     def result(self) -> tuple[Job, Evaluation]:
         """See `Executor.result`."""
+        self.driver_parts.append(Spent.now().since(self._left_spent))
         spent = time.perf_counter() - self._left
         self.driver_seconds.append(spent)
         end, _, job = heapq.heappop(self._at_work)
         self._now = max(self._now + spent, end)  # it may have had to wait for the driver
         self._assign(self._now)
-        self._left = time.perf_counter()
-        return job, _evaluation(job)
+        evaluation = _evaluation(job)
+        self._leave()
+        return job, evaluation
 
     def close(self) -> None:
         """Nothing to close."""
+
+    def _leave(self) -> None:
+        self._left, self._left_spent = time.perf_counter(), Spent.now()
 
     def _assign(self, now: float) -> None:
         while self._queue and len(self._at_work) < self.capacity:
@@ -87,16 +118,22 @@ class SimulatedCrew(Executor):
                 self._median * float(self._rng.lognormal(0, SPREAD)),
             )
             heapq.heappush(self._at_work, (now + seconds, job.number, job))
+            self.jobs.append(job)
             self.starts.append(now)
             self.lengths.append(seconds)
 
-    def utilisation(self, first: int, last: int) -> float:
-        """Share of worker time at work, from the start of one evaluation to that of another.
+    def utilisation(self, numbers: range) -> float:
+        """Share of worker time at work, from the first start to the last of some candidates.
 
         Args:
-            first, last: in the order of their starts.
+            numbers: of the candidates that were searched.
         """
-        begin, end = self.starts[first], self.starts[last]
+        began = [
+            start
+            for job, start in zip(self.jobs, self.starts, strict=True)
+            if job.number in numbers and job.split == "search"
+        ]
+        begin, end = began[0], began[-1]
         busy = sum(
             max(0.0, min(start + length, end) - max(start, begin))
             for start, length in zip(self.starts, self.lengths, strict=True)
@@ -114,18 +151,22 @@ def _evaluation(job: Job) -> Evaluation:
     return Evaluation("done", tasks, merge_seconds=1.0, score_seconds=1.0)
 
 
+SPACE = {
+    "kind": "parameter",
+    "operator": "task_arithmetic",
+    "granularity": {"layers": 2, "roles": ["attention", "mlp", "other"]},
+    "parameters": {"weight": {"low": -0.5, "high": 1.5}},
+}
+CMAES = {"name": "cmaes", "population_size": 64}
+
+
 def _search(optimizer: dict[str, Any], evaluations: int) -> Search:
-    """A search of 18 genes over the zoo."""
+    """A search over the zoo, of 18 genes or of children."""
     content = {
         "name": "workers",
         "base": str(ZOO / "base"),
         "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings", "kanji")},
-        "space": {
-            "kind": "parameter",
-            "operator": "task_arithmetic",
-            "granularity": {"layers": 2, "roles": ["attention", "mlp", "other"]},
-            "parameters": {"weight": {"low": -0.5, "high": 1.5}},
-        },
+        "space": {"kind": "crossover"} if optimizer["name"] == "m2n2" else SPACE,
         "fitness": {
             "include_path": str(ROOT / "fitness" / "zoo_skills"),
             "tasks": {"arithmetic": {"task": "zoo_arithmetic"}},
@@ -136,25 +177,31 @@ def _search(optimizer: dict[str, Any], evaluations: int) -> Search:
     return load_resolved(yaml.safe_dump(content), "workers").search
 
 
-def _run(search: Search, crew: SimulatedCrew) -> None:
-    with TemporaryDirectory() as folder:
-        made = replace(search, new_executor=lambda: crew)
-        start(made, Path(folder) / "run", lambda progress: None)
+def _with(crew: SimulatedCrew, search: Search) -> Search:
+    return replace(search, new_executor=lambda: crew)
+
+
+def _silent(_: Progress) -> None:
+    pass
 
 
 def _utilisations(median_seconds: float, rounds: int) -> Iterator[str]:
-    cmaes = {"name": "cmaes", "population_size": 64}
-    for label, optimizer, order in (
-        ("cmaes, 64 a generation, finished", cmaes, "finished"),
-        ("cmaes, 64 a generation, asked", cmaes, "asked"),
-        ("random (never waits), finished", {"name": "random"}, "finished"),
-    ):
+    kinds: tuple[tuple[str, dict[str, Any], TellOrder], ...] = (
+        ("cmaes, 64 a generation, finished", CMAES, "finished"),
+        ("cmaes, 64 a generation, asked", CMAES, "asked"),
+        ("m2n2, finished", {"name": "m2n2", "insert": "finished"}, "finished"),
+        ("m2n2, inserted as asked", {"name": "m2n2"}, "finished"),
+        ("random, finished", {"name": "random"}, "finished"),
+    )
+    for label, optimizer, order in kinds:
         for workers in CREWS:
             evaluations = rounds * max(64, workers)
             search = _search(optimizer, evaluations)
-            crew = SimulatedCrew(workers, median_seconds, order)  # type: ignore[arg-type]
-            _run(search, crew)
-            busy = crew.utilisation(BASELINES, BASELINES + evaluations - 1)
+            crew = SimulatedCrew(workers, median_seconds, order)
+            with TemporaryDirectory() as folder:
+                start(_with(crew, search), Path(folder) / "run", _silent)
+            first = len(list(baselines(search.ground, search.space.operators)))
+            busy = crew.utilisation(range(first, first + evaluations))
             driver = float(np.median(crew.driver_seconds))
             yield (
                 f"{label:<34} {workers:>4} workers  {busy:6.1%} busy  "
@@ -162,30 +209,68 @@ def _utilisations(median_seconds: float, rounds: int) -> Iterator[str]:
             )
 
 
-def _overhead(candidates: int) -> str:
-    """Driver seconds per candidate at the beginning and at the end of one long run."""
-    crew = SimulatedCrew(64, 60, "finished")
-    _run(_search({"name": "cmaes", "population_size": 64}, candidates), crew)
-    first, last = crew.driver_seconds[100:1100], crew.driver_seconds[-1100:-100]
-    return (
-        f"driver, median (mean) of 1000: {np.median(first) * 1e3:.2f} ({np.mean(first) * 1e3:.2f}) "
-        f"ms at the start, {np.median(last) * 1e3:.2f} ({np.mean(last) * 1e3:.2f}) ms with "
-        f"{candidates} candidates in the store"
-    )
+def _overhead(candidates: int, folder: Path) -> Iterator[str]:
+    """What one long run costs the driver, and going on with it."""
+    crew, search = SimulatedCrew(64, 60, "finished"), _search(CMAES, candidates)
+    run = folder / "run"
+    start(_with(crew, search), run, _silent)
+    for where, some in (
+        ("at the start", slice(100, 1100)),
+        (f"with {candidates} candidates in the store", slice(-1100, -100)),
+    ):
+        real = np.array(crew.driver_seconds[some]) * 1e3
+        cpu, queue = np.array(crew.driver_parts[some]).T * 1e3
+        rest = real - cpu - queue
+        yield (
+            f"driver {where}, ms per candidate: median {np.median(real):.2f}, mean "
+            f"{np.mean(real):.2f} (at work {np.mean(cpu):.2f}, waiting for a core that others use "
+            f"{np.mean(queue):.2f}, for the disk and all else {np.mean(rest):.2f}); without other "
+            f"programs {np.mean(real - queue):.2f}, target {TARGET_MS}"
+        )
+    crew.jobs.clear()
+    for what, do in (("replay", _replay), ("reading the outcome", _read)):
+        began = time.thread_time()
+        do(search, run)
+        seconds_each = (time.thread_time() - began) / candidates
+        peak = getrusage(RUSAGE_SELF).ru_maxrss / 1024
+        yield (
+            f"{what}: CPU {seconds_each * 1e3:.2f} ms per candidate; "
+            f"peak of memory so far {peak:.0f} MiB"
+        )
+    yield f"run.sqlite: {(run / 'run.sqlite').stat().st_size / 2**20:.0f} MiB"
+
+
+def _replay(search: Search, run: Path) -> None:
+    """What `evomerge resume` does of a finished run."""
+    resume(_with(SimulatedCrew(64, 60, "finished"), search), run, _silent)
+
+
+def _read(search: Search, run: Path) -> None:
+    """What `evomerge show` reads."""
+    with Store.open(run, read_only=True) as store:
+        read_outcome(run, search.setup.fitness, store)
 
 
 def main() -> None:
-    """Print utilisation for every crew, then what the driver costs in a long run."""
+    """Print utilisation for every crew, then what a long run costs the driver."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--median-seconds", type=float, default=60.0, help="of an evaluation")
-    parser.add_argument("--rounds", type=int, default=20, help="evaluations per worker, about")
+    parser.add_argument(
+        "--rounds", type=int, default=20, help="evaluations per worker, about; 0: none"
+    )
     parser.add_argument("--candidates", type=int, default=100_000, help="of the long run; 0: none")
+    parser.add_argument(
+        "--folder", type=Path, help="on the disk to measure; default: of temporary files"
+    )
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # lm-eval's, about the zoo's tasks
-    for line in _utilisations(options.median_seconds, options.rounds):
-        print(line, flush=True)
+    if options.rounds:
+        for line in _utilisations(options.median_seconds, options.rounds):
+            print(line, flush=True)
     if options.candidates:
-        print(_overhead(options.candidates))
+        with TemporaryDirectory(dir=options.folder) as folder:
+            for line in _overhead(options.candidates, Path(folder)):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
