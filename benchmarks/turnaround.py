@@ -114,7 +114,9 @@ def measure(setting: Setting, folder: Path, runs: int, dtype: str) -> tuple[Foun
         worker.evaluate(Job(0, first, "search"))
         weights = [0.2 + 0.1 * number for number in range(runs)]
         live = [worker.evaluate(Job(0, setting.recipe(w), "search")) for w in weights]
-        (of,) = worker.scorers["search"].doc_ids().values()
+        asking = worker.scorers["search"].lm_eval
+        assert asking is not None
+        (of,) = asking.doc_ids().values()
         engine = dict(worker.engine.lm_eval_arguments(worker.models))
     asked = {"engine": engine, "doc_ids": of[1], "include_path": fitness.include_path}
     disk = [_child(setting.recipe(w), asked, folder) for w in weights]

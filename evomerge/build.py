@@ -1,4 +1,4 @@
-"""From a recipe to a Hugging Face folder that any tool loads."""
+"""From a recipe to a Hugging Face folder that any tool loads, or to weights alone."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def read_recipe(path: Path) -> Recipe:
 def build(recipe: Recipe, out: Path, shard_bytes: int = SHARD_BYTES, title: str = "") -> Path:
     """Merge a recipe and write config, weights, tokenizer, generation config and model card.
 
+    What the base does not have is not written: a model of a person's own may be weights alone.
+
     The folder appears when it is whole; a failure leaves nothing behind.
 
     Args:
@@ -60,4 +62,5 @@ def _fill(folder: Path, plan: Plan, shard_bytes: int, title: str) -> None:
     with WeightsWriter(folder, specs, shard_bytes) as writer:
         merge_into(plan, lambda step: partial(writer.write, step.slot.name))
     write_skeleton(plan.models, folder, plan.recipe.dtype)
-    (folder / "README.md").write_text(model_card(plan.recipe, title), encoding="utf-8")
+    card = model_card(plan.recipe, title, bare=plan.models.base.bare)
+    (folder / "README.md").write_text(card, encoding="utf-8")

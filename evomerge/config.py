@@ -27,15 +27,17 @@ from evomerge.optimizers import Optimizer
 from evomerge.recipes import Recipe
 from evomerge.registry import Component, component
 from evomerge.scoring import Fitness
+from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.tasks import task_problems
 from evomerge.search import Budget, Search
 from evomerge.search_file import SearchFile
 from evomerge.spaces import Ground, Space
 from evomerge.store import RunRecord
+from evomerge.user_code import anchor_code
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.references import anchor
-from evomerge.worker import WorkerSetup
+from evomerge.worker import WorkerSetup, unserved
 
 T = TypeVar("T")
 _LIBRARIES = (
@@ -87,6 +89,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
                 name: anchor(reference, folder) if isinstance(reference, str) else reference
                 for name, reference in content[key].items()
             }
+    engine = content.get("engine")
+    if isinstance(engine, dict) and isinstance(engine.get("module"), str):
+        content["engine"] = engine | {"module": anchor_code(engine["module"], folder)}
     return _compose(content, str(path), problems, lost)
 
 
@@ -130,7 +135,7 @@ def _compose(
     ground = Ground(
         file.base,
         file.sources,
-        models.base.layers if models else 1,
+        max(1, models.base.layers) if models else 1,
         file.dtype or (models.dtype if models else "float32"),
         file.tokenizer,
         file.seed,
@@ -148,6 +153,8 @@ def _compose(
     executor: Component[Executor] | None
     executor = part("", ["executor"], component, "executor", Executor, file.executor)
     part("fitness", ["fitness"], _check_fitness, file.fitness)
+    if engine is not None:
+        part("fitness", ["fitness"], _serve, file.fitness, engine.kind, file.engine["name"])
     live = part("", [], engine.make) if engine is not None else None
     if executor is not None:
         part("", [], executor.make)
@@ -217,7 +224,17 @@ def _inline(value: Any, kind: presets.Kind, folder: Path) -> Any:
         value, folder = read_yaml(path), path.parent
     if isinstance(value, dict) and isinstance(value.get("include_path"), str):
         value = {**value, "include_path": str((folder / value["include_path"]).resolve())}
+    if isinstance(value, dict) and isinstance(value.get("tasks"), dict):
+        tasks = {name: _anchored(task, folder) for name, task in value["tasks"].items()}
+        value = {**value, "tasks": tasks}
     return value
+
+
+def _anchored(task: Any, folder: Path) -> Any:
+    """A task of a fitness with the file of its scorer made absolute."""
+    if isinstance(task, dict) and isinstance(task.get("scorer"), str):
+        return {**task, "scorer": anchor_code(task["scorer"], folder)}
+    return task
 
 
 def _override(content: dict[str, Any], text: str) -> None:
@@ -251,10 +268,16 @@ def _space(keys: Mapping[str, Any], ground: Ground) -> Space:
 
 
 def _check_fitness(fitness: Fitness) -> None:
-    """Raise for a folder or tasks that do not exist."""
+    """Raise for a folder, tasks or scorers that do not exist."""
     if fitness.include_path is not None and not Path(fitness.include_path).is_dir():
         raise ConfigError(f"include_path: {fitness.include_path}: no such folder")
-    if problems := task_problems(fitness):
+    if problems := [*task_problems(fitness), *scorer_problems(fitness)]:
+        raise ConfigError(problems)
+
+
+def _serve(fitness: Fitness, engine: type[Engine], name: str) -> None:
+    """Raise for tasks that the engine cannot answer."""
+    if problems := unserved(fitness, engine, name):
         raise ConfigError(problems)
 
 

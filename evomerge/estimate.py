@@ -44,6 +44,7 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
     per_candidate = sum(examples["search"].values())
     total = None if evaluations is None else (evaluations + compared + 1) * per_candidate
     held_out = sum(examples["held_out"].values()) * (compared + search.champions)
+    unknown = dict.fromkeys(loaded.file.fitness.scorers, "as its scorer says")
     return {
         "name": loaded.file.name,
         "parameters": {
@@ -59,8 +60,8 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
         "budget": {
             name: limit for name, limit in asdict(search.budget).items() if limit is not None
         },
-        "search_examples": examples["search"],
-        "held_out_examples": examples["held_out"],
+        "search_examples": {**examples["search"], **unknown},
+        "held_out_examples": {**examples["held_out"], **unknown},
         "examples_to_answer": "as many as the time allows" if total is None else total + held_out,
         "bytes_to_merge": plan.nbytes * ((evaluations or 0) + compared),
         **_memory(loaded, _largest(loaded) or plan, executor),

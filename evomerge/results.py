@@ -23,6 +23,7 @@ from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile
 from evomerge.store import Store
+from evomerge.user_code import anchor_code
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.references import anchor
@@ -98,6 +99,8 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
             base=reference, sources={"model": reference}, operator="linear", dtype=dtype
         )
     options = _engine_keys(engine)
+    if isinstance(options.get("module"), str):
+        options["module"] = anchor_code(options["module"], Path.cwd())
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
@@ -145,6 +148,8 @@ def lm_eval_commands(file: SearchFile, checkpoint: Path) -> list[tuple[str, str]
     cannot run.
     """
     fitness = file.fitness
+    if not fitness.lm_eval_tasks:
+        return []
     try:
         engine = registry.component("engine", Engine, file.engine).make()
     except ConfigError:
@@ -154,7 +159,7 @@ def lm_eval_commands(file: SearchFile, checkpoint: Path) -> list[tuple[str, str]
     commands, flags = [], list(asked.flags())
     for split in ("search", "held-out"):
         by_shots: dict[int | None, list[str]] = defaultdict(list)
-        for task in fitness.tasks.values():
+        for task in fitness.lm_eval_tasks.values():
             name = task.task if split == "search" else task.held_out
             if name is not None and task.search_examples is None:
                 shots = asked.num_fewshot if task.num_fewshot is None else task.num_fewshot

@@ -18,7 +18,7 @@ from evomerge.nouns import Evaluation, Job, Split
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
 from evomerge.scoring.fitness import Fitness
-from evomerge.scoring.lm_eval import LmEvalScorer
+from evomerge.scoring.whole import WholeScorer
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
@@ -66,11 +66,12 @@ class Worker:
         self._opened: dict[str, Checkpoint] = {}
         self.models = Models.of(setup, self._opened)
         kind = registry.find("engines", setup.engine, Engine)
+        if problems := unserved(setup.fitness, kind, setup.engine):
+            raise ConfigError(problems)
         self.engine = kind(**setup.engine_options)
         self.engine.open(self.models)
         self.scorers = {
-            split: LmEvalScorer(setup.fitness, split, self.engine.lm, self.engine.lm_eval)
-            for split in get_args(Split)
+            split: WholeScorer(setup.fitness, split, self.engine) for split in get_args(Split)
         }
 
     def evaluate(self, job: Job) -> Evaluation:
@@ -88,7 +89,7 @@ class Worker:
         try:
             self.engine.load(make_plan(job.recipe, self._models_of(job.recipe)))
             merged = time.perf_counter()
-            tasks = self.scorers[job.split].score(self.engine.lm)
+            tasks = self.scorers[job.split].score(self.engine)
         except (CheckpointError, ConfigError, SearchError):
             raise  # a damaged file, a wrong YAML or a broken machine is nobody's bad gene
         except Exception as error:
@@ -119,6 +120,28 @@ class Worker:
     def close(self) -> None:
         """Give memory and devices back."""
         self.engine.close()
+
+
+def unserved(fitness: Fitness, engine: type[Engine], name: str) -> list[str]:
+    """A sentence for each task of a fitness that an engine cannot answer.
+
+    Args:
+        name: of the engine.
+    """
+    problems = []
+    if "task" not in engine.serves:
+        problems += [
+            f"tasks.{task}: lm-eval cannot ask the engine {name}, which is no language model. "
+            "Give it a scorer, or take engine: transformers."
+            for task in fitness.lm_eval_tasks
+        ]
+    if "scorer" not in engine.serves:
+        problems += [
+            f"tasks.{task}: the engine {name} has no module for a scorer. "
+            "Take engine: transformers, or torch."
+            for task in fitness.scorers
+        ]
+    return problems
 
 
 def planned_gpus(setup: WorkerSetup) -> float:

@@ -7,8 +7,9 @@ its YAML keys.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.models import Models
@@ -16,6 +17,9 @@ from evomerge.weights.plan import Plan
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+    from torch.nn import Module
+
+Serves = Literal["task", "scorer"]
 
 
 class Engine(ABC):
@@ -24,10 +28,18 @@ class Engine(ABC):
     The scores of a loaded plan equal those of the checkpoint that is built from it.
 
     Attributes:
+        serves: what of a fitness it can answer: a ``task`` of lm-eval through `lm`, a ``scorer``
+            through `module`.
         lm_eval: how lm-eval asks it.
     """
 
+    serves: ClassVar[frozenset[Serves]] = frozenset({"task"})
     lm_eval: LmEvalOptions = LmEvalOptions()
+
+    @classmethod
+    def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
+        """What its options name that scores depend on, and every machine must have the same."""
+        return ()
 
     @abstractmethod
     def open(self, models: Models) -> None:
@@ -54,16 +66,22 @@ class Engine(ABC):
         """
 
     @property
-    @abstractmethod
     def lm(self) -> LM:
         """Answers lm-eval requests with the weights loaded last."""
+        raise NotImplementedError(f"{type(self).__name__} serves {', '.join(self.serves)}")
+
+    @property
+    def module(self) -> Module:
+        """The live module with the weights loaded last, in evaluation mode."""
+        raise NotImplementedError(f"{type(self).__name__} serves {', '.join(self.serves)}")
 
     @abstractmethod
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
         """Arguments with which the plain ``lm_eval`` program computes the same answers.
 
         The engine need not be open. Keys: ``model``, ``model_args`` (without ``pretrained``),
-        ``batch_size`` and ``device``.
+        ``batch_size`` and ``device``. An engine without `lm` gives ``model_args`` and ``device``,
+        and whatever else its scores depend on.
         """
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to release

@@ -24,6 +24,12 @@ def empty_model(
     Raises:
         PlanError: Transformers cannot build it.
     """
+    if models.base.bare:
+        raise PlanError(
+            f"{models.base.folder}: Transformers cannot build this model: no config.json says "
+            "its model_type. Copy it from where the model comes from, or use engine: torch with "
+            "a module of your own."
+        )
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -62,12 +68,20 @@ def open_tokenizer(models: Models, folder: Path) -> Any:
         ) from None
 
 
-def demand_fit(models: Models, kind: str, live: Mapping[str, torch.Tensor]) -> None:
+def demand_fit(
+    models: Models,
+    kind: str,
+    live: Mapping[str, torch.Tensor],
+    source: str = "its config.json",
+    cure: str = "Repair the config.",
+) -> None:
     """Raise unless every name of a plan has its place in the model, and every place its name.
 
     Args:
         kind: the class of the model.
         live: its tensors by name; those that share memory are one.
+        source: what says what the model is like.
+        cure: of shapes that differ.
 
     Raises:
         PlanError: names that the model does not have, or parts of it that no name fills.
@@ -75,19 +89,20 @@ def demand_fit(models: Models, kind: str, live: Mapping[str, torch.Tensor]) -> N
     folder = models.base.folder
     wanted = {slot.name: slot.shape for slot in models.slots}
     unknown = [name for name in wanted if name not in live]
+    problems = []
     if unknown:
-        raise PlanError(
+        problems.append(
             f"{folder}: {len(unknown)} tensors, {unknown[0]} first, are not parts of {kind}. "
             "The engine loads only checkpoints whose names are the module names."
         )
-    problems = [
-        f"{folder}: {name} is {shape}, but {tuple(live[name].shape)} by its config.json. "
-        "Repair the config."
-        for name, shape in wanted.items()
-        if live[name].shape != shape
+    known = [name for name in wanted if name in live]
+    problems += [
+        f"{folder}: {name} is {wanted[name]}, but {tuple(live[name].shape)} by {source}. {cure}"
+        for name in known
+        if live[name].shape != wanted[name]
     ]
     # on the meta device nothing has an address, but tied tensors are one object's storage
-    filled = {memory_of(live[name]) for name in wanted}
+    filled = {memory_of(live[name]) for name in known}
     empty = [name for name, tensor in live.items() if memory_of(tensor) not in filled]
     if empty:
         problems.append(

@@ -6,24 +6,26 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from evomerge.engines import Engine
+from evomerge.engines import Engine, Serves
 from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
+from evomerge.engines._devices import present
+from evomerge.engines._in_place import fill
 from evomerge.engines._skeleton import Skeleton
 from evomerge.engines._stacks import Stacks
-from evomerge.errors import ConfigError, PlanError
+from evomerge.errors import ConfigError
 from evomerge.lm_eval_options import LmEvalOptions
-from evomerge.weights.merge import Out, merge_into
 from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan, Step
+from evomerge.weights.plan import Plan
 from evomerge.weights.skeleton import write_skeleton
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+    from torch.nn import Module
 
 
 class TransformersEngine(Engine):
@@ -45,6 +47,8 @@ class TransformersEngine(Engine):
         ConfigError: a device that torch does not know, or that is not there.
     """
 
+    serves: ClassVar[frozenset[Serves]] = frozenset({"task", "scorer"})
+
     def __init__(
         self,
         *,
@@ -61,7 +65,7 @@ class TransformersEngine(Engine):
                 "engine.lm_eval.max_gen_toks: the transformers engine has no such setting. "
                 "Use gen_kwargs: {max_gen_toks: ...}."
             )
-        self.device = _present(device)
+        self.device = present(device)
         self.lm_eval = lm_eval
         self.dtype = dtype
         self.batch_size = batch_size
@@ -143,28 +147,8 @@ class TransformersEngine(Engine):
             model = (self._stacks or self._open_stacks(self._models)).load(plan)
         else:
             model = self._plain
-            self._load_plain(plan)
+            fill(self._targets, plan, torch.device(self.device))
         lm._model, lm._config = model, model.config
-
-    def _load_plain(self, plan: Plan) -> None:
-        """Merge in place."""
-        planned = {step.slot.name for step in plan.steps}
-        if planned != self._targets.keys():
-            stray = sorted(planned ^ self._targets.keys())
-            raise PlanError(
-                f"the plan and the open models differ in {len(stray)} tensors, {stray[0]} first. "
-                "Plan the recipe for the models that the engine was opened with."
-            )
-        merge_into(plan, self._into, torch.device(self.device))
-
-    def _into(self, step: Step) -> Out:
-        """Puts stretches of a tensor in their place."""
-        target = self._targets[step.slot.name].view(-1)
-
-        def out(start: int, values: torch.Tensor) -> None:
-            target[start : start + values.numel()].copy_(values)
-
-        return out
 
     @property
     def lm(self) -> LM:
@@ -172,6 +156,13 @@ class TransformersEngine(Engine):
         if self._lm is None:
             raise RuntimeError("the engine is not open")
         return self._lm
+
+    @property
+    def module(self) -> Module:
+        """See `Engine.module`."""
+        lm: Any = self.lm  # lm-eval's own
+        module: Module = lm.model
+        return module
 
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
         """See `Engine.lm_eval_arguments`."""
@@ -204,21 +195,3 @@ class TransformersEngine(Engine):
         self._targets = {}
         if torch.device(self.device).type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _present(device: str) -> str:
-    """The device that is meant, which this machine has."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        wanted = torch.device(device)
-        module = torch.get_device_module(wanted)
-    except RuntimeError:
-        raise ConfigError(
-            f"engine.device: torch has no device {device!r}. Use cpu, cuda or auto."
-        ) from None
-    # a driver may count GPUs that it cannot start
-    dead = wanted.type == "cuda" and not torch.cuda.is_available()
-    if dead or (wanted.index or 0) >= module.device_count():
-        raise ConfigError(f"engine.device: {device!r} is not available here. Use cpu or auto.")
-    return device

@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from evomerge import __version__
+from evomerge import __version__, registry
+from evomerge.engines import Engine
 from evomerge.errors import InputError
 from evomerge.weights.models import Models
 from evomerge.worker import WorkerSetup
@@ -83,17 +84,22 @@ def differences(expected: Inspection, found: Inspection, where: str) -> list[str
             problems.append(f"{where}: {here.path}: missing there. {_CURE}")
         elif here is not None and there is not None and here.digest != there.digest:
             cure = _CURE_FITNESS if name == _FITNESS else _CURE
+            cure = _CURE_MODULE if name.startswith("engine ") else cure
             problems.append(f"{where}: {there.path}: differs from that on {expected.host}. {cure}")
     return problems
 
 
 _CURE = "Copy the model to that node again, or put it on a shared disk."
+_CURE_MODULE = "Copy the module's file to that node again, or put it on a shared disk."
 _CURE_FITNESS = "Copy the fitness and its tasks to that node again, or put them on a shared disk."
 
 
 def _stored(setup: WorkerSetup) -> dict[str, Stored]:
     """Digests of all weights and small files; the names do not depend on where folders lie."""
     found = {_FITNESS: Stored(setup.fitness.include_path or "fitness", setup.fitness.digest)}
+    engine = registry.find("engines", setup.engine, Engine)
+    for file in engine.files(setup.engine_options):
+        found[f"engine {file.name}"] = Stored(str(file), _digest(file))
     for number, (folder, checkpoint) in enumerate(Models.of(setup).checkpoints.items()):
         found[f"{number} weights"] = Stored(f"{folder} (weights)", checkpoint.fingerprint)
         for file in sorted(folder.iterdir()):

@@ -12,17 +12,17 @@ from evomerge.recipes.yaml import to_yaml
 from evomerge.weights.references import hub_name
 
 
-def model_card(recipe: Recipe, title: str) -> str:
+def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:
     """Markdown with the metadata block that the hub reads.
 
     Args:
         recipe: what was merged.
         title: the model's name.
+        bare: whether it is none of Transformers' models.
     """
     hub = list(dict.fromkeys(name for model in _models(recipe) if (name := hub_name(model))))
     metadata = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        **({} if bare else {"library_name": "transformers", "pipeline_tag": "text-generation"}),
         "tags": ["merge", "evomerge"],
         **({"base_model": hub, "base_model_relation": "merge"} if hub else {}),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +11,21 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from evomerge.nouns import Split
 from evomerge.scoring.shorten import Shorten
+from evomerge.user_code import content_digest
+
+_LM_EVAL_KEYS = (
+    *("held_out", "metric", "filter", "num_fewshot", "search_examples", "held_out_examples"),
+)
 
 
 class Task(BaseModel):
-    """One lm-eval task of a fitness.
+    """One task of a fitness: lm-eval's, or a function of the user's own.
 
     Attributes:
         task: lm-eval's name for it.
+        scorer: ``path.py:function`` in its place; see `PythonScorer`. It draws its own examples, so
+            that of the keys below only ``options`` and ``weight`` are for it.
+        options: given to the scorer as its keyword ``options``, where there are any.
         held_out: another lm-eval task with examples that the search never sees.
         metric: which of the task's metrics; None takes its first.
         filter: which of the task's answer filters; None takes its first.
@@ -28,7 +37,9 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: str
+    task: str | None = None
+    scorer: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
     held_out: str | None = None
     metric: str | None = None
     filter: str | None = None
@@ -36,6 +47,21 @@ class Task(BaseModel):
     num_fewshot: int | None = Field(default=None, ge=0)
     search_examples: int | None = Field(default=None, ge=1)
     held_out_examples: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Task:
+        if (self.task is None) == (self.scorer is None):
+            raise ValueError(
+                "give either task (lm-eval's name) or scorer (path.py:function), not both"
+                if self.task
+                else "give task (lm-eval's name) or scorer (path.py:function)"
+            )
+        if self.scorer is None and self.options:
+            raise ValueError("options: they are for a scorer. An lm-eval task has none.")
+        given = [key for key in _LM_EVAL_KEYS if getattr(self, key) is not None]
+        if self.scorer is not None and given:
+            raise ValueError(f"{', '.join(given)}: for lm-eval tasks. Use options: {{...}}.")
+        return self
 
     @model_validator(mode="after")
     def _held_out_of_something(self) -> Task:
@@ -48,7 +74,7 @@ class Task(BaseModel):
 
     def examples_from(self, split: Split) -> str | None:
         """The lm-eval task with the examples of a split; None where nothing is held out."""
-        if split == "search":
+        if split == "search" or self.task is None:
             return self.task
         return self.held_out or (self.task if self.search_examples is not None else None)
 
@@ -91,10 +117,11 @@ class Fitness(BaseModel):
 
     @model_validator(mode="after")
     def _held_out_is_unseen(self) -> Fitness:
+        tasks = self.lm_eval_tasks
         leaks = [
             leak(self, held, searched)
-            for held, h in self.tasks.items()
-            for searched, s in self.tasks.items()
+            for held, h in tasks.items()
+            for searched, s in tasks.items()
             if h.examples_from("held_out") == s.task and _surely_overlap(h, s)
         ]
         if leaks:
@@ -102,10 +129,30 @@ class Fitness(BaseModel):
         return self
 
     @property
+    def lm_eval_tasks(self) -> dict[str, Task]:
+        """Those that lm-eval asks, by name."""
+        return {name: task for name, task in self.tasks.items() if task.scorer is None}
+
+    @property
+    def scorers(self) -> dict[str, Task]:
+        """Those that a function scores, by name."""
+        return {name: task for name, task in self.tasks.items() if task.scorer is not None}
+
+    @property
     def digest(self) -> str:
-        """sha256 over all that scores depend on: settings, and files of ``include_path``."""
+        """sha256 over all that scores depend on: settings, scorers, files of ``include_path``.
+
+        Raises:
+            ConfigError: a scorer's file that is not there.
+        """
         apart = {"include_path", "shorten"}  # wherever the files lie, whatever is preferred
-        digest = hashlib.sha256(self.model_dump_json(exclude=apart).encode())
+        settings = self.model_dump(mode="json", exclude=apart)
+        for task in settings["tasks"].values():
+            options = task.pop("options")
+            if (scorer := task.pop("scorer")) is not None:
+                task |= {"scorer": content_digest(scorer), "options": options}
+        text = json.dumps(settings, separators=(",", ":"), ensure_ascii=False)
+        digest = hashlib.sha256(text.encode())
         if self.include_path is not None:
             folder = Path(self.include_path)
             for file in sorted(p for p in folder.rglob("*") if p.is_file()):

@@ -55,7 +55,7 @@ class LmEvalScorer:
         author = Author(lm, options or LmEvalOptions())
         self._tasks = [
             built
-            for name, settings in fitness.tasks.items()
+            for name, settings in fitness.lm_eval_tasks.items()
             if (built := _build(name, settings, split, fitness.seed, manager, author)) is not None
         ]
 

@@ -88,7 +88,8 @@ def choose(name: str, settings: Task, split: Split, seed: int, available: int) -
         ConfigError: fewer than the fitness asks for, or none.
     """
     wanted = settings.search_examples if split == "search" else settings.held_out_examples
-    order = np.random.default_rng([seed, zlib.crc32(settings.task.encode())]).permutation(available)
+    key = zlib.crc32(str(settings.task).encode())
+    order = np.random.default_rng([seed, key]).permutation(available)
     searched = 0
     if split == "held_out" and settings.held_out is None:
         searched = min(settings.search_examples or 0, available)
@@ -112,6 +113,8 @@ class _Survey(NamedTuple):
 
 def _survey(fitness: Fitness) -> _Survey:
     """Load each lm-eval task once and look at it from both splits."""
+    if not fitness.lm_eval_tasks:
+        return _Survey({}, [])
     unknown = _unknown_tasks(fitness)
     problems = [f"no lm-eval task is called {name!r}.{near}" for name, near in unknown.items()]
     problems += _uneven(fitness)
@@ -119,7 +122,7 @@ def _survey(fitness: Fitness) -> _Survey:
     loaded: dict[str, Any] = dict.fromkeys(unknown)
     chosen: dict[tuple[Split, str], tuple[int, ...]] = {}
     for split in get_args(Split):
-        for name, settings in fitness.tasks.items():
+        for name, settings in fitness.lm_eval_tasks.items():
             source = settings.examples_from(split)
             if source is None:
                 continue
@@ -140,8 +143,9 @@ def _survey(fitness: Fitness) -> _Survey:
 
 def _uneven(fitness: Fitness) -> list[str]:
     """Tasks that hold nothing out where others do: search and held-out would not compare."""
-    without = [n for n, task in fitness.tasks.items() if task.examples_from("held_out") is None]
-    if len(without) == len(fitness.tasks):
+    tasks = fitness.lm_eval_tasks
+    without = [name for name, task in tasks.items() if task.examples_from("held_out") is None]
+    if len(without) == len(tasks):
         return []
     return [
         f"tasks.{name}: holds nothing out though others do. Give it held_out or search_examples."
@@ -153,8 +157,8 @@ def _leaks(fitness: Fitness, chosen: dict[tuple[Split, str], tuple[int, ...]]) -
     """Held-out examples that the search sees, in the same task of lm-eval."""
     return [
         leak(fitness, held, searched)
-        for held, h in fitness.tasks.items()
-        for searched, s in fitness.tasks.items()
+        for held, h in fitness.lm_eval_tasks.items()
+        for searched, s in fitness.lm_eval_tasks.items()
         if h.examples_from("held_out") == s.task
         and set(chosen.get(("held_out", held), ())) & set(chosen.get(("search", searched), ()))
     ]
@@ -211,7 +215,8 @@ def _lm_eval_mentions(names: list[str]) -> bool:
 
 
 def _lm_eval_names(fitness: Fitness) -> list[str]:
-    names = [n for task in fitness.tasks.values() for n in (task.task, task.held_out) if n]
+    tasks = fitness.lm_eval_tasks.values()
+    names = [name for task in tasks for name in (task.task, task.held_out) if name]
     return list(dict.fromkeys(names))
 
 

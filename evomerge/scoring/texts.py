@@ -35,6 +35,10 @@ def search_texts(fitness: Fitness, lm: LM) -> list[Text]:
     Raises:
         ConfigError: a task that cannot be loaded, or whose examples have no right answer.
     """
+    if fitness.scorers:
+        raise ConfigError(
+            f"tasks.{next(iter(fitness.scorers))}: a scorer asks no text. Leave the task out."
+        )
     manager = task_manager(fitness)
     texts: list[Text] = []
     problems: list[str] = []

@@ -26,14 +26,14 @@ _SAMPLES = 16
 
 
 class Checkpoint:
-    """A Hugging Face folder with safetensors weights.
+    """A folder with safetensors weights, as a rule one of Hugging Face.
 
     Args:
-        folder: holds config.json, and model.safetensors or shards with an index.
+        folder: holds model.safetensors or shards with an index, and mostly a config.json.
 
     Attributes:
         tensors: name to `TensorInfo`, sorted by name.
-        config: the parsed config.json.
+        config: the parsed config.json; empty where there is none.
 
     Raises:
         CheckpointError: anything missing, truncated or damaged; all problems at once.
@@ -45,9 +45,19 @@ class Checkpoint:
         self.tensors = read_headers(folder)
         self._handles: dict[Path, Any] = {}
 
+    @property
+    def bare(self) -> bool:
+        """Whether it is not one of Transformers': weights for a module that a person wrote.
+
+        Its names say nothing that we know of, so that it has no blocks, and no role but ``other``.
+        """
+        return is_bare(self.config)
+
     @cached_property
     def places(self) -> dict[str, Place]:
         """Block index and role of every tensor."""
+        if self.bare:
+            return dict.fromkeys(self.tensors, Place(None, "other"))
         return places(self.tensors, self.config)
 
     @cached_property
@@ -200,6 +210,11 @@ def holds_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").exists() and not whole
 
 
+def is_bare(config: Mapping[str, Any]) -> bool:
+    """Whether a config is not one of Transformers'."""
+    return not config.keys() & {"model_type", "architectures"}
+
+
 def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
@@ -209,8 +224,12 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder}: holds an adapter, not a model. Name it as a source of a recipe whose base "
             "it was made for."
         )
+    if not path.exists() and any(folder.glob("*.safetensors")):
+        return {}
     if not path.exists():
-        raise CheckpointError(f"{folder}: holds no config.json, so it is not a model")
+        raise CheckpointError(
+            f"{folder}: holds neither config.json nor safetensors files, so it is not a model"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

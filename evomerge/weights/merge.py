@@ -264,9 +264,14 @@ def _depth(slot: Slot, blocks: int) -> float | None:
 
 
 def _agreed(slot: Slot, models: Models) -> Tensor:
-    """A tensor that is not floating point: the base's, if nobody disagrees (rule R8)."""
+    """A tensor that is not floating point: the base's, if nobody disagrees (rule R8).
+
+    How many batches a norm of PyTorch's has averaged over is read in training alone.
+    """
     (first, checkpoint, tensor), *others = _owners(slot, models)
     value = checkpoint.read(tensor)
+    if slot.name.endswith("num_batches_tracked"):
+        return value
     for name, other, theirs in others:
         found = other.read(theirs)
         if found.dtype != value.dtype or not torch.equal(value, found):

@@ -43,7 +43,8 @@ class Nested(Checkpoint):
         self.folder = Path(tempfile.mkdtemp(prefix="evomerge-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         write_skeleton(plan.models, self.folder, plan.recipe.dtype)
-        self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        config = self.folder / "config.json"
+        self.config = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
         self._steps = {step.slot.name: step for step in plan.steps}
         self.tensors = {
             name: TensorInfo(self.folder, _CODES[step.dtype], tuple(step.slot.shape), 0, 0)

@@ -30,10 +30,15 @@ _TOKEN_ID = re.compile(r"_token_(id|index)$")
 def write_skeleton(models: Models, folder: Path, dtype: str) -> None:
     """Write all that Transformers needs besides the weights.
 
+    Where the base is none of its models, its config, if it has one, is copied as it is.
+
     Args:
         folder: exists, and holds none of this yet.
         dtype: of the weights.
     """
+    if models.base.bare:
+        copy_files(models.base.folder, folder, ["config.json"])
+        return
     config = json.dumps(merged_config(models, dtype), indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(config, encoding="utf-8")
     vocabulary = models.vocabulary

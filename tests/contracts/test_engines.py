@@ -43,6 +43,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def engines() -> list[Any]:
     params = []
     for name in registry.names("engines"):
+        if "task" not in registry.find("engines", name, Engine).serves:
+            continue  # no language model: tests/engines has what is asked of it
         modules, gpu = NEEDS.get(name, ((), False))
         lacks = [module for module in modules if importlib.util.find_spec(module) is None]
         marks = [pytest.mark.skipif(bool(lacks), reason=f"needs {', '.join(lacks)}")]

@@ -46,7 +46,7 @@ def test_what_a_checkpoint_says_of_itself(tiny: Tiny) -> None:
 
 
 def test_positions_are_no_tokens_even_where_there_are_more_of_them(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"n_layer": 1}')
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1}')
     tensors = {
         "wte.weight": torch.zeros(8, 2),
         "wpe.weight": torch.zeros(64, 2),
@@ -117,10 +117,23 @@ def test_an_adapter_is_told_from_a_model(tmp_path: Path, with_config: bool) -> N
         Checkpoint(tmp_path)
 
 
-def test_a_folder_without_config_is_no_model(tiny: Tiny, tmp_path: Path) -> None:
-    shutil.copy(tiny() / "model.safetensors", tmp_path)
-    with pytest.raises(CheckpointError, match=r"holds no config.json, so it is not a model"):
+def test_a_folder_with_neither_config_nor_weights_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds neither config.json nor safetensors files"):
         Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("config", [None, {}, {"hidden": 256}])
+def test_weights_without_a_config_of_transformers_have_no_blocks(
+    tmp_path: Path, config: dict[str, Any] | None
+) -> None:
+    tensors = {"layers.0.attn.weight": torch.ones(2, 2), "layers.1.mlp.weight": torch.ones(2)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    found = Checkpoint(tmp_path)
+    assert found.config == (config or {})
+    assert found.layers == 0
+    assert set(found.places.values()) == {(None, "other")}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "[" * 100_000, "\xff"])

@@ -1,0 +1,42 @@
+"""A plan merged straight into live tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import PlanError
+from evomerge.weights.merge import Out, merge_into
+from evomerge.weights.plan import Plan, Step
+
+
+def fill(targets: Mapping[str, Tensor], plan: Plan, device: torch.device) -> None:
+    """Overwrite every target with what the plan makes of it.
+
+    Args:
+        targets: contiguous, by the names of the plan.
+        device: where the arithmetic is done.
+
+    Raises:
+        PlanError: the plan has other tensors.
+        CandidateError, CheckpointError: as `merge_into`.
+    """
+    planned = {step.slot.name for step in plan.steps}
+    if planned != targets.keys():
+        stray = sorted(planned ^ targets.keys())
+        raise PlanError(
+            f"the plan and the open models differ in {len(stray)} tensors, {stray[0]} first. "
+            "Plan the recipe for the models that the engine was opened with."
+        )
+
+    def into(step: Step) -> Out:
+        target = targets[step.slot.name].view(-1)
+
+        def out(start: int, values: Tensor) -> None:
+            target[start : start + values.numel()].copy_(values)
+
+        return out
+
+    merge_into(plan, into, device)

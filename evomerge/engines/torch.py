@@ -1,0 +1,158 @@
+"""A live PyTorch module of the user's own: a classifier, an encoder, a U-Net, anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import Module
+
+from evomerge.engines import Engine, Serves
+from evomerge.engines._architecture import demand_fit
+from evomerge.engines._devices import present
+from evomerge.engines._generators import Generators
+from evomerge.engines._in_place import fill
+from evomerge.errors import ConfigError
+from evomerge.user_code import content_digest, load_function, parse
+from evomerge.weights.models import Models
+from evomerge.weights.plan import Plan
+
+
+class TorchEngine(Engine):
+    """What a function of the user's makes, asked by scorers of the user's.
+
+    Tensors of a checkpoint are parameters and persistent buffers of the module, by the names that
+    its ``state_dict`` gives them.
+
+    Args:
+        module: ``path.py:function``; the function takes nothing and returns a `torch.nn.Module`,
+            whose weights are replaced whatever they are.
+        dtype: of the live module; ``auto`` leaves it as it is made. Weights are rounded to the
+            recipe's dtype first, so that the scores are those of the written checkpoint.
+        device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
+        threads: CPU threads of this process; None leaves them alone. One is best for small modules.
+
+    Raises:
+        ConfigError: a device that is not there; no such file or function.
+    """
+
+    serves: ClassVar[frozenset[Serves]] = frozenset({"scorer"})
+
+    def __init__(
+        self,
+        *,
+        module: str,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        device: str = "auto",
+        threads: Annotated[int, Field(ge=1)] | None = None,
+    ) -> None:
+        self.device = present(device)
+        self.dtype = dtype
+        self.threads = threads
+        self._reference = module
+        with _named():
+            self._function = load_function(module)
+        self._module: Module | None = None
+        self._shape: Module | None = None  # without weights
+        self._targets: dict[str, Tensor] = {}
+
+    @classmethod
+    def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
+        """See `Engine.files`."""
+        with _named():
+            return (parse(options["module"]).path,)
+
+    def open(self, models: Models) -> None:
+        """See `Engine.open`.
+
+        Raises:
+            ConfigError: the function fails, or returns something else than a module.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        module = self._build()
+        self._demand_fit(models, module)
+        if self.dtype != "auto":
+            module.to(getattr(torch, self.dtype))
+        module.to(self.device).eval().requires_grad_(False)
+        for tensor in module.state_dict(keep_vars=True).values():
+            tensor.data = tensor.data.contiguous()  # so that stretches can be put in place
+        live = module.state_dict()
+        self._targets = {slot.name: live[slot.name] for slot in models.slots}
+        self._module = module
+
+    def demand(self, plan: Plan) -> None:
+        """See `Engine.demand`: the module must have the plan's tensors."""
+        if self._shape is None:
+            self._shape = self._outline()
+        self._demand_fit(plan.models, self._shape)
+
+    def _outline(self) -> Module:
+        """The module without memory for its weights, where it can be made so."""
+        try:
+            with torch.device("meta"):
+                return self._build()
+        except ConfigError:
+            return self._build()  # what it computes with values, it may need
+
+    def _build(self) -> Module:
+        """What the function makes; the process's random generators stay as they were."""
+        before = Generators()
+        try:
+            module = self._function()
+        except Exception as error:
+            raise ConfigError(
+                f"engine.module: {self._reference} failed: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            before.restore()
+        if not isinstance(module, Module):
+            raise ConfigError(
+                f"engine.module: {self._reference} must return a torch.nn.Module, got "
+                f"{type(module).__name__}"
+            )
+        return module
+
+    def _demand_fit(self, models: Models, module: Module) -> None:
+        file = Path(self._reference).name
+        kind, live = type(module).__name__, module.state_dict()
+        demand_fit(models, kind, live, file, "Build the module that the weights are of.")
+
+    def load(self, plan: Plan) -> None:
+        """See `Engine.load`."""
+        self.module.eval()  # whatever a scorer left
+        fill(self._targets, plan, torch.device(self.device))
+
+    @property
+    def module(self) -> Module:
+        """See `Engine.module`."""
+        if self._module is None:
+            raise RuntimeError("the engine is not open")
+        return self._module
+
+    def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
+        """See `Engine.lm_eval_arguments`; there is no lm-eval, but there are device and dtype."""
+        said = {} if self.dtype == "auto" else {"dtype": self.dtype}
+        module = content_digest(self._reference)
+        return {"model_args": said, "device": self.device, "module": module}
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._module = self._shape = None
+        self._targets = {}
+        if torch.device(self.device).type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Says which key is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([f"engine.module: {problem}" for problem in error.problems]) from None

@@ -1,0 +1,118 @@
+"""Tasks scored by functions of the user's own: a module in, a score for every example out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.nouns import Split, TaskScores
+from evomerge.scoring.fitness import Fitness, Task
+from evomerge.user_code import load_function
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+Scoring = Callable[["Module", str], Any]
+
+
+class PythonScorer:
+    """One split of the tasks of a fitness that name a ``scorer``.
+
+    A scorer is a function of a live module, in evaluation mode and without gradients, and of a
+    split, ``search`` or ``held_out``. It returns one number an example, (E,), higher is better, as
+    an array, a tensor or a list; the same examples in the same order at every call. NaN or an
+    infinity fails the candidate, and so does an exception. An empty answer to ``held_out`` says
+    that it holds nothing out. The task's score is the mean.
+
+    Attributes:
+        generation_seconds: that the last `score` took.
+
+    Raises:
+        ConfigError: no such file or function, or one that takes other arguments.
+    """
+
+    def __init__(self, fitness: Fitness, split: Split) -> None:
+        self.generation_seconds = 0.0
+        self._split = split
+        self._functions = {name: _load(name, task) for name, task in fitness.scorers.items()}
+        self._examples: dict[str, int] = {}
+
+    def score(self, module: Module) -> dict[str, TaskScores]:
+        """Call every scorer.
+
+        Returns:
+            scores by the task's name in the fitness.
+
+        Raises:
+            CandidateError: scores that are not finite.
+            ConfigError: what is returned are not numbers, or not as many as before.
+        """
+        started = time.perf_counter()
+        with torch.no_grad():
+            answers = {n: function(module, self._split) for n, function in self._functions.items()}
+        self.generation_seconds = time.perf_counter() - started
+        found = {name: self.read(name, answer) for name, answer in answers.items()}
+        return {name: scores for name, scores in found.items() if scores is not None}
+
+    def read(self, name: str, answer: Any) -> TaskScores | None:
+        """What a scorer has returned; None where it holds nothing out."""
+        scores_E = _numbers(name, answer)
+        count = len(scores_E)
+        if not count and self._split == "held_out":
+            return None
+        if not count:
+            raise ConfigError(f"tasks.{name}: the scorer gave no scores to search by.")
+        if count != self._examples.setdefault(name, count):
+            raise ConfigError(
+                f"tasks.{name}: the scorer gave {count} scores, and {self._examples[name]} before. "
+                "Give one for every example, and the same examples for every model."
+            )
+        if wrong := int((~np.isfinite(scores_E)).sum()):
+            raise CandidateError(f"tasks.{name}: {wrong} of {count} scores are not finite")
+        return TaskScores(float(scores_E.mean()), tuple(range(count)), tuple(scores_E.tolist()))
+
+
+def scorer_problems(fitness: Fitness) -> list[str]:
+    """A sentence for each scorer that cannot be called; their files are run."""
+    problems: list[str] = []
+    for name, task in fitness.scorers.items():
+        try:
+            _load(name, task)
+        except ConfigError as error:
+            problems += error.problems
+    return problems
+
+
+def _load(name: str, task: Task) -> Scoring:
+    assert task.scorer is not None
+    keywords: dict[str, Any] = {"options": dict(task.options)} if task.options else {}
+    try:
+        function = load_function(task.scorer, "module", "split", **keywords)
+    except ConfigError as error:
+        raise ConfigError([f"tasks.{name}.scorer: {text}" for text in error.problems]) from None
+    return partial(function, **keywords)
+
+
+def _numbers(name: str, answer: Any) -> NDArray[np.float64]:
+    """(E,) float64."""
+    if isinstance(answer, torch.Tensor):
+        answer = answer.detach().to("cpu", torch.float64)
+    try:
+        found = np.asarray(answer, np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"tasks.{name}: expected numbers of the scorer, got {type(answer).__name__}."
+        ) from None
+    if found.ndim != 1:
+        raise ConfigError(
+            f"tasks.{name}: expected one score an example, (E,), of the scorer, got the shape "
+            f"{found.shape}."
+        )
+    return found

@@ -1,0 +1,80 @@
+"""One split of a fitness, whatever scores its tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from evomerge.errors import ConfigError
+from evomerge.lm_eval_options import LmEvalOptions
+from evomerge.nouns import Split, TaskScores
+from evomerge.scoring.fitness import Fitness
+from evomerge.scoring.lm_eval import LmEvalScorer
+from evomerge.scoring.python import PythonScorer
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from torch.nn import Module
+
+
+class Live(Protocol):
+    """A live model, as far as it is asked: an `Engine`."""
+
+    @property
+    def lm_eval(self) -> LmEvalOptions:
+        """How lm-eval asks it."""
+
+    @property
+    def lm(self) -> LM:
+        """Answers lm-eval's requests."""
+
+    @property
+    def module(self) -> Module:
+        """Is given to Python scorers."""
+
+
+class WholeScorer:
+    """lm-eval's tasks and Python's, side by side.
+
+    Args:
+        live: what will be asked; of an engine without ``lm`` or ``module``, that is not touched
+            where no task wants it.
+
+    Attributes:
+        lm_eval: what asks lm-eval's tasks; None without one.
+
+    Raises:
+        ConfigError: as `LmEvalScorer` and `PythonScorer`.
+    """
+
+    def __init__(self, fitness: Fitness, split: Split, live: Live) -> None:
+        self._fitness, self._split = fitness, split
+        asked = fitness.lm_eval_tasks
+        self.lm_eval = LmEvalScorer(fitness, split, live.lm, live.lm_eval) if asked else None
+        self._python = PythonScorer(fitness, split) if fitness.scorers else None
+
+    @property
+    def generation_seconds(self) -> float:
+        """In which the model answered, in the last `score`."""
+        parts = (self.lm_eval, self._python)
+        return sum(part.generation_seconds for part in parts if part is not None)
+
+    def score(self, live: Live) -> dict[str, TaskScores]:
+        """Scores by the task's name, in the fitness's order; none where nothing is held out.
+
+        Raises:
+            CandidateError: scores that are not finite.
+            ConfigError: a task that does not score its examples, or holds nothing out though
+                others do.
+        """
+        found = {} if self.lm_eval is None else self.lm_eval.score(live.lm)
+        if self._python is not None:
+            found |= self._python.score(live.module)
+        return self._in_order(found)
+
+    def _in_order(self, found: dict[str, TaskScores]) -> dict[str, TaskScores]:
+        without = [name for name in self._fitness.tasks if name not in found]
+        if found and without:
+            raise ConfigError(
+                f"tasks.{without[0]}: gives no {self._split} scores though others do."
+            )
+        return {name: found[name] for name in self._fitness.tasks if name in found}
