@@ -62,7 +62,7 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
         },
         "search_examples": {**examples["search"], **unknown},
         "held_out_examples": {**examples["held_out"], **unknown},
-        "examples_to_answer": "as many as the time allows" if total is None else total + held_out,
+        "examples_to_answer": _in_all(total, held_out, scorers=bool(unknown)),
         "bytes_to_merge": plan.nbytes * ((evaluations or 0) + compared),
         **_memory(loaded, _largest(loaded) or plan, executor),
         **(_probe(loaded, compared, executor) if probe else {}),
@@ -87,6 +87,13 @@ def _stacks(loaded: Loaded, start: Plan) -> dict[str, Any]:
         }
         for name, plan in (("start", start), ("largest_stack", largest))
     }
+
+
+def _in_all(searched: int | None, held_out: int, *, scorers: bool) -> int | str:
+    """Examples of the whole run, or why they are not known."""
+    if scorers:
+        return "as many as the scorers say"
+    return "as many as the time allows" if searched is None else searched + held_out
 
 
 def _memory(loaded: Loaded, plan: Plan, executor: Executor) -> dict[str, Any]:
@@ -166,7 +173,10 @@ def _probe(loaded: Loaded, compared: int, executor: Executor) -> dict[str, Any]:
     opened = time.perf_counter() - begun
     try:
         recipe = search.space.decode(search.space.representative())
-        found = worker.evaluate(Job(0, recipe, "search"))
+        jobs = [Job(number, recipe, "search") for number in range(worker.at_once)]
+        if search.setup.fitness.scorers:
+            worker.evaluate_all(jobs)  # scorers may load their data at the first call
+        found = worker.evaluate_all(jobs)[0]
         gpus = executor.planned_gpus(search.setup)
     finally:
         worker.close()

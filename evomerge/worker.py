@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 import torch
 
 from evomerge import registry
 from evomerge.engines import Engine
 from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
-from evomerge.nouns import Evaluation, Job, Split
+from evomerge.nouns import Evaluation, Job, Split, TaskScores
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
 from evomerge.scoring.fitness import Fitness
@@ -49,11 +50,19 @@ class WorkerSetup:
     chat_template: str | None = None
 
 
+class _Tried(NamedTuple):
+    """What came of a part of an evaluation, or why it failed."""
+
+    tasks: dict[str, TaskScores]
+    seconds: float = 0.0
+    error: str | None = None
+
+
 class Worker:
     """Keeps sources, engine and tasks open from the first job to the last.
 
     Attributes:
-        exhausted: memory ran out in the last job. What is left of the engine is not to be relied
+        exhausted: memory has run out. What is left of the engine is not to be relied
             on: close this worker and make another.
 
     Raises:
@@ -74,6 +83,11 @@ class Worker:
             split: WholeScorer(setup.fitness, split, self.engine) for split in get_args(Split)
         }
 
+    @property
+    def at_once(self) -> int:
+        """How many jobs `evaluate_all` takes."""
+        return self.engine.at_once
+
     def evaluate(self, job: Job) -> Evaluation:
         """Merge the job's recipe into the engine and score it.
 
@@ -84,28 +98,70 @@ class Worker:
             ConfigError: a task does not score its examples.
             SearchError: the engine cannot go on; the candidate may score elsewhere.
         """
+        return self.evaluate_all([job])[0]
+
+    def evaluate_all(self, jobs: Sequence[Job]) -> list[Evaluation]:
+        """As `evaluate`, of several jobs side by side.
+
+        Args:
+            jobs: at most `at_once`, all of the same split.
+
+        Raises:
+            CheckpointError, ConfigError, SearchError: as `evaluate`.
+        """
+        scorer = self.scorers[jobs[0].split]
+        merged = [
+            self._tried(job.number, partial(self._load, slot, job)) for slot, job in enumerate(jobs)
+        ]
         started = time.perf_counter()
-        merged = started
+        known: Mapping[str, torch.Tensor] = {}
+        if self.engine.at_once > 1 and any(load.error is None for load in merged):
+            known = scorer.ask_all(self.engine)
+        shared = (time.perf_counter() - started) / len(jobs)
+        found = []
+        for slot, (job, load) in enumerate(zip(jobs, merged, strict=True)):
+            if load.error is not None:
+                found.append(Evaluation("failed", error=load.error))
+                continue
+            own = {name: scores_NE[slot] for name, scores_NE in known.items()}
+            asked = self._tried(job.number, partial(self._score, slot, scorer, own))
+            if asked.error is not None:
+                found.append(Evaluation("failed", error=asked.error, merge_seconds=load.seconds))
+                continue
+            found.append(
+                Evaluation(
+                    "done",
+                    asked.tasks,
+                    merge_seconds=load.seconds,
+                    score_seconds=asked.seconds + shared,
+                    generation_seconds=scorer.generation_seconds + shared,
+                )
+            )
+        return found
+
+    def _load(self, slot: int, job: Job) -> dict[str, TaskScores]:
+        self.engine.load_at(slot, make_plan(job.recipe, self._models_of(job.recipe)))
+        return {}
+
+    def _score(
+        self, slot: int, scorer: WholeScorer, known: Mapping[str, torch.Tensor]
+    ) -> dict[str, TaskScores]:
+        self.engine.turn_to(slot)
+        return scorer.score(self.engine, known)
+
+    def _tried(self, number: int, part: Callable[[], dict[str, TaskScores]]) -> _Tried:
+        """One part of an evaluation; what goes wrong is told in its result."""
+        started = time.perf_counter()
         try:
-            self.engine.load(make_plan(job.recipe, self._models_of(job.recipe)))
-            merged = time.perf_counter()
-            tasks = self.scorers[job.split].score(self.engine)
+            return _Tried(part(), time.perf_counter() - started)
         except (CheckpointError, ConfigError, SearchError):
             raise  # a damaged file, a wrong YAML or a broken machine is nobody's bad gene
         except Exception as error:
             # MemoryError and CUDA's own errors too: the next candidate may fit
-            self.exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-            log.debug("candidate %d failed\n%s", job.number, traceback.format_exc())
+            self.exhausted |= isinstance(error, MemoryError | torch.OutOfMemoryError)
+            log.debug("candidate %d failed\n%s", number, traceback.format_exc())
             text = "; ".join(error.problems) if isinstance(error, InputError) else str(error)
-            reason = f"{type(error).__name__}: {text}"
-            return Evaluation("failed", error=reason, merge_seconds=merged - started)
-        return Evaluation(
-            "done",
-            tasks,
-            merge_seconds=merged - started,
-            score_seconds=time.perf_counter() - merged,
-            generation_seconds=self.scorers[job.split].generation_seconds,
-        )
+            return _Tried({}, error=f"{type(error).__name__}: {text}")
 
     def _models_of(self, recipe: Recipe) -> Models:
         """The models of the run as the recipe stacks their blocks.

@@ -7,7 +7,7 @@ its YAML keys.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from evomerge.weights.plan import Plan
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+    from torch import Tensor
     from torch.nn import Module
 
 Serves = Literal["task", "scorer"]
@@ -31,10 +32,12 @@ class Engine(ABC):
         serves: what of a fitness it can answer: a ``task`` of lm-eval through `lm`, a ``scorer``
             through `module`.
         lm_eval: how lm-eval asks it.
+        at_once: how many candidates it holds side by side, in slots 0 to ``at_once - 1``.
     """
 
     serves: ClassVar[frozenset[Serves]] = frozenset({"task"})
     lm_eval: LmEvalOptions = LmEvalOptions()
+    at_once: int = 1
 
     @classmethod
     def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
@@ -57,6 +60,27 @@ class Engine(ABC):
             CandidateError: the plan gives values that are not finite.
             SearchError: the machine has failed, whatever the plan.
         """
+
+    def load_at(self, slot: int, plan: Plan) -> None:
+        """As `load`, into one of several slots; `turn_to` shows it.
+
+        Raises:
+            CandidateError, SearchError: as `load`.
+        """
+        assert slot == 0, "an engine with several slots has its own"
+        self.load(plan)
+
+    def turn_to(self, slot: int) -> None:
+        """Make `module` that of a slot."""
+        assert slot == 0, "an engine with several slots has its own"
+
+    def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
+        """(at_once, ...) what a function of `module` gives for every slot, in one pass.
+
+        Raises:
+            Exception: whatever keeps the function from it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has one slot")
 
     def demand(self, plan: Plan) -> None:  # noqa: B027 - most engines take all
         """Raise for a plan that the engine could not load; it need not be open.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,6 +17,7 @@ from evomerge.engines._architecture import demand_fit
 from evomerge.engines._devices import present
 from evomerge.engines._generators import Generators
 from evomerge.engines._in_place import fill
+from evomerge.engines._slots import Slots
 from evomerge.errors import ConfigError
 from evomerge.user_code import content_digest, load_function, parse
 from evomerge.weights.models import Models
@@ -36,6 +37,8 @@ class TorchEngine(Engine):
             recipe's dtype first, so that the scores are those of the written checkpoint.
         device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
         threads: CPU threads of this process; None leaves them alone. One is best for small modules.
+        at_once: candidates that are scored in one pass by `torch.func.vmap`, where the scorer is
+            torch alone; each takes memory of its own. Others are scored one by one.
 
     Raises:
         ConfigError: a device that is not there; no such file or function.
@@ -50,16 +53,18 @@ class TorchEngine(Engine):
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         device: str = "auto",
         threads: Annotated[int, Field(ge=1)] | None = None,
+        at_once: Annotated[int, Field(ge=1)] = 1,
     ) -> None:
         self.device = present(device)
         self.dtype = dtype
         self.threads = threads
+        self.at_once = at_once
         self._reference = module
         with _named():
             self._function = load_function(module)
         self._module: Module | None = None
         self._shape: Module | None = None  # without weights
-        self._targets: dict[str, Tensor] = {}
+        self._slots: Slots | None = None
 
     @classmethod
     def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
@@ -76,14 +81,11 @@ class TorchEngine(Engine):
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         module = self._build()
-        self._demand_fit(models, module)
         if self.dtype != "auto":
             module.to(getattr(torch, self.dtype))
         module.to(self.device).eval().requires_grad_(False)
-        for tensor in module.state_dict(keep_vars=True).values():
-            tensor.data = tensor.data.contiguous()  # so that stretches can be put in place
-        live = module.state_dict()
-        self._targets = {slot.name: live[slot.name] for slot in models.slots}
+        self._demand_fit(models, module)
+        self._slots = Slots(module, [slot.name for slot in models.slots], self.at_once)
         self._module = module
 
     def demand(self, plan: Plan) -> None:
@@ -116,6 +118,8 @@ class TorchEngine(Engine):
                 f"engine.module: {self._reference} must return a torch.nn.Module, got "
                 f"{type(module).__name__}"
             )
+        for tensor in module.state_dict(keep_vars=True).values():
+            tensor.data = tensor.data.contiguous()  # so that stretches can be put in place
         return module
 
     def _demand_fit(self, models: Models, module: Module) -> None:
@@ -125,8 +129,28 @@ class TorchEngine(Engine):
 
     def load(self, plan: Plan) -> None:
         """See `Engine.load`."""
+        self.load_at(0, plan)
+        self.turn_to(0)
+
+    def load_at(self, slot: int, plan: Plan) -> None:
+        """See `Engine.load_at`."""
+        fill(self._opened.targets(slot), plan, torch.device(self.device))
+
+    def turn_to(self, slot: int) -> None:
+        """See `Engine.turn_to`."""
         self.module.eval()  # whatever a scorer left
-        fill(self._targets, plan, torch.device(self.device))
+        self._opened.turn_to(slot)
+
+    def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
+        """See `Engine.at_all`."""
+        self.module.eval()
+        return self._opened.at_all(function)
+
+    @property
+    def _opened(self) -> Slots:
+        if self._slots is None:
+            raise RuntimeError("the engine is not open")
+        return self._slots
 
     @property
     def module(self) -> Module:
@@ -143,8 +167,7 @@ class TorchEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._module = self._shape = None
-        self._targets = {}
+        self._module = self._shape = self._slots = None
         if torch.device(self.device).type == "cuda":
             torch.cuda.empty_cache()
 

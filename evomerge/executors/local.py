@@ -15,16 +15,19 @@ from evomerge.worker import Worker, WorkerSetup, planned_gpus
 
 
 class LocalExecutor(Executor):
-    """Evaluates one candidate after the other, in order.
+    """Evaluates one candidate after the other, in order, or as many side by side as it is given.
 
     Args:
-        lookahead: how many candidates are asked for before the first of them is told. With that
-            of a run on many workers, and ``tell_order: asked`` there, both find the same.
+        lookahead: how many candidates are asked for before the first of them is told; by default
+            as many as the engine holds at once. With that of a run on many workers, and
+            ``tell_order: asked`` there, both find the same.
     """
 
-    def __init__(self, *, lookahead: Annotated[int, Field(ge=1)] = 1) -> None:
-        self.lookahead = lookahead
+    def __init__(self, *, lookahead: Annotated[int, Field(ge=1)] | None = None) -> None:
+        self._given = lookahead
+        self.lookahead = lookahead or 1
         self._queue: deque[Job] = deque()
+        self._done: deque[tuple[Job, Evaluation]] = deque()
         self._worker: Worker | None = None
         self._gpus = 0.0
 
@@ -40,6 +43,7 @@ class LocalExecutor(Executor):
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`."""
         self._worker = Worker(setup)
+        self.lookahead = self._given or self._worker.at_once
         self._gpus = planned_gpus(setup)
 
     def submit(self, job: Job) -> None:
@@ -50,13 +54,24 @@ class LocalExecutor(Executor):
         """See `Executor.result`."""
         if self._worker is None:
             raise RuntimeError("the executor is not started")
-        job = self._queue.popleft()
-        evaluation = self._worker.evaluate(job)
+        if not self._done:
+            jobs = self._next(self._worker.at_once)
+            found = self._worker.evaluate_all(jobs)
+            name = f"0 on {socket.gethostname()}"
+            for job, evaluation in zip(jobs, found, strict=True):
+                self._done.append((job, replace(evaluation, worker=name)))
         if self._worker.exhausted:  # a new engine: who knows what the old one still holds
             setup = self._worker.setup
             self._worker.close()
             self._worker = Worker(setup)
-        return job, replace(evaluation, worker=f"0 on {socket.gethostname()}")
+        return self._done.popleft()
+
+    def _next(self, most: int) -> list[Job]:
+        """The oldest jobs, all of one split."""
+        jobs = [self._queue.popleft()]
+        while self._queue and len(jobs) < most and self._queue[0].split == jobs[0].split:
+            jobs.append(self._queue.popleft())
+        return jobs
 
     def close(self) -> None:
         """See `Executor.close`."""
@@ -64,3 +79,4 @@ class LocalExecutor(Executor):
             self._worker.close()
         self._worker = None
         self._queue.clear()
+        self._done.clear()

@@ -131,6 +131,11 @@ class RayExecutor(Executor):
                 f"executor.nodes_per_worker: {self._demand.nodes}, but the engine {setup.engine} "
                 "computes in one process. Take one node, or engine: vllm."
             )
+        if setup.engine_options.get("at_once", 1) > 1:
+            raise ConfigError(
+                "engine.at_once: workers on Ray evaluate one candidate at a time. "
+                "Take at_once: 1 and more workers, or executor: local."
+            )
         expected = inspect_machine(setup)
         if expected.problems:
             raise InputError(expected.problems)

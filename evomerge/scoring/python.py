@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ from evomerge.user_code import load_function
 if TYPE_CHECKING:
     from torch.nn import Module
 
+log = logging.getLogger(__name__)
+
 Scoring = Callable[["Module", str], Any]
+AtAll = Callable[[Callable[["Module"], torch.Tensor]], torch.Tensor]
 
 
 class PythonScorer:
@@ -43,9 +47,47 @@ class PythonScorer:
         self._split = split
         self._functions = {name: _load(name, task) for name, task in fitness.scorers.items()}
         self._examples: dict[str, int] = {}
+        self._together: dict[str, bool] = {}
 
-    def score(self, module: Module) -> dict[str, TaskScores]:
+    def ask_all(self, at_all: AtAll) -> dict[str, torch.Tensor]:
+        """What scorers give for several modules in one pass, of those that can.
+
+        Whether one can shows at the first pass. One that fails later has met a candidate that it
+        cannot score, and tells which when each is asked alone.
+
+        Args:
+            at_all: `Engine.at_all`.
+
+        Returns:
+            (N, E) by the task's name in the fitness.
+        """
+        found: dict[str, torch.Tensor] = {}
+        for name, function in self._functions.items():
+            if not self._together.get(name, True):
+                continue
+
+            def asked(module: Module, call: Scoring = function) -> torch.Tensor:
+                answer: torch.Tensor = call(module, self._split)
+                return answer
+
+            try:
+                with torch.no_grad():
+                    found[name] = at_all(asked)
+            except Exception as error:
+                if self._together.setdefault(name, False):
+                    continue
+                log.info("%s is asked of one candidate at a time: %s", name, error)
+            else:
+                self._together[name] = True
+        return found
+
+    def score(
+        self, module: Module, known: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, TaskScores]:
         """Call every scorer.
+
+        Args:
+            known: (E,) what `ask_all` found for this module, by task.
 
         Returns:
             scores by the task's name in the fitness.
@@ -55,8 +97,11 @@ class PythonScorer:
             ConfigError: what is returned are not numbers, or not as many as before.
         """
         started = time.perf_counter()
+        answers: dict[str, Any] = dict(known or {})
         with torch.no_grad():
-            answers = {n: function(module, self._split) for n, function in self._functions.items()}
+            for name, function in self._functions.items():
+                if name not in answers:
+                    answers[name] = function(module, self._split)
         self.generation_seconds = time.perf_counter() - started
         found = {name: self.read(name, answer) for name, answer in answers.items()}
         return {name: scores for name, scores in found.items() if scores is not None}

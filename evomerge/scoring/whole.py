@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from evomerge.errors import ConfigError
@@ -13,6 +14,7 @@ from evomerge.scoring.python import PythonScorer
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
+    from torch import Tensor
     from torch.nn import Module
 
 
@@ -30,6 +32,9 @@ class Live(Protocol):
     @property
     def module(self) -> Module:
         """Is given to Python scorers."""
+
+    def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
+        """What a function of `module` gives for several candidates."""
 
 
 class WholeScorer:
@@ -58,8 +63,15 @@ class WholeScorer:
         parts = (self.lm_eval, self._python)
         return sum(part.generation_seconds for part in parts if part is not None)
 
-    def score(self, live: Live) -> dict[str, TaskScores]:
+    def ask_all(self, live: Live) -> dict[str, Tensor]:
+        """(N, E) by task, of those that can be asked of several candidates in one pass."""
+        return {} if self._python is None else self._python.ask_all(live.at_all)
+
+    def score(self, live: Live, known: Mapping[str, Tensor] | None = None) -> dict[str, TaskScores]:
         """Scores by the task's name, in the fitness's order; none where nothing is held out.
+
+        Args:
+            known: (E,) what `ask_all` found for this candidate, by task.
 
         Raises:
             CandidateError: scores that are not finite.
@@ -68,7 +80,7 @@ class WholeScorer:
         """
         found = {} if self.lm_eval is None else self.lm_eval.score(live.lm)
         if self._python is not None:
-            found |= self._python.score(live.module)
+            found |= self._python.score(live.module, known)
         return self._in_order(found)
 
     def _in_order(self, found: dict[str, TaskScores]) -> dict[str, TaskScores]:

@@ -42,12 +42,18 @@ def by_value():
 def fails():
     raise OSError("no disk")
 
+def part_of_another():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].bias.data = model[0].weight.data[0]
+    return model
+
 def other():
     return 3
 
 def needs(size):
     return nn.Linear(size, size)
 """
+PARTS = {"weight": (3, 3), "bias": (3,)}
 X = torch.arange(15.0).reshape(5, 3) / 7
 
 
@@ -178,6 +184,55 @@ def test_a_failed_load_is_forgotten_by_the_next(code: Path, source: Source) -> N
     engine.module.train()
     engine.load(good)
     assert torch.equal(answers(engine), before)
+
+
+@pytest.mark.parametrize("name", ["build", "transposed"])
+def test_candidates_side_by_side_answer_as_each_alone(
+    code: Path, source: Source, name: str
+) -> None:
+    pool = [source(seed) for seed in range(3)]
+    models = Models(str(pool[0]), {"s0": str(pool[1]), "s1": str(pool[2])})
+    plans = [make_plan(recipe(*pool, weight={"s0": w, "s1": 0.5}), models) for w in (0, 1, 2, 3)]
+    alone, engine = (TorchEngine(module=f"{code}:{name}", at_once=count) for count in (1, 4))
+    alone.open(models)
+    engine.open(models)
+    for slot, plan in reversed(list(enumerate(plans))):
+        engine.load_at(slot, plan)
+    with torch.no_grad():
+        together = engine.at_all(lambda module: module(X))
+    for slot, plan in enumerate(plans):
+        alone.load(plan)
+        engine.turn_to(slot)
+        assert torch.equal(answers(engine), answers(alone))
+        torch.testing.assert_close(together[slot], answers(alone))
+    # a slot is filled anew without a word to the others
+    before = answers(engine)
+    engine.load(plans[1])
+    assert not torch.equal(answers(engine), before)
+    engine.turn_to(3)
+    assert torch.equal(answers(engine), before)
+
+
+def test_parameters_that_are_one_are_one_in_every_slot(code: Path, tmp_path: Path) -> None:
+    state = {"0.weight": torch.eye(3), "0.bias": torch.ones(3), "1.bias": torch.zeros(3)}
+    save_file(state, tmp_path / "model.safetensors")
+    models = Models(str(tmp_path), {"s0": str(tmp_path)})
+    engine = TorchEngine(module=f"{code}:tied", at_once=2)
+    engine.open(models)
+    engine.load_at(1, make_plan(recipe(tmp_path, tmp_path), models))
+    engine.turn_to(1)
+    assert torch.equal(answers(engine), X + 1)
+    with torch.no_grad():
+        assert torch.equal(engine.at_all(lambda module: module(X))[1], X + 1)
+
+
+def test_a_tensor_within_another_has_no_slots(code: Path, tmp_path: Path) -> None:
+    state = {f"{n}.{part}": torch.ones(shape) for n in (0, 1) for part, shape in PARTS.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    models = Models(str(tmp_path), {"s0": str(tmp_path)})
+    TorchEngine(module=f"{code}:part_of_another").open(models)
+    with pytest.raises(ConfigError, match=r"engine.at_once: some tensors of the module are parts"):
+        TorchEngine(module=f"{code}:part_of_another", at_once=2).open(models)
 
 
 def test_opening_leaves_the_global_generators_alone(code: Path, source: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,63 @@ def test_scores_may_be_a_tensor_an_array_or_a_list(
     assert PythonScorer(one, "search").score(module) == {"x": TaskScores(2.5, *expected["search"])}
     found = PythonScorer(one, "held_out").score(module)
     assert found == {"x": TaskScores(4.5, *expected["held_out"])}
+
+
+def several(modules: list[torch.nn.Module]) -> Callable[..., torch.Tensor]:
+    """As an engine with several slots asks."""
+    states = [module.state_dict() for module in modules]
+    stacked = {f"module.{n}": torch.stack([state[n] for state in states]) for n in states[0]}
+    asked = Asked(modules[0])
+
+    def at_all(function: Callable[[torch.nn.Module], torch.Tensor]) -> torch.Tensor:
+        def one(values: dict[str, torch.Tensor]) -> torch.Tensor:
+            found: torch.Tensor = torch.func.functional_call(asked, values, (function,))
+            return found
+
+        found: torch.Tensor = torch.func.vmap(one)(stacked)
+        return found
+
+    return at_all
+
+
+class Asked(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[[torch.nn.Module], torch.Tensor]) -> torch.Tensor:
+        return function(self.module)
+
+
+@pytest.mark.parametrize(
+    ("name", "together"), [("tensor", True), ("rounded", True), ("array", False), ("listed", False)]
+)
+def test_what_is_torch_alone_is_asked_of_several_at_once_and_scores_the_same(
+    code: Path, module: torch.nn.Module, name: str, together: bool
+) -> None:
+    other = torch.nn.Linear(1, 1)
+    scorer = PythonScorer(fitness(code, name), "search")
+    at_all = several([module, other])
+    for _ in range(2):  # the second time it is known
+        known = scorer.ask_all(at_all)
+        assert list(known) == (["x"] if together else [])
+        for number, one in enumerate((module, other)):
+            own = {task: rows[number] for task, rows in known.items()}
+            assert scorer.score(one, own) == scorer.score(one)
+
+
+def test_a_candidate_that_cannot_be_scored_with_others_is_told_alone(
+    code: Path, module: torch.nn.Module
+) -> None:
+    scorer = PythonScorer(fitness(code, "tensor"), "search")
+    at_all = several([module])
+
+    def out_of_order(function: Any) -> torch.Tensor:
+        raise RuntimeError("this batch")
+
+    assert list(scorer.ask_all(at_all)) == ["x"]
+    assert list(scorer.ask_all(out_of_order)) == []
+    assert list(scorer.ask_all(at_all)) == ["x"]
 
 
 def test_options_reach_the_scorer(code: Path, module: torch.nn.Module) -> None:
