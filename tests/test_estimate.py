@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,14 @@ def test_gpu_hours_without_a_gpu_are_refused_by_the_timed_candidate() -> None:
 
 
 def test_the_timed_candidate_of_a_crossover_is_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    merged = []
-    evaluate = Worker.evaluate
+    merged: list[Any] = []
+    evaluate_all = Worker.evaluate_all
 
-    def watch(worker: Worker, job: Job) -> Evaluation:
-        merged.append(job.recipe)
-        return evaluate(worker, job)
+    def watch(worker: Worker, jobs: Sequence[Job]) -> list[Evaluation]:
+        merged.extend(job.recipe for job in jobs)
+        return evaluate_all(worker, jobs)
 
-    monkeypatch.setattr(Worker, "evaluate", watch)
+    monkeypatch.setattr(Worker, "evaluate_all", watch)
     facts = estimate(loaded(space={"kind": "crossover"}, optimizer={"name": "m2n2"}), probe=True)
     assert facts["candidates_for_the_budget"] == 14
     (recipe,) = merged

@@ -53,6 +53,11 @@ def test_tasks_come_one_after_the_other() -> None:
     assert both == search_texts(fitness(x="choice"), LM) + search_texts(fitness(x="perplexing"), LM)
 
 
+def test_a_scorer_asks_no_text() -> None:
+    with pytest.raises(ConfigError, match=r"tasks.y: a scorer asks no text. Leave the task out."):
+        search_texts(fitness(x="choice", y={"scorer": "a.py:f"}), LM)
+
+
 def asked(kind: str, *args: tuple[str, ...]) -> list[Any]:
     # in reverse, as lm-eval does not promise an order
     found = [SimpleNamespace(idx=i, request_type=kind, args=a, doc={}) for i, a in enumerate(args)]
