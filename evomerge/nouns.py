@@ -113,6 +113,8 @@ class Candidate:
         number: 0, 1, 2, ... in the order in which the run made them, baselines first.
         kind: ``baseline``, ``search`` (asked of the optimizer) or ``mean`` (its final estimate).
         label: a baseline's name, e.g. ``source: strings``; empty otherwise.
+        stage: of the search that it belongs to; empty for a baseline, and in a search without
+            stages.
     """
 
     number: int
@@ -120,6 +122,7 @@ class Candidate:
     label: str
     genome: Genome
     recipe: Recipe
+    stage: str = ""
 
 
 @dataclass(frozen=True, slots=True)

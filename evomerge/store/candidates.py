@@ -37,6 +37,7 @@ def add(connection: Connection, run_id: int, candidate: Candidate) -> None:
         "genes": to_json(dict(candidate.genome.genes)),
         "recipe_digest": _add_recipe(connection, candidate.recipe),
         "created_utc": utc_now(),
+        "stage": candidate.stage,
     }
     connection.execute(_ADD, row)
     lineage = [
@@ -66,6 +67,7 @@ def load(connection: Connection, run_id: int) -> list[Candidate]:
             label=row.label,
             genome=Genome(json.loads(row.genes), tuple(lineage.get(row.number, ()))),
             recipe=_recipe(row.recipe_digest, row.json),
+            stage=row.stage,
         )
         for row in rows
     ]

@@ -30,9 +30,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
-HEAD = "0002"  # the newest file in migrations/versions
+HEAD = "0003"  # the newest file in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -78,6 +79,8 @@ candidates = Table(
     Column("genes", Text, nullable=False),
     Column("recipe_digest", ForeignKey("recipes.digest"), nullable=False),
     Column("created_utc", Text, nullable=False),
+    # of the search; empty for a baseline, and in a search without stages
+    Column("stage", Text, nullable=False, server_default=text("''")),
     CheckConstraint("kind IN ('baseline', 'search', 'mean')", name="kind"),
     Index(None, "recipe_digest"),
 )

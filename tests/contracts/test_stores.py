@@ -128,8 +128,8 @@ def test_candidates_read_back_equal_and_by_number(place: Place) -> None:
     made = [
         Candidate(0, "baseline", "source: 数学 🎉 'quoted'; DROP TABLE", Genome({}), recipe(1.0)),
         candidate(1),
-        candidate(2, 1, 0),
-        candidate(3, 2, 2),
+        replace(candidate(2, 1, 0), stage="merge"),
+        replace(candidate(3, 2, 2), stage="段階"),
         Candidate(4, "mean", "", Genome({"weight": 0.1 + 0.2}, (3, 0, 1)), recipe(0.1 + 0.2)),
     ]
     with place.create(RUN) as store:

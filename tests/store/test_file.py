@@ -22,13 +22,13 @@ COLUMNS = {
     "runs": "id name search_yaml seed fitness_digest settings_digest versions"
     " sources_fingerprints host created_utc finished_utc",
     "recipes": "digest json",
-    "candidates": "run_id number kind label genes recipe_digest created_utc",
+    "candidates": "run_id number kind label genes recipe_digest created_utc stage",
     "parents": "run_id child position parent",
     "evaluations": "id recipe_digest fitness_digest split settings_digest status value error"
     " merge_seconds score_seconds created_utc generation_seconds worker",
     "task_scores": "evaluation_id task position score examples doc_ids example_scores",
     "events": "run_id sequence kind candidate elapsed_seconds created_utc",
-    "leaderboard": "run_id number kind label status value held_out_value merge_seconds"
+    "leaderboard": "run_id number kind label stage status value held_out_value merge_seconds"
     " score_seconds error genes recipe_digest created_utc",
     "candidate_scores": "run_id number label split task score examples",
 }

@@ -107,3 +107,25 @@ def test_evaluations_of_the_first_schema_are_kept(tmp_path: Path, run: Any) -> N
         kept = connection.execute(text("SELECT * FROM evaluations")).one()
     assert tuple(kept)[4:] == ("s", "done", 0.5, None, 1.0, 2.0, "2026", 0.0, None)
     engine.dispose()
+
+
+def test_candidates_of_before_stages_are_of_none(tmp_path: Path) -> None:
+    """A file as the second migration made it, with a candidate in it."""
+    engine = database.connect(tmp_path / "old.sqlite", read_only=False, create=True)
+    config = database.migrations()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for row in (
+            "runs VALUES (1, 'n', 'y', 0, 'f', 's', '{}', '{}', 'h', '2026', NULL)",
+            "recipes VALUES ('d', '{}')",
+            "candidates VALUES (1, 0, 'search', '', '{}', 'd', '2026')",
+        ):
+            connection.execute(text(f"INSERT INTO {row}"))
+    database.migrate(engine)
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT number, kind, stage FROM candidates")).one()
+        board = connection.execute(text("SELECT number, stage, status FROM leaderboard")).one()
+    assert tuple(kept) == (0, "search", "")
+    assert tuple(board) == (0, "", None)
+    engine.dispose()
