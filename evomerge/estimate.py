@@ -19,8 +19,10 @@ from evomerge.errors import CandidateError, ConfigError
 from evomerge.executors import Executor
 from evomerge.executors.local import LocalExecutor
 from evomerge.nouns import Job
+from evomerge.recipes import Recipe
 from evomerge.scoring.tasks import example_counts
-from evomerge.search import Budget
+from evomerge.search import Budget, Stage
+from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan
 from evomerge.worker import Worker
 
@@ -28,23 +30,35 @@ from evomerge.worker import Worker
 def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
     """Sizes, dimension, number of evaluations and memory, as plain data with units in the names.
 
+    Of a search with stages, what differs between them is under ``stages``, by name; a later stage
+    is estimated as if the recipes with which those before it begin had won.
+
     Args:
-        probe: time one candidate, on a worker in this process.
+        probe: time one candidate of each stage, on a worker in this process.
 
     Raises:
         CandidateError: the timed candidate cannot be scored.
         ConfigError: a budget of GPU hours, and the timed candidate was on none.
     """
     search, models, executor = loaded.search, loaded.models, loaded.search.new_executor()
-    recipe = search.space.decode(search.space.initial())
-    plan = make_plan(recipe, models.stacked(recipe))
-    compared = len(list(baselines(search.ground, search.space.operators)))
-    evaluations = search.budget.evaluations
+    plans = {stage.name: _plan(stage, _first(stage), models) for stage in search.stages}
+    compared = len(list(baselines(search.ground, search.textbooks)))
+    evaluations = search.evaluations
     examples = example_counts(loaded.file.fitness)
     per_candidate = sum(examples["search"].values())
-    total = None if evaluations is None else (evaluations + compared + 1) * per_candidate
-    held_out = sum(examples["held_out"].values()) * (compared + search.champions)
     unknown = dict.fromkeys(loaded.file.fitness.scorers, "as its scorer says")
+    count = len(search.stages)
+    total = None if evaluations is None else (evaluations + compared + count) * per_candidate
+    held_out = sum(examples["held_out"].values()) * (compared + count * search.champions)
+    bytes_to_merge = compared * plans[search.stages[0].name].nbytes
+    for stage in search.stages:
+        bytes_to_merge += (stage.budget.evaluations or 0) * plans[stage.name].nbytes
+    deepest = {stage.name: _deepest(stage, models) for stage in search.stages}
+    of_stages = {
+        stage.name: _of_stage(stage, plans[stage.name], deepest[stage.name])
+        for stage in search.stages
+    }
+    largest = max((deepest[name] or plan for name, plan in plans.items()), key=lambda p: p.nbytes)
     return {
         "name": loaded.file.name,
         "parameters": {
@@ -52,40 +66,49 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
             **{name: source.parameter_count for name, source in models.sources.items()},
         },
         "layers": models.layers,
-        **_stacks(loaded, plan),
-        "merged_bytes": plan.nbytes,
-        "operators": list(search.space.operators),
-        "genome_dimension": len(search.space.parameters),
+        "merged_bytes": max(plan.nbytes for plan in plans.values()),
+        **({"stages": of_stages} if loaded.file.stages else of_stages[""]),
         "baselines": compared,
-        "budget": {
-            name: limit for name, limit in asdict(search.budget).items() if limit is not None
-        },
         "search_examples": {**examples["search"], **unknown},
         "held_out_examples": {**examples["held_out"], **unknown},
         "examples_to_answer": _in_all(total, held_out, scorers=bool(unknown)),
-        "bytes_to_merge": plan.nbytes * ((evaluations or 0) + compared),
-        **_memory(loaded, _largest(loaded) or plan, executor),
+        "bytes_to_merge": bytes_to_merge,
+        **_memory(loaded, largest, executor),
         **(_probe(loaded, compared, executor) if probe else {}),
     }
 
 
-def _largest(loaded: Loaded) -> Plan | None:
+def _first(stage: Stage) -> Recipe:
+    """The recipe that a stage begins with."""
+    return stage.space.decode(stage.space.initial())
+
+
+def _plan(stage: Stage, recipe: Recipe, models: Models) -> Plan:
+    return make_plan(recipe) if stage.needs else make_plan(recipe, models.stacked(recipe))
+
+
+def _deepest(stage: Stage, models: Models) -> Plan | None:
     """Of the deepest stack of the space, if it stacks blocks."""
-    recipe = loaded.search.space.largest()
-    return None if recipe is None else make_plan(recipe, loaded.models.stacked(recipe))
+    recipe = stage.space.largest()
+    return None if recipe is None else _plan(stage, recipe, models)
 
 
-def _stacks(loaded: Loaded, start: Plan) -> dict[str, Any]:
-    """Blocks and weights of the start and of the largest stack, where blocks are stacked."""
-    largest = _largest(loaded)
-    if largest is None:
-        return {}
-    return {
+def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]:
+    """What differs between stages: of stacks of blocks also the start and the largest."""
+    stacks = {} if deepest is None else {"start": start, "largest_stack": deepest}
+    sizes = {
         name: {
             "layers": plan.models.layers,
             "parameters": sum(math.prod(step.slot.shape) for step in plan.steps),
         }
-        for name, plan in (("start", start), ("largest_stack", largest))
+        for name, plan in stacks.items()
+    }
+    limits = {name: limit for name, limit in asdict(stage.budget).items() if limit is not None}
+    return {
+        **sizes,
+        "operators": list(stage.space.operators),
+        "genome_dimension": len(stage.space.parameters),
+        "budget": limits,
     }
 
 
@@ -166,30 +189,43 @@ def place(
 
 
 def _probe(loaded: Loaded, compared: int, executor: Executor) -> dict[str, Any]:
-    """One candidate, timed, and what that makes of the budget."""
-    search = loaded.search
+    """One candidate of each stage, timed, and what that makes of the budgets."""
+    search, workers = loaded.search, executor.capacity
     begun = time.perf_counter()
     worker = Worker(search.setup)
     opened = time.perf_counter() - begun
     try:
-        recipe = search.space.decode(search.space.representative())
-        jobs = [Job(number, recipe, "search") for number in range(worker.at_once)]
-        if search.setup.fitness.scorers:
-            worker.evaluate_all(jobs)  # scorers may load their data at the first call
-        found = worker.evaluate_all(jobs)[0]
+        seconds = {stage.name: _timed(worker, stage) for stage in search.stages}
         gpus = executor.planned_gpus(search.setup)
     finally:
         worker.close()
-    if found.status == "failed":
-        raise CandidateError(f"the timed candidate failed: {found.error}")
-    seconds = found.merge_seconds + found.score_seconds
+    timed = {}
+    for stage in search.stages:
+        one = seconds[stage.name]
+        besides = 1 + (compared if stage is search.stages[0] else 0)
+        timed[stage.name] = {
+            "seconds_per_candidate": round(one, 4),
+            "gpu_hours_per_candidate": one * gpus / workers / 3600,
+            **totals(stage.budget, besides, one, workers, gpus),
+        }
     return {
         "seconds_to_open_a_worker": round(opened, 3),
-        "seconds_per_candidate": round(seconds, 4),
-        "gpu_hours_per_candidate": seconds * gpus / executor.capacity / 3600,
-        "workers": executor.capacity,
-        **totals(search.budget, compared + 1, seconds, executor.capacity, gpus),
+        "workers": workers,
+        **({"timed_stages": timed} if loaded.file.stages else timed[""]),
     }
+
+
+def _timed(worker: Worker, stage: Stage) -> float:
+    """Seconds that a candidate which takes as long as most takes."""
+    recipe = stage.space.decode(stage.space.representative())
+    jobs = [Job(number, recipe, "search") for number in range(worker.at_once)]
+    if worker.setup.fitness.scorers:
+        worker.evaluate_all(jobs)  # scorers may load their data at the first call
+    found = worker.evaluate_all(jobs)[0]
+    if found.status == "failed":
+        of = f" of stage {stage.name}" if stage.name else ""
+        raise CandidateError(f"the timed candidate{of} failed: {found.error}")
+    return found.merge_seconds + found.score_seconds
 
 
 def totals(

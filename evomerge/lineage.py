@@ -14,6 +14,7 @@ from evomerge.config import read_resolved
 from evomerge.errors import RunError
 from evomerge.nouns import Candidate, Genome
 from evomerge.outcome import read_outcome
+from evomerge.recipes import Recipe
 from evomerge.store import Store
 
 Shares = NDArray[np.float64]
@@ -27,13 +28,16 @@ class Ancestor:
     Attributes:
         value: its fitness; None without one.
         share: of the descendant's weights, in [0, 1]: at every element the product of its
-            line's shares in their children (|a| of |a| + |b|), averaged over all elements.
+            line's shares in their children (|a| of |a| + |b|), averaged over all elements. Of the
+            best of an earlier stage, which recipes merge as a whole: the descendants' shares times
+            its own in them; None where a recipe is no sum of sources.
+        parents: whom it was crossed from, or the best of earlier stages that its recipe merges.
         genes: how it was made of its parents, and why of these; of a seed the source.
     """
 
     number: int
     value: float | None
-    share: float
+    share: float | None
     parents: tuple[int, ...]
     genes: Mapping[str, Any]
 
@@ -45,7 +49,7 @@ class Lineage:
     Attributes:
         sources: source to its share of the weights, in [0, 1]: the sum over segments of length
             times absolute weight; of a stack, to its share of the blocks; empty where the recipe is
-            neither.
+            neither. The best of an earlier stage counts as a source.
         ancestors: the candidate itself first, then the others from the newest to the oldest.
     """
 
@@ -103,22 +107,34 @@ def lineage(
         candidates: by number.
         values: number to fitness.
     """
-    genomes = {n: candidates[n].genome for n in _family(candidates, number)}
+    shares: dict[int, float | None] = {number: 1.0}
+    parents: dict[int, tuple[int, ...]] = {}
+    # stage by stage, from the newest: within one, candidates are crossed from one another
+    while waiting := sorted(shares.keys() - parents.keys(), reverse=True):
+        first = waiting[0]
+        genomes = {n: candidates[n].genome for n in _family(candidates, first)}
+        for n, share in _shares(genomes).items():
+            whole = shares.get(first)
+            shares[n] = None if whole is None else share * whole
+            winners = {} if genomes[n].parents else _winners(candidates, n)
+            parents[n] = genomes[n].parents or tuple(winners)
+            for winner, part in winners.items():
+                shares[winner] = _sum(shares.get(winner, 0.0), shares[n], part)
     ancestors = [
         Ancestor(
             n,
             values.get(n),
-            share,
-            genomes[n].parents,
-            {name: gene for name, gene in _told(genomes[n]).items() if name not in _RECIPE},
+            shares[n],
+            parents[n],
+            {g: gene for g, gene in _told(candidates[n].genome).items() if g not in _RECIPE},
         )
-        for n, share in _shares(genomes).items()
+        for n in sorted(parents, reverse=True)
     ]
     return Lineage(number, _of_sources(candidates[number]), tuple(ancestors))
 
 
 def _family(candidates: Sequence[Candidate], number: int) -> list[int]:
-    """The candidate and all its ancestors, the newest first: children before their parents."""
+    """The candidate and all whom it was crossed from, the newest first."""
     found, waiting = set(), [number]
     while waiting:
         one = waiting.pop()
@@ -126,6 +142,31 @@ def _family(candidates: Sequence[Candidate], number: int) -> list[int]:
             found.add(one)
             waiting += candidates[one].genome.parents
     return sorted(found, reverse=True)
+
+
+def _winners(candidates: Sequence[Candidate], number: int) -> dict[int, float | None]:
+    """The earlier candidates that a recipe holds as models, and their share of its weights."""
+    recipe = candidates[number].recipe
+    inner = {n: model for n, model in recipe.sources.items() if isinstance(model, Recipe)}
+    if isinstance(recipe.base, Recipe) and recipe.base not in inner.values():
+        inner["base"] = recipe.base
+    known: dict[str, int] = {}
+    for candidate in candidates[:number]:
+        if candidate.stage:
+            known.setdefault(candidate.recipe.digest, candidate.number)
+    shares = _of_sources(candidates[number])
+    return {
+        known[model.digest]: shares.get(name)
+        for name, model in inner.items()
+        if model.digest in known
+    }
+
+
+def _sum(before: float | None, whole: float | None, part: float | None) -> float | None:
+    """A share with one more line added; None where one is not known."""
+    if before is None or whole is None or part is None:
+        return None
+    return before + whole * part
 
 
 def _told(genome: Genome) -> Mapping[str, Any]:

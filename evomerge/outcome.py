@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Row:
         status: ``done``, ``failed`` or ``running``.
         search, held_out: None where it was not scored.
         layers: blocks, where the recipe stacks them.
+        stage: empty for a baseline, and in a search without stages.
     """
 
     number: int
@@ -51,12 +52,14 @@ class Row:
     error: str | None
     parents: tuple[int, ...]
     layers: int | None = None
+    stage: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The row for ``--json``."""
         return {
             "number": self.number,
             "kind": self.kind,
+            "stage": self.stage,
             "label": self.label,
             "digest": self.digest,
             "status": self.status,
@@ -125,13 +128,14 @@ def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
             results[c.number].error if c.number in results else None,
             c.genome.parents,
             c.recipe.depth,
+            c.stage,
         )
         for c in candidates
     ]
     searched = tuple(row for row in rows if row.kind != "baseline")
     searched_ones = [c for c in candidates if c.kind != "baseline"]
     worth = worths(fitness, candidates, results)
-    winner = next(iter(ranked(searched_ones, worth)), None)
+    best = next(iter(ranked(searched_ones, worth)), None)
     return Outcome(
         folder,
         store.run(),
@@ -139,7 +143,7 @@ def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
         store.elapsed_seconds(),
         tuple(row for row in rows if row.kind == "baseline"),
         searched,
-        None if winner is None else rows[winner.number],
+        None if best is None else rows[best.number],
     )
 
 
@@ -198,13 +202,34 @@ def ranked(candidates: Sequence[Candidate], worth: Mapping[int, float]) -> list[
     return sorted(scored, key=lambda c: (-worth[c.number], c.number))
 
 
+def winner(
+    stage: str,
+    candidates: Sequence[Candidate],
+    results: Mapping[int, Evaluation],
+    worth: Mapping[int, float],
+) -> Candidate:
+    """The best of a stage's searched candidates and its mean; of equals, the one found first.
+
+    Args:
+        worth: from `worths`.
+
+    Raises:
+        SearchError: none of them was scored.
+    """
+    own = [c for c in candidates if c.stage == stage and c.kind != "baseline"]
+    best = next(iter(ranked(own, worth)), None)
+    if best is None:
+        raise SearchError(f"stage {stage}: {_nothing([results.get(c.number) for c in own])}")
+    return best
+
+
 def champions(
     candidates: Sequence[Candidate],
     results: Mapping[int, Evaluation],
     count: int,
     worth: Mapping[int, float],
 ) -> list[Candidate]:
-    """Who is scored on held-out examples: every baseline and the best of the searched recipes.
+    """Who is scored on held-out examples: every baseline and the best of each stage's recipes.
 
     Args:
         worth: from `worths`.
@@ -212,19 +237,27 @@ def champions(
     Raises:
         SearchError: nothing was scored.
     """
-    best: dict[str, Candidate] = {}
+    best: dict[str, list[Candidate]] = {}
+    known: set[str] = set()
     for candidate in ranked([c for c in candidates if c.kind != "baseline"], worth):
-        best.setdefault(candidate.recipe.digest, candidate)
+        if candidate.recipe.digest not in known:
+            known.add(candidate.recipe.digest)
+            best.setdefault(candidate.stage, []).append(candidate)
     compared = [
         c
         for c in candidates
         if c.kind == "baseline" and c.number in results and results[c.number].status == "done"
     ]
-    chosen = [*compared, *list(best.values())[:count]]
+    chosen = [*compared, *(c for of_stage in best.values() for c in of_stage[:count])]
     if not best:
-        errors = [e.error for e in results.values() if e.error]
-        raise SearchError(f"no candidate could be scored: {errors[0] if errors else 'none asked'}")
+        raise SearchError(_nothing(results.values()))
     return sorted(chosen, key=lambda c: c.number)
+
+
+def _nothing(found: Iterable[Evaluation | None]) -> str:
+    """Why there is no best candidate."""
+    errors = [one.error for one in found if one is not None and one.error]
+    return f"no candidate could be scored: {errors[0] if errors else 'none asked'}"
 
 
 def references(

@@ -68,10 +68,12 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
 
 
 def _open(search: Search, executor: Executor) -> None:
-    """See that the budget means something on the workers, and open them."""
-    if search.budget.gpu_hours is not None and executor.planned_gpus(search.setup) == 0:
+    """See that the budgets mean something on the workers, and open them."""
+    limits = [stage.budget.gpu_hours for stage in search.stages]
+    hours = next((limit for limit in limits if limit is not None), None)
+    if hours is not None and executor.planned_gpus(search.setup) == 0:
         raise ConfigError(
-            f"budget.gpu_hours: {search.budget.gpu_hours:g}, but the workers hold no GPU. "
+            f"budget.gpu_hours: {hours:g}, but the workers hold no GPU. "
             "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
         )
     executor.start(search.setup)

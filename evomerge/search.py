@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from evomerge.executors import Executor
 from evomerge.optimizers import Optimizer
+from evomerge.recipes import Recipe
 from evomerge.spaces import Ground, Space
 from evomerge.store import RunRecord
 from evomerge.worker import WorkerSetup
@@ -15,11 +16,11 @@ from evomerge.worker import WorkerSetup
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When a search ends, whichever comes first.
+    """When a search, or a stage of one, ends, whichever comes first.
 
     Attributes:
         evaluations: candidates asked of the optimizer; baselines come on top.
-        seconds: of search time, summed over all sittings.
+        seconds: of search time, summed over all sittings; baselines count for the first stage.
         gpu_hours: search time in hours times the GPUs that open or opening workers hold; of earlier
             sittings, as if all workers had been open.
     """
@@ -28,6 +29,36 @@ class Budget:
     seconds: float | None = None
     gpu_hours: float | None = None
 
+    def reached(self, evaluations: int, seconds: float, gpu_hours: float) -> bool:
+        """Whether so much is all of it."""
+        return (
+            (self.evaluations is not None and evaluations >= self.evaluations)
+            or (self.seconds is not None and seconds >= self.seconds)
+            or (self.gpu_hours is not None and gpu_hours >= self.gpu_hours)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is searched after the stages before it.
+
+    Attributes:
+        name: empty in a search without stages.
+        sources: what it calls the models that vary.
+        space: what may vary; where it needs winners, with stand-ins in their places.
+        needs: the earlier stages whose winners are models of its space.
+        new_space: the space with these winners' recipes, by the names of their stages.
+        new_optimizer: a fresh one for the space.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    space: Space
+    needs: tuple[str, ...]
+    new_space: Callable[[Mapping[str, Recipe]], Space]
+    new_optimizer: Callable[[Space], Optimizer]
+    budget: Budget
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -35,22 +66,49 @@ class Search:
 
     Attributes:
         ground: what all recipes have in common.
-        new_optimizer, new_executor: fresh ones, unstarted.
+        stages: one after the other; at least one.
+        new_executor: a fresh one, unstarted.
         setup: what workers are started with.
         stop_after_failures: give up when this many first candidates all fail.
-        champions: how many of the best are scored on held-out examples.
+        champions: how many of the best of each stage are scored on held-out examples.
         record: what the store keeps of the search itself.
     """
 
     ground: Ground
-    space: Space
-    new_optimizer: Callable[[], Optimizer]
+    stages: tuple[Stage, ...]
     new_executor: Callable[[], Executor]
     setup: WorkerSetup
-    budget: Budget
     stop_after_failures: int
     champions: int
     record: RunRecord
+
+    @property
+    def space(self) -> Space:
+        """Of the first stage, which most searches consist of."""
+        return self.stages[0].space
+
+    @property
+    def budget(self) -> Budget:
+        """Likewise."""
+        return self.stages[0].budget
+
+    @property
+    def textbooks(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Operators with the sources that they are searched on, where no winner is among these."""
+        known = [stage for stage in self.stages if not stage.needs]
+        pairs = ((name, stage.sources) for stage in known for name in stage.space.operators)
+        return list(dict.fromkeys(pairs))
+
+    @property
+    def evaluations(self) -> int | None:
+        """The budgets of all stages together; None when only time limits one of them."""
+        counts = [stage.budget.evaluations for stage in self.stages]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def limits_gpu_hours(self) -> bool:
+        """Whether any budget does."""
+        return any(stage.budget.gpu_hours is not None for stage in self.stages)
 
 
 class Progress(NamedTuple):
@@ -61,7 +119,8 @@ class Progress(NamedTuple):
             when only time limits them.
         best: highest fitness of a searched candidate so far.
         elapsed_seconds: of search time, over all sittings.
-        stage: ``baselines``, ``search`` or ``held-out``.
+        stage: ``baselines``, ``search`` or the stage's name, or ``held-out``. A stage whose budget
+            is spent has ``, last results`` behind its name: the next one waits for them.
     """
 
     done: int

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
@@ -20,6 +29,47 @@ class BudgetKeys(BaseModel):
     gpu_hours: float | None = Field(default=None, gt=0)
 
 
+def _name_alone(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _has_name(value: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(value.get("name"), str):
+        raise ValueError("needs a name")
+    return value
+
+
+def _limited(budget: BudgetKeys) -> BudgetKeys:
+    if budget.evaluations is None and budget.seconds is None and budget.gpu_hours is None:
+        raise ValueError("give evaluations, seconds or gpu_hours, or several")
+    return budget
+
+
+Named = Annotated[dict[str, Any], BeforeValidator(_name_alone), AfterValidator(_has_name)]
+Limits = Annotated[BudgetKeys, AfterValidator(_limited)]
+_CMAES = {"name": "cmaes"}
+
+
+class StageKeys(BaseModel):
+    """One of ``stages:``.
+
+    Attributes:
+        name: of the stage; later stages call its best recipe ``stage:NAME``.
+        sources: which models vary: names of the search's sources, and ``stage:NAME`` for the best
+            recipe of an earlier stage, which is a source called NAME there. By default those of
+            the search, behind the stages that ``space`` names.
+        space, optimizer, budget: as in a search without stages.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    sources: tuple[str, ...] | None = None
+    space: dict[str, Any]
+    optimizer: Named = _CMAES
+    budget: Limits
+
+
 class SearchFile(BaseModel):
     """A search YAML.
 
@@ -27,6 +77,7 @@ class SearchFile(BaseModel):
         name: of the run and its folder.
         base: the model that task vectors are measured from: a folder, or org/name[@revision].
         sources: name to model.
+        stages: in place of space, optimizer and budget: several of each, one after the other.
         space: a preset's name, a path to a YAML, or its keys inline.
         fitness: likewise.
         optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
@@ -46,12 +97,13 @@ class SearchFile(BaseModel):
     name: str = Field(pattern=r"^[\w.-]+$")
     base: str
     sources: dict[str, str] = Field(min_length=1)
-    space: dict[str, Any]
+    stages: tuple[StageKeys, ...] | None = None  # before what it takes the place of
+    space: dict[str, Any] | None = Field(default=None, validate_default=True)
     fitness: Fitness
-    optimizer: dict[str, Any] = {"name": "cmaes"}
-    engine: dict[str, Any] = {"name": "transformers"}
-    executor: dict[str, Any] = {"name": "local"}
-    budget: BudgetKeys
+    optimizer: Named | None = Field(default=None, validate_default=True)
+    engine: Named = {"name": "transformers"}
+    executor: Named = {"name": "local"}
+    budget: Limits | None = Field(default=None, validate_default=True)
     seed: int = Field(default=0, ge=0)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tokenizer: Literal["base"] | None = None
@@ -61,18 +113,6 @@ class SearchFile(BaseModel):
     stop_after_failures: int = Field(default=10, ge=1)
     build_best: bool = False
 
-    @field_validator("optimizer", "engine", "executor", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("optimizer", "engine", "executor")
-    @classmethod
-    def _has_name(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(value.get("name"), str):
-            raise ValueError("needs a name")
-        return value
-
     @field_validator("sources")
     @classmethod
     def _names(cls, sources: dict[str, str]) -> dict[str, str]:
@@ -81,9 +121,31 @@ class SearchFile(BaseModel):
                 raise ValueError(f"{name!r} is a word of recipes: call this source differently")
         return sources
 
-    @field_validator("budget")
+    @field_validator("stages")
     @classmethod
-    def _limited(cls, budget: BudgetKeys) -> BudgetKeys:
-        if budget.evaluations is None and budget.seconds is None and budget.gpu_hours is None:
-            raise ValueError("give evaluations, seconds or gpu_hours, or several")
-        return budget
+    def _at_least_one(cls, stages: tuple[StageKeys, ...] | None) -> tuple[StageKeys, ...] | None:
+        if stages == ():
+            raise ValueError("name at least one, or give space and budget without stages")
+        return stages
+
+    @field_validator("space", "optimizer", "budget")
+    @classmethod
+    def _here_or_in_stages(cls, value: Any, info: ValidationInfo) -> Any:
+        if "stages" not in info.data:
+            return value  # they are wrong, which is told already
+        if info.data["stages"] is not None:
+            if value is not None:
+                raise ValueError("every stage has its own. Move it into the stages")
+        elif value is None and info.field_name != "optimizer":
+            raise PydanticCustomError("missing", "Field required")
+        return _CMAES if value is None and info.data["stages"] is None else value
+
+    @property
+    def parts(self) -> tuple[StageKeys, ...]:
+        """The stages; of a search without, the one that it is, which has no name."""
+        if self.stages is not None:
+            return self.stages
+        only = StageKeys.model_construct(
+            name="", space=self.space, optimizer=self.optimizer, budget=self.budget
+        )
+        return (only,)

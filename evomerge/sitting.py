@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from evomerge.baselines import baselines
+from evomerge.clock import Clock, Reading
 from evomerge.errors import ReplayError
 from evomerge.executors import Executor
-from evomerge.nouns import Candidate, Evaluation, Genome, Job, Kind
-from evomerge.outcome import champions, references, scores_alone, worth, worths
+from evomerge.leg import Leg
+from evomerge.nouns import Candidate, Evaluation, Genome, Job
+from evomerge.outcome import champions, references, scores_alone, winner, worth, worths
 from evomerge.scoring import fitness_value
-from evomerge.search import Observer, Progress, Search
+from evomerge.search import Observer, Progress, Search, Stage
 from evomerge.store import Store
 from evomerge.tally import Tally
 
@@ -21,6 +22,10 @@ _STEPS = 64  # that may be recorded as one
 
 class Sitting:
     """One sitting: the optimizer's state, what is in flight, and the clock.
+
+    A search has one stage or several, of which one is under way. When its budget is spent and its
+    last result is told, its optimizer's estimate of the best is evaluated; then the next stage
+    begins. Until then the workers have less and less to do: what comes next depends on the result.
 
     With an executor that tells as candidates finish, a candidate is asked for whenever a worker is
     free, and told at once. With ``tell_order: asked`` the calls to the optimizer depend on nothing
@@ -31,8 +36,12 @@ class Sitting:
 
     def __init__(self, search: Search, store: Store, executor: Executor, observe: Observer) -> None:
         self.search, self.store, self.executor, self.observe = search, store, executor, observe
-        self.optimizer = search.new_optimizer()
-        self.baselines = list(baselines(search.ground, search.space.operators))
+        # no record tells how many workers earlier sittings had
+        planned = executor.planned_gpus(search.setup) if search.limits_gpu_hours else 0
+        self.clock = Clock(store.elapsed_seconds(), planned, lambda: executor.gpus)
+        self.leg = Leg(search.stages[0], {}, Reading(0, 0))
+        self.later = list(search.stages[1:])
+        self.baselines = list(baselines(search.ground, search.textbooks))
         self.candidates: list[Candidate] = []
         self.results: dict[int, Evaluation] = {}
         self.tally = Tally()
@@ -40,32 +49,21 @@ class Sitting:
         self.arrived: dict[int, Evaluation] = {}  # of these, what is known already
         self.awaited: dict[str, list[int]] = {}  # at work, by recipe: who waits for it
         self.held_out: dict[int, Evaluation] = {}
-        self._spent = store.elapsed_seconds()
-        self._started: float | None = None  # the clock stands while models are opened
-        # no record tells how many workers earlier sittings had: all, at most
-        limited = search.budget.gpu_hours is not None
-        planned = executor.planned_gpus(search.setup) if limited else 0
-        self._gpu_seconds = self._spent * planned
-        self._counted = self._spent  # search time up to which GPUs were counted
-
-    def elapsed_seconds(self) -> float:
-        """Search time over all sittings."""
-        if self._started is None:
-            return self._spent
-        return self._spent + time.monotonic() - self._started
 
     def complete(self) -> bool:
         """Whether the recorded run lacks nothing."""
         return self.store.run().finished_utc is not None
 
     def replay(self) -> None:
-        """Bring the optimizer to where the recorded events left it.
+        """Bring the optimizers to where the recorded events left them.
 
         Raises:
             ReplayError: a genome or recipe differs from the recorded one.
         """
         recorded = {candidate.number: candidate for candidate in self.store.candidates()}
+        before = 0.0
         for event in self.store.events():
+            now, before = self.clock.earlier(before), event.elapsed_seconds
             if event.kind == "tell":
                 candidate = self.in_flight.pop(event.number)
                 evaluation = self.store.evaluation(candidate.recipe.digest)
@@ -74,15 +72,14 @@ class Sitting:
                 self._learn(candidate, evaluation)
                 continue
             expected = recorded[event.number]
-            # the recorded kind, not the clock, tells whether the budget was spent
-            proposed = self._propose(expected.kind)
+            proposed = self._propose(now, expected)
             if proposed != expected:
                 raise ReplayError(_difference(expected, proposed))
             self._enter(expected)
 
     def finish(self) -> None:
         """Search until the budget is spent, then score the champions on held-out examples."""
-        self._started = time.monotonic()
+        self.clock.start()  # it stood while models were opened
         for candidate in self.in_flight.values():
             self._send(candidate, self.store.evaluation(candidate.recipe.digest))
         self._show()
@@ -117,10 +114,10 @@ class Sitting:
             full = len(self.in_flight) >= self.executor.lookahead
         else:
             full = len(self.awaited) >= self.executor.capacity
-        proposed = None if full else self._propose()
+        proposed = None if full else self._propose(self.clock.read())
         if proposed is None:
             return False
-        known = self.store.record_ask(proposed, self.elapsed_seconds())
+        known = self.store.record_ask(proposed, self.clock.seconds)
         self._enter(proposed)
         self._send(proposed, known)
         return True
@@ -141,7 +138,7 @@ class Sitting:
         if not self.awaited:
             return False
         job, found = self.executor.result()
-        self._gpu_hours(self.elapsed_seconds())  # workers come and go
+        self.clock.read()  # workers come and go
         digest = job.recipe.digest
         evaluation = self._valued(self.in_flight[job.number], found, self.results)
         for number in self.awaited.pop(digest):
@@ -169,18 +166,19 @@ class Sitting:
             return False
         candidate = self.in_flight[number]
         kept = self.store.record_tell(
-            number, self.arrived[number], elapsed_seconds=self.elapsed_seconds()
+            number, self.arrived[number], elapsed_seconds=self.clock.seconds
         )
         del self.arrived[number], self.in_flight[number]
         self._learn(candidate, kept)
         self._show()
         return True
 
-    def _propose(self, recorded: Kind | None = None) -> Candidate | None:
+    def _propose(self, now: Reading, recorded: Candidate | None = None) -> Candidate | None:
         """The next candidate, or None while results are awaited or all is done.
 
         Args:
-            recorded: while replaying, the kind that the run went on with.
+            recorded: while replaying, what the run went on with: that and not the clock tells
+                whether the budget was spent.
         """
         number = len(self.candidates)
         if number < len(self.baselines):
@@ -188,43 +186,45 @@ class Sitting:
             return Candidate(number, "baseline", label, Genome({}), recipe)
         if self.tally.open("baseline"):
             return None  # values may be relative to the best source
-        if recorded == "search" or (recorded is None and not self._spent_out()):
-            genome = self.optimizer.ask(number)
+        if self._goes_on(now, recorded):
+            genome = self.leg.optimizer.ask(number)
             if genome is None and (recorded or self.executor.tell_order == "finished"):
-                genome = self.optimizer.ask_ahead(number)
-            return None if genome is None else self._decoded(number, "search", self._whole(genome))
-        if self.in_flight or self.tally.asked["mean"]:
-            return None
-        mean = self.optimizer.recommend()
-        return None if mean is None else self._decoded(number, "mean", mean)
+                genome = self.leg.optimizer.ask_ahead(number)
+            return None if genome is None else self._searched(number, genome)
+        if self.in_flight:
+            return None  # the mean, the winner and all that follows depend on it
+        mean = self.leg.mean(number)
+        if mean is not None or not self.later:
+            return mean
+        self._begin(self.later.pop(0), now)
+        return self._propose(now, recorded)
+
+    def _goes_on(self, now: Reading, recorded: Candidate | None) -> bool:
+        """Whether the optimizer is asked for more in this stage."""
+        if recorded is None:
+            return not (self.leg.spent(now) or self.leg.tally.asked["mean"])
+        return (recorded.kind, recorded.stage) == ("search", self.leg.name)
+
+    def _begin(self, stage: Stage, now: Reading) -> None:
+        """Go on with a stage, over the winners that it needs."""
+        values = worths(self.search.setup.fitness, self.candidates, self.results)
+        best = {n: winner(n, self.candidates, self.results, values).recipe for n in stage.needs}
+        self.leg = Leg(stage, best, now)
+
+    def _searched(self, number: int, genome: Genome) -> Candidate:
+        return self.leg.candidate(number, "search", self._whole(genome))
 
     def _whole(self, genome: Genome) -> Genome:
         """The genome with what the space makes of its parents."""
         if not genome.parents:
             return genome
-        return self.search.space.child(genome, [self.candidates[n].genome for n in genome.parents])
-
-    def _decoded(self, number: int, kind: Kind, genome: Genome) -> Candidate:
-        return Candidate(number, kind, "", genome, self.search.space.decode(genome))
-
-    def _spent_out(self) -> bool:
-        budget, elapsed = self.search.budget, self.elapsed_seconds()
-        return (
-            (budget.evaluations is not None and self.tally.asked["search"] >= budget.evaluations)
-            or (budget.seconds is not None and elapsed >= budget.seconds)
-            or (budget.gpu_hours is not None and self._gpu_hours(elapsed) >= budget.gpu_hours)
-        )
-
-    def _gpu_hours(self, elapsed: float) -> float:
-        """Search time times the GPUs held, with those held now counted since the last call."""
-        self._gpu_seconds += (elapsed - self._counted) * self.executor.gpus
-        self._counted = elapsed
-        return self._gpu_seconds / 3600
+        return self.leg.space.child(genome, [self.candidates[n].genome for n in genome.parents])
 
     def _enter(self, candidate: Candidate) -> None:
         self.candidates.append(candidate)
         self.in_flight[candidate.number] = candidate
         self.tally.ask(candidate)
+        self.leg.tally.ask(candidate)
 
     def _valued(
         self, candidate: Candidate, found: Evaluation, results: Mapping[int, Evaluation]
@@ -242,20 +242,18 @@ class Sitting:
         return replace(found, value=fitness_value(fitness, found.tasks, best))
 
     def _learn(self, candidate: Candidate, evaluation: Evaluation) -> None:
-        if candidate.kind == "search":
-            self.optimizer.tell(candidate.number, self._as_preferred(candidate, evaluation))
         # the scores of every example, of every candidate, would fill the memory
         kept = evaluation if candidate.kind == "baseline" else replace(evaluation, tasks={})
         self.results[candidate.number] = kept
         self.tally.tell(candidate, evaluation)
         failures = self.search.stop_after_failures
         limit = len(self.baselines) if candidate.kind == "baseline" else failures
-        self.tally.give_up_if_all_fail(candidate.kind, limit)
+        self.leg.learn(candidate, self._as_preferred(candidate, evaluation), limit)
 
     def _as_preferred(self, candidate: Candidate, evaluation: Evaluation) -> Evaluation:
         """The evaluation as the optimizer sees it: with what it is worth for its value."""
         fitness = self.search.setup.fitness
-        if fitness.shorten is None or evaluation.value is None:
+        if fitness.shorten is None or evaluation.value is None or candidate.kind == "baseline":
             return evaluation
         alone = scores_alone(fitness, self.candidates[: len(self.baselines)], self.results)
         return replace(evaluation, value=worth(fitness, candidate, evaluation.value, alone))
@@ -289,20 +287,25 @@ class Sitting:
             self._show()
 
     def _show(self) -> None:
-        asked = self.search.budget.evaluations
-        told = self.tally.told
-        stage = "held-out" if self.held_out else "search"
-        if told["baseline"] < len(self.baselines):
-            stage = "baselines"
+        asked, told = self.search.evaluations, self.tally.told
         self.observe(
             Progress(
                 told["baseline"] + told["search"],
                 None if asked is None else len(self.baselines) + asked,
                 self.tally.best,
-                self.elapsed_seconds(),
-                stage,
+                self.clock.seconds,
+                self._where(),
             )
         )
+
+    def _where(self) -> str:
+        """See `Progress.stage`."""
+        if self.tally.told["baseline"] < len(self.baselines):
+            return "baselines"
+        if self.held_out:
+            return "held-out"
+        waits = self.later and self.in_flight and self.leg.spent(self.clock.read())
+        return f"{self.leg.name}, last results" if waits else self.leg.name or "search"
 
 
 def _difference(expected: Candidate, proposed: Candidate | None) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple, get_args
 
 import torch
 
 from evomerge import registry
 from evomerge.engines import Engine
-from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
+from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
 from evomerge.nouns import Evaluation, Job, Split, TaskScores
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
@@ -74,6 +75,7 @@ class Worker:
         self.exhausted = False
         self._opened: dict[str, Checkpoint] = {}
         self.models = Models.of(setup, self._opened)
+        self._other = self.models  # the last that were not those of the run
         kind = registry.find("engines", setup.engine, Engine)
         if problems := unserved(setup.fitness, kind, setup.engine):
             raise ConfigError(problems)
@@ -164,14 +166,34 @@ class Worker:
             return _Tried({}, error=f"{type(error).__name__}: {text}")
 
     def _models_of(self, recipe: Recipe) -> Models:
-        """The models of the run as the recipe stacks their blocks.
+        """The models of the run as the recipe stacks their blocks, and those that it holds itself.
 
-        An engine may serve another stack than the run's, or fail the candidate.
+        A recipe may hold merges of the run's models, such as the winner of an earlier stage. They
+        are opened with all others, so that the merged model has the same tensors. An engine may
+        serve another stack than the run's, or fail the candidate.
         """
-        models = self.models
-        if recipe.slices != models.composition.slices:
-            models = Models.of(replace(self.setup, slices=recipe.slices), self._opened)
-        return models.select(recipe.sources)
+        setup = self.setup
+        known = _leaves(setup.base, *setup.sources.values())
+        inner = {
+            name: model
+            for name, model in recipe.sources.items()
+            if isinstance(model, Recipe) and _leaves(model) <= known
+        }
+        base = recipe.base
+        if not _leaves(base) <= known:
+            label = base if isinstance(base, str) else "a recipe in place of the base"
+            raise PlanError(
+                f"not among the models of this search: {label}. Add it to the search's sources."
+            )
+        sources = {**setup.sources, **inner}
+        if setup.base not in (base, *sources.values()):
+            sources[_unlike(sources)] = setup.base
+        wanted = replace(setup, base=base, sources=sources, slices=recipe.slices)
+        for models in (self.models, self._other):
+            if _same(models.composition, wanted):
+                return models.select(recipe.sources)
+        self._other = Models.of(wanted, self._opened)
+        return self._other.select(recipe.sources)
 
     def close(self) -> None:
         """Give memory and devices back."""
@@ -198,6 +220,28 @@ def unserved(fitness: Fitness, engine: type[Engine], name: str) -> list[str]:
             for task in fitness.scorers
         ]
     return problems
+
+
+def _leaves(*models: str | Recipe) -> set[str]:
+    """The checkpoints that models are made of."""
+    found = {model for model in models if isinstance(model, str)}
+    for model in models:
+        if isinstance(model, Recipe):
+            found |= _leaves(model.base, *model.sources.values())
+    return found
+
+
+def _unlike(names: Collection[str]) -> str:
+    """A name for the run's base where a recipe has another."""
+    return next(name for n in count() if (name := f"base_{n}") not in names)
+
+
+def _same(opened: Recipe, wanted: WorkerSetup) -> bool:
+    """Whether models opened so are those wanted; the rest of a setup is the run's."""
+    return (opened.base, dict(opened.sources), opened.slices) == (
+        *(wanted.base, dict(wanted.sources)),
+        tuple(wanted.slices),
+    )
 
 
 def planned_gpus(setup: WorkerSetup) -> float:

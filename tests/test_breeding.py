@@ -81,8 +81,8 @@ def archive(folder: Path) -> list[int]:
         search = load_resolved(store.run().search_yaml, str(folder)).search
         sitting = Sitting(search, store, search.new_executor(), lambda now: None)
         sitting.replay()
-        assert isinstance(sitting.optimizer, M2n2)
-        return sitting.optimizer.archive.numbers
+        assert isinstance(sitting.leg.optimizer, M2n2)
+        return sitting.leg.optimizer.archive.numbers
 
 
 def told(folder: Path) -> int:

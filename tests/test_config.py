@@ -154,7 +154,7 @@ def test_slerp_of_three_models_is_refused(tmp_path: Path) -> None:
 
 def test_set_overrides_one_key_and_is_recorded(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD), ["optimizer.population_size=6", "budget={evaluations: 5}"])
-    assert loaded.file.optimizer["population_size"] == 6
+    assert loaded.file.parts[0].optimizer["population_size"] == 6
     assert loaded.search.budget.evaluations == 5
     assert "population_size: 6" in loaded.search.record.search_yaml
 

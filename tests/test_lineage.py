@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Family:
         return lineage(self.candidates, number, dict.fromkeys(range(number + 1), 0.5))
 
 
-def shares(found: Lineage) -> dict[int, float]:
+def shares(found: Lineage) -> dict[int, Any]:
     return {one.number: one.share for one in found.ancestors}
 
 
@@ -120,3 +121,58 @@ def test_a_candidate_without_parents_has_no_ancestors() -> None:
     mix = Recipe(base="b", sources={"a": "a", "c": "c"}, operator="linear", dtype="float32")
     found = lineage([Candidate(0, "search", "", genome, mix)], 0, {})
     assert (shares(found), dict(found.sources)) == ({0: 1.0}, {})
+
+
+def after(family: Family, stage: str, **keys: Any) -> None:
+    """One more candidate, made in a later stage of what the recipes of earlier ones are."""
+    whole = {"base": "b", "operator": "linear", "dtype": "float32", **keys}
+    number, genome = len(family.candidates), Genome({"weight": 0.5})
+    made = Recipe.model_validate(whole)
+    family.candidates.append(Candidate(number, "search", "", genome, made, stage))
+
+
+def staged() -> Family:
+    """Candidate 2, a child of both sources, is the best of stage ``merge``."""
+    family = Family()
+    family.breed(0, 1, 40, 0.25)
+    family.candidates = [replace(one, stage="merge") for one in family.candidates]
+    return family
+
+
+def test_the_best_of_an_earlier_stage_is_an_ancestor_with_all_of_its_own() -> None:
+    family = staged()
+    winner = family.candidates[2].recipe
+    after(family, "add", sources={"merge": winner, "ja": "j"})
+    found = family.lineage(3)
+    assert [one.number for one in found.ancestors] == [3, 2, 1, 0]
+    assert [one.parents for one in found.ancestors] == [(2,), (0, 1), (), ()]
+    assert shares(found) == {3: 1.0, 2: None, 1: None, 0: None}  # of no sum of sources
+
+
+def test_the_best_of_an_earlier_stage_gave_its_share_in_a_sum() -> None:
+    family = staged()
+    winner = family.candidates[2].recipe
+    segments = {"bounds": [0, N], "rows": [[0.25, 0.75]]}
+    after(
+        family, "add", sources={"merge": winner, "ja": "j"}, operator="segments", segments=segments
+    )
+    found = family.lineage(3)
+    assert shares(found) == pytest.approx({3: 1.0, 2: 0.25, 1: 0.25 * 0.55, 0: 0.25 * 0.45})
+    assert found.sources == {"merge": 0.25, "ja": 0.75}
+
+
+def test_a_line_through_three_stages_multiplies() -> None:
+    family = staged()
+    for stage, inner in (("add", 2), ("last", 3)):
+        sources = {"inner": family.candidates[inner].recipe, "ja": "j"}
+        segments = {"bounds": [0, N], "rows": [[0.5, 0.5]]}
+        after(family, stage, sources=sources, operator="segments", segments=segments)
+    expected = {4: 1.0, 3: 0.5, 2: 0.25, 1: 0.25 * 0.55, 0: 0.25 * 0.45}
+    assert shares(family.lineage(4)) == pytest.approx(expected)
+
+
+def test_the_best_of_an_earlier_stage_is_an_ancestor_as_the_base() -> None:
+    family = staged()
+    after(family, "add", base=family.candidates[2].recipe, sources={"ja": "j"})
+    found = family.lineage(3)
+    assert found.ancestors[0].parents == (2,)

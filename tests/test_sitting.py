@@ -15,7 +15,7 @@ import pytest
 import yaml
 from sqlalchemy import Engine, event
 
-from evomerge import sitting
+from evomerge import clock as clock_of_runs
 from evomerge.config import load_resolved
 from evomerge.errors import ConfigError, SearchError
 from evomerge.executors import Executor, TellOrder
@@ -314,7 +314,7 @@ def test_a_budget_of_gpu_hours_ends_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(sitting, "time", clock)
+    monkeypatch.setattr(clock_of_runs, "time", clock)
     crew = TimedCrew(clock, gpus)
     search = small_search(budget={"gpu_hours": gpu_hours}, optimizer={"name": "random"})
     rows = run_with(crew, search, tmp_path / "run")

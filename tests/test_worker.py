@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from evomerge.build import build
 from evomerge.errors import SearchError
 from evomerge.executors.local import LocalExecutor
 from evomerge.nouns import Evaluation, Job
@@ -24,6 +25,8 @@ SHALLOW = [{"arithmetic": [0, 2]}, {"strings": [3, 4]}]
 DEEP = [{"arithmetic": [0, 4]}, {"strings": [2, 4]}]
 VLLM = {"threads": 1, "vllm": {"kv_cache_memory_bytes": 1 << 26}}
 needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vllm")
+MERGED_PATH = [{"base": [0, 3], "merge": [0, 3], "strings": [0, 3]}, {"merge": [3, 4]}]
+NESTED_ENGINES = [pytest.param("vllm", VLLM, marks=needs_vllm)]
 ENGINES = [
     ("transformers", {"threads": 1}, OTHER_ORDER),
     pytest.param("vllm", VLLM, SHALLOW, marks=needs_vllm),
@@ -61,6 +64,51 @@ def test_a_recipe_of_other_blocks_scores_as_in_a_run_of_them(
     assert live.status == own.status == "done", (live.error, own.error)
     assert live.tasks == own.tasks
     assert again.tasks == plain.tasks != live.tasks
+
+
+def winner() -> Recipe:
+    """The best of an earlier stage."""
+    return recipe(operator="task_arithmetic", parameters={"weight": {"arithmetic": 1.25}})
+
+
+@pytest.mark.parametrize(("engine", "options"), [("transformers", {"threads": 1}), *NESTED_ENGINES])
+def test_a_recipe_may_hold_merges_of_the_models_of_the_run(
+    engine: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    inner, other = winner(), str(ZOO / "strings")
+    as_source = recipe(sources={"merge": inner, "strings": other})
+    as_base = recipe(base=inner, sources={"strings": other}, operator="task_arithmetic")
+    stacked = recipe(base=inner, sources={"merge": inner, "strings": other}, slices=MERGED_PATH)
+    worker = Worker(setup(engine, options))
+    found = evaluate(worker, recipe(), as_source, as_base, stacked, as_source, recipe())
+    assert [one.status for one in found] == ["done"] * 6, [one.error for one in found]
+    assert found[4].tasks == found[1].tasks
+    assert found[5].tasks == found[0].tasks
+    assert len(worker._opened) == 3 + 1  # the run's models and the merge, each once
+    # the same with the merge as a checkpoint of its own
+    folder = str(build(inner, tmp_path / "merge"))
+
+    def built(one: Recipe) -> Recipe:
+        sources = {name: folder if model == inner else model for name, model in one.sources.items()}
+        base = folder if one.base == inner else one.base
+        return one.model_copy(update={"base": base, "sources": sources})
+
+    run = setup(engine, options)
+    run = replace(run, sources={**run.sources, "merge": folder})
+    alone = evaluate(Worker(run), built(as_source), built(as_base), built(stacked))
+    assert [one.tasks for one in alone] == [one.tasks for one in found[1:4]]
+
+
+def test_a_recipe_that_holds_other_models_is_refused() -> None:
+    kanji = str(ZOO / "kanji")
+    other = recipe(sources={"arithmetic": str(ZOO / "arithmetic"), "kanji": kanji})
+    foreign = recipe(sources={"merge": other, "strings": str(ZOO / "strings")})
+    based = recipe(base=kanji)
+    found = evaluate(Worker(setup("transformers", {"threads": 1})), foreign, based)
+    assert [one.status for one in found] == ["failed", "failed"]
+    for one, label in zip(found, ("a recipe with linear", kanji), strict=True):
+        assert one.error is not None
+        assert one.error.startswith(f"PlanError: not among the models of this search: {label}")
 
 
 def test_an_engine_that_cannot_serve_another_depth_fails_the_candidate() -> None:

@@ -106,12 +106,12 @@ def _table(found: Lineage) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("ancestor", "fitness", "share of the weights", "parents", "source"):
         table.add_column(column)
-    others = sorted(found.ancestors[1:], key=lambda one: (-one.share, one.number))
+    others = sorted(found.ancestors[1:], key=lambda one: (-(one.share or 0), one.number))
     for one in others[:_MOST_ROWS]:
         table.add_row(
             str(one.number),
             "" if one.value is None else f"{one.value:.3f}",
-            f"{one.share:.1%}",
+            "" if one.share is None else f"{one.share:.1%}",
             ", ".join(map(str, one.parents)),
             str(one.genes.get("source", "")),
         )

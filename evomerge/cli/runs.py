@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -55,10 +55,11 @@ def check(
         return
     console = Console(highlight=False, soft_wrap=True)
     for name, value in facts.items():
-        shown = (
-            ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        )
-        console.print(f"{name.replace('_', ' '):<24} {shown}", markup=False)
+        if name in ("stages", "timed_stages"):
+            for stage, inner in value.items():
+                console.print(f"{f'stage {stage}':<24} {_listed(inner)}", markup=False)
+        else:
+            console.print(f"{name.replace('_', ' '):<24} {_listed(value)}", markup=False)
     for note in loaded.notes:
         console.print(f"note: {note}", markup=False)
 
@@ -106,6 +107,14 @@ def show(folder: Folder, as_json: Json = False) -> None:
             f"waiting {share.waiting:.0%}",
             markup=False,
         )
+
+
+def _listed(value: Any) -> str:
+    """A fact on one line, those within it one after the other."""
+    if not isinstance(value, dict):
+        return str(value)
+    inner = {k: f"({_listed(v)})" if isinstance(v, dict) else str(v) for k, v in value.items()}
+    return ", ".join(f"{k} {v}" for k, v in inner.items())
 
 
 def _stored(folder: Path) -> Loaded:
@@ -216,8 +225,12 @@ def _print(file: SearchFile, outcome: Outcome, folder: Path) -> None:
     if outcome.best is not None:
         best = outcome.best
         name = f"best recipe: {_name(best)}"
-        lines.append(Line(name, _cell(best, "search"), _cell(best, "held_out"), best=True))
-    lines += [Line(_name(row), _cell(row, "search"), _cell(row, "held_out")) for row in others]
+        cells = _cell(best, "search"), _cell(best, "held_out")
+        lines.append(Line(name, *cells, best=True, stage=best.stage))
+    lines += [
+        Line(_name(row), _cell(row, "search"), _cell(row, "held_out"), stage=row.stage)
+        for row in others
+    ]
     console.print(comparison(lines, list(file.fitness.tasks)))
     for row in failed[:3]:
         console.print(f"candidate {row.number} failed: {row.error}", markup=False, soft_wrap=True)

@@ -18,12 +18,13 @@ class Cell(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One recipe: a name and its cells, None where it was not scored."""
+    """One recipe: a name, its cells, None where it was not scored, and its stage if it has one."""
 
     name: str
     search: Cell | None
     held_out: Cell | None
     best: bool = False
+    stage: str = ""
 
 
 def comparison(lines: Iterable[Line], tasks: Sequence[str]) -> Table:
@@ -32,8 +33,12 @@ def comparison(lines: Iterable[Line], tasks: Sequence[str]) -> Table:
     Args:
         tasks: which tasks get a column, in order.
     """
+    lines = list(lines)
+    staged = any(line.stage for line in lines)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
+    if staged:
+        table.add_column("stage")
     table.add_column("search ± 95 %", justify="right")
     table.add_column("held-out ± 95 %", justify="right")
     for task in tasks:
@@ -42,7 +47,8 @@ def comparison(lines: Iterable[Line], tasks: Sequence[str]) -> Table:
         shown = line.held_out or line.search
         cells = [f"{shown.tasks[t]:.1%}" if shown and t in shown.tasks else "" for t in tasks]
         style = "bold" if line.best else ""
-        table.add_row(line.name, _pair(line.search), _pair(line.held_out), *cells, style=style)
+        name = [line.name, line.stage] if staged else [line.name]
+        table.add_row(*name, _pair(line.search), _pair(line.held_out), *cells, style=style)
     return table
 
 

@@ -26,14 +26,15 @@ class Ground:
     """What every recipe of a search has in common.
 
     Attributes:
-        base, sources, dtype, tokenizer, seed, experimental: as in `Recipe`.
+        base, sources, dtype, tokenizer, seed, experimental: as in `Recipe`; a source is a recipe
+            where it is the winner of an earlier stage.
         statistics: source name to a folder, for the operators that need some.
         layers: blocks of the base.
         models: the same, open, for the spaces that look at tensors; None where they cannot be.
     """
 
-    base: str
-    sources: Mapping[str, str]
+    base: str | Recipe
+    sources: Mapping[str, str | Recipe]
     layers: int
     dtype: str
     tokenizer: str | None = None

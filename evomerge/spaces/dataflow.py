@@ -212,7 +212,7 @@ class _Cast:
         """What the model is called that a person calls so."""
         return self._base if name == BASE else name
 
-    def chosen(self, leading: str, sources: Sequence[str] | None) -> dict[str, str]:
+    def chosen(self, leading: str, sources: Sequence[str] | None) -> dict[str, str | Recipe]:
         """The models of the paths, the leading one first."""
         others = self.sources if sources is None else sources
         names = dict.fromkeys(self.own(name) for name in (leading, *others))
@@ -245,7 +245,7 @@ class _Cast:
         ]
 
 
-def _sizes(ground: Ground, models: Mapping[str, str]) -> tuple[dict[Block, int], int]:
+def _sizes(ground: Ground, models: Mapping[str, str | Recipe]) -> tuple[dict[Block, int], int]:
     """Weights of every block, and of the leading model outside its blocks; none without models."""
     sizes: dict[Block, int] = {}
     around = 0

@@ -1,0 +1,59 @@
+"""Search time, and the GPU time that goes with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Reading(NamedTuple):
+    """What the clock shows."""
+
+    seconds: float
+    gpu_hours: float
+
+    def since(self, earlier: Reading) -> Reading:
+        """What has passed between two readings."""
+        return Reading(self.seconds - earlier.seconds, self.gpu_hours - earlier.gpu_hours)
+
+
+class Clock:
+    """Search time over all sittings; it stands until it is started.
+
+    Args:
+        spent_seconds: of search time in earlier sittings.
+        planned_gpus: that count for those, of which no record tells how many there were: all, at
+            most.
+        gpus: how many are held now.
+    """
+
+    def __init__(
+        self, spent_seconds: float, planned_gpus: float, gpus: Callable[[], float]
+    ) -> None:
+        self._spent, self._planned, self._gpus = spent_seconds, planned_gpus, gpus
+        self._started: float | None = None
+        self._gpu_seconds = spent_seconds * planned_gpus
+        self._counted = spent_seconds  # search time up to which GPUs were counted
+
+    def start(self) -> None:
+        """Begin this sitting's search time."""
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Search time over all sittings."""
+        if self._started is None:
+            return self._spent
+        return self._spent + time.monotonic() - self._started
+
+    def read(self) -> Reading:
+        """The time now; the GPUs held now are taken as held since the last reading."""
+        seconds = self.seconds
+        self._gpu_seconds += (seconds - self._counted) * self._gpus()
+        self._counted = seconds
+        return Reading(seconds, self._gpu_seconds / 3600)
+
+    def earlier(self, seconds: float) -> Reading:
+        """What it showed in an earlier sitting, after so much search time."""
+        return Reading(seconds, seconds * self._planned / 3600)

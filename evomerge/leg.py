@@ -1,0 +1,57 @@
+"""One stage of a search under way: its optimizer's state, and what it has used up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evomerge.clock import Reading
+from evomerge.nouns import Candidate, Evaluation, Genome, Kind
+from evomerge.recipes import Recipe
+from evomerge.search import Stage
+from evomerge.tally import Tally
+
+
+class Leg:
+    """A stage from its first candidate to its last.
+
+    Args:
+        stage: what may vary, who proposes, and until when.
+        winners: the best recipes of the earlier stages that it needs.
+        began: the time at which its budget begins to count.
+    """
+
+    def __init__(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> None:
+        self.stage = stage
+        self.space = stage.new_space(winners) if stage.needs else stage.space
+        self.optimizer = stage.new_optimizer(self.space)
+        self.tally = Tally()
+        self._began = began
+
+    @property
+    def name(self) -> str:
+        """The stage's."""
+        return self.stage.name
+
+    def spent(self, now: Reading) -> bool:
+        """Whether its budget is."""
+        return self.stage.budget.reached(self.tally.asked["search"], *now.since(self._began))
+
+    def candidate(self, number: int, kind: Kind, genome: Genome) -> Candidate:
+        """A candidate of this stage."""
+        return Candidate(number, kind, "", genome, self.space.decode(genome), self.name)
+
+    def mean(self, number: int) -> Candidate | None:
+        """The optimizer's own estimate of the best, if it has one; asked for once."""
+        genome = None if self.tally.asked["mean"] else self.optimizer.recommend()
+        return None if genome is None else self.candidate(number, "mean", genome)
+
+    def learn(self, candidate: Candidate, evaluation: Evaluation, most_failures: int) -> None:
+        """Take a result in.
+
+        Raises:
+            SearchError: so many first candidates have all failed.
+        """
+        if candidate.kind == "search":
+            self.optimizer.tell(candidate.number, evaluation)
+        self.tally.tell(candidate, evaluation)
+        self.tally.give_up_if_all_fail(candidate.kind, most_failures)

@@ -1,0 +1,60 @@
+"""``--set a.b=c``: one key of a search set from the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from evomerge.errors import ConfigError
+from evomerge.registry import did_you_mean
+
+
+def override(content: dict[str, Any], text: str) -> None:
+    """Set one key.
+
+    Args:
+        content: the search, changed in place.
+        text: ``optimizer.population_size=8``, or for the stage called merge
+            ``stages.merge.optimizer.population_size=8``; the value is YAML.
+
+    Raises:
+        ConfigError: no key and value, or a place that has no keys.
+    """
+    path, equals, raw = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"{text!r}: expected key=value, e.g. optimizer.population_size=8")
+    *parents, last = path.split(".")
+    place: Any = content
+    for key in parents:
+        place = _stage(place, key, text) if isinstance(place, list) else _inner(place, key, text)
+    if isinstance(place, list):
+        raise ConfigError(f"{text!r}: name a key of this stage, e.g. {path}.budget=...")
+    try:
+        place[last] = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise ConfigError(f"{text!r}: the value is not YAML") from None
+
+
+def _inner(place: dict[str, Any], key: str, text: str) -> Any:
+    """What lies below a key; made where there is nothing yet."""
+    inner = place.get(key)
+    if key == "stages" and isinstance(inner, list):
+        place[key] = list(inner)
+        return place[key]
+    if inner is not None and not isinstance(inner, (str, dict)):
+        raise ConfigError(f"{text!r}: {key} is {inner!r}, it has no keys")
+    # "optimizer: cmaes" is short for "optimizer: {name: cmaes}"
+    place[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
+    return place[key]
+
+
+def _stage(stages: list[Any], name: str, text: str) -> Any:
+    """The keys of the stage called so."""
+    names = [stage.get("name") if isinstance(stage, dict) else None for stage in stages]
+    if name not in names:
+        known = did_you_mean(name, [str(one) for one in names if one is not None])
+        raise ConfigError(f"{text!r}: no stage is called {name!r}.{known}")
+    index = names.index(name)
+    stages[index] = dict(stages[index])
+    return stages[index]

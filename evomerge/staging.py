@@ -1,0 +1,220 @@
+"""From the stages of a search YAML to those of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from evomerge import registry
+from evomerge.agreement import check_descriptors, check_parents, check_shorten
+from evomerge.engines import Engine
+from evomerge.errors import ConfigError
+from evomerge.nouns import Gene
+from evomerge.optimizers import Optimizer
+from evomerge.parts import Parts
+from evomerge.recipes import ROLES, Recipe
+from evomerge.registry import Component, component, did_you_mean
+from evomerge.search import Budget, Stage
+from evomerge.search_file import SearchFile, StageKeys
+from evomerge.spaces import Ground, Space
+from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+
+WINNER = "stage:"  # before the name of a stage: its best recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """Composes the stages of a search, each over what those before it leave.
+
+    Which recipe wins is not known yet: the one that its stage begins with stands in.
+
+    Attributes:
+        file: the search.
+        ground: its models.
+        engine: not open; None where it is wrong.
+        opened: checkpoints that are open already, see `Models`.
+        standins: by stage; the base where the stage is wrong.
+    """
+
+    file: SearchFile
+    ground: Ground
+    engine: Engine | None
+    opened: dict[str, Checkpoint]
+    standins: dict[str, str | Recipe] = field(default_factory=dict)
+
+    def compose(self, parts: Parts) -> tuple[Stage, ...]:
+        """The stages that nothing is wrong with."""
+        found = []
+        for index, keys in enumerate(self.file.parts):
+            if self.file.stages is None:
+                found.append(self._stage(0, keys, parts))
+                continue
+            inside = parts.within(f"stages.{keys.name}", f"stages.{index}.")
+            inside.make("name", [".name"], self._check_name, keys.name)
+            found.append(self._stage(index, keys, inside))
+        return tuple(stage for stage in found if stage is not None)
+
+    def _stage(self, index: int, keys: StageKeys, parts: Parts) -> Stage | None:
+        seed = _seed(self.file.seed, index)
+        named = [".space", ".sources", *(["sources"] if keys.sources else [])]
+        needs = parts.make("", named, self._needs, keys)
+        standins = {name: self.standins[name] for name in needs or ()}
+        ground = None if needs is None else parts.make("", [], self._ground, keys, standins)
+        space = None
+        if needs is not None:
+            space = parts.make("space", [".space"], _space, keys, ground or self.ground)
+        optimizer: Component[Optimizer] | None
+        own = [".optimizer"]
+        optimizer = parts.make("", own, component, "optimizer", Optimizer, keys.optimizer)
+        if optimizer is not None:
+            options, fitness = optimizer.options, self.file.fitness
+            parts.make("optimizer", ["fitness"], check_descriptors, options, fitness)
+        if space is not None and optimizer is not None:
+            parts.make("", ["seed"], optimizer.make, space.parameters, seed)
+            name = keys.optimizer["name"]
+            parts.make("optimizer", [], check_parents, space, optimizer.kind, name)
+        if space is not None:
+            parts.make("fitness", ["fitness"], check_shorten, space, self.file.fitness)
+        if space is not None and ground is not None and ground.models is not None:
+            parts.make("space", [], _plans, space, ground.models, self.engine)
+        self.standins[keys.name] = self.ground.base if space is None else _start(space)
+        if needs is None or space is None or optimizer is None:
+            return None
+        limits = keys.budget
+        return Stage(
+            keys.name,
+            tuple(name.removeprefix(WINNER) for name in self._names(keys)),
+            space,
+            needs,
+            partial(self._new_space, keys),
+            partial(_new_optimizer, optimizer, seed),
+            Budget(limits.evaluations, limits.seconds, limits.gpu_hours),
+        )
+
+    def _check_name(self, name: str) -> None:
+        if name in (*ROLES, "base", *self.file.sources, *self.standins):
+            raise ConfigError(f"{name!r} means something else already: call this stage differently")
+
+    def _needs(self, keys: StageKeys) -> tuple[str, ...]:
+        """The earlier stages whose winners are sources.
+
+        Raises:
+            ConfigError: names of no earlier stage, or of no source.
+        """
+        names = self._names(keys)
+        winners = [name.removeprefix(WINNER) for name in names if name.startswith(WINNER)]
+        problems = [
+            f"{WINNER}{name}: no stage before this one is called so."
+            f"{did_you_mean(name, self.standins)}"
+            for name in winners
+            if name not in self.standins
+        ]
+        problems += [
+            f"sources: {name!r} is no source of the search.{did_you_mean(name, self.file.sources)}"
+            for name in names
+            if not name.startswith(WINNER) and name not in self.file.sources
+        ]
+        problems += [
+            f"{WINNER}{name}: its best recipe may have more blocks than the base, or fewer, which "
+            "no space can take. Stack blocks in the last stage."
+            for name in winners
+            if isinstance(found := self.standins.get(name), Recipe) and found.slices
+        ]
+        if not names:
+            problems.append("sources: name at least one, or leave this key out")
+        if problems:
+            raise ConfigError(problems)
+        return tuple(winners)
+
+    def _names(self, keys: StageKeys) -> list[str]:
+        """What the stage calls its sources, those first that only its space names."""
+        given = self.file.sources if keys.sources is None else keys.sources
+        named = _winners_in(keys.space) if keys.space else ()
+        return list(dict.fromkeys([*(name for name in named if name not in given), *given]))
+
+    def _ground(self, keys: StageKeys, winners: Mapping[str, str | Recipe]) -> Ground:
+        """The search's models with these, as far as the stage names them.
+
+        Raises:
+            InputError: they do not fit together.
+        """
+        ground = self.ground
+        sources = {
+            name.removeprefix(WINNER): winners[name.removeprefix(WINNER)]
+            if name.startswith(WINNER)
+            else ground.sources[name]
+            for name in self._names(keys)
+        }
+        if list(sources.items()) == list(ground.sources.items()):
+            return ground
+        models = ground.models
+        if models is not None:
+            models = Models(ground.base, sources, self.file.tokenizer, opened=self.opened)
+        return replace(ground, sources=sources, models=models)
+
+    def _new_space(self, keys: StageKeys, winners: Mapping[str, Recipe]) -> Space:
+        return _space(keys, self._ground(keys, winners))
+
+
+def _seed(seed: int, index: int) -> int:
+    """Of a stage's optimizer: stages with the same space are not to draw the same."""
+    return int(np.random.default_rng([seed, index]).integers(2**32)) if index else seed
+
+
+def _new_optimizer(optimizer: Component[Optimizer], seed: int, space: Space) -> Optimizer:
+    return optimizer.make(space.parameters, seed)
+
+
+def _winners_in(value: Any) -> Iterator[str]:
+    """Every ``stage:NAME`` among the values of a space."""
+    if isinstance(value, str) and value.startswith(WINNER):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _winners_in(inner)
+
+
+def _as_sources(value: Any) -> Any:
+    """The same values with ``stage:NAME`` as the name of the source that it is."""
+    if isinstance(value, Mapping):
+        return {key: _as_sources(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_sources(inner) for inner in value]
+    return value.removeprefix(WINNER) if isinstance(value, str) else value
+
+
+def _space(keys: StageKeys, ground: Ground) -> Space:
+    options = _as_sources(keys.space)
+    kind = options.pop("kind", None)
+    if not isinstance(kind, str):
+        raise ConfigError("kind: this key is required, e.g. kind: parameter")
+    found = registry.find("spaces", kind, Space)
+    valid = registry.validate_options(found, options, "")
+    made: Space = found(ground, **valid)  # type: ignore[call-arg]
+    return made
+
+
+def _start(space: Space) -> Recipe:
+    return space.decode(space.initial())
+
+
+def _plans(space: Space, models: Models, engine: Engine | None) -> None:
+    """Plan the start of the search for the engine, with every choice of operator once."""
+    genome = space.initial()
+    for parameter in space.parameters:
+        options: tuple[Gene, ...] = parameter.choices or (parameter.initial,)
+        for value in options if parameter.name == "operator" else (parameter.initial,):
+            chosen = type(genome)({**genome.genes, parameter.name: value})
+            recipe = space.decode(chosen)
+            plan = make_plan(recipe, models.stacked(recipe))
+            if engine is not None:
+                engine.demand(plan)
+    largest = space.largest()
+    if largest is not None:
+        make_plan(largest, models.stacked(largest))

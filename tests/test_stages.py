@@ -1,0 +1,372 @@
+"""Searches in stages, on the real zoo: what a later stage sees, how they stop and go on."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evomerge import clock as clock_of_runs
+from evomerge.config import load_resolved
+from evomerge.errors import SearchError
+from evomerge.executors import Executor, TellOrder
+from evomerge.executors.local import LocalExecutor
+from evomerge.nouns import Candidate, Evaluation, Genome, Job
+from evomerge.outcome import winner
+from evomerge.recipes import Recipe
+from evomerge.runs import resume, start
+from evomerge.search import Progress, Search
+from evomerge.worker import Worker, WorkerSetup
+
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "experiments" / "zoo"
+BASELINES = 6
+Content = dict[str, Any]
+Rows = list[tuple[Any, ...]]
+
+
+def content(**changes: Any) -> Content:
+    """Two stages of five candidates: merge two sources, then merge the best with a third."""
+    few = {"search_examples": 8, "held_out_examples": 8}
+
+    def stage(name: str, operator: str, *sources: str) -> Content:
+        return {
+            "name": name,
+            "sources": list(sources),
+            "space": {
+                "kind": "parameter",
+                "operator": operator,
+                "parameters": {"weight": {"low": 0, "high": 1.5}},
+            },
+            "optimizer": {"name": "cmaes", "population_size": 4},
+            "budget": {"evaluations": 5},
+        }
+
+    whole: Content = {
+        "name": "staged",
+        "base": str(ZOO / "base"),
+        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings", "kanji")},
+        "stages": [
+            stage("merge", "task_arithmetic", "arithmetic", "strings"),
+            stage("add", "linear", "stage:merge", "kanji"),
+        ],
+        "fitness": {
+            "include_path": str(ROOT / "fitness" / "zoo_skills"),
+            "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "kanji")},
+        },
+        "engine": {"name": "transformers", "threads": 1},
+        "champions": 2,
+        "seed": 3,
+    }
+    return whole | changes
+
+
+def search_of(keys: Content) -> Search:
+    return load_resolved(yaml.safe_dump(keys), "staged").search
+
+
+def with_budgets(*budgets: Content, **stage: Any) -> Search:
+    keys = content()
+    for one, budget in zip(keys["stages"], budgets, strict=True):
+        one |= {"budget": budget, **stage}
+    return search_of(keys)
+
+
+class Crew(Executor):
+    """Really evaluates, in an order in which workers of uneven speed could finish."""
+
+    def __init__(self, workers: int, tell_order: TellOrder, seed: int = 0) -> None:
+        self.capacity, self.tell_order, self.lookahead = workers, tell_order, 4
+        self._luck = random.Random(seed)
+        self._queue: list[Job] = []
+        self._worker: Worker | None = None
+
+    def start(self, setup: WorkerSetup) -> None:
+        self._worker = Worker(setup)
+
+    def submit(self, job: Job) -> None:
+        self._queue.append(job)
+
+    def result(self) -> tuple[Job, Evaluation]:
+        assert self._worker is not None
+        at_work = min(len(self._queue), self.capacity)
+        job = self._queue.pop(self._luck.randrange(at_work))
+        return job, self._worker.evaluate(job)
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+
+def after(tells: int) -> Callable[[Progress], None]:
+    """Stops a sitting once so many results were told in it."""
+    shown = -1  # it is shown once before the first
+
+    def observe(progress: Progress) -> None:
+        nonlocal shown
+        shown += 1
+        if shown == tells:
+            raise KeyboardInterrupt
+
+    return observe
+
+
+def rows(folder: Path) -> Rows:
+    """Every candidate with its stage, genes and scores, to the last digit."""
+    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+        return base.execute(
+            "SELECT number, stage, kind, genes, recipe_digest, value, held_out_value "
+            "FROM leaderboard ORDER BY number"
+        ).fetchall()
+
+
+def history(folder: Path) -> list[tuple[str, int, str]]:
+    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+        return base.execute(
+            "SELECT events.kind, number, stage FROM events JOIN candidates "
+            "ON candidates.number = events.candidate ORDER BY sequence"
+        ).fetchall()
+
+
+def recipe_of(folder: Path, number: int) -> Recipe:
+    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+        (text,) = base.execute(
+            "SELECT json FROM recipes JOIN candidates ON digest = recipe_digest WHERE number = ?",
+            (number,),
+        ).fetchone()
+    return Recipe.from_canonical_json(text)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    start(search_of(content()), folder, lambda progress: None)
+    yield folder
+
+
+def test_stages_are_one_run_with_one_numbering(whole: Path) -> None:
+    found = rows(whole)
+    assert [row[0] for row in found] == list(range(BASELINES + 12))
+    kinds = [(stage, kind) for _, stage, kind, *_ in found]
+    assert kinds[:BASELINES] == [("", "baseline")] * BASELINES
+    of_stages = [[(stage, "search")] * 5 + [(stage, "mean")] for stage in ("merge", "add")]
+    assert kinds[BASELINES:] == of_stages[0] + of_stages[1]
+
+
+def test_recipes_of_a_later_stage_hold_the_best_of_the_earlier_one(whole: Path) -> None:
+    merge = [row for row in rows(whole) if row[1] == "merge"]
+    best = min(merge, key=lambda row: (-row[5], row[0]))
+    for number in range(BASELINES + 6, BASELINES + 12):
+        sources = recipe_of(whole, number).sources
+        assert list(sources) == ["merge", "kanji"]
+        assert isinstance(sources["merge"], Recipe)
+        assert sources["merge"].digest == best[4]
+
+
+def test_the_best_of_every_stage_are_scored_on_held_out_examples(whole: Path) -> None:
+    scored = [row[1] for row in rows(whole) if row[2] != "baseline" and row[6] is not None]
+    assert {stage: scored.count(stage) >= 2 for stage in ("merge", "add")} == {
+        "merge": True,
+        "add": True,
+    }
+
+
+def test_show_and_lineage_tell_the_stage(whole: Path) -> None:
+    shown = evomerge("show", whole, "--json")
+    stages = [row["stage"] for row in json.loads(shown)["candidates"]]
+    assert stages == ["merge"] * 6 + ["add"] * 6
+    header = next(line for line in evomerge("show", whole).splitlines() if "held-out" in line)
+    assert header.split()[:2] == ["model", "stage"]
+    last = str(BASELINES + 11)
+    family = json.loads(evomerge("lineage", whole, "--candidate", last, "--json"))
+    best = min((r for r in rows(whole) if r[1] == "merge"), key=lambda row: (-row[5], row[0]))
+    assert [one["number"] for one in family["ancestors"]] == [BASELINES + 11, best[0]]
+
+
+def evomerge(*words: object) -> str:
+    command = [sys.executable, "-c", "from evomerge.cli import main; main()", *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=True, cwd=ROOT
+    ).stdout
+
+
+def test_a_run_stopped_in_and_between_its_stages_ends_like_one_that_never_was(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder, search, go, told = tmp_path / "run", search_of(content()), start, 0
+    # among the baselines, in the first stage, at its end, in the second stage
+    for tells, stage in ((4, ""), (5, "merge"), (3, "merge"), (2, "add")):
+        with pytest.raises(KeyboardInterrupt):
+            go(search, folder, after(tells))
+        go, told = resume, told + tells
+        tells_so_far = [event for event in history(folder) if event[0] == "tell"]
+        assert len(tells_so_far) == told
+        assert tells_so_far[-1][2] == stage
+        if told == BASELINES + 6:
+            assert {event[2] for event in history(folder)} == {"", "merge"}  # between the stages
+    resume(search, folder, lambda progress: None)
+    assert rows(folder) == rows(whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sqlalchemy import Engine, event
+from evomerge.config import load_resolved
+from evomerge.runs import resume, start
+
+text, folder, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+done = 0
+
+def execute(cursor, statement, parameters, context):
+    global done
+    done += statement.startswith("INSERT INTO events")
+    if done == steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+event.listen(Engine, "do_execute", execute)
+go = resume if (folder / "run.sqlite").exists() else start
+go(load_resolved(text, "staged").search, folder, lambda progress: None)
+"""
+
+
+def test_a_run_killed_in_and_between_its_stages_ends_like_one_that_never_was(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder, text = tmp_path / "run", yaml.safe_dump(content())
+    wanted = history(whole)
+    # steps at which to die: in the first stage, where the second one begins, in the second stage
+    first = wanted.index(("ask", BASELINES + 2, "merge"))
+    second = wanted.index(("ask", BASELINES + 6, "add"))
+    third = wanted.index(("tell", BASELINES + 8, "add"))
+    for step in (first, second, third):
+        recorded = len(history(folder)) if (folder / "run.sqlite").exists() else 0
+        words = [sys.executable, "-c", KILLED, text, str(folder), str(step + 1 - recorded)]
+        killed = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert history(folder) == wanted[: len(history(folder))]
+        assert len(history(folder)) <= step
+    resume(search_of(content()), folder, lambda progress: None)
+    assert rows(folder) == rows(whole)
+    assert history(folder) == wanted
+
+
+def test_in_the_order_asked_many_workers_find_the_same(tmp_path: Path) -> None:
+    search = search_of(content())
+    one = replace(search, new_executor=lambda: LocalExecutor(lookahead=4))
+    start(one, tmp_path / "one", lambda progress: None)
+    many = replace(search, new_executor=lambda: Crew(3, "asked", seed=5))
+    start(many, tmp_path / "many", lambda progress: None)
+    assert rows(tmp_path / "many") == rows(tmp_path / "one")
+
+
+def test_as_they_finish_the_next_stage_waits_for_the_last_result_and_replays(
+    tmp_path: Path,
+) -> None:
+    search, shown = search_of(content()), []
+    crews = [Crew(3, "finished", seed=1), Crew(3, "finished", seed=2)]
+    stop = after(BASELINES + 8)
+
+    def observe(progress: Progress) -> None:
+        shown.append(progress.stage)
+        stop(progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(replace(search, new_executor=lambda: crews[0]), tmp_path / "run", observe)
+    again = replace(search, new_executor=lambda: crews[1])
+    resume(again, tmp_path / "run", lambda progress: None)
+    events = history(tmp_path / "run")
+    begins = events.index(("ask", BASELINES + 6, "add"))
+    assert sum(kind == "tell" and stage == "merge" for kind, _, stage in events[:begins]) == 6
+    assert {"baselines", "merge", "merge, last results", "add"} == set(shown)
+    assert [row[1] for row in rows(tmp_path / "run")].count("add") == 6
+
+
+class Clock:
+    """Stands, but for the seconds that it is told of."""
+
+    def __init__(self) -> None:
+        self.now = 1e6
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class TimedCrew(Crew):
+    """Takes 100 seconds of a set clock for every evaluation, on two GPUs."""
+
+    gpus = 2.0
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(1, "finished")
+        self.clock = clock
+
+    def result(self) -> tuple[Job, Evaluation]:
+        self.clock.now += 100
+        return super().result()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"seconds": 900}, {"seconds": 301}),  # the baselines take 600 seconds of the first
+        ({"gpu_hours": 1800 / 3600}, {"gpu_hours": 602 / 3600}),
+        ({"evaluations": 3}, {"seconds": 301}),
+    ],
+)
+def test_the_budget_of_a_stage_counts_from_its_beginning(
+    first: Content, second: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(clock_of_runs, "time", clock)
+    search = with_budgets(first, second, optimizer={"name": "random"})
+    timed = replace(search, new_executor=lambda: TimedCrew(clock))
+    with pytest.raises(KeyboardInterrupt):
+        start(timed, tmp_path / "run", after(BASELINES + 5))  # in the second stage
+    resume(timed, tmp_path / "run", lambda progress: None)
+    stages = [stage for _, stage, kind, *_ in rows(tmp_path / "run") if kind == "search"]
+    assert stages == ["merge"] * 3 + ["add"] * 4
+
+
+def evaluated(number: int, kind: Any, stage: str, value: float | None) -> Any:
+    recipe = Recipe(base="b", sources={"a": "a"}, operator="linear", dtype="float32")
+    recipe = recipe.model_copy(update={"seed": number})
+    status: Any = "failed" if value is None else "done"
+    error = "CandidateError: too large" if value is None else None
+    candidate = Candidate(number, kind, "", Genome({}), recipe, stage)
+    return candidate, Evaluation(status, value=value, error=error)
+
+
+def test_the_winner_is_the_best_of_its_stage_and_of_equals_the_first() -> None:
+    found = [
+        evaluated(0, "baseline", "", 0.9),
+        evaluated(1, "search", "merge", 0.5),
+        evaluated(2, "search", "merge", 0.7),
+        evaluated(3, "search", "merge", None),
+        evaluated(4, "mean", "merge", 0.7),
+        evaluated(5, "search", "add", 0.8),
+    ]
+    candidates = [candidate for candidate, _ in found]
+    results = {candidate.number: result for candidate, result in found}
+    values = {number: one.value for number, one in results.items() if one.value is not None}
+    assert winner("merge", candidates, results, values).number == 2
+    assert winner("add", candidates, results, values).number == 5
+    assert winner("merge", candidates, results, values | {4: 0.71}).number == 4
+
+
+def test_a_stage_in_which_nothing_could_be_scored_has_no_winner() -> None:
+    candidate, result = evaluated(1, "search", "merge", None)
+    message = "stage merge: no candidate could be scored: CandidateError: too large"
+    with pytest.raises(SearchError, match=message):
+        winner("merge", [candidate], {1: result}, {})

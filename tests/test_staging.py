@@ -1,0 +1,243 @@
+"""Stages in search files: what is accepted, what stands in for a winner, how mistakes are told."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evomerge.config import load, load_resolved
+from evomerge.errors import InputError
+from evomerge.estimate import estimate
+from evomerge.recipes import Recipe
+from evomerge.search import Search
+
+ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
+
+GOOD: dict[str, Any] = {
+    "name": "good",
+    "base": str(ZOO / "base"),
+    "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings", "kanji")},
+    "stages": [
+        {
+            "name": "merge",
+            "sources": ["arithmetic", "strings"],
+            "space": "ties_by_block",
+            "budget": {"evaluations": 80},
+        },
+        {
+            "name": "add",
+            "sources": ["stage:merge", "kanji"],
+            "space": "linear",
+            "optimizer": "random",
+            "budget": {"evaluations": 20, "seconds": 60},
+        },
+    ],
+    "fitness": "zoo_skills",
+    "engine": {"name": "transformers", "threads": 1},
+}
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def changed(index: int, **keys: Any) -> dict[str, Any]:
+    """The good search with some keys of a stage set; None deletes one."""
+    content = copy.deepcopy(GOOD)
+    stage = content["stages"][index] | keys
+    content["stages"][index] = {key: value for key, value in stage.items() if value is not None}
+    return content
+
+
+def problems(folder: Path, content: dict[str, Any], *overrides: str) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        load(write(folder, content), overrides)
+    return list(caught.value.problems)
+
+
+def stages_of(search: Search) -> list[tuple[str, tuple[str, ...], int | None]]:
+    return [(stage.name, stage.needs, stage.budget.evaluations) for stage in search.stages]
+
+
+def test_stages_load_with_presets_and_the_default_optimizer(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD))
+    assert stages_of(loaded.search) == [("merge", (), 80), ("add", ("merge",), 20)]
+    assert loaded.search.textbooks == [("ties", ("arithmetic", "strings"))]
+    assert loaded.search.evaluations == 100
+    assert [part.optimizer["name"] for part in loaded.file.parts] == ["cmaes", "random"]
+
+
+def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
+    first = load(write(tmp_path, GOOD))
+    again = load_resolved(first.search.record.search_yaml, "run")
+    assert again.search.record.search_yaml == first.search.record.search_yaml
+    assert stages_of(again.search) == stages_of(first.search)
+
+
+def test_the_recipe_that_a_stage_begins_with_stands_in_for_its_best(tmp_path: Path) -> None:
+    merge, add = load(write(tmp_path, GOOD)).search.stages
+    start = add.space.decode(add.space.initial())
+    assert start.sources["merge"] == merge.space.decode(merge.space.initial())
+    best = merge.space.decode(merge.space.initial()).model_copy(update={"seed": 5})
+    space = add.new_space({"merge": best})
+    assert space.parameters == add.space.parameters
+    assert space.decode(space.initial()).sources["merge"] == best
+
+
+def test_a_stage_has_all_sources_unless_it_names_some(tmp_path: Path) -> None:
+    second = load(write(tmp_path, changed(1, sources=None))).search.stages[1]
+    assert second.needs == ()
+    assert list(second.space.decode(second.space.initial()).sources) == list(GOOD["sources"])
+
+
+def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
+    keys = {"sources": ["kanji", "strings"], "space": "linear", "optimizer": "random"}
+    content = changed(0, **keys)
+    content["stages"][1] |= keys
+    first, second = (
+        stage.new_optimizer(stage.space).ask(9)
+        for stage in load(write(tmp_path, content)).search.stages
+    )
+    assert first is not None and second is not None
+    assert first.genes.keys() == second.genes.keys()
+    assert first.genes != second.genes
+
+
+@pytest.mark.parametrize(
+    ("index", "keys", "message"),
+    [
+        (0, {"budget": None}, "stages.0.budget: this key is required."),
+        (0, {"budget": {}}, "stages.0.budget: give evaluations, seconds or gpu_hours, or several"),
+        (0, {"space": None}, "stages.0.space: this key is required."),
+        (0, {"space": "ties_by_blok"}, "stages.0.space: no search_spaces preset is called"),
+        (1, {"colour": "red"}, "stages.1.colour: unknown key."),
+        (1, {"optimiser": "cmaes"}, "stages.1.optimiser: unknown key. Did you mean 'optimizer'?"),
+        (1, {"optimizer": "cmase"}, "stages.add: optimizer.name: no optimizer is called 'cmase'."),
+        (1, {"optimizer": "m2n2"}, "stages.add: optimizer: m2n2 makes candidates of parents"),
+        (1, {"space": {"kind": "parameter", "operator": "lin"}}, "stages.add: space: operator: no"),
+        (1, {"space": "slerp"}, None),
+        (0, {"sources": ["kanjy"]}, "stages.merge: sources: 'kanjy' is no source of the search. "),
+        (0, {"sources": []}, "stages.merge: sources: name at least one"),
+        (0, {"sources": ["stage:add"]}, "stages.merge: stage:add: no stage before this one is cal"),
+        (1, {"sources": ["stage:mrge"]}, "Did you mean 'merge'?"),
+        (
+            0,
+            {"space": "dataflow"},
+            "stages.add: stage:merge: its best recipe may have more blocks",
+        ),
+        (1, {"name": "kanji"}, "stages.kanji: name: 'kanji' means something else already"),
+        (1, {"name": "mlp"}, "stages.mlp: name: 'mlp' means something else already"),
+        (1, {"name": "merge"}, "stages.merge: name: 'merge' means something else already"),
+        (1, {"name": "a b"}, "stages.1.name: String should match pattern"),
+    ],
+)
+def test_one_mistake_in_a_stage_is_one_clear_problem(
+    index: int, keys: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    content = changed(index, **keys)
+    if message is None:
+        load(write(tmp_path, content))  # slerp of a winner and a source is fine
+        return
+    found = problems(tmp_path, content)
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+def test_all_mistakes_of_all_stages_come_at_once(tmp_path: Path) -> None:
+    content = copy.deepcopy(GOOD)
+    content["sources"]["kanji"] = "/nowhere/kanji"
+    content["stages"][0] |= {"space": "no_such_space", "optimizer": {"name": "cmaes", "pop": 3}}
+    content["stages"][1] |= {
+        "space": {
+            "kind": "parameter",
+            "operator": "ties",
+            "parameters": {"density": {"low": 0, "high": 1}},
+        },
+        "budget": {"minutes": 3},
+    }
+    content["stages"].append({"name": "last", "space": {"kind": "prameter"}, "budget": {"x": 1}})
+    found = "\n".join(problems(tmp_path, content))
+    parts = ("no_such_space", "pop", "density", "minutes", "prameter", "stages.2.budget.x", "/nowh")
+    for part in parts:
+        assert part in found
+
+
+@pytest.mark.parametrize("key", ["space", "optimizer", "budget"])
+def test_what_every_stage_has_is_refused_beside_them(key: str, tmp_path: Path) -> None:
+    value = {"space": "linear", "optimizer": "random", "budget": {"evaluations": 3}}[key]
+    (problem,) = problems(tmp_path, GOOD | {key: value})
+    assert problem.endswith(f"{key}: every stage has its own. Move it into the stages")
+
+
+def test_no_stages_are_not_stages(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, GOOD | {"stages": []})
+    assert "stages: name at least one, or give space and budget without stages" in problem
+
+
+def test_set_reaches_into_a_stage_by_its_name(tmp_path: Path) -> None:
+    words = ["stages.merge.budget.evaluations=5", "stages.add.optimizer.name=cmaes"]
+    words += ["stages.merge.space=linear_by_block", "stages.add.space.operator=linear"]
+    loaded = load(write(tmp_path, GOOD), words)
+    assert stages_of(loaded.search) == [("merge", (), 5), ("add", ("merge",), 20)]
+    assert loaded.search.stages[0].space.operators == ("linear",)
+    assert [part.optimizer["name"] for part in loaded.file.parts] == ["cmaes", "cmaes"]
+    assert "evaluations: 5" in loaded.search.record.search_yaml
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("stages.mrge.budget.evaluations=5", "no stage is called 'mrge'. Did you mean 'merge'?"),
+        ("stages.merge=5", "name a key of this stage, e.g. stages.merge.budget=..."),
+    ],
+)
+def test_set_of_no_key_of_a_stage_is_refused(word: str, message: str, tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, GOOD, word)
+    assert message in problem
+
+
+def test_check_tells_of_every_stage_and_adds_them_up(tmp_path: Path) -> None:
+    facts = estimate(load(write(tmp_path, GOOD)))
+    assert facts["stages"] == {
+        "merge": {
+            "operators": ["ties"],
+            "genome_dimension": 2 * 2 * 3 * 4,
+            "budget": {"evaluations": 80},
+        },
+        "add": {
+            "operators": ["linear"],
+            "genome_dimension": 1,
+            "budget": {"evaluations": 20, "seconds": 60.0},
+        },
+    }
+    assert facts["baselines"] == 6  # base, three sources, their average, ties on two of them
+    assert facts["bytes_to_merge"] == (80 + 20 + 6) * facts["merged_bytes"]
+    search, held_out = (
+        sum(facts[f"{split}_examples"].values()) for split in ("search", "held_out")
+    )
+    assert facts["examples_to_answer"] == (80 + 20 + 6 + 2) * search + (6 + 2 * 3) * held_out
+
+
+def test_the_timed_candidates_are_one_of_each_stage(tmp_path: Path) -> None:
+    few = {"task": "zoo_arithmetic", "search_examples": 8}
+    fitness = str(Path(__file__).parents[1] / "fitness" / "zoo_skills")
+    content = GOOD | {"fitness": {"include_path": fitness, "tasks": {"arithmetic": few}}}
+    facts = estimate(load(write(tmp_path, content)), probe=True)
+    timed = facts["timed_stages"]
+    assert [timed[name]["candidates_for_the_budget"] for name in ("merge", "add")] == [
+        80,
+        min(20, int(60 / timed["add"]["seconds_per_candidate"])),
+    ]
+
+
+def test_a_winner_that_does_not_fit_is_told_of_its_stand_in(tmp_path: Path) -> None:
+    merge = load(write(tmp_path, GOOD)).search.stages[1]
+    other = Recipe(base="/nowhere", sources={"a": "/nowhere"}, operator="linear", dtype="float32")
+    with pytest.raises(InputError, match=r"merge: /nowhere: no such folder"):
+        merge.new_space({"merge": other})
