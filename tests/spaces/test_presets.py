@@ -16,6 +16,7 @@ from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.spaces.dataflow import DataflowSpace
+from evomerge.spaces.joint import JointSpace
 from evomerge.spaces.parameter import ParameterSpace
 from evomerge.weights.models import Models
 
@@ -174,6 +175,20 @@ def test_presets_of_stacks_start_where_the_field_would(
     found = [f"{n} {first}" for s in recipe.slices for n, (first, _) in s.items()]
     assert (len(space.parameters), found, recipe.scales) == (genes, start, ())
     assert space.largest().depth == deepest
+
+
+def test_the_preset_of_both_starts_at_a_merge_in_its_own_order() -> None:
+    keys = read_yaml(FOLDER / "joint.yaml")
+    assert keys.pop("kind") == "joint"
+    space = JointSpace(
+        Ground("/base", {"a": "/a", "b": "/b"}, 4, "float32"),
+        **registry.validate_options(JointSpace, keys, "joint: "),
+    )
+    recipe = space.decode(space.initial())
+    assert [slice_["b"] for slice_ in recipe.slices] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert (recipe.operator, recipe.parameters) == ("task_arithmetic", {"weight": 0.5})
+    assert len(space.parameters) == 2 * 4 + (8 - 2) + (8 - 1)
+    assert space.largest().depth == 8
 
 
 def test_the_preset_of_crossover_starts_at_a_source(zoo: Path) -> None:

@@ -1,0 +1,114 @@
+"""The joint space: a path through blocks, each of them a merge of all models.
+
+Source: Akiba et al. 2024, arXiv:2403.13187: sections 3.1 and 3.2 at once, where section 3.3 has one
+after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from evomerge.errors import ConfigError
+from evomerge.nouns import Genome
+from evomerge.recipes import Recipe
+from evomerge.registry import validate_options
+from evomerge.spaces import Ground, Space
+from evomerge.spaces.dataflow import BASE, DataflowSpace
+from evomerge.spaces.parameter import ParameterSpace
+
+T = TypeVar("T", bound=Space)
+
+_REFUSED = {
+    "leading": "base and sources are merged in every block. Remove this key.",
+    "sources": "all sources of the search are merged in every block. Remove this key.",
+}
+
+
+class JointSpace(Space):
+    """How blocks are merged, which of the merged blocks follow each other, and their scales.
+
+    Block l of the merged model is made of the blocks l of base and sources, as in the space
+    `parameter`; the path goes through these, as in the space `dataflow` over one model. A block
+    that comes twice is merged alike both times, but for what an operator draws at random. What is
+    outside the blocks is merged as well.
+
+    Args:
+        ground: the models, open.
+        merge: keys of the space `parameter`.
+        path: keys of the space `dataflow`, but for those that name models.
+
+    Raises:
+        ConfigError: what either space refuses.
+    """
+
+    def __init__(
+        self, ground: Ground, *, merge: dict[str, Any], path: dict[str, Any] | None = None
+    ) -> None:
+        self.ground = ground
+        given = path or {}
+        problems = [f"path.{key}: {why}" for key, why in _REFUSED.items() if key in given]
+        own = {key: value for key, value in given.items() if key not in _REFUSED}
+        alone = {"leading": BASE, "sources": []}
+        merging = _made(problems, "merge", lambda: _space(ParameterSpace, ground, merge))
+        pathing = _made(problems, "path", lambda: _space(DataflowSpace, ground, own | alone))
+        if merging is not None:
+            problems += _length_problems(merging.decode(merging.initial()), ground)
+        if problems:
+            raise ConfigError(problems)
+        assert merging is not None and pathing is not None
+        self._merge, self._path = merging, pathing
+        self.operators = merging.operators
+        self.parameters = (*merging.parameters, *pathing.parameters)
+
+    def decode(self, genome: Genome) -> Recipe:
+        """See `Space.decode`."""
+        return self._stacked(self._merge.decode(genome), self._path.decode(genome))
+
+    def largest(self) -> Recipe:
+        """See `Space.largest`."""
+        return self._stacked(self._merge.decode(self._merge.initial()), self._path.largest())
+
+    def _stacked(self, merged: Recipe, path: Recipe) -> Recipe:
+        """The path of the second recipe through the blocks of the first."""
+        layers = [next(iter(slice_.values()))[0] for slice_ in path.slices]
+        names = [BASE, *(name for name in merged.sources if name != BASE)]
+        slices = [{name: [layer, layer + 1] for name in names} for layer in layers]
+        parameters = {name: _picked(value, layers) for name, value in merged.parameters.items()}
+        ground = replace(self.ground, sources=dict(merged.sources))  # in the order of the genome
+        stack = {"slices": slices, "scales": list(path.scales)}
+        return ground.recipe(merged.operator, parameters, stack=stack)
+
+
+def _length_problems(merged: Recipe, ground: Ground) -> list[str]:
+    """Fixed settings that give another number of values than there are blocks to merge."""
+    if ground.models is None:
+        return []
+    return [
+        f"merge.parameters.{where}: {count} values, but the base has {ground.layers} blocks. "
+        "Give one value a block."
+        for where, count in merged.lists()
+        if count != ground.layers
+    ]
+
+
+def _picked(setting: Any, layers: Sequence[int]) -> Any:
+    """A setting with its values by block in the order of the path: output blocks count."""
+    if isinstance(setting, Mapping):
+        return {key: _picked(value, layers) for key, value in setting.items()}
+    if isinstance(setting, list):
+        return [setting[layer] for layer in layers]
+    return setting
+
+
+def _space(kind: Callable[..., T], ground: Ground, keys: Mapping[str, Any]) -> T:
+    return kind(ground, **validate_options(kind, keys, ""))
+
+
+def _made(problems: list[str], where: str, make: Callable[[], T]) -> T | None:
+    try:
+        return make()
+    except ConfigError as error:
+        problems += [f"{where}.{problem}" for problem in error.problems]
+        return None
