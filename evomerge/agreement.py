@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evomerge.errors import ConfigError
@@ -41,9 +41,9 @@ def check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
         raise ConfigError(problems)
 
 
-def check_shorten(space: Space, fitness: Fitness) -> None:
+def check_shorten(spaces: Iterable[Space], fitness: Fitness) -> None:
     """Raise where fewer blocks are preferred and every recipe has as many."""
-    if fitness.shorten is not None and space.largest() is None:
+    if fitness.shorten is not None and all(space.largest() is None for space in spaces):
         raise ConfigError(
             "shorten: this space stacks no blocks, so that all its models have as many. "
             "Set space: layer_pruning, or remove this key."

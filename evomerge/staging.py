@@ -58,7 +58,11 @@ class Staging:
             inside = parts.within(f"stages.{keys.name}", f"stages.{index}.")
             inside.make("name", [".name"], self._check_name, keys.name)
             found.append(self._stage(index, keys, inside))
-        return tuple(stage for stage in found if stage is not None)
+        stages = [stage for stage in found if stage is not None]
+        if len(stages) == len(found):
+            spaces = [stage.space for stage in stages]
+            parts.make("fitness", ["fitness"], check_shorten, spaces, self.file.fitness)
+        return tuple(stages)
 
     def _stage(self, index: int, keys: StageKeys, parts: Parts) -> Stage | None:
         seed = _seed(self.file.seed, index)
@@ -79,8 +83,6 @@ class Staging:
             parts.make("", ["seed"], optimizer.make, space.parameters, seed)
             name = keys.optimizer["name"]
             parts.make("optimizer", [], check_parents, space, optimizer.kind, name)
-        if space is not None:
-            parts.make("fitness", ["fitness"], check_shorten, space, self.file.fitness)
         if space is not None and ground is not None and ground.models is not None:
             parts.make("space", [], _plans, space, ground.models, self.engine)
         self.standins[keys.name] = self.ground.base if space is None else _start(space)

@@ -10,15 +10,17 @@ import pytest
 import yaml
 
 from evomerge.cli.app import app
+from evomerge.config import load
 from evomerge.documents import parse_yaml
 from evomerge.executors import Executor
 from evomerge.operators import get
 from evomerge.recipes.yaml import from_yaml
 from evomerge.registry import component, options_model, validate_options
 from evomerge.scoring import Fitness
-from evomerge.search_file import SearchFile
+from evomerge.search_file import SearchFile, StageKeys
 from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import DataflowSpace
+from evomerge.spaces.joint import JointSpace
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -116,6 +118,31 @@ def test_the_space_in_the_document_on_stacks_is_one() -> None:
     assert space.decode(space.initial()).depth == 32
     for option in options_model(DataflowSpace).model_fields:
         assert re.search(rf"`{option}`|^{option}:", text, re.MULTILINE), option
+
+
+def test_the_joint_space_in_the_document_on_stacks_is_one() -> None:
+    text = (ROOT / "docs" / "dataflow.md").read_text("utf-8")
+    keys = parse_yaml(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[1], "docs/dataflow.md")
+    assert keys.pop("kind") == "joint"
+    ground = Ground("/base", {name: f"/{name}" for name in ("math", "ja")}, 32, "bfloat16")
+    space = JointSpace(ground, **validate_options(JointSpace, keys, ""))
+    assert space.decode(space.initial()).depth == 32
+    assert space.largest().depth == 48
+
+
+def test_the_search_in_the_document_on_stages_loads(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "stages.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "zoo").symlink_to(ROOT / "experiments" / "zoo")
+    path = tmp_path / "stages" / "search.yaml"
+    path.write_text(block, encoding="utf-8")
+    merge, stack = load(path).search.stages
+    assert (merge.needs, stack.needs) == ((), ("merge",))
+    recipe = stack.space.decode(stack.space.initial())
+    assert recipe.base == merge.space.decode(merge.space.initial())
+    for key in StageKeys.model_fields:
+        assert f"`{key}`" in text
 
 
 def test_files_for_clusters_are_whole() -> None:
