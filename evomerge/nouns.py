@@ -91,6 +91,7 @@ class Evaluation:
         value: the fitness, higher is better; None when failed, and until the driver set it.
         merge_seconds, score_seconds: wall time of materialising, and of asking and scoring.
         generation_seconds: the part of `score_seconds` in which the engine answered.
+        generated_tokens: in the texts that it answered with; 0 where it only rated given ones.
         error: why it failed.
         worker: which one found out, e.g. ``0 on node-17``.
     """
@@ -103,6 +104,7 @@ class Evaluation:
     error: str | None = None
     generation_seconds: float = 0.0
     worker: str = ""
+    generated_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ class Share:
     Attributes:
         merge, generation, scoring, waiting: fractions of the run's search time, in [0, 1], which
             sum to 1; what a worker did in lost evaluations counts as waiting.
+        tokens_per_second: generated, per second in which the engine answered; None where it
+            generated nothing, and where an older version counted none.
     """
 
     worker: str
@@ -23,6 +25,7 @@ class Share:
     generation: float
     scoring: float
     waiting: float
+    tokens_per_second: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,9 @@ def read_usage(store: Store) -> Usage:
             merge, generation = row.merge_seconds / total, row.generation_seconds / total
             scoring = row.score_seconds / total - generation
             waiting = max(0.0, 1 - merge - generation - scoring)
-            shares.append(Share(row.worker, row.evaluations, merge, generation, scoring, waiting))
+            speed = row.generated_tokens / row.generation_seconds if row.generated_tokens else None
+            shares.append(
+                Share(row.worker, row.evaluations, merge, generation, scoring, waiting, speed)
+            )
     told = sum(event.kind == "tell" for event in store.events())
     return Usage(told / elapsed * 3600 if elapsed > 0 else None, tuple(shares))

@@ -137,6 +137,7 @@ class Worker:
                     merge_seconds=load.seconds,
                     score_seconds=asked.seconds + shared,
                     generation_seconds=scorer.generation_seconds + shared,
+                    generated_tokens=scorer.generated_tokens,
                 )
             )
         return found

@@ -15,7 +15,9 @@ def candidate(number: int) -> Candidate:
     return Candidate(number, "search", "", Genome({"weight": float(number)}), recipe)
 
 
-def took(worker: str, *, merge: float, generation: float, score: float) -> Evaluation:
+def took(
+    worker: str, *, merge: float, generation: float, score: float, tokens: int = 0
+) -> Evaluation:
     """Of the seconds that scoring took, generation is a part."""
     return Evaluation(
         "done",
@@ -24,6 +26,7 @@ def took(worker: str, *, merge: float, generation: float, score: float) -> Evalu
         score_seconds=score,
         generation_seconds=generation,
         worker=worker,
+        generated_tokens=tokens,
     )
 
 
@@ -58,6 +61,19 @@ def test_shares_are_fractions_of_the_search_time_and_the_rest_is_waiting(tmp_pat
             ("one", 2, 2 / 16, 4 / 16, 2 / 16, 8 / 16),
             ("two", 2, 4 / 32, 8 / 32, 20 / 32, 0.0),
         ]
+
+
+def test_tokens_are_counted_per_second_in_which_the_engine_answered(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "run", RunRecord("r", "", 0, "f", "s")) as store:
+        for number in range(3):
+            store.record_ask(candidate(number), 0.0)
+        for number, tokens in ((0, 30), (1, 20)):
+            one = took("one", merge=1, generation=2, score=3, tokens=tokens)
+            store.record_tell(number, one, elapsed_seconds=8.0)
+        rates = took("two", merge=1, generation=2, score=3)
+        store.record_tell(2, rates, elapsed_seconds=8.0)
+        found = {share.worker: share.tokens_per_second for share in read_usage(store).workers}
+        assert found == {"one": 50 / 4, "two": None}
 
 
 def test_before_the_clock_ran_there_is_nothing_to_tell(tmp_path: Path) -> None:

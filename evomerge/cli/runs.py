@@ -101,10 +101,12 @@ def show(folder: Folder, as_json: Json = False) -> None:
     if usage.candidates_per_hour is not None:
         console.print(f"{usage.candidates_per_hour:.0f} candidates per hour")
     for share in usage.workers:
+        speed = share.tokens_per_second
         console.print(
             f"worker {share.worker}: {share.evaluations} evaluations, merge {share.merge:.0%}, "
             f"generation {share.generation:.0%}, scoring {share.scoring:.0%}, "
-            f"waiting {share.waiting:.0%}",
+            f"waiting {share.waiting:.0%}"
+            + ("" if speed is None else f", {speed:.0f} tokens/s generated"),
             markup=False,
         )
 

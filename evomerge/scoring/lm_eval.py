@@ -37,6 +37,7 @@ class LmEvalScorer:
 
     Attributes:
         generation_seconds: in which the model answered, in the last `score`.
+        generated_tokens: of those answers; a stop sequence is none of them.
 
     Args:
         lm: only its tokenizer and chat template are used, to write the prompts.
@@ -50,7 +51,7 @@ class LmEvalScorer:
     def __init__(
         self, fitness: Fitness, split: Split, lm: LM, options: LmEvalOptions | None = None
     ) -> None:
-        self.generation_seconds = 0.0
+        self.generation_seconds, self.generated_tokens = 0.0, 0
         manager = task_manager(fitness)
         author = Author(lm, options or LmEvalOptions())
         self._tasks = [
@@ -94,7 +95,16 @@ class LmEvalScorer:
             for instance, answer in zip(repeated, answers, strict=True):
                 instance.resps.append(answer)
         self.generation_seconds = time.perf_counter() - started
+        self.generated_tokens = _count_tokens(lm, by_type["generate_until"])
         return {built.name: _scores(built) for built in self._tasks}
+
+
+def _count_tokens(lm: LM, generated: list[Instance]) -> int:
+    """Tokens of all answers: of their texts, for lm-eval hands over no others."""
+    answers = [answer for instance in generated for answer in instance.resps]
+    if not answers:
+        return 0
+    return sum(map(len, lm.tokenizer(answers, add_special_tokens=False)["input_ids"]))
 
 
 def _build(

@@ -63,6 +63,11 @@ class WholeScorer:
         parts = (self.lm_eval, self._python)
         return sum(part.generation_seconds for part in parts if part is not None)
 
+    @property
+    def generated_tokens(self) -> int:
+        """Of the answers to the last `score`."""
+        return 0 if self.lm_eval is None else self.lm_eval.generated_tokens
+
     def ask_all(self, live: Live) -> dict[str, Tensor]:
         """(N, E) by task, of those that can be asked of several candidates in one pass."""
         return {} if self._python is None else self._python.ask_all(live.at_all)

@@ -62,6 +62,7 @@ def find(connection: Connection, key: Key) -> Evaluation | None:
         error=row.error,
         generation_seconds=row.generation_seconds,
         worker=row.worker or "",
+        generated_tokens=row.generated_tokens,
     )
 
 
@@ -84,6 +85,7 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
         "score_seconds": evaluation.score_seconds,
         "generation_seconds": evaluation.generation_seconds,
         "worker": evaluation.worker or None,
+        "generated_tokens": evaluation.generated_tokens,
         "created_utc": utc_now(),
     }
     evaluation_id = connection.execute(_ADD, row).scalar_one()
@@ -117,13 +119,14 @@ def _refuse_nan(key: Key, evaluation: Evaluation) -> None:
 
 
 class Spent(NamedTuple):
-    """What one worker did: how many evaluations, and its seconds by what they went into."""
+    """What one worker did: evaluations, its seconds by what they went into, and tokens."""
 
     worker: str
     evaluations: int
     merge_seconds: float
     generation_seconds: float
     score_seconds: float
+    generated_tokens: int
 
 
 def spent(connection: Connection, fitness_digest: str, settings_digest: str) -> list[Spent]:
@@ -140,6 +143,7 @@ def spent(connection: Connection, fitness_digest: str, settings_digest: str) -> 
             func.sum(evaluations.c.merge_seconds),
             func.sum(evaluations.c.generation_seconds),
             func.sum(evaluations.c.score_seconds),
+            func.sum(evaluations.c.generated_tokens),
         )
         .where(of_run)
         .group_by(evaluations.c.worker)

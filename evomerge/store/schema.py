@@ -33,7 +33,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0003"  # the newest file in migrations/versions
+HEAD = "0004"  # the newest file in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -113,6 +113,7 @@ evaluations = Table(
     Column("created_utc", Text, nullable=False),
     Column("generation_seconds", Double, nullable=False, server_default="0"),
     Column("worker", Text),
+    Column("generated_tokens", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("recipe_digest", "fitness_digest", "split", "settings_digest"),
     CheckConstraint("split IN ('search', 'held_out')", name="split"),
     CheckConstraint("status IN ('done', 'failed')", name="status"),

@@ -90,6 +90,7 @@ def evaluation(value: float, *scores: float) -> Evaluation:
         score_seconds=2.7,
         generation_seconds=1.9,
         worker="3 on node-17",
+        generated_tokens=1234,
     )
 
 

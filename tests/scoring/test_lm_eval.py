@@ -161,6 +161,25 @@ def test_a_subset_scores_the_same_examples_as_lm_eval(engine: TransformersEngine
     assert scores.example_scores == tuple(by_id[i] for i in scores.doc_ids)
 
 
+def test_the_tokens_of_answers_are_counted_without_what_stops_them(
+    engine: TransformersEngine,
+) -> None:
+    one = fitness(ZOO_TASKS, x={"task": "zoo_strings", "search_examples": 20})
+    scorer = LmEvalScorer(one, "search", engine.lm)
+    assert scorer.generated_tokens == 0
+    scorer.score(engine.lm)
+    answers = [i.resps[0] for instances in scorer.requests("x").values() for i in instances]
+    vocabulary = engine.lm.tokenizer.get_vocab()
+    assert all(character in vocabulary for answer in answers for character in answer)
+    assert scorer.generated_tokens == sum(map(len, answers)) > 20
+
+
+def test_rated_choices_are_no_generated_tokens(engine: TransformersEngine) -> None:
+    scorer = LmEvalScorer(fitness(x={"task": "choice"}), "search", engine.lm)
+    scorer.score(engine.lm)
+    assert scorer.generated_tokens == 0
+
+
 def test_asking_twice_gives_the_same(engine: TransformersEngine) -> None:
     scorer = LmEvalScorer(fitness(x={"task": "choice"}), "search", engine.lm)
     assert scorer.score(engine.lm) == scorer.score(engine.lm)

@@ -25,7 +25,7 @@ COLUMNS = {
     "candidates": "run_id number kind label genes recipe_digest created_utc stage",
     "parents": "run_id child position parent",
     "evaluations": "id recipe_digest fitness_digest split settings_digest status value error"
-    " merge_seconds score_seconds created_utc generation_seconds worker",
+    " merge_seconds score_seconds created_utc generation_seconds worker generated_tokens",
     "task_scores": "evaluation_id task position score examples doc_ids example_scores",
     "events": "run_id sequence kind candidate elapsed_seconds created_utc",
     "leaderboard": "run_id number kind label stage status value held_out_value merge_seconds"
