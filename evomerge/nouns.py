@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from evomerge.recipes import Recipe
 
@@ -125,6 +125,20 @@ class Candidate:
     genome: Genome
     recipe: Recipe
     stage: str = ""
+
+
+class Gram(NamedTuple):
+    """Inner products of a run's K sources over their first elements: measured once, kept with it.
+
+    Attributes:
+        of: a digest of the sources, in order, and of how their tensors are laid end to end.
+        position: how many elements.
+        products: (K * K,) row by row.
+    """
+
+    of: str
+    position: int
+    products: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

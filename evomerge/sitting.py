@@ -12,6 +12,7 @@ from evomerge.executors import Executor
 from evomerge.leg import Leg
 from evomerge.nouns import Candidate, Evaluation, Genome, Job
 from evomerge.outcome import champions, references, scores_alone, winner, worth, worths
+from evomerge.recipes import Recipe
 from evomerge.scoring import fitness_value
 from evomerge.search import Observer, Progress, Search, Stage
 from evomerge.store import Store
@@ -39,7 +40,7 @@ class Sitting:
         # no record tells how many workers earlier sittings had
         planned = executor.planned_gpus(search.setup) if search.limits_gpu_hours else 0
         self.clock = Clock(store.elapsed_seconds(), planned, lambda: executor.gpus)
-        self.leg = Leg(search.stages[0], {}, Reading(0, 0))
+        self.leg = self._new_leg(search.stages[0], {}, Reading(0, 0))
         self.later = list(search.stages[1:])
         self.baselines = list(baselines(search.ground, search.textbooks))
         self.candidates: list[Candidate] = []
@@ -118,6 +119,8 @@ class Sitting:
         if proposed is None:
             return False
         known = self.store.record_ask(proposed, self.clock.seconds)
+        if measured := self.leg.space.measured():
+            self.store.record_grams(measured)
         self._enter(proposed)
         self._send(proposed, known)
         return True
@@ -209,7 +212,12 @@ class Sitting:
         """Go on with a stage, over the winners that it needs."""
         values = worths(self.search.setup.fitness, self.candidates, self.results)
         best = {n: winner(n, self.candidates, self.results, values).recipe for n in stage.needs}
-        self.leg = Leg(stage, best, now)
+        self.leg = self._new_leg(stage, best, now)
+
+    def _new_leg(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> Leg:
+        leg = Leg(stage, winners, began)
+        leg.space.recall(self.store.grams())
+        return leg
 
     def _searched(self, number: int, genome: Genome) -> Candidate:
         return self.leg.candidate(number, "search", self._whole(genome))

@@ -81,8 +81,14 @@ def archive(folder: Path) -> list[int]:
         search = load_resolved(store.run().search_yaml, str(folder)).search
         sitting = Sitting(search, store, search.new_executor(), lambda now: None)
         sitting.replay()
+        assert search.space.measured() == []  # the sources' inner products were on record
         assert isinstance(sitting.leg.optimizer, M2n2)
         return sitting.leg.optimizer.archive.numbers
+
+
+def grams(folder: Path) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+        return base.execute("SELECT * FROM grams ORDER BY position").fetchall()
 
 
 def told(folder: Path) -> int:
@@ -133,6 +139,8 @@ def test_a_killed_search_goes_on_to_the_same_archive(finished: Path, tmp_path: P
         assert process.wait() == -signal.SIGKILL
     evomerge("resume", folder)
     assert rows(folder) == rows(finished)
+    assert grams(folder) == grams(finished)
+    assert len(grams(folder)) > 30
     assert len(archive(folder)) == 4
     assert archive(folder) == archive(finished)
 

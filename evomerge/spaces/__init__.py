@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from evomerge.errors import RecipeError
-from evomerge.nouns import Genome, Parameter
+from evomerge.nouns import Genome, Gram, Parameter
 from evomerge.operators import get
 from evomerge.recipes import Recipe
 from evomerge.registry import explain
@@ -110,6 +110,13 @@ class Space(ABC):
             parents: whole, in the order of ``genome.parents``.
         """
         return genome
+
+    def recall(self, measured: Sequence[Gram]) -> None:  # noqa: B027 - most spaces measure nothing
+        """Take what an earlier sitting measured of the sources, as far as it is of these."""
+
+    def measured(self) -> list[Gram]:
+        """What was measured of the sources since the last call, and not recalled."""
+        return []
 
     def initial(self) -> Genome:
         """The genome that a search starts from."""

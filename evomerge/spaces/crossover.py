@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Genome, Parameter
+from evomerge.nouns import Genome, Gram, Parameter
 from evomerge.recipes import Recipe
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import Ground, Space
@@ -140,6 +140,15 @@ class CrossoverSpace(Space):
         genes = {name: 0.25 if name.startswith("ratio[") else gene for name, gene in genes.items()}
         parents = [Genome({**genes, "source": source}) for source in (first, second)]
         return self.child(Genome(genes, (0, 1)), parents)
+
+    def recall(self, measured: Sequence[Gram]) -> None:
+        """See `Space.recall`."""
+        if self.interpolation == "slerp" and measured:
+            self._grams.recall(measured)
+
+    def measured(self) -> list[Gram]:
+        """See `Space.measured`."""
+        return [] if self._layout is None else self._grams.fresh()
 
     def _matrix(self, genome: Genome) -> Matrix:
         if "bounds" in genome.genes:

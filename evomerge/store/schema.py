@@ -9,6 +9,7 @@
 | `evaluations` | what came out for a recipe, under one fitness, split and engine settings |
 | `task_scores` | an evaluation's result on one task, example by example |
 | `events` | a step of the run's history; replaying them in order resumes it |
+| `grams` | inner products of the sources over their first elements, which crossing them needs |
 
 A candidate's evaluation is the one with its recipe and with the digests of its run, so candidates
 that decode to the same recipe share it. The view `leaderboard` has that join, `candidate_scores`
@@ -33,7 +34,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0004"  # the newest file in migrations/versions
+HEAD = "0005"  # the newest file in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -143,4 +144,13 @@ events = Table(
     ForeignKeyConstraint(["run_id", "candidate"], ["candidates.run_id", "candidates.number"]),
     UniqueConstraint("run_id", "candidate", "kind"),
     CheckConstraint("kind IN ('ask', 'tell')", name="kind"),
+)
+
+grams = Table(
+    "grams",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("of", Text, primary_key=True),  # digest of the sources and of their layout
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("products", Text, nullable=False),  # JSON list, K * K row by row
 )

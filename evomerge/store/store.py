@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import RunError, StoreError
-from evomerge.nouns import Candidate, Evaluation, Split
-from evomerge.store import candidates, database, evaluations, history, runs
+from evomerge.nouns import Candidate, Evaluation, Gram, Split
+from evomerge.store import candidates, database, evaluations, grams, history, runs
 from evomerge.store.filesystems import is_local
 from evomerge.store.lock import WriterLock
 from evomerge.store.log import WriteAheadLog
@@ -199,6 +199,15 @@ class Store:
         with self._transaction(records=True) as connection:
             return evaluations.add(connection, self._key(recipe_digest, split), evaluation)
 
+    def record_grams(self, measured: Sequence[Gram]) -> None:
+        """Keep what the space measured of the sources; at least one.
+
+        Raises:
+            StoreError: one of them is on record already.
+        """
+        with self._transaction() as connection:
+            grams.add(connection, self._run_id, measured)
+
     def finish(self) -> None:
         """Mark the run as finished now; a later `record_ask` takes the mark away."""
         with self._transaction(records=True) as connection:
@@ -218,6 +227,11 @@ class Store:
         """The run's history, first step to last."""
         with self._transaction() as connection:
             return history.load(connection, self._run_id)
+
+    def grams(self) -> list[Gram]:
+        """What was measured of the sources, by position."""
+        with self._transaction() as connection:
+            return grams.load(connection, self._run_id)
 
     def elapsed_seconds(self) -> float:
         """Search time spent up to the last event; 0 before the first."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import PlanError, RecipeError
+from evomerge.nouns import Gram
 from evomerge.operators import Stack, prefix_grams
 from evomerge.recipes.layout import Chromosomes, Layout, lay_out
 from evomerge.weights.models import Models, Slot
@@ -52,9 +57,9 @@ def layout_of(models: Models, chromosomes: Chromosomes, *, task_vectors: bool = 
 class PrefixGrams:
     """Inner products of the sources over the first elements of the layout.
 
-    Those at the starts of tensors are made in one pass over all sources, at the first question.
-    The same question has the same answer, to the bit, in every process: a run that goes on makes
-    them anew and needs none on record.
+    Those at the starts of tensors are made in one pass over all sources, at the first question that
+    no recalled one answers; one inside a tensor reads the tensor's first elements. A question has
+    the same answer, to the bit, in every process, recalled or measured anew.
 
     Args:
         models: the sources, and the base.
@@ -65,6 +70,32 @@ class PrefixGrams:
         self._models, self._layout, self._task_vectors = models, layout, task_vectors
         self._slots = {slot.name: slot for slot in _merged(models)}
         self._known: dict[int, Floats] = {}
+        self._fresh: list[int] = []  # of the known, those that nobody has on record
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that the answers depend on: weights, alignment, order of sources and tensors."""
+        models = self._models
+        prints = [[name, models.sources[name].fingerprint] for name in models.sources]
+        base = models.base.fingerprint if self._task_vectors else None
+        alignment = repr(models.composition.tokenizer)
+        of = [prints, base, alignment, self._layout.names, self._layout.starts]
+        return hashlib.sha256(json.dumps(of).encode()).hexdigest()
+
+    def recall(self, measured: Iterable[Gram]) -> None:
+        """Take those that are of these models; of others, and what is known already, none."""
+        count = len(self._models.sources)
+        for of, position, products in measured:
+            if of == self.digest and position not in self._known:
+                self._known[position] = np.array(products).reshape(count, count)
+
+    def fresh(self) -> list[Gram]:
+        """Those measured since the last call."""
+        positions, self._fresh = self._fresh, []
+        return [
+            Gram(self.digest, position, tuple(self._known[position].reshape(-1).tolist()))
+            for position in positions
+        ]
 
     def at(self, positions: Sequence[int]) -> Floats:
         """(n, K, K) float64.
@@ -72,24 +103,32 @@ class PrefixGrams:
         Args:
             positions: (n,) elements of the layout, the end included.
         """
-        if not self._known:
-            self._measure_all()
         for position in positions:
             if position not in self._known:
-                index = bisect_right(self._layout.starts, position) - 1
-                start = self._layout.starts[index]
-                inside = self._of_tensor(index, position - start)
-                self._known[position] = self._known[start] + inside
+                self._measure(position)
         return np.stack([self._known[position] for position in positions])
 
-    def _measure_all(self) -> None:
+    def _measure(self, position: int) -> None:
+        index = bisect_right(self._layout.starts, position) - 1
+        start = self._layout.starts[index]
+        if start not in self._known:
+            self._measure_starts()
+        if position != start:
+            self._keep(position, self._known[start] + self._of_tensor(index, position - start))
+
+    def _measure_starts(self) -> None:
         starts = self._layout.starts
         count = len(self._models.sources)
         total = np.zeros((count, count))
-        for index, start in enumerate(starts[:-1]):
-            self._known[start] = total
-            total = total + self._of_tensor(index, starts[index + 1] - start)
-        self._known[starts[-1]] = total
+        self._keep(0, total)
+        for index, (start, stop) in enumerate(pairwise(starts)):
+            total = total + self._of_tensor(index, stop - start)
+            self._keep(stop, total)
+
+    def _keep(self, position: int, gram: Floats) -> None:
+        if position not in self._known:
+            self._fresh.append(position)
+        self._known[position] = gram
 
     def _of_tensor(self, index: int, stop: int) -> Floats:
         """(K, K) of the first elements of one tensor."""

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from evomerge.errors import RunError, StoreError
-from evomerge.nouns import Candidate, Evaluation, Genome, TaskScores
+from evomerge.nouns import Candidate, Evaluation, Genome, Gram, TaskScores
 from evomerge.recipes import Recipe
 from evomerge.store import Event, RunRecord, Store
 
@@ -189,6 +189,19 @@ def test_an_example_score_may_be_nan_but_a_value_may_not(place: Place) -> None:
     assert found is not None
     scores = found.tasks["zulu"].example_scores
     assert math.isnan(scores[0]) and scores[1:] == (-math.inf, 1.0)
+
+
+def test_grams_read_back_to_the_last_bit_and_by_position(place: Place) -> None:
+    first = Gram("sources", 1 << 40, (0.1 + 0.2, 5e-324, -1.0, 1e300))
+    others = [Gram("sources", 0, (0.0, 0.0)), Gram("others", 7, (1 / 3,))]
+    with place.create(RUN) as store:
+        assert store.grams() == []
+        store.record_grams([first])
+        store.record_grams(others)
+        with pytest.raises(StoreError, match="UNIQUE"):
+            store.record_grams([Gram("sources", 0, (1.0,))])
+    with place.open(read_only=True) as store:
+        assert store.grams() == [*others, first]
 
 
 def test_a_failed_evaluation_is_a_result(place: Place) -> None:

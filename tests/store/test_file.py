@@ -27,6 +27,7 @@ COLUMNS = {
     "evaluations": "id recipe_digest fitness_digest split settings_digest status value error"
     " merge_seconds score_seconds created_utc generation_seconds worker generated_tokens",
     "task_scores": "evaluation_id task position score examples doc_ids example_scores",
+    "grams": "run_id of position products",
     "events": "run_id sequence kind candidate elapsed_seconds created_utc",
     "leaderboard": "run_id number kind label stage status value held_out_value merge_seconds"
     " score_seconds error genes recipe_digest created_utc",

@@ -84,6 +84,43 @@ def test_prefix_grams_are_the_same_in_whatever_order_they_are_asked_for(models: 
         assert np.array_equal(again.at([positions[number]])[0], once[number])
 
 
+def test_what_was_measured_is_answered_from_memory_by_another(models: Models) -> None:
+    layout = layout_of(models, [["all"]])
+    asked = [700_001, 0, layout.size]
+    first = PrefixGrams(models, layout)
+    answers = first.at(asked)
+    measured = first.fresh()
+    assert sorted(gram.position for gram in measured) == sorted({700_001, *layout.starts})
+    assert first.fresh() == []
+
+    second = PrefixGrams(models, layout)
+    second.recall(measured)
+    assert np.array_equal(second.at(asked), answers)
+    assert second.fresh() == []  # all of it was remembered
+
+    third = PrefixGrams(models, layout)  # no look at the sources: it repeats what it was told
+    third.recall([gram._replace(products=(7.0,) * 9) for gram in measured])
+    assert (third.at(asked) == 7.0).all()
+
+
+def test_what_was_measured_of_others_is_not_recalled(models: Models, zoo: Path) -> None:
+    layout = layout_of(models, [["all"]])
+    sources = {name: str(zoo / name) for name in reversed(SOURCES)}
+    backwards = Models(str(zoo / "base"), sources)
+    parts = layout_of(models, [["attention"], ["rest"]])
+    others = [
+        PrefixGrams(models, layout, task_vectors=True),
+        PrefixGrams(backwards, layout),
+        PrefixGrams(models, parts),
+    ]
+    grams = PrefixGrams(models, layout)
+    for other in others:
+        other.at([12])
+        grams.recall(other.fresh())
+    assert np.array_equal(grams.at([12]), PrefixGrams(models, layout).at([12]))
+    assert len(grams.fresh()) == len(layout.starts) + 1
+
+
 def test_segments_of_another_model_are_refused(models: Models, zoo: Path) -> None:
     segments = {"bounds": [0, 7], "rows": [[1.0, 0.0, 0.0]]}
     with pytest.raises(PlanError, match=r"the last is 7, but the models have 978560 elements"):
