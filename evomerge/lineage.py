@@ -207,6 +207,8 @@ def _parts(genome: Genome) -> list[tuple[int, int, list[float]]]:
 
 def _of_sources(candidate: Candidate) -> dict[str, float]:
     recipe = candidate.recipe
+    if recipe.depth is not None and recipe.operator != "passthrough":
+        return {}  # every block is merged
     if recipe.depth is not None:
         blocks: dict[str, float] = {}
         for slice_ in recipe.slices:

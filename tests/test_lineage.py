@@ -176,3 +176,15 @@ def test_the_best_of_an_earlier_stage_is_an_ancestor_as_the_base() -> None:
     after(family, "add", base=family.candidates[2].recipe, sources={"ja": "j"})
     found = family.lineage(3)
     assert found.ancestors[0].parents == (2,)
+
+
+def test_a_stack_of_merged_blocks_is_no_sum_of_sources() -> None:
+    family = staged()
+    sources = {"merge": family.candidates[2].recipe, "ja": "j"}
+    slices = [{"base": [n, n + 1], "merge": [n, n + 1], "ja": [n, n + 1]} for n in (0, 1, 0)]
+    after(family, "stack", sources=sources, operator="linear", slices=slices)
+    assert (dict(family.lineage(3).sources), shares(family.lineage(3))[2]) == ({}, None)
+    whole = [{"merge": [0, 1]}, {"ja": [1, 2]}, {"merge": [1, 2]}, {"merge": [2, 3]}]
+    after(family, "stack", sources=sources, operator="passthrough", slices=whole)
+    assert family.lineage(4).sources == {"merge": 0.75, "ja": 0.25}
+    assert shares(family.lineage(4))[2] == 0.75
