@@ -15,10 +15,11 @@ from evomerge.errors import RunError
 from evomerge.nouns import Candidate, Genome
 from evomerge.outcome import read_outcome
 from evomerge.recipes import Recipe
+from evomerge.spaces._mutation import without_noise
 from evomerge.store import Store
 
 Shares = NDArray[np.float64]
-_RECIPE = ("bounds", "rows")  # genes that the recipe repeats
+_RECIPE = ("bounds", "rows", "steps")  # genes that the recipe repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,11 @@ def _shares(genomes: Mapping[int, Genome]) -> dict[int, float]:
 def _parts(genome: Genome) -> list[tuple[int, int, list[float]]]:
     """Where each side of a child of two begins and ends, and its parents' absolute weights."""
     found = []
+    if "steps" in genome.genes and len(genome.parents) == 2:
+        step = genome.genes["steps"][-1]
+        starts = [0, *step["ends"][:-1]]
+        for start, stop, row in zip(starts, step["ends"], step["weights"], strict=True):
+            found.append((start, stop, [abs(w) for w in row]))
     for name, edges in genome.genes.items():
         if name.startswith("cut["):
             word = name.removeprefix("cut")
@@ -215,9 +221,13 @@ def _of_sources(candidate: Candidate) -> dict[str, float]:
             for name, (start, end) in slice_.items():
                 blocks[name] = blocks.get(name, 0.0) + (end - start) / len(slice_)
         return {name: count / recipe.depth for name, count in blocks.items()}
-    if recipe.segments is None:
+    if recipe.lineage is not None:
+        bounds, rows = without_noise(recipe.lineage, tuple(recipe.sources))
+    elif recipe.segments is not None:
+        bounds, rows = np.array(recipe.segments.bounds), np.array(recipe.segments.rows)
+    else:
         return dict.fromkeys(recipe.sources, 1.0) if len(recipe.sources) == 1 else {}
-    lengths = np.diff(recipe.segments.bounds)
-    amounts = np.abs(np.array(recipe.segments.rows)).T @ lengths
+    lengths = np.diff(bounds)
+    amounts = np.abs(rows).T @ lengths
     shares = (amounts / (amounts.sum() or 1.0)).tolist()
     return dict(zip(recipe.sources, shares, strict=True))

@@ -11,10 +11,14 @@ from evomerge.operators._apply import Settings, apply, combine
 from evomerge.operators._bound import Bound
 from evomerge.operators._describe import Description, Setting, describe, modifiers
 from evomerge.operators._lanes import in_lane, lanes
+from evomerge.operators._measures import products
+from evomerge.operators._normals import normals
 from evomerge.operators._operator import Operator, get, operator
 from evomerge.operators._passes import all_finite, rounded
+from evomerge.operators._pieces import piecewise_sum
 from evomerge.operators._prefix import prefix_grams
 from evomerge.operators._stack import TILE, NotFiniteError, Rows, Stack, stretch
+from evomerge.operators._steps import offspring, replay
 
 __all__ = [
     "TILE",
@@ -34,8 +38,13 @@ __all__ = [
     "in_lane",
     "lanes",
     "modifiers",
+    "normals",
+    "offspring",
     "operator",
+    "piecewise_sum",
     "prefix_grams",
+    "products",
+    "replay",
     "rounded",
     "stretch",
 ]

@@ -194,6 +194,30 @@ def inner_products(values_MN: Tensor) -> Tensor:
     return values @ values.T
 
 
+def products(first: Tensor, second: Tensor) -> tuple[float, float, float]:
+    """⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩ of two (n,) float32 on the CPU, the same bits on every machine."""
+    found: tuple[float, float, float] = _products(array(first), array(second))
+    return found
+
+
+@compiled
+def _products(x: Any, y: Any) -> Any:
+    lanes = np.zeros((3, LANES))
+    whole = x.size // LANES * LANES
+    for start in range(0, whole, LANES):
+        for lane in range(LANES):
+            a, b = np.float64(x[start + lane]), np.float64(y[start + lane])
+            lanes[0, lane] += a * a
+            lanes[1, lane] += a * b
+            lanes[2, lane] += b * b
+    for j in range(whole, x.size):
+        a, b = np.float64(x[j]), np.float64(y[j])
+        lanes[0, 0] += a * a
+        lanes[1, 0] += a * b
+        lanes[2, 0] += b * b
+    return lanes[0].sum(), lanes[1].sum(), lanes[2].sum()
+
+
 @compiled
 def _inner_products(values: Any) -> Any:
     """(M, M) float64."""

@@ -26,9 +26,14 @@ def uniforms(key: str, start: int, stop: int, out: Tensor | None = None) -> Tens
     Source: rule R12; the generator is Squares, Widynski 2020, arXiv:2004.06278.
     """
     out = torch.empty(stop - start) if out is None else out
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    _fill(np.uint64(int.from_bytes(digest, "little") | 1), start, array(out))
+    _fill(generator_key(key), start, array(out))
     return out
+
+
+def generator_key(key: str) -> np.uint64:
+    """The odd number that the generator multiplies its counters by."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return np.uint64(int.from_bytes(digest, "little") | 1)
 
 
 @compiled

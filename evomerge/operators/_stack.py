@@ -20,6 +20,7 @@ from evomerge.operators._bounds import BLOCK, BLOCKS
 from evomerge.operators._memory import buffer
 from evomerge.operators._passes import read
 from evomerge.operators._random import uniforms
+from evomerge.recipes import Lineage
 
 TILE = 1 << 18  # elements; a few of them in float32 fit the cache, and Python's share is small
 _DEVICE_TILE = 1 << 24  # on a GPU, where a launch costs more than the cache saves
@@ -137,6 +138,8 @@ class Stack:
         by_row: whether tiles must hold whole rows, (M, r, c).
         pieces: where pieces of the tensor end, and the (M,) weights on each, for the operator that
             has other weights on every piece.
+        lineage: the steps that lead to the model, for the operator that carries them out.
+        offset: which of the model's elements is the tensor's first.
     """
 
     inputs: Sequence[Input]
@@ -158,6 +161,8 @@ class Stack:
     changes: tuple[Kernel, ...] = ()
     by_row: bool = False
     pieces: Sequence[tuple[int, Sequence[float]]] = ()
+    lineage: Lineage | None = None
+    offset: int = 0
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

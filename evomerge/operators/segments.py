@@ -9,6 +9,7 @@ from torch import Tensor
 from evomerge.operators._consensus import weighted_sum
 from evomerge.operators._operator import operator
 from evomerge.operators._stack import Merged, Stack, Tile
+from evomerge.operators._steps import replay
 
 
 @operator(on="either", paper="M2N2, GECCO 2025, arXiv:2508.16204")
@@ -16,6 +17,8 @@ def segments(x: Stack, *, space: Literal["weights", "task_vector"] = "weights") 
     """Σ c_i W_i with coefficients that are constant between the bounds of the recipe's segments.
 
     The recipe's key `segments` holds `bounds` and `rows`; without it all sources count alike.
+    Its key `lineage`, in place of `segments`, holds the steps that lead to a model with random
+    changes, which are carried out one after another.
 
     Args:
         x: M weights or task vectors.
@@ -23,6 +26,14 @@ def segments(x: Stack, *, space: Literal["weights", "task_vector"] = "weights") 
 
     Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.16204.
     """
+    if x.lineage is not None:
+        lineage = x.lineage
+
+        def carry_out(tile: Tile) -> Tensor:
+            sources = dict(zip(x.labels, tile.values, strict=True))
+            return replay(lineage, sources, x.seed, start=x.offset + tile.start)
+
+        return x.each(carry_out)
     pieces = x.pieces or [(x.size, (1 / x.count,) * x.count)]
 
     def kernel(tile: Tile) -> Tensor:

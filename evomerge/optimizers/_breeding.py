@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
 from evomerge.nouns import Evaluation, Genome, Parameter
@@ -36,6 +37,8 @@ class Breeder(Optimizer):
         insert: candidates enter in the order ``asked``, so that those that are done early wait
             for earlier numbers, or as they are ``finished``.
         lag: how many candidates may be ahead of the archive; None for any number.
+        mutation: standard deviation of the noise on every weight of a child, the gene ``sigma``;
+            the gene ``noise`` says which noise. 0 for none.
 
     Raises:
         ConfigError: a lag where candidates enter as they are finished.
@@ -52,6 +55,7 @@ class Breeder(Optimizer):
         warm_up: int,
         insert: Insert,
         lag: int | None,
+        mutation: float,
     ) -> None:
         super().__init__(parameters, seed)
         if lag is not None and insert == "finished":
@@ -60,6 +64,7 @@ class Breeder(Optimizer):
                 "insert: finished is chance. Set insert: asked, or leave out lag."
             )
         self._insert, self._lag, self._warm_up = insert, lag, warm_up
+        self._mutation = mutation
         source = next((p for p in self.parameters if p.name == "source"), None)
         self._sources = () if source is None else source.choices
         self._seeds = len(self._sources) or random_seeds
@@ -87,7 +92,10 @@ class Breeder(Optimizer):
         else:
             warm = index < self._seeds + self._warm_up and len(self._grown) > 1
             parents, why = self._pair_of_seeds(rng) if warm else self._choose(rng)
-            genome = Genome(self._crossing(self._genes(rng)) | why, parents)
+            genes = self._crossing(self._genes(rng)) | why
+            if self._mutation:
+                genes |= {"sigma": self._mutation, "noise": number}
+            genome = Genome(genes, parents)
         self._asked.append(number)
         return genome
 
@@ -141,8 +149,8 @@ class Breeder(Optimizer):
         return {p.name: value for p in self.parameters if p.name.startswith(f"{kind}[")}
 
 
-def example_scores(evaluation: Evaluation) -> dict[str, list[float]]:
-    """Task to the scores of its examples, tasks by name.
+def example_scores(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:
+    """Task to the (E,) scores of its examples, tasks by name.
 
     What is not a number counts as 0, and so does what is below 0. Without example scores the
     fitness is the only one.
@@ -150,7 +158,10 @@ def example_scores(evaluation: Evaluation) -> dict[str, list[float]]:
     found = {task: evaluation.tasks[task].example_scores for task in sorted(evaluation.tasks)}
     if not any(found.values()):
         found = {"": (0.0 if evaluation.value is None else evaluation.value,)}
-    return {
-        task: np.maximum(np.nan_to_num(scores, nan=0.0, posinf=0.0, neginf=0.0), 0.0).tolist()
-        for task, scores in found.items()
-    }
+    return {task: _shares(scores) for task, scores in found.items()}
+
+
+def _shares(scores: Sequence[float]) -> NDArray[np.float64]:
+    found = np.array(scores, np.float64)
+    found[~(found > 0) | np.isinf(found)] = 0.0
+    return found

@@ -48,11 +48,7 @@ class Competition:
         Args:
             scores_PE: (P, E), not negative.
         """
-        s = self.relative(scores_PE)
-        z = s.sum(0)
-        shared = z if self.alpha == 1 else np.power(z, self.alpha)
-        found: Scores = (s * (self._capacities(s) / (shared + EPSILON))).sum(1)
-        return found
+        return Contest(self, scores_PE).fitness()
 
     def attraction(self, scores_PE: Scores, first: int) -> Scores:
         """(P,) g(A, B) = Σ_j c_j / (z_j + ε) max(s_Bj − s_Aj, 0) of every B.
@@ -61,14 +57,40 @@ class Competition:
             scores_PE: (P, E), not negative.
             first: index of A.
         """
-        s = self.relative(scores_PE)
-        gain = np.maximum(s - s[first], 0.0)
-        found: Scores = (gain * (self._capacities(s) / (s.sum(0) + EPSILON))).sum(1)
+        return Contest(self, scores_PE).attraction(first)
+
+
+class Contest:
+    """Fitness and attraction of the same members; what both need is computed once.
+
+    Args:
+        rules: how they compete.
+        scores_PE: (P, E), not negative.
+    """
+
+    def __init__(self, rules: Competition, scores_PE: Scores) -> None:
+        self._alpha = rules.alpha
+        self._s = s = rules.relative(scores_PE)
+        self._z = s.sum(0)
+        capacities = s.max(0) if rules.capacity == "best" else np.ones(s.shape[1])
+        self._capacities: Scores = capacities
+        self._shares: Scores = capacities / (self._z + EPSILON)  # for α = 1, and of attraction
+
+    def fitness(self) -> Scores:
+        """(P,) as `Competition.fitness`."""
+        shares = self._shares
+        if self._alpha != 1:
+            shares = self._capacities / (np.power(self._z, self._alpha) + EPSILON)
+        found: Scores = (self._s * shares).sum(1)
         return found
 
-    def _capacities(self, s: Scores) -> Scores:
-        """(E,) c_j."""
-        return s.max(0) if self.capacity == "best" else np.ones(s.shape[1])
+    def attraction(self, first: int) -> Scores:
+        """(P,) as `Competition.attraction`."""
+        gain = self._s - self._s[first]
+        np.maximum(gain, 0.0, out=gain)
+        gain *= self._shares
+        found: Scores = gain.sum(1)
+        return found
 
 
 class Archive:
@@ -80,13 +102,17 @@ class Archive:
 
     Attributes:
         numbers: (P,) of the candidates that are members.
-        scores: (P, E).
     """
 
     def __init__(self, size: int, competition: Competition) -> None:
         self.size, self.competition = size, competition
         self.numbers: list[int] = []
-        self.scores: Scores = np.empty((0, 0))
+        self._rows: Scores = np.empty((0, 0))  # (P + 1, E), those of members first
+
+    @property
+    def scores(self) -> Scores:
+        """(P, E) those of the members."""
+        return self._rows[: len(self.numbers)]
 
     def add(self, number: int, scores_E: Scores) -> None:
         """Let a candidate in; if they are P + 1 then, the worst leaves, of equals the oldest.
@@ -94,17 +120,18 @@ class Archive:
         Raises:
             SearchError: it was scored on another number of examples than the others.
         """
-        if self.numbers and len(scores_E) != self.scores.shape[1]:
+        if not self.numbers:
+            self._rows = np.empty((self.size + 1, len(scores_E)))
+        if len(scores_E) != self._rows.shape[1]:
             raise SearchError(
                 f"candidate {number} was scored on {len(scores_E)} examples, those before it on "
-                f"{self.scores.shape[1]}: example scores must be of the same examples"
+                f"{self._rows.shape[1]}: example scores must be of the same examples"
             )
-        rows = [*self.scores, scores_E]
-        self.scores = np.stack(rows)
+        self._rows[len(self.numbers)] = scores_E
         self.numbers.append(number)
         if len(self.numbers) > self.size:
             worst = int(np.argmin(self.competition.fitness(self.scores)))
-            self.scores = np.delete(self.scores, worst, axis=0)
+            self._rows[worst:-1] = self._rows[worst + 1 :]
             del self.numbers[worst]
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from evomerge.nouns import Evaluation, Parameter
 from evomerge.optimizers._breeding import Breeder, Choice, Insert, example_scores
-from evomerge.optimizers._niches import Archive, Capacity, Competition, roulette
+from evomerge.optimizers._niches import Archive, Capacity, Competition, Contest, roulette
 
 
 class M2n2(Breeder):
@@ -37,6 +37,8 @@ class M2n2(Breeder):
         attraction: false draws the second parent by fitness too.
         split_point: false mixes the parents in the same ratio everywhere.
         crossover: false copies the first parent, which finds nothing without mutations.
+        mutation: standard deviation of the normal noise that is added to every weight of a child;
+            0 for none, as for models that are trained; the paper's 0.01 evolves from scratch.
         insert: candidates enter the archive in the order ``asked``, so that those that are done
             early wait for earlier numbers, or as they are ``finished``.
         lag: how many candidates may be ahead of the archive: candidate n is bred from the results
@@ -64,6 +66,7 @@ class M2n2(Breeder):
         attraction: bool = True,
         split_point: bool = True,
         crossover: bool = True,
+        mutation: Annotated[float, Field(ge=0)] = 0.0,
         insert: Insert = "asked",
         lag: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class M2n2(Breeder):
             warm_up=warm_up if crossover else 0,
             insert=insert,
             lag=lag,
+            mutation=mutation,
         )
         rules = Competition(alpha, capacity, subtract_worst)
         if not competition:
@@ -82,17 +86,17 @@ class M2n2(Breeder):
         self._attraction, self._split_point, self._crossover = attraction, split_point, crossover
 
     def _admit(self, number: int, evaluation: Evaluation) -> None:
-        scores = [score for part in example_scores(evaluation).values() for score in part]
-        self.archive.add(number, np.array(scores))
+        self.archive.add(number, np.concatenate(list(example_scores(evaluation).values())))
 
     def _choose(self, rng: np.random.Generator) -> Choice:
-        archive, rules = self.archive, self.archive.competition
-        fitness = rules.fitness(archive.scores)
+        archive = self.archive
+        contest = Contest(archive.competition, archive.scores)
+        fitness = contest.fitness()
         first = roulette(fitness, rng)
         of_first = {"fitness[0]": float(fitness[first])}
         if not self._crossover:
             return Choice((archive.numbers[first],), {**of_first, "chosen_by": "fitness"})
-        attraction = rules.attraction(archive.scores, first)
+        attraction = contest.attraction(first)
         by_attraction = self._attraction and bool(attraction.any())
         second = roulette(attraction if by_attraction else fitness, rng)
         why = {

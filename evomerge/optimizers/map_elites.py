@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -11,6 +11,7 @@ from pydantic import Field
 from evomerge.errors import ConfigError
 from evomerge.nouns import Evaluation, Parameter
 from evomerge.optimizers._breeding import Breeder, Choice, Insert, example_scores
+from evomerge.optimizers._niches import Scores
 
 Cell = tuple[int, int]
 
@@ -27,14 +28,15 @@ class MapElites(Breeder):
 
     A descriptor is the mean score of some examples, those of a task or half of them; a candidate
     is better than another by its mean score over all examples. Both parents of a child are drawn
-    from the elites, all equally likely. Seeds, genes and order are those of `m2n2`.
+    from the elites. Seeds, genes and order are those of `m2n2`.
 
     Args:
         cells: along each of the two descriptors, which lie in [0, 1].
         descriptors: two tasks of the fitness; by default the first two by name, and of a single
             one the first half of its examples and the second.
         initial: how many random genomes come first where there is no parameter ``source``.
-        warm_up, insert, lag: as for `m2n2`.
+        parents: drawn by ``chance``, all equally likely, or two different ones by their ``score``.
+        mutation, warm_up, insert, lag: as for `m2n2`.
 
     Raises:
         ConfigError: not two descriptors; a lag where candidates enter as they are finished.
@@ -50,40 +52,57 @@ class MapElites(Breeder):
         cells: Annotated[int, Field(ge=1)] = 10,
         descriptors: list[str] | None = None,
         initial: Annotated[int, Field(ge=1)] = 20,
+        parents: Literal["chance", "score"] = "chance",
+        mutation: Annotated[float, Field(ge=0)] = 0.0,
         warm_up: Annotated[int, Field(ge=0)] = 0,
         insert: Insert = "asked",
         lag: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
         super().__init__(
-            parameters, seed, random_seeds=initial, warm_up=warm_up, insert=insert, lag=lag
+            parameters,
+            seed,
+            random_seeds=initial,
+            warm_up=warm_up,
+            insert=insert,
+            lag=lag,
+            mutation=mutation,
         )
         if descriptors is not None and len(set(descriptors)) != 2:
             raise ConfigError("optimizer.descriptors: expected two tasks of the fitness")
-        self.cells, self._descriptors = cells, descriptors
+        self.cells, self._descriptors, self._parents = cells, descriptors, parents
         self.elites: dict[Cell, Elite] = {}
 
     def _admit(self, number: int, evaluation: Evaluation) -> None:
         scores = example_scores(evaluation)
         cell = self._cell(scores)
-        mean = float(np.mean([score for part in scores.values() for score in part]))
+        mean = float(np.mean(np.concatenate(list(scores.values()))))
         if cell not in self.elites or mean > self.elites[cell].score:
             self.elites[cell] = Elite(number, mean)
 
     def _choose(self, rng: np.random.Generator) -> Choice:
         elites = [self.elites[cell] for cell in sorted(self.elites)]
-        first, second = (elites[i] for i in rng.integers(len(elites), size=2))
-        why = {"fitness[0]": first.score, "fitness[1]": second.score, "chosen_by": "chance"}
+        first, second = (elites[i] for i in self._two_of(elites, rng))
+        why = {"fitness[0]": first.score, "fitness[1]": second.score, "chosen_by": self._parents}
         return Choice((first.number, second.number), why)
 
-    def _cell(self, scores: Mapping[str, Sequence[float]]) -> Cell:
+    def _two_of(self, elites: Sequence[Elite], rng: np.random.Generator) -> list[int]:
+        scores = np.array([elite.score for elite in elites])
+        if self._parents == "chance" or np.count_nonzero(scores) < 2:
+            first, second = rng.integers(len(elites), size=2)
+        else:
+            p = scores / scores.sum()
+            first, second = rng.choice(len(elites), size=2, replace=False, p=p)
+        return [int(first), int(second)]
+
+    def _cell(self, scores: Mapping[str, Scores]) -> Cell:
         first, second = self._described(scores)
         return self._level(first), self._level(second)
 
-    def _level(self, scores: Sequence[float]) -> int:
+    def _level(self, scores: Scores) -> int:
         mean = float(np.mean(scores)) if len(scores) else 0.0
         return min(int(mean * self.cells), self.cells - 1)
 
-    def _described(self, scores: Mapping[str, Sequence[float]]) -> Sequence[Sequence[float]]:
+    def _described(self, scores: Mapping[str, Scores]) -> Sequence[Scores]:
         """The scores of which the means are the descriptors."""
         names = self._descriptors or list(scores)[:2]
         if len(names) == 2:

@@ -24,8 +24,13 @@ def by_tensor(
         places, shapes: of every tensor of the merged model.
 
     Raises:
-        ExportError: a segment begins inside a tensor.
+        ExportError: a segment begins inside a tensor, or weights are mutated.
     """
+    if recipe.lineage is not None:
+        raise ExportError(
+            "lineage: mergekit knows no random changes of weights. Build the checkpoint instead: "
+            "evomerge build."
+        )
     segments = recipe.segments
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if segments is None:

@@ -25,6 +25,11 @@ class Segments(BaseModel):
     bounds: tuple[int, ...]
     rows: tuple[tuple[float, ...], ...]
 
+    @property
+    def size(self) -> int:
+        """Elements of the model."""
+        return self.bounds[-1]
+
 
 def segment_problems(segments: Segments | None, sources: Collection[str]) -> Iterator[str]:
     """Bounds that do not ascend, and rows that do not fit them or the sources."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.recipes._lineage import Lineage, Step, lineage_problems
 from evomerge.recipes._scales import canonical_scales, scale_problems
 from evomerge.recipes._segments import Segments, segment_problems
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
@@ -23,13 +24,23 @@ from evomerge.recipes._tokenizer import (
 )
 from evomerge.registry import did_you_mean
 
-__all__ = ["DTYPES", "ROLES", "Recipe", "Scalar", "Segments", "TokenRow", "Tokenizer"]
+__all__ = [
+    "DTYPES",
+    "ROLES",
+    "Lineage",
+    "Recipe",
+    "Scalar",
+    "Segments",
+    "Step",
+    "TokenRow",
+    "Tokenizer",
+]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 _LATER = (
     *("slices", "scales", "modules", "statistics"),
-    *("chat_template", "experimental", "segments"),
+    *("chat_template", "experimental", "segments", "lineage"),
 )
 
 
@@ -64,6 +75,8 @@ class Recipe(BaseModel):
             the base's.
         experimental: needed by operators whose published equations could not be checked.
         segments: of the operator `segments`: another weighted sum on every stretch of elements.
+        lineage: of the operator `segments`, in place of `segments`: the steps by which children
+            with random changes are made.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +95,7 @@ class Recipe(BaseModel):
     chat_template: str | None = None
     experimental: bool = False
     segments: Segments | None = None
+    lineage: Lineage | None = None
 
     @field_validator("sources")
     @classmethod
@@ -103,6 +117,9 @@ class Recipe(BaseModel):
         problems += tokenizer_problems(self.tokenizer, self.sources)
         problems += template_problems(self.chat_template)
         problems += segment_problems(self.segments, self.sources)
+        problems += lineage_problems(self.lineage, self.sources)
+        if self.segments is not None and self.lineage is not None:
+            problems.append("lineage: stands in place of segments. Remove one of them")
         problems += [f"modules: expected a prefix, got {m!r}" for m in self.modules if not _bare(m)]
         problems += [
             f"statistics.{name}: no such source.{did_you_mean(name, self.sources)}"

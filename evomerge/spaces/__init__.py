@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from evomerge.errors import RecipeError
 from evomerge.nouns import Genome, Gram, Parameter
 from evomerge.operators import get
-from evomerge.recipes import Recipe
+from evomerge.recipes import Lineage, Recipe
 from evomerge.registry import explain
 from evomerge.weights.models import Models
 
@@ -53,11 +53,12 @@ class Ground:
         parameters: Mapping[str, object] | None = None,
         segments: Mapping[str, object] | None = None,
         stack: Mapping[str, object] | None = None,
+        lineage: Lineage | None = None,
     ) -> Recipe:
         """A recipe over all sources.
 
         Args:
-            operator, parameters, segments: as in `Recipe`.
+            operator, parameters, segments, lineage: as in `Recipe`.
             stack: its slices and scales.
 
         Raises:
@@ -79,6 +80,8 @@ class Ground:
             content["statistics"] = {name: of[name] for name in self.sources if name in of}
         if segments is not None:
             content["segments"] = segments
+        if lineage is not None:
+            content["lineage"] = lineage
         try:
             return Recipe.model_validate(content)
         except ValidationError as error:

@@ -78,10 +78,15 @@ def arc(
     def product(left: Floats, right: Floats) -> float:
         return math.fsum(np.einsum("sk,skl,sl->s", left, grams_SKK, right).tolist())
 
-    lengths = math.sqrt(max(product(x, x), 0.0) * max(product(y, y), 0.0))
+    return arc_of(product(x, x), product(x, y), product(y, y), t)
+
+
+def arc_of(xx: float, xy: float, yy: float, t: float) -> tuple[float, float]:
+    """The weights at fraction t of the arc between two vectors with these inner products."""
+    lengths = math.sqrt(max(xx, 0.0) * max(yy, 0.0))
     if lengths == 0:
         return line(t)
-    angle = math.acos(min(max(product(x, y) / lengths, -1.0), 1.0))
+    angle = math.acos(min(max(xy / lengths, -1.0), 1.0))
     sine = math.sin(angle)
     if sine <= _LEAST_SINE:
         return line(t)

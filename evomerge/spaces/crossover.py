@@ -10,13 +10,24 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from evomerge.errors import ConfigError
 from evomerge.nouns import Genome, Gram, Parameter
-from evomerge.recipes import Recipe
+from evomerge.operators import products
+from evomerge.recipes import Recipe, Step
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import Ground, Space
-from evomerge.spaces._crossing import Matrix, Part, arc, cross, line
+from evomerge.spaces._crossing import Matrix, Part, arc, arc_of, cross, line
+from evomerge.spaces._mutation import (
+    Individuals,
+    Stretch,
+    is_mutated,
+    joined,
+    make_step,
+    name_of,
+)
+from evomerge.weights.flat import flat_sources
 from evomerge.weights.segments import PrefixGrams, layout_of
 
 Words = str | list[str]
@@ -30,6 +41,11 @@ class CrossoverSpace(Space):
     ratio, after it at one minus the ratio. `child` adds what follows from the parents:
     ``cut[c]``, the elements at which the chromosome begins, is split, and ends; ``left[c]`` and
     ``right[c]``, the parents' weights on both sides; and the child's own ``bounds`` and ``rows``.
+
+    A genome that is also asked with ``sigma`` gets noise of that standard deviation on every
+    element, number ``noise`` of the ground's seed. In place of bounds and rows it has ``steps``,
+    all that lead to it: such a recipe grows with the number of ancestors. Under ``slerp`` the
+    latest individuals are kept in memory, because their angles are asked for.
 
     Args:
         ground: the models, open.
@@ -78,10 +94,11 @@ class CrossoverSpace(Space):
         )
         self._on_deltas = space == "task_vector"
         self._layout: Layout | None = None
+        words = list(self.chromosomes.values())
         if ground.models is not None:  # else they could not be opened, which is told elsewhere
-            words = list(self.chromosomes.values())
             self._layout = layout_of(ground.models, words, task_vectors=self._on_deltas)
             self._grams = PrefixGrams(ground.models, self._layout, task_vectors=self._on_deltas)
+        self.individuals = Individuals(self._flat_sources, words, ground.seed)
 
     @property
     def layout(self) -> Layout:
@@ -99,6 +116,8 @@ class CrossoverSpace(Space):
 
     def child(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
         """See `Space.child`; a single parent is copied, and so are two that are equal."""
+        if is_mutated(genome):
+            return self._mutated(genome, parents)
         genes = {name: gene for name, gene in genome.genes.items() if name != "source"}
         matrices = [self._matrix(parent) for parent in parents]
         found = matrices[0]
@@ -119,9 +138,60 @@ class CrossoverSpace(Space):
         whole = {"bounds": found.bounds.tolist(), "rows": found.rows.tolist()}
         return Genome({**genes, **whole}, genome.parents)
 
+    def step(
+        self, genome: Genome, names: Sequence[str | int], parents: Sequence[Tensor] = ()
+    ) -> Step:
+        """How a child with mutations is made of its parents, without their genomes.
+
+        Args:
+            genome: as the optimizer proposes it.
+            names: (M,) of the parents: a source, or the gene ``noise`` of an individual.
+            parents: (M,) of (N,) float32, their elements; under ``lerp`` they are not needed.
+        """
+        stretches = []
+        for name, (start, stop) in zip(self.chromosomes, pairwise(self.layout.edges), strict=True):
+            cut = self._cut(start, stop, float(genome.genes[f"split[{name}]"]))
+            ratio = float(genome.genes[f"ratio[{name}]"])
+            for low, high, t in ((start, cut, ratio), (cut, stop, 1 - ratio)):
+                weights: tuple[float, ...] = (1.0,) if len(names) == 1 else line(t)
+                if len(names) == 2 and self.interpolation == "slerp":
+                    weights = arc_of(*products(parents[0][low:high], parents[1][low:high]), t)
+                stretches.append(Stretch(low, high, weights))
+        return make_step(genome, names, stretches)
+
+    def elements(self, genome: Genome) -> Tensor:
+        """(N,) float32 of an individual, in the order of the layout: what its recipe builds.
+
+        Args:
+            genome: whole.
+        """
+        if "bounds" not in genome.genes:
+            return self.individuals.elements(genome)
+        found = self._matrix(genome)
+        pieces = list(zip(found.bounds[1:].tolist(), found.rows.tolist(), strict=True))
+        return self.individuals.mixture(pieces)
+
+    def _mutated(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
+        genes = {name: gene for name, gene in genome.genes.items() if name != "source"}
+        known = self.interpolation == "slerp"
+        elements = [self.individuals.elements(parent) for parent in parents] if known else []
+        step = self.step(genome, [name_of(parent) for parent in parents], elements)
+        if known:
+            self.individuals.grow(step, elements)
+        return Genome({**genes, "steps": joined(parents, step)}, genome.parents)
+
+    def _flat_sources(self) -> dict[str, Tensor]:
+        if self.ground.models is None:
+            raise ConfigError("crossover: expected open models, got a ground without.")
+        return flat_sources(self.ground.models, self.layout, task_vectors=self._on_deltas)
+
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`; a source alone is the recipe of that source's baseline."""
         genes, ground = genome.genes, self.ground
+        parameters = {"space": self.space} if self._on_deltas else {}
+        if "steps" in genes:
+            lineage = self.individuals.lineage(genome)
+            return ground.recipe("segments", parameters, lineage=lineage)
         alone = _source_alone(genes, tuple(ground.sources))
         if alone is not None:
             return ground.only(alone).recipe("linear", {"weight": 1.0})
@@ -130,7 +200,6 @@ class CrossoverSpace(Space):
             "bounds": genes["bounds"],
             "rows": genes["rows"],
         }
-        parameters = {"space": self.space} if self._on_deltas else {}
         return ground.recipe("segments", parameters, segments=segments)
 
     def representative(self) -> Genome:

@@ -222,6 +222,8 @@ class _Merger:
             model=lambda: self._model,
             model_known=models.known.setdefault("", {}),
             pieces=step.pieces,
+            lineage=self.plan.recipe.lineage,
+            offset=step.offset,
         )
 
     @cached_property

@@ -45,6 +45,7 @@ class Step:
         shared: the operator's other parameters.
         pieces: where pieces of the tensor end, and the weights of the sources on each.
         fold: what becomes of the merged values just before they are rounded.
+        offset: where the recipe's lineage has its first element.
     """
 
     slot: Slot
@@ -53,6 +54,7 @@ class Step:
     shared: Mapping[str, Any]
     pieces: Pieces = ()
     fold: Fold = _NO_FOLD
+    offset: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -108,13 +110,13 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
     if problems:
         raise PlanError(problems)
     planner = _Planner(recipe, operator, models)
-    pieces = _pieces(recipe, models, planner.problems)
+    laid_out = _laid_out(recipe, models, planner.problems)
     folded = _folds(recipe, models, planner.problems)
     steps = [
         replace(
             planner.step(slot),
-            pieces=pieces.get(slot.name, ()),
             fold=folded.get(slot.name, _NO_FOLD),
+            **laid_out.get(slot.name, {}),
         )
         for slot in models.slots
     ]
@@ -153,8 +155,11 @@ def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[st
             f"operator: {operator.name} is experimental: its published equations could not be "
             "checked. Set experimental: true to use it all the same."
         )
-    if recipe.segments is not None and operator.name != "segments":
-        problems.append(f"segments: {operator.name} has none. Set operator: segments.")
+    problems += [
+        f"{key}: {operator.name} has none. Set operator: segments."
+        for key in ("segments", "lineage")
+        if getattr(recipe, key) is not None and operator.name != "segments"
+    ]
     changed = [key for key in recipe.parameters if key.startswith(("sparsify_", "compeft_"))]
     is_global = recipe.parameters.get("scope") == "global" or operator.name == "opcm"
     if changed and is_global:
@@ -174,24 +179,32 @@ def _folds(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str, 
         return {}
 
 
-def _pieces(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str, Pieces]:
-    """Tensor name to its part of the recipe's segments."""
-    if recipe.segments is None:
+def _laid_out(
+    recipe: Recipe, models: Models, problems: list[str]
+) -> Mapping[str, Mapping[str, Any]]:
+    """Tensor name to what its step has of the recipe's segments or lineage."""
+    found = recipe.segments or recipe.lineage
+    if found is None:
         return {}
     task_vectors = recipe.parameters.get("space") == "task_vector"
     try:
-        layout = layout_of(models, recipe.segments.chromosomes, task_vectors=task_vectors)
+        layout = layout_of(models, found.chromosomes, task_vectors=task_vectors)
     except PlanError as error:
         problems += error.problems
         return {}
-    end = recipe.segments.bounds[-1]
-    if end != layout.size:
+    if found.size != layout.size:
+        where = "segments.bounds" if recipe.segments else "lineage.steps: ends"
         problems.append(
-            f"segments.bounds: the last is {end}, but the models have {layout.size} elements to "
-            "merge. Give the models that the segments were made for."
+            f"{where}: the last is {found.size}, but the models have {layout.size} elements to "
+            "merge. Give the models that it was made for."
         )
         return {}
-    return layout.pieces(recipe.segments)
+    if recipe.segments is not None:
+        pieces = layout.pieces(recipe.segments)
+        return {name: {"pieces": of_tensor} for name, of_tensor in pieces.items()}
+    return {
+        name: {"offset": start} for name, start in zip(layout.names, layout.starts, strict=False)
+    }
 
 
 def _count_problems(recipe: Recipe, operator: Operator) -> list[str]:

@@ -277,3 +277,12 @@ def test_a_child_depends_on_seed_number_and_archive_alone() -> None:
     for number in range(3, 9):
         ask(busy, number)
     assert ask(busy, 17) == ask(seeded([1, 0], [0, 1], [0, 0]), 17)
+
+
+def test_every_child_is_asked_with_its_own_noise_and_no_seed_is() -> None:
+    optimizer = seeded([1, 0], [0, 1], [0, 0], mutation=0.01)
+    children = [ask(optimizer, number) for number in range(3, 9)]
+    assert [child.genes["noise"] for child in children] == [3, 4, 5, 6, 7, 8]
+    assert {child.genes["sigma"] for child in children} == {0.01}
+    assert "sigma" not in ask(M2n2(CROSSED, 3, mutation=0.01), 0).genes
+    assert "sigma" not in ask(seeded([1], [1], [1]), 3).genes

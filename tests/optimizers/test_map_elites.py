@@ -73,3 +73,16 @@ def test_parents_are_elites_all_equally_likely() -> None:
 def test_other_than_two_descriptors_are_refused(descriptors: list[str]) -> None:
     with pytest.raises(ConfigError, match="expected two tasks of the fitness"):
         MapElites(CROSSED, 0, descriptors=descriptors)
+
+
+def test_parents_drawn_by_score_are_two_and_never_one_that_solves_nothing() -> None:
+    optimizer = MapElites(CROSSED, 3, parents="score", descriptors=["a", "b"])
+    rows = {0: ([1.0, 1.0], [0.0, 0.0]), 1: ([0.0, 0.0], [1.0, 0.0]), 2: ([0.0, 0.0], [0.0, 0.0])}
+    for number, (a, b) in rows.items():
+        optimizer.ask(number)
+        tasks = {
+            name: TaskScores(0.0, (0, 1), tuple(scores)) for name, scores in (("a", a), ("b", b))
+        }
+        optimizer.tell(number, Evaluation("done", tasks, value=0.0))
+    children = [optimizer.ask(number) for number in range(3, 40)]
+    assert {tuple(sorted(c.parents)) for c in children if c is not None} == {(0, 1)}

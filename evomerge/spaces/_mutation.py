@@ -1,0 +1,153 @@
+"""Children with mutations: their genomes hold the steps that lead to them.
+
+Noise on every weight is no weighted sum of the sources, so that nothing shorter than the lineage
+gives such a child again.
+
+Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.16204.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from evomerge.nouns import Genome
+from evomerge.operators import offspring, piecewise_sum, replay
+from evomerge.recipes import Lineage, Step
+from evomerge.spaces._crossing import Matrix, Part, cross
+
+_MOST_BYTES = 1 << 30  # of individuals in memory; one that is not there is made again
+_FEWEST = 40
+
+
+class Stretch(NamedTuple):
+    """Elements on which a child is one weighted sum of its parents."""
+
+    start: int
+    stop: int
+    weights: tuple[float, ...]
+
+
+def is_mutated(genome: Genome) -> bool:
+    """Whether a genome asks for mutations, or holds steps already."""
+    return "sigma" in genome.genes or "steps" in genome.genes
+
+
+def make_step(genome: Genome, names: Sequence[str | int], stretches: Sequence[Stretch]) -> Step:
+    """The last step of a child's lineage.
+
+    Args:
+        genome: with the genes ``noise`` and ``sigma``.
+        names: of its parents.
+        stretches: in order; empty ones are left out.
+    """
+    filled = [stretch for stretch in stretches if stretch.stop > stretch.start]
+    return Step(
+        number=genome.genes["noise"],
+        parents=tuple(names),
+        ends=tuple(stretch.stop for stretch in filled),
+        weights=tuple(tuple(map(_short, stretch.weights)) for stretch in filled),
+        sigma=genome.genes["sigma"],
+    )
+
+
+def name_of(genome: Genome) -> str | int:
+    """What steps call an individual: its source, or the number of its last step."""
+    steps = genome.genes.get("steps")
+    found: str | int = genome.genes["source"] if steps is None else steps[-1]["number"]
+    return found
+
+
+def joined(parents: Sequence[Genome], step: Step) -> list[dict[str, Any]]:
+    """The steps of a child as JSON: those of its parents, each once, and its own."""
+    steps = {s["number"]: s for parent in parents for s in parent.genes.get("steps", ())}
+    own = step.model_dump(mode="json")
+    return [*(steps[number] for number in sorted(steps)), own]
+
+
+def without_noise(lineage: Lineage, sources: Sequence[str]) -> Matrix:
+    """What a lineage leads to but for its noise, as weights of the sources."""
+    size = np.array([0, lineage.size])
+    rows = np.eye(len(sources))
+    known: dict[str | int, Matrix] = {
+        name: Matrix(size, rows[place : place + 1]) for place, name in enumerate(sources)
+    }
+    for step in lineage.steps:
+        first, second = known[step.parents[0]], known[step.parents[-1]]
+        starts = (0, *step.ends[:-1])
+        parts = [
+            Part(start, stop, row[0], sum(row[1:]))
+            for start, stop, row in zip(starts, step.ends, step.weights, strict=True)
+        ]
+        known[step.number] = cross(first, second, parts)
+    return known[lineage.steps[-1].number]
+
+
+class Individuals:
+    """The elements of individuals, the latest kept in memory.
+
+    Args:
+        sources: gives name to (N,) float32; asked once, when needed.
+        chromosomes: of lineages.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        sources: Callable[[], dict[str, Tensor]],
+        chromosomes: Sequence[Sequence[str]],
+        seed: int,
+    ) -> None:
+        self._read, self._seed = sources, seed
+        self._chromosomes = tuple(tuple(words) for words in chromosomes)
+        self._kept: OrderedDict[Step, Tensor] = OrderedDict()
+
+    @cached_property
+    def sources(self) -> dict[str, Tensor]:
+        """Name to (N,) float32."""
+        return self._read()
+
+    def lineage(self, genome: Genome) -> Lineage:
+        """The lineage of an individual with steps."""
+        return Lineage(chromosomes=self._chromosomes, steps=genome.genes["steps"])
+
+    def elements(self, genome: Genome) -> Tensor:
+        """(N,) float32 of a source, or of an individual with steps."""
+        if "steps" not in genome.genes:
+            return self.sources[genome.genes["source"]]
+        last = Step.model_validate(genome.genes["steps"][-1])
+        if last not in self._kept:
+            self._keep(last, replay(self.lineage(genome), self.sources, self._seed))
+        self._kept.move_to_end(last)
+        return self._kept[last]
+
+    def mixture(self, pieces: Sequence[tuple[int, Sequence[float]]]) -> Tensor:
+        """(N,) float32: a weighted sum of the sources up to each of the ends."""
+        ends, rows = zip(*pieces, strict=True)
+        return piecewise_sum(list(self.sources.values()), ends, rows)
+
+    def offspring(self, step: Step, parents: Sequence[Tensor]) -> Tensor:
+        """(N,) float32 of a child."""
+        return offspring(step, parents, self._seed)
+
+    def grow(self, step: Step, parents: Sequence[Tensor]) -> Tensor:
+        """(N,) float32 of a child, which is kept."""
+        found = self.offspring(step, parents)
+        self._keep(step, found)
+        return found
+
+    def _keep(self, step: Step, elements: Tensor) -> None:
+        self._kept[step] = elements
+        most = max(_FEWEST, _MOST_BYTES // max(1, elements.nbytes))
+        while len(self._kept) > most:
+            self._kept.popitem(last=False)
+
+
+def _short(weight: float) -> float:
+    """The shortest decimal of the nearest float32, which is what is computed with."""
+    return float(str(np.float32(weight)))
