@@ -6,10 +6,10 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint types test check docs demo zoo bench wheel clean
+.PHONY: help setup format lint types test check docs demo zoo m2n2 bench wheel clean
 
 help:  ## Show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 setup: $(STAMP)  ## Make .venv and install evomerge with its development tools
 
@@ -48,6 +48,10 @@ demo: $(STAMP)  ## Run experiments/quickstart (or go on with it) and print what 
 
 zoo: $(STAMP)  ## Rebuild the models and task data of experiments/zoo from their seed
 	$(BIN)/python experiments/zoo/make_zoo.py
+
+m2n2: $(STAMP)  ## Rerun the M2N2 paper's digits benchmark and print its table
+	$(BIN)/python experiments/m2n2_digits/run.py
+	$(BIN)/python experiments/m2n2_digits/report.py
 
 bench: $(STAMP)  ## Measure speed, see benchmarks/README.md
 	$(BIN)/python benchmarks/candidate.py

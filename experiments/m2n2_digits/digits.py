@@ -97,17 +97,22 @@ def scratch(seed: int) -> Digits:
 
 
 def pretrained(seed: int, digits: range) -> Digits:
-    """A seed of noise that has been trained to tell a few digits, for ten steps."""
+    """A seed of noise that has been trained to tell a few digits."""
+    module = scratch(seed)
+    train(module, digits)
+    return module
+
+
+def train(module: Digits, digits: range) -> None:
+    """Ten steps of Adam on all images of some digits."""
     images, labels = data("search")
     chosen = (labels >= digits.start) & (labels < digits.stop)
-    module = scratch(seed)
     adam = torch.optim.Adam(module.parameters(), lr=LEARNING_RATE)
     for _ in range(STEPS):
         adam.zero_grad()
         loss: Tensor = cross_entropy(module(images[chosen]), labels[chosen])
         loss.backward()  # type: ignore[no-untyped-call]
         adam.step()
-    return module
 
 
 def write_seeds(folder: Path, seed: int = 0) -> None:

@@ -1,0 +1,110 @@
+"""The digits benchmark: its loop and the engine agree on weights and on scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import digits
+import numpy as np
+import pytest
+import torch
+from classifier import SIZE, Classifier
+from loop import Population, best_mixture, search
+from methods import METHODS, Method
+from report import mean_at
+from starts import _key, _split
+
+from evomerge.build import build
+from evomerge.engines.torch import TorchEngine
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+
+HERE = Path(__file__).parents[2] / "experiments" / "m2n2_digits"
+BY_NAME = {method.name: method for method in METHODS}
+
+
+@pytest.fixture
+def engine() -> Iterator[TorchEngine]:
+    found = TorchEngine(module=str(HERE / "digits.py:build"), threads=1)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("name", ["M2N2, from scratch", "MAP-Elites", "M2N2, pretrained"])
+def test_the_engine_makes_and_scores_what_the_loop_did(
+    name: str, engine: TorchEngine, tmp_path: Path
+) -> None:
+    population = Population(BY_NAME[name], 42, tmp_path / "starts")
+    for _ in population.evolve(150):
+        pass
+    best = population.best()
+    recipe = population.recipe(best)
+    models = Models.of(recipe)
+    engine.open(models)
+    engine.load(make_plan(recipe, models))
+    elements = torch.cat([p.detach().reshape(-1) for p in engine.module.parameters()])
+    assert elements.numpy().tobytes() == population.elements[best].tobytes()
+    with torch.inference_mode():
+        for split in ("search", "held_out"):
+            solved = Classifier.of(split).solved(population.elements[best])
+            scores = digits.accuracy(engine.module, split)
+            assert np.array_equal(scores.numpy(), solved.astype(np.float32)), split
+
+
+def test_the_recipe_of_a_mutant_builds_to_the_bytes_that_were_scored(tmp_path: Path) -> None:
+    population = Population(BY_NAME["M2N2, from scratch"], 43, tmp_path / "starts")
+    for _ in population.evolve(200):
+        pass
+    best = population.best()
+    recipe = population.recipe(best)
+    assert recipe.lineage is not None and len(recipe.lineage.steps) > 8
+    folder = build(recipe, tmp_path / "out")
+    built = Models(str(folder), {"it": str(folder)})
+    found = torch.cat([built.sources["it"].read(s.name).reshape(-1) for s in built.slots])
+    assert found.numpy().tobytes() == population.elements[best].tobytes()
+
+
+def test_two_runs_from_one_seed_are_the_same() -> None:
+    first, second = (search(BY_NAME["MAP-Elites"], 3, 100) for _ in range(2))
+    assert first.curve == second.curve
+    assert first.recipe is not None and second.recipe is not None
+    assert (
+        first.recipe.model_copy(update={"base": "b", "sources": second.recipe.sources}).lineage
+        == second.recipe.lineage
+    )
+
+
+def test_the_generator_of_the_pretrained_models_is_that_of_jax() -> None:
+    # jax.random.split(jax.random.PRNGKey(42)) of jax 0.4
+    assert _split(_key(42)).tolist() == [[2465931498, 3679230171], [255383827, 267815257]]
+
+
+def test_the_best_mixture_of_the_pretrained_models_is_the_published_one() -> None:
+    assert (
+        round(100 * best_mixture(1000), 1) == BY_NAME["brute force, pretrained"].published[500][0]
+    )
+
+
+def test_images_in_another_order_are_solved_in_that_order() -> None:
+    classifier = Classifier.of("held_out")
+    weights = np.random.default_rng(0).normal(scale=0.1, size=SIZE).astype(np.float32)
+    parity = classifier.labels % 2
+    solved = classifier.solved(weights)
+    assert 0 < solved.sum() < len(solved)
+    expected = np.concatenate([solved[parity == 0], solved[parity == 1]])
+    assert np.array_equal(classifier.sorted(parity).solved(weights), expected)
+
+
+def test_the_mean_of_runs_has_its_standard_error() -> None:
+    runs = [{500: 0.1}, {500: 0.2}, {500: 0.3, 1000: 0.5}]
+    at_500, at_1000 = mean_at(runs, 500), mean_at(runs, 1000)
+    assert at_500 is not None and at_1000 is not None
+    assert at_500 == pytest.approx((20, 10 / 3**0.5, 3))
+    assert at_1000 == (50, None, 1)
+    assert mean_at(runs, 2000) is None
+
+
+def test_every_method_has_a_file_name_of_its_own() -> None:
+    assert len({method.slug for method in METHODS}) == len(METHODS)
+    assert all(isinstance(method, Method) and method.runs >= 1 for method in METHODS)
