@@ -20,13 +20,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     handler = signal.getsignal(signal.SIGTERM)
+    # workers import what the tests import, whichever evomerge is installed
+    path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "dashboard_port": 0})
     ray.init(
         address=made.address,
         log_to_driver=False,
         runtime_env={
             "worker_process_setup_hook": "faulty_engine.install",
-            "env_vars": {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+            "env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         },
     )
     signal.signal(signal.SIGTERM, handler)

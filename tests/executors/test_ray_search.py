@@ -13,8 +13,11 @@ import yaml
 
 from evomerge.config import load_resolved
 from evomerge.executors.local import LocalExecutor
+from evomerge.optimizers.m2n2 import M2n2
 from evomerge.runs import start
 from evomerge.search import Search
+from evomerge.sitting import Sitting
+from evomerge.store import Store
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
@@ -50,6 +53,16 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
     return found
 
 
+def archive(folder: Path) -> list[int]:
+    """The members of the archive that the recorded events lead to."""
+    with Store.open(folder) as store:
+        made = load_resolved(store.run().search_yaml, str(folder)).search
+        sitting = Sitting(made, store, LocalExecutor(), lambda progress: None)
+        sitting.replay()
+    assert isinstance(sitting.leg.optimizer, M2n2)
+    return sitting.leg.optimizer.archive.numbers
+
+
 def run(search: Search, folder: Path, executor: Callable[[], Any]) -> list[tuple[Any, ...]]:
     start(replace(search, new_executor=executor), folder, lambda progress: None)
     return rows(folder)
@@ -59,6 +72,21 @@ def test_in_the_order_asked_ray_finds_what_one_worker_finds(cluster: Any, tmp_pa
     here = run(search(), tmp_path / "here", LocalExecutor)
     made = search(executor={"name": "ray", "workers": 2, "tell_order": "asked"})
     assert run(made, tmp_path / "ray", made.new_executor) == here
+
+
+def test_with_a_lag_ray_breeds_the_children_that_one_worker_breeds(
+    cluster: Any, tmp_path: Path
+) -> None:
+    bred = {
+        "space": {"kind": "crossover", "interpolation": "slerp", "space": "task_vector"},
+        "optimizer": {"name": "m2n2", "population_size": 4, "insert": "asked", "lag": 3},
+    }
+    here = run(search(**bred), tmp_path / "here", LocalExecutor)
+    made = search(**bred, executor={"name": "ray", "workers": 2, "tell_order": "asked"})
+    assert run(made, tmp_path / "ray", made.new_executor) == here
+    archives = [archive(tmp_path / name) for name in ("here", "ray")]
+    assert archives[0] == archives[1]
+    assert len(archives[0]) == 4
 
 
 def test_as_they_finish_every_candidate_is_told_once(cluster: Any, tmp_path: Path) -> None:

@@ -234,11 +234,12 @@ def test_the_thousandth_child_is_built_to_the_bytes_that_an_engine_was_given(
     options: dict[str, Any], dtype: str, models: Models, zoo: Path, tmp_path: Path
 ) -> None:
     space = CrossoverSpace(ground(models, zoo, dtype), **options)
-    recipe = space.decode(evolve(space, 1000)[-1])
+    before, recipe = map(space.decode, evolve(space, 1000)[-2:])
     assert recipe.segments is not None and len(recipe.segments.rows) > 20
     engine = TransformersEngine(threads=1)
     engine.open(models)
     try:
+        engine.load(make_plan(before, models))  # as in a search: of which nothing must be left
         engine.load(make_plan(recipe, models))
         live = {name: t.clone() for name, t in engine.lm.model.state_dict().items()}
     finally:
@@ -247,5 +248,6 @@ def test_the_thousandth_child_is_built_to_the_bytes_that_an_engine_was_given(
     path.write_text(to_yaml(recipe), encoding="utf-8")
     built = load_file(build(read_recipe(path), tmp_path / "out") / "model.safetensors")
     assert {str(t.dtype) for t in built.values()} == {f"torch.{dtype}"}
+    assert built.keys() == {slot.name for slot in models.slots}
     for name, tensor in built.items():
         assert torch.equal(live[name].view(torch.int32), tensor.float().view(torch.int32)), name
