@@ -205,7 +205,7 @@ class Store:
         Raises:
             StoreError: one of them is on record already.
         """
-        with self._transaction() as connection:
+        with self._transaction(records=True) as connection:
             grams.add(connection, self._run_id, measured)
 
     def finish(self) -> None:
