@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from evomerge.errors import InputError
+from evomerge.errors import EvomergeError, InputError, SearchError
 from evomerge.executors._inspection import Inspection, differences, inspect_machine
+from evomerge.executors._ray_scratch import Scratch
 from evomerge.worker import WorkerSetup
 
 _KNOCK_SECONDS = 10.0
 _INSPECTION_SECONDS = 600.0
-_ROOT = Path("/tmp")  # noqa: S108 - short: sockets in it have paths of at most 107 bytes
-_PREFIX = "evomerge-ray-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +47,7 @@ class Cluster:
         self.address = address
         self._runtime_env = runtime_env
         self._ours = False  # whether the connection ends with this object
-        self._scratch: _Scratch | None = None
+        self._scratch: Scratch | None = None
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -68,6 +62,7 @@ class Cluster:
 
         Raises:
             InputError: no cluster answers.
+            SearchError: a cluster of our own does not start.
         """
         import ray
 
@@ -76,7 +71,7 @@ class Cluster:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         environment = self._runtime_env
         if self.address == "local":
-            self._scratch = _Scratch()
+            self._scratch = Scratch()
             folder = str(self._scratch.folder)
             options |= {"_temp_dir": folder, "include_dashboard": False, "num_cpus": cpus}
             # what a killed worker leaves goes with the rest
@@ -84,16 +79,26 @@ class Cluster:
             environment = {**environment, "env_vars": variables}
         if environment:
             options["runtime_env"] = environment
-        with _own_signals():
+        marked = nullcontext() if self._scratch is None else self._scratch.marked()
+        with _own_signals(), marked:
             try:
                 _knock(self.address)
                 ray.init(address=self.address, **options)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                raise InputError(
-                    f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
-                    "Start one with 'ray start --head', or take address: local."
-                ) from None
+            except Exception as error:  # Ray has no class for a machine that is too slow
+                raise self._not_there(error) from None
         self._ours = True
+
+    def _not_there(self, error: Exception) -> EvomergeError:
+        """What to say of a cluster that cannot be joined or started."""
+        if self._scratch is not None:
+            return SearchError(
+                f"executor.address: local: Ray does not start on {socket.gethostname()}: {error} "
+                "See what else keeps the machine busy, then resume the run."
+            )
+        return InputError(
+            f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
+            "Start one with 'ray start --head', or take address: local."
+        )
 
     def leave(self) -> None:
         """Disconnect, and end a cluster of our own. May be called twice."""
@@ -184,38 +189,3 @@ def _knock(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
-
-
-class _Scratch:
-    """A folder for a cluster of our own; those that killed processes left are removed.
-
-    Whose process lives is told by a lock on the folder, which the system frees with the process: a
-    process number may be another's by then, or of another container.
-    """
-
-    def __init__(self) -> None:
-        _sweep()
-        while True:
-            self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_ROOT))
-            self._lock = os.open(self.folder, os.O_RDONLY)  # no child inherits it
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if self.folder.exists():
-                return
-            os.close(self._lock)  # another run swept it away before it was locked
-
-    def remove(self) -> None:
-        """Remove it, and what Ray's last processes of a killed run put back since the start."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
-        _sweep()
-
-
-def _sweep() -> None:
-    for folder in _ROOT.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another user's, or gone
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)

@@ -1,0 +1,87 @@
+"""What a Ray cluster of our own keeps on this machine, and the end of what killed runs left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_ROOT = Path("/tmp")  # noqa: S108 - short: sockets in it have paths of at most 107 bytes
+_PREFIX = "evomerge-ray-"
+_MARK = "EVOMERGE_RAY_FOLDER"  # a variable of all processes of a cluster of our own
+
+
+class Scratch:
+    """A folder for a cluster of our own; what killed processes left of theirs is ended and removed.
+
+    Whose process lives is told by a lock on the folder, which the system frees with the process: a
+    process number may be another's by then, or of another container.
+    """
+
+    def __init__(self) -> None:
+        _sweep()
+        while True:
+            self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_ROOT))
+            self._lock = os.open(self.folder, os.O_RDONLY)  # no child inherits it
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self.folder.exists():
+                return
+            os.close(self._lock)  # another run swept it away before it was locked
+
+    @contextmanager
+    def marked(self) -> Iterator[None]:
+        """Let all processes that are started meanwhile tell to which folder they belong."""
+        os.environ[_MARK] = str(self.folder)
+        try:
+            yield
+        finally:
+            del os.environ[_MARK]
+
+    def remove(self) -> None:
+        """Remove it, and what Ray's last processes of a killed run put back since the start."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+        _sweep()
+
+
+def _sweep() -> None:
+    """End and remove what is left of clusters whose driver was killed.
+
+    Ray's agents would end by themselves, after a minute in which they try to tell the driver.
+    """
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # another user's, or gone
+            variables = (place / "environ").read_bytes().split(b"\0")
+            for value in (v[len(_MARK) + 1 :] for v in variables if v.startswith(_MARK.encode())):
+                # as the process sees it, which may be in a container
+                if _deserted(place / "root" / os.fsdecode(value).lstrip("/")):
+                    os.kill(int(place.name), signal.SIGKILL)
+    for folder in _ROOT.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            _deserted(folder, remove=True)
+
+
+def _deserted(folder: Path, *, remove: bool = False) -> bool:
+    """Whether no process holds the lock of a folder, which then may be removed at once.
+
+    Raises:
+        OSError: another user's.
+    """
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if remove:
+            shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
