@@ -31,7 +31,7 @@ class Slots:
         self._firsts: dict[tuple[int, torch.Size], str] = {}  # of tensors that are one
         self._alias = {n: self._firsts.setdefault(_place(live[n]), n) for n in names}
         self._owners = {
-            first: [tensor for tensor in live.values() if _place(tensor) == place]
+            first: {name: tensor for name, tensor in live.items() if _place(tensor) == place}
             for place, first in self._firsts.items()
         }
         if count == 1:  # where the module has them, however they share memory
@@ -56,7 +56,7 @@ class Slots:
     def turn_to(self, slot: int) -> None:
         """Give the module the tensors of a slot."""
         for name, owners in self._owners.items():
-            for owner in owners:
+            for owner in owners.values():
                 owner.data = self._stacked[name][slot]
 
     def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
@@ -67,10 +67,13 @@ class Slots:
         """
 
         def one(values: dict[str, Tensor]) -> Any:
-            return functional_call(self._asked, values, (function,))
+            # two parameters may share memory without being one, which PyTorch does not see
+            each = {
+                f"module.{name}": values[first] for first in values for name in self._owners[first]
+            }
+            return functional_call(self._asked, each, (function,))
 
-        stacked = {f"module.{name}": values for name, values in self._stacked.items()}
-        found: Tensor = vmap(one)(stacked)
+        found: Tensor = vmap(one)(self._stacked)
         return found
 
 

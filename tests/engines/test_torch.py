@@ -30,6 +30,11 @@ def tied():
     model[1].weight = model[0].weight
     return model
 
+def same_memory():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight.data = model[0].weight.data
+    return model
+
 def transposed():
     model = build()
     model[0].weight = nn.Parameter(torch.zeros(3, 4).T)
@@ -213,15 +218,19 @@ def test_candidates_side_by_side_answer_as_each_alone(
     assert torch.equal(answers(engine), before)
 
 
-def test_parameters_that_are_one_are_one_in_every_slot(code: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tied", "same_memory"])
+def test_parameters_that_are_one_are_one_in_every_slot(
+    code: Path, tmp_path: Path, name: str
+) -> None:
     state = {"0.weight": torch.eye(3), "0.bias": torch.ones(3), "1.bias": torch.zeros(3)}
     save_file(state, tmp_path / "model.safetensors")
     models = Models(str(tmp_path), {"s0": str(tmp_path)})
-    engine = TorchEngine(module=f"{code}:tied", at_once=2)
+    engine = TorchEngine(module=f"{code}:{name}", at_once=2)
     engine.open(models)
     engine.load_at(1, make_plan(recipe(tmp_path, tmp_path), models))
     engine.turn_to(1)
     assert torch.equal(answers(engine), X + 1)
+    engine.turn_to(0)
     with torch.no_grad():
         assert torch.equal(engine.at_all(lambda module: module(X))[1], X + 1)
 
