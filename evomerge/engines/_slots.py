@@ -26,7 +26,7 @@ class Slots:
     """
 
     def __init__(self, module: Module, names: Sequence[str], count: int) -> None:
-        live = module.state_dict(keep_vars=True)
+        live = tensors(module)
         self._asked = _Asked(module)
         self._firsts: dict[tuple[int, torch.Size], str] = {}  # of tensors that are one
         self._alias = {n: self._firsts.setdefault(_place(live[n]), n) for n in names}
@@ -86,6 +86,12 @@ class _Asked(Module):
 
     def forward(self, function: Callable[[Module], Tensor]) -> Tensor:
         return function(self.module)
+
+
+def tensors(module: Module) -> dict[str, Tensor]:
+    """The parameters and persistent buffers themselves, by name; no other state that it keeps."""
+    state = module.state_dict(keep_vars=True)
+    return {name: item for name, item in state.items() if isinstance(item, Tensor)}
 
 
 def _place(tensor: Tensor) -> tuple[int, torch.Size]:

@@ -11,13 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import Module
+from torch.nn.parameter import is_lazy
 
 from evomerge.engines import Engine, Serves
 from evomerge.engines._architecture import demand_fit
 from evomerge.engines._devices import present
 from evomerge.engines._generators import Generators
 from evomerge.engines._in_place import fill
-from evomerge.engines._slots import Slots
+from evomerge.engines._slots import Slots, tensors
 from evomerge.errors import ConfigError
 from evomerge.user_code import content_digest, load_function, parse
 from evomerge.weights.models import Models
@@ -118,13 +119,18 @@ class TorchEngine(Engine):
                 f"engine.module: {self._reference} must return a torch.nn.Module, got "
                 f"{type(module).__name__}"
             )
-        for tensor in module.state_dict(keep_vars=True).values():
+        if lazy := [name for name, tensor in tensors(module).items() if is_lazy(tensor)]:
+            raise ConfigError(
+                f"engine.module: {self._reference}: {lazy[0]} has no shape before the first call. "
+                "Call the module once before you return it."
+            )
+        for tensor in tensors(module).values():
             tensor.data = tensor.data.contiguous()  # so that stretches can be put in place
         return module
 
     def _demand_fit(self, models: Models, module: Module) -> None:
         file = Path(self._reference).name
-        kind, live = type(module).__name__, module.state_dict()
+        kind, live = type(module).__name__, tensors(module)
         demand_fit(models, kind, live, file, "Build the module that the weights are of.")
 
     def load(self, plan: Plan) -> None:

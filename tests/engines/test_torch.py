@@ -35,6 +35,15 @@ def same_memory():
     model[1].weight.data = model[0].weight.data
     return model
 
+def keeps_more():
+    class Keeps(nn.Linear):
+        def get_extra_state(self):
+            return {"version": 2}
+    return Keeps(3, 3)
+
+def unshaped():
+    return nn.LazyLinear(3)
+
 def transposed():
     model = build()
     model[0].weight = nn.Parameter(torch.zeros(3, 4).T)
@@ -177,6 +186,20 @@ def test_parameters_that_are_not_contiguous_are_filled_too(code: Path, source: S
     assert torch.equal(answers(engines[0]), answers(engines[1]))
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_state_that_is_no_tensor_is_the_module_s_own(
+    code: Path, tmp_path: Path, at_once: int
+) -> None:
+    save_file({"weight": torch.eye(3), "bias": torch.ones(3)}, tmp_path / "model.safetensors")
+    models = Models(str(tmp_path), {"s0": str(tmp_path)})
+    engine = TorchEngine(module=f"{code}:keeps_more", at_once=at_once)
+    plan = make_plan(recipe(tmp_path, tmp_path), models)
+    engine.demand(plan)
+    engine.open(models)
+    engine.load(plan)
+    assert torch.equal(answers(engine), X + 1)
+
+
 def test_a_failed_load_is_forgotten_by_the_next(code: Path, source: Source) -> None:
     models = Models(str(source(0)), {"s0": str(source(1))})
     engine = TorchEngine(module=f"{code}:build")
@@ -286,6 +309,7 @@ def test_a_file_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     [
         ("fails", "code.py:fails failed: OSError: no disk"),
         ("other", "code.py:other must return a torch.nn.Module, got int"),
+        ("unshaped", "code.py:unshaped: weight has no shape before the first call. Call the modul"),
     ],
 )
 def test_a_function_that_makes_no_module_is_told_when_plans_are_checked(
