@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
+import evomerge.engines
+
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins() -> Iterator[None]:
+    """The driver knows the engines that its workers know."""
+    folders = evomerge.engines.__path__
+    folders.append(str(HERE / "plugins"))
+    yield
+    folders.remove(str(HERE / "plugins"))
 
 
 @pytest.fixture(scope="session")
