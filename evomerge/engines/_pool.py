@@ -100,12 +100,12 @@ class Pool:
         missing = {key: step for key, step in steps.items() if key not in self._held}
         if missing and _looks_at_all(plan):
             missing = steps
-        self._allocate(steps, missing)
         try:
+            self._allocate(steps, missing)
             self._merge(plan, missing)
-        except BaseException:
+        except BaseException:  # memory that nothing was merged into, too
             for key in missing:
-                del self._held[key]
+                self._held.pop(key, None)
             raise
         by_identity = {key.identity: self._held[key] for key in steps}
         return {name: by_identity[identity] for name, identity in known.items()}

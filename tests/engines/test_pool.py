@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,13 @@ def test_a_merge_that_fails_leaves_nothing_behind(bench: Bench) -> None:
         with pytest.raises(CandidateError):
             fill(pool, bad)
         assert not pool.nbytes
+
+
+def test_memory_that_was_not_all_there_leaves_nothing_behind(bench: Bench) -> None:
+    pool = Pool(0, torch.device("cpu"))
+    plan = bench.plan(SHORT)
+    *most, last = plan.steps
+    huge = replace(last, slot=replace(last.slot, shape=(1 << 50,)))
+    with pytest.raises(RuntimeError, match="memory"):
+        fill(pool, replace(plan, steps=(*most, huge)))
+    assert not pool.nbytes
