@@ -45,7 +45,8 @@ def _every(default: int) -> Callable[[Config], Callable[[int], bool]]:
 
 
 def _from_some_block(config: Config) -> Callable[[int], bool]:
-    slides = config.get("use_sliding_window", False) and config.get("sliding_window") is not None
+    window = config.get("sliding_window", 4096)
+    slides = config.get("use_sliding_window", False) and window is not None
     return lambda layer: slides and layer >= config.get("max_window_layers", 28)
 
 
