@@ -170,7 +170,11 @@ def worth(
         alone: from `scores_alone`.
     """
     depth, leading = candidate.recipe.depth, alone.get(_reference(candidate.recipe.base))
-    if fitness.shorten is None or depth is None or leading is None:
+    if fitness.shorten is None:
+        return value
+    if depth is None:  # no block is left out: the last of all that are good enough beside it
+        return fitness.shorten.floor(value)
+    if leading is None:
         return value
     return fitness.shorten.worth(value, leading, depth)
 
@@ -178,9 +182,16 @@ def worth(
 def scores_alone(
     fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
 ) -> dict[str, float]:
-    """The fitness of each model that was scored alone, as a baseline."""
+    """The fitness of each model that was scored alone: as a baseline, or in an earlier stage."""
     best = references(candidates, results)
-    return {
+    searched = {
+        _reference(c.recipe): value
+        for c in candidates
+        if c.kind != "baseline"
+        and c.number in results
+        and (value := results[c.number].value) is not None
+    }
+    return searched | {
         _reference(next(iter(c.recipe.sources.values()))): fitness_value(
             fitness, results[c.number].tasks, best
         )

@@ -44,6 +44,7 @@ class Sitting:
         self.later = list(search.stages[1:])
         self.baselines = list(baselines(search.ground, search.textbooks))
         self.candidates: list[Candidate] = []
+        self.winners: list[Candidate] = []  # that later stages build on
         self.results: dict[int, Evaluation] = {}
         self.tally = Tally()
         self.in_flight: dict[int, Candidate] = {}  # asked and not told, oldest first
@@ -211,8 +212,9 @@ class Sitting:
     def _begin(self, stage: Stage, now: Reading) -> None:
         """Go on with a stage, over the winners that it needs."""
         values = worths(self.search.setup.fitness, self.candidates, self.results)
-        best = {n: winner(n, self.candidates, self.results, values).recipe for n in stage.needs}
-        self.leg = self._new_leg(stage, best, now)
+        best = {n: winner(n, self.candidates, self.results, values) for n in stage.needs}
+        self.winners += best.values()
+        self.leg = self._new_leg(stage, {name: one.recipe for name, one in best.items()}, now)
 
     def _new_leg(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> Leg:
         leg = Leg(stage, winners, began)
@@ -263,7 +265,8 @@ class Sitting:
         fitness = self.search.setup.fitness
         if fitness.shorten is None or evaluation.value is None or candidate.kind == "baseline":
             return evaluation
-        alone = scores_alone(fitness, self.candidates[: len(self.baselines)], self.results)
+        known = [*self.candidates[: len(self.baselines)], *self.winners]
+        alone = scores_alone(fitness, known, self.results)
         return replace(evaluation, value=worth(fitness, candidate, evaluation.value, alone))
 
     def _score_held_out(self) -> None:

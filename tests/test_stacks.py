@@ -101,6 +101,28 @@ def test_the_best_of_a_pruning_is_the_shortest_that_is_good_enough(tmp_path: Pat
     assert [dict(s) for s in recipe.slices] == [{"strings": (n, n + 1)} for n in (0, 1, 3)]
 
 
+def test_the_best_of_an_earlier_stage_is_pruned_as_far_as_its_own_score_allows(
+    tmp_path: Path,
+) -> None:
+    merge = {"operator": "linear", "parameters": {"weight": {"low": 0.4, "high": 0.6}}}
+    prune = {"kind": "dataflow", "leading": "stage:merge", "sources": [], "scales": "none"}
+    spaces = {"merge": {"kind": "parameter", **merge}, "prune": {**prune, "repetitions": 1}}
+    stages = [
+        {"name": name, "space": space, "optimizer": "random", "budget": {"evaluations": count}}
+        for (name, space), count in zip(spaces.items(), (3, 8), strict=True)
+    ]
+    fitness = loaded().file.fitness.model_dump(exclude_none=True)
+    fitness["shorten"] = {"within": 0.99}  # all are good enough: the shortest is the best
+    keys = dict.fromkeys(("space", "optimizer", "budget"))
+    search = loaded(stages=stages, fitness=fitness, **keys)
+    start(search.search, tmp_path / "run", lambda progress: None)
+    found = outcome(search, tmp_path / "run")
+    pruned = [row for row in found.candidates if row.stage == "prune"]
+    least = min(row.layers or 0 for row in pruned if row.search and row.search.value > 0)
+    assert found.best is not None
+    assert (found.best.stage, found.best.layers) == ("prune", least)
+
+
 def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path) -> None:
     whole = shortest()
     start(whole.search, tmp_path / "whole", lambda progress: None)

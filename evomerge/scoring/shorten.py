@@ -16,6 +16,10 @@ class Shorten(BaseModel):
 
     within: float = Field(ge=0, lt=1)
 
+    def floor(self, leading: float) -> float:
+        """The least score that is good enough where the leading model has this one."""
+        return leading - self.within * abs(leading)
+
     def worth(self, score: float, leading: float, depth: int) -> float:
         """What an optimizer is told, and what the best candidates are chosen by.
 
@@ -29,7 +33,7 @@ class Shorten(BaseModel):
             leading: that of the model whose blocks are left out.
             depth: the candidate's blocks, at least 1.
         """
-        floor = leading - self.within * abs(leading)
+        floor = self.floor(leading)
         if not score >= floor:
             return score
         above = score - floor
