@@ -30,6 +30,7 @@ from evomerge.scoring.tasks import task_problems
 from evomerge.search import Search, Stage
 from evomerge.search_file import SearchFile
 from evomerge.spaces import Ground
+from evomerge.spaces.dataflow import other_base
 from evomerge.staging import Staging
 from evomerge.store import RunRecord
 from evomerge.user_code import anchor_code
@@ -237,7 +238,7 @@ def _setup(
     if largest is not None:
         base, sources = largest.base, sources | largest.sources
         if file.base not in (base, *sources.values()):
-            sources["base_model"] = file.base
+            sources[other_base(sources)] = file.base
     return WorkerSetup(
         base,
         sources,

@@ -44,6 +44,14 @@ def loaded(**changes: Any) -> Loaded:
     return load_resolved(yaml.safe_dump(content | changes), "stacks")
 
 
+def test_the_base_is_opened_beside_a_source_with_the_name_that_it_would_have() -> None:
+    models = {name: str(ZOO / name) for name in ("arithmetic", "strings")}
+    sources = {"arithmetic": models["arithmetic"], "base_model": models["strings"]}
+    setup = loaded(sources=sources).search.setup
+    assert setup.sources.items() >= sources.items()
+    assert str(ZOO / "base") in setup.sources.values()
+
+
 def outcome(search: Loaded, folder: Path) -> Outcome:
     with Store.open(folder, read_only=True) as store:
         return read_outcome(folder, search.file.fitness, store)

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -31,8 +32,12 @@ from evomerge.spaces._indicators import (
 from evomerge.spaces._path import Block, Limits, Slot, Slots
 
 BASE = "base"
-OTHER_BASE = "base_model"  # what a recipe calls the base where another model leads
 Blocks = list[int] | Literal["all"]
+
+
+def other_base(names: Collection[str]) -> str:
+    """What a recipe with these models calls the search's base where another model leads."""
+    return next(name for n in count() if (name := "base_model" + n * "_") not in names)
 
 
 class DataflowSpace(Space):
@@ -150,7 +155,7 @@ class DataflowSpace(Space):
         # what a recipe calls its base is the leading model
         names = {name: name for name in self._models if name in needed}
         if BASE in names and leading != BASE:
-            names[BASE] = OTHER_BASE
+            names[BASE] = other_base(self._models)
         sources = {names[name]: self._models[name] for name in names}
         ground = replace(self.ground, base=self._models[leading], sources=sources)
         slices = [{names[slot.model]: [slot.layer, slot.layer + 1]} for slot in path]

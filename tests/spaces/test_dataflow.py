@@ -335,6 +335,18 @@ def test_the_base_under_another_leading_model_has_another_name(make: Make, tmp_p
     build(recipe, tmp_path / "built")
 
 
+def test_the_base_has_no_name_that_a_source_has(zoo: Path) -> None:
+    sources = {"strings": str(zoo / "strings"), "base_model": str(zoo / "arithmetic")}
+    base = str(zoo / "base")
+    ground = Ground(base, sources, 4, "float32", models=Models(base, sources))
+    options: dict[str, Any] = {"sources": ["base", "base_model"], "scales": "none"}
+    one = space(ground, leading="strings", repetitions=1, **options)
+    recipe = decoded(one, **{"in.0.base.2": True, "in.0.base_model.1": True})
+    assert path(recipe)[3:] == ["base_model_.2", "base_model.1", "strings.3"]
+    assert recipe.sources["base_model"] == sources["base_model"]
+    assert recipe.sources["base_model_"] == base
+
+
 # Optimizers
 
 
