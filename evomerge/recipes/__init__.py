@@ -1,5 +1,6 @@
 """Recipes: what a merged model is made of, and the YAML it travels in."""
 
+from evomerge.recipes._scales import SCALE_SPAN
 from evomerge.recipes.recipe import DTYPES, ROLES, Lineage, Recipe, Step, Tokenizer, TokenRow
 
-__all__ = ["DTYPES", "ROLES", "Lineage", "Recipe", "Step", "TokenRow", "Tokenizer"]
+__all__ = ["DTYPES", "ROLES", "SCALE_SPAN", "Lineage", "Recipe", "Step", "TokenRow", "Tokenizer"]

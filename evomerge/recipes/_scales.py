@@ -8,7 +8,7 @@ from itertools import accumulate
 from operator import mul
 
 LEAST, MOST = 1e-4, 1e4
-_SPAN = 1e30  # of the products: weights are divided by them in float32
+SCALE_SPAN = 1e30  # of the products: weights are divided by them in float32
 
 
 def canonical_scales(scales: Sequence[float]) -> tuple[float, ...]:
@@ -36,7 +36,7 @@ def scale_problems(scales: Sequence[float], depth: int | None) -> Iterator[str]:
     if wrong:
         return
     for number, product in enumerate(accumulate(scales, mul)):
-        if not 1 / _SPAN <= abs(product) <= _SPAN:
+        if not 1 / SCALE_SPAN <= abs(product) <= SCALE_SPAN:
             magnitude = math.log10(abs(product))
             yield (
                 f"scales.{number}: the scales up to here multiply to 1e{magnitude:+.0f}, which "

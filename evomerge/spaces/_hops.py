@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evomerge.nouns import Parameter
+from evomerge.recipes import SCALE_SPAN
 from evomerge.spaces._path import Slot, Slots
 
 Genes = Mapping[str, Any]
@@ -88,8 +89,19 @@ class Hops(ABC):
         """What the stream is multiplied by between two neighbours in a path."""
 
     def scales(self, genes: Genes, path: Sequence[Slot]) -> tuple[float, ...]:
-        """One for each block; that of the first, to which no hop leads, is 1."""
-        return (1.0, *(self._scale(genes, before, slot) for before, slot in pairwise(path)))
+        """One for each block; that of the first, to which no hop leads, is 1.
+
+        A hop that would take the product of all so far beyond what weights can make up for keeps
+        its sign alone: every genome is to be a recipe.
+        """
+        found, product = [1.0], 1.0
+        for before, slot in pairwise(path):
+            scale = self._scale(genes, before, slot)
+            if not 1 / SCALE_SPAN <= abs(product * scale) <= SCALE_SPAN:
+                scale = math.copysign(1.0, scale)
+            product *= scale
+            found.append(scale)
+        return tuple(found)
 
 
 class NoScales(Hops):

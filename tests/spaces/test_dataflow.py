@@ -243,6 +243,20 @@ def test_without_the_option_no_scale_is_negative(make: Make) -> None:
     assert {(p.low, p.high, p.initial, p.scale) for p in scales} == {(0.7, 1.4, 1.0, "log")}
 
 
+@pytest.mark.parametrize(("gene", "negative"), [(100.0, False), (0.01, False), (-100.0, True)])
+def test_scales_that_multiply_to_too_much_lose_their_magnitude(
+    make: Make, gene: float, negative: bool
+) -> None:
+    one = make(scales={"low": 0.01, "high": 100, "negative": negative})
+    genes = {n: True if n.startswith("in.") else gene for n in one.initial().genes}
+    found = one.decode(Genome(genes)).scales
+    assert len(found) == 36
+    # the product of 15 of them, 1e30 or 1e-30, is the most that weights make up for
+    assert all(scale == gene for scale in found[1:15])
+    assert {abs(scale) for scale in found[16:]} == {1.0}
+    assert all((scale < 0) == negative for scale in found[1:])
+
+
 # Limits
 
 
