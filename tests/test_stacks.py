@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,31 @@ def loaded(**changes: Any) -> Loaded:
         "seed": 3,
     }
     return load_resolved(yaml.safe_dump(content | changes), "stacks")
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"kind": "dataflow"},
+        {
+            "kind": "joint",
+            "merge": {"operator": "linear", "parameters": {"weight": {"low": 0, "high": 1}}},
+        },
+    ],
+)
+def test_a_family_that_does_not_fold_is_refused_before_any_work(
+    tmp_path: Path, space: dict[str, Any]
+) -> None:
+    for name in ("base", "strings"):
+        shutil.copytree(ZOO / name, tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        config |= {"model_type": "helium", "architectures": ["HeliumForCausalLM"]}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    models = {"base": str(tmp_path / "base"), "sources": {"strings": str(tmp_path / "strings")}}
+    with pytest.raises(ConfigError, match="scales: helium is none of the families"):
+        loaded(**models, space=space)
+    if space["kind"] == "dataflow":
+        assert loaded(**models, space={**space, "scales": "none"}).models.layers == 4
 
 
 def test_the_base_is_opened_beside_a_source_with_the_name_that_it_would_have() -> None:

@@ -103,6 +103,11 @@ class Hops(ABC):
             found.append(scale)
         return tuple(found)
 
+    def example(self, depth: int) -> tuple[float, ...]:
+        """Scales that are not all 1, if there can be such, by which a family can be refused."""
+        last = self.scaling.low if self.scaling.high == 1 else self.scaling.high
+        return (*(1.0,) * (depth - 1), last)
+
 
 class NoScales(Hops):
     """Every scale is 1: the paper's ablation."""
@@ -111,6 +116,10 @@ class NoScales(Hops):
     def parameters(self) -> list[Parameter]:
         """See `Hops`."""
         return []
+
+    def example(self, depth: int) -> tuple[float, ...]:
+        """See `Hops`."""
+        return ()
 
     def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
         return 1.0

@@ -145,7 +145,7 @@ class DataflowSpace(Space):
         sizes = self._limits.sizes
         worth = {slot: -float(sizes.get(slot.block, 0)) for slot in self._slots.all}
         path = self._limits.repaired(self._slots.all, kept=self._kept, worth=worth)
-        return self._recipe(path, (), used=self._models)
+        return self._recipe(path, self._hops.example(len(path)), used=self._models)
 
     def _recipe(
         self, path: Sequence[Slot], scales: Sequence[float], used: Collection[str] = ()

@@ -178,8 +178,8 @@ def _family(config: Mapping[str, Any]) -> Family:
     if kind is None:
         named = str(kinds[-1])
         raise PlanError(
-            f"scales: {named} is none of the families whose blocks are known to fold exactly: "
-            f"{', '.join(sorted(FAMILIES))}.{did_you_mean(named, FAMILIES)} Leave scales out."
+            f"scales: {named} is none of the families whose blocks are known to fold exactly."
+            f"{did_you_mean(named, sorted(FAMILIES))} Leave scales out."
         )
     return FAMILIES[kind]
 

@@ -257,6 +257,14 @@ def test_scales_that_multiply_to_too_much_lose_their_magnitude(
     assert all((scale < 0) == negative for scale in found[1:])
 
 
+@pytest.mark.parametrize(
+    ("scales", "last"), [("none", 1), ("hop", 1.4), ({"low": 0.5, "high": 1}, 0.5)]
+)
+def test_the_largest_stack_is_scaled_where_any_is(make: Make, scales: Any, last: float) -> None:
+    largest = make(scales=scales).largest()
+    assert largest.scales == (() if last == 1 else (*(1.0,) * 35, last))
+
+
 # Limits
 
 
