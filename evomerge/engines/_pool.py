@@ -35,6 +35,7 @@ def identities(plan: Plan) -> dict[str, Hashable]:
     placed = operator.random or operator.name == "lines" or any(k.startswith(_PLACED) for k in keys)
     # another stack has other tensors, and so another threshold
     whole = recipe.canonical_json() if _looks_at_all(plan) else ""
+    steps = "" if recipe.lineage is None else recipe.lineage.model_dump_json()
     rows = ""
     if models.vocabulary is not None:
         rows = models.composition.model_copy(update={"slices": ()}).canonical_json()
@@ -50,6 +51,7 @@ def identities(plan: Plan) -> dict[str, Hashable]:
             (slot.place.role, len(slot.lacking), slot.merged),
             (slot.key, models.layers, slot.place.layer) if placed or whole else (),
             whole,
+            steps,
             rows if slot.aligned else "",
         )
 

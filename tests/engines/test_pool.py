@@ -19,6 +19,7 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.merge import merge
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan
+from evomerge.weights.segments import layout_of
 
 Tiny = Callable[..., Path]
 SHORT = (0, 1, 2)
@@ -97,6 +98,23 @@ def test_another_seed_dtype_or_setting_is_another_block(bench: Bench) -> None:
         bench.plan(SHORT, "ties"),
     ]
     assert len({identity for plan in plans for identity in identities_of_blocks(plan)}) == 15
+
+
+def test_another_lineage_is_another_block(bench: Bench) -> None:
+    keys = {"base": bench.base, "sources": bench.sources, "dtype": "float32"}
+    models = Models(bench.base, bench.sources)
+    size = layout_of(models, (("rest",),)).size
+    found = []
+    for weights in ([0.5, 0.5], [0.25, 0.75]):
+        step = {"number": 3, "parents": ["a", "b"], "ends": [size], "weights": [weights]}
+        recipe = Recipe.model_validate(
+            {**keys, "operator": "segments", "lineage": {"steps": [step]}}
+        )
+        found.append(make_plan(recipe, models))
+    pool = Pool(found[0].nbytes, torch.device("cpu"))
+    for plan in found:
+        held = fill(pool, plan)
+        assert all(torch.equal(held[name], value) for name, value in merge(plan))
 
 
 def like(plan: Plan) -> dict[str, Tensor]:
