@@ -101,7 +101,7 @@ def make_base(build: Build) -> None:
     """Train the base from random weights and store it."""
     tokenizer = zoo_tokenizer.build()
     model = new_model(tokenizer, build.seed)
-    _train(model, "base", BASE_PHASE, build.seed, number=0)
+    teach(model, "base", BASE_PHASE, build.seed, number=0)
     save(model, tokenizer, build.models / "base", "base", BASE_PHASE)
 
 
@@ -109,7 +109,7 @@ def make_expert(build: Build, name: str) -> None:
     """Train one expert from the stored base, so that its task vector holds no rounding of it."""
     model = LlamaForCausalLM.from_pretrained(build.models / "base", dtype=torch.float32)
     number = 1 + list(EXPERT_PHASES).index(name)
-    _train(model, name, EXPERT_PHASES[name], build.seed, number)
+    teach(model, name, EXPERT_PHASES[name], build.seed, number)
     save(model, zoo_tokenizer.build(), build.models / name, name, EXPERT_PHASES[name])
 
 
@@ -172,7 +172,8 @@ def _name_class_for_any_transformers(path: Path) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _train(model: LlamaForCausalLM, name: str, phase: Phase, seed: int, number: int) -> None:
+def teach(model: LlamaForCausalLM, name: str, phase: Phase, seed: int, number: int) -> None:
+    """Train a model in place on what a model of that name is taught, and print what it knows."""
     # One thread a model: the same sums in the same order whatever the machine's core count,
     # and no waiting for a core that is busy elsewhere.
     torch.set_num_threads(1)

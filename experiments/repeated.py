@@ -1,0 +1,59 @@
+"""The same searches with several seeds: run folders, means over the seeds, a word in between."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evomerge.config import load, load_resolved
+from evomerge.outcome import Outcome, read_outcome
+from evomerge.results import write_results
+from evomerge.runs import resume, start
+from evomerge.search import Progress
+from evomerge.store import Store
+
+
+def complete(search: Path, folder: Path, overrides: Sequence[str] = ()) -> Outcome:
+    """What came out of one run, which is first brought to its end where it is not there yet.
+
+    Args:
+        search: its YAML.
+        folder: of the run; gone on with where it was stopped.
+        overrides: as behind ``--set``, of a new run.
+    """
+    if not (folder / "run.sqlite").exists():
+        loaded = load(search, list(overrides))
+        start(loaded.search, folder, _Talk(folder.name))
+    else:
+        with Store.open(folder) as store:  # as a writer, which brings an older file up to date
+            run = store.run()
+        loaded = load_resolved(run.search_yaml, str(folder))
+        if run.finished_utc is None:
+            resume(loaded.search, folder, _Talk(folder.name))
+    with Store.open(folder, read_only=True) as store:
+        outcome = read_outcome(folder, loaded.file.fitness, store)
+    write_results(loaded.file, outcome)
+    return outcome
+
+
+def spread(fractions: Sequence[float]) -> str:
+    """Mean and standard error over the seeds, in per cent."""
+    error = np.std(fractions, ddof=1) / np.sqrt(len(fractions)) if len(fractions) > 1 else np.nan
+    return f"{100 * np.mean(fractions):.1f} ± {100 * error:.1f}"
+
+
+class _Talk:
+    """Says every now and then where a run is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._said = ""
+
+    def __call__(self, now: Progress) -> None:
+        text = f"{self.name}: {now.stage}, {now.done // 40 * 40} of {now.total}"
+        if text != self._said:
+            print(text, f"{now.elapsed_seconds:.0f} s", file=sys.stderr, flush=True)
+        self._said = text
