@@ -147,8 +147,9 @@ def _compose(
         name = file.engine["name"]
         parts.make("fitness", ["fitness"], _serve, file.fitness, engine.kind, name)
     live = parts.make("", [], engine.make) if engine is not None else None
-    if executor is not None:
-        parts.make("", [], executor.make)
+    crew = parts.make("", [], executor.make) if executor is not None else None
+    if crew is not None and engine is not None:
+        parts.make("", [], crew.demand, file.engine["name"], engine.options)
     stages = Staging(file, ground, live, opened).compose(parts)
     if problems:
         raise ConfigError(dict.fromkeys(problems))

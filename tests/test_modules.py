@@ -213,10 +213,13 @@ def test_machines_are_compared_by_the_code_too(search: Search) -> None:
 
 def test_several_at_once_are_for_the_local_executor(search: Search) -> None:
     engine = {"name": "torch", "module": "digits.py:build", "at_once": 2}
+    said = r"engine.at_once: workers on Ray evaluate one candidate"
     setup = load(search(engine=engine)).search.setup
     executor: Executor = RayExecutor()
-    with pytest.raises(ConfigError, match=r"engine.at_once: workers on Ray evaluate one candidate"):
+    with pytest.raises(ConfigError, match=said):
         executor.start(setup)
+    with pytest.raises(ConfigError, match=said):  # on a laptop, before there is a cluster
+        load(search(engine=engine, executor="ray"))
 
 
 def test_what_scorers_will_ask_is_not_known_before(search: Search) -> None:

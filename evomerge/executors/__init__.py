@@ -7,7 +7,8 @@ its YAML keys.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from evomerge.nouns import Evaluation, Job
 from evomerge.worker import WorkerSetup
@@ -40,6 +41,17 @@ class Executor(ABC):
     def planned_gpus(self, setup: WorkerSetup) -> float:
         """How many GPUs all workers will hold together once they are open; none need be yet."""
         return self.gpus
+
+    def demand(self, engine: str, options: Mapping[str, Any]) -> None:  # noqa: B027 - most run all
+        """Raise for an engine that the workers could not run; they need not be started.
+
+        Args:
+            engine: its name.
+            options: its validated keyword arguments.
+
+        Raises:
+            ConfigError: says all that is in the way.
+        """
 
     @abstractmethod
     def start(self, setup: WorkerSetup) -> None:

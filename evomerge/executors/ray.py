@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -116,26 +117,33 @@ class RayExecutor(Executor):
         """See `Executor.planned_gpus`."""
         return self.capacity * self._demand.gpus
 
+    def demand(self, engine: str, options: Mapping[str, Any]) -> None:
+        """See `Executor.demand`: an engine that cannot spread over nodes, and several at once."""
+        problems = []
+        if self._demand.nodes > 1 and engine != "vllm":
+            # the actor itself holds no GPU: its engine would take one that Ray gave to another
+            problems.append(
+                f"executor.nodes_per_worker: {self._demand.nodes}, but the engine {engine} "
+                "computes in one process. Take one node, or engine: vllm."
+            )
+        if options.get("at_once", 1) > 1:
+            problems.append(
+                "engine.at_once: workers on Ray evaluate one candidate at a time. "
+                "Take at_once: 1 and more workers, or executor: local."
+            )
+        if problems:
+            raise ConfigError(problems)
+
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`. Returns when the first worker is open.
 
         Raises:
-            ConfigError: an engine that cannot spread over nodes.
+            ConfigError: as `demand`.
             InputError: no such cluster, no room in it, or nodes with other files or versions;
                 all of these at once.
             SearchError: no worker can be opened.
         """
-        if self._demand.nodes > 1 and setup.engine != "vllm":
-            # the actor itself holds no GPU: its engine would take one that Ray gave to another
-            raise ConfigError(
-                f"executor.nodes_per_worker: {self._demand.nodes}, but the engine {setup.engine} "
-                "computes in one process. Take one node, or engine: vllm."
-            )
-        if setup.engine_options.get("at_once", 1) > 1:
-            raise ConfigError(
-                "engine.at_once: workers on Ray evaluate one candidate at a time. "
-                "Take at_once: 1 and more workers, or executor: local."
-            )
+        self.demand(setup.engine, setup.engine_options)
         expected = inspect_machine(setup)
         if expected.problems:
             raise InputError(expected.problems)
