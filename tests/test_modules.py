@@ -185,6 +185,11 @@ def test_a_module_that_the_weights_do_not_fit_is_told_by_check(search: Search) -
         load(path)
 
 
+def test_weights_without_a_config_are_for_modules_of_ones_own(search: Search) -> None:
+    with pytest.raises(ConfigError, match=r"low: Transformers cannot build .* use engine: torch"):
+        load(search(engine="transformers"))
+
+
 def test_a_run_goes_on_only_with_the_code_that_it_began_with(
     search: Search, tmp_path: Path
 ) -> None:

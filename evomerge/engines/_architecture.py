@@ -24,12 +24,7 @@ def empty_model(
     Raises:
         PlanError: Transformers cannot build it.
     """
-    if models.base.bare:
-        raise PlanError(
-            f"{models.base.folder}: Transformers cannot build this model: no config.json says "
-            "its model_type. Copy it from where the model comes from, or use engine: torch with "
-            "a module of your own."
-        )
+    demand_config(models)
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -47,6 +42,20 @@ def empty_model(
         ) from None
     model.tie_weights()
     return model.eval().requires_grad_(False)
+
+
+def demand_config(models: Models) -> None:
+    """Raise for weights without a config, of which Transformers can make no model.
+
+    Raises:
+        PlanError: it says so.
+    """
+    if models.base.bare:
+        raise PlanError(
+            f"{models.base.folder}: Transformers cannot build this model: no config.json says "
+            "its model_type. Copy it from where the model comes from, or use engine: torch with "
+            "a module of your own."
+        )
 
 
 def open_tokenizer(models: Models, folder: Path) -> Any:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from evomerge.engines import Engine, Serves
-from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
+from evomerge.engines._architecture import demand_config, demand_fit, empty_model, open_tokenizer
 from evomerge.engines._devices import present
 from evomerge.engines._in_place import fill
 from evomerge.engines._skeleton import Skeleton
@@ -131,7 +131,8 @@ class TransformersEngine(Engine):
         return {} if self.attention is None else {"attn_implementation": self.attention}
 
     def demand(self, plan: Plan) -> None:
-        """See `Engine.demand`: a stack is refused that Transformers cannot build."""
+        """See `Engine.demand`: a model is refused that Transformers cannot build."""
+        demand_config(plan.models)
         if plan.recipe.slices:
             # without weights the device does not matter
             Skeleton(plan.models, torch.float32, torch.device("cpu"), **self._options())

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from evomerge import errors
 from evomerge.engines import Engine
-from evomerge.engines._architecture import demand_fit, empty_model, open_tokenizer
+from evomerge.engines._architecture import demand_config, demand_fit, empty_model, open_tokenizer
 from evomerge.engines._depth import demand_same_architecture, has_the_blocks
 from evomerge.engines._heap import give_back
 from evomerge.engines._vllm_lora import Adapters, demand_sum, link_weights, lora_arguments
@@ -129,6 +129,7 @@ class VllmEngine(Engine):
 
     def demand(self, plan: Plan) -> None:
         """See `Engine.demand`."""
+        demand_config(plan.models)
         if self.adapters == "lora":
             demand_sum(plan)
 
