@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import StoreError
+from evomerge.nouns import Gram
 from evomerge.store import Store, filesystems, syncing
 from evomerge.store.syncing import Syncer
 
@@ -60,6 +61,12 @@ def test_a_run_is_one_plain_file_before_and_after_it_is_written_to(
     assert files(local) == {"run.sqlite"}
     assert (local / "run.sqlite").read_bytes()[18:20] == b"\1\1"  # it wants no log of its readers
     assert numbers(local) == [0]
+
+
+def test_what_was_measured_of_the_sources_is_a_record_like_others(local: Path, run: Any) -> None:
+    with Store.create(local, run) as store:
+        store.record_grams([Gram("sources", 0, (1.0,))])
+        assert "run.sqlite-wal" in files(local)
 
 
 def test_opening_a_run_to_write_nothing_changes_no_byte(local: Path, run: Any) -> None:
