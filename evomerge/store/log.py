@@ -62,7 +62,7 @@ class WriteAheadLog:
         Where a reader holds on to it, or there is no room, it stays, complete and on disk.
 
         Raises:
-            OSError: it stays, and could not be brought to the disk.
+            OSError, sqlite3.Error: it stays, and could not be brought to the disk, now or before.
         """
         if not self._wanted:
             return

@@ -39,9 +39,7 @@ class Syncer:
         Raises:
             OSError, sqlite3.Error: what was committed before did not reach the disk.
         """
-        if self._error is not None:
-            # for good: the system reports it once, and may have dropped what it could not write
-            raise self._error
+        self._complain()
         self._dirty.set()
 
     def stop(self) -> None:
@@ -55,8 +53,9 @@ class Syncer:
         """Bring the log to the disk now.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError, sqlite3.Error: the disk does not take it, or did not take what came before.
         """
+        self._complain()
         try:
             descriptor = os.open(self._log, os.O_RDONLY)
         except FileNotFoundError:
@@ -65,6 +64,11 @@ class Syncer:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def _complain(self) -> None:
+        if self._error is not None:
+            # for good: the system reports it once, and may have dropped what it could not write
+            raise self._error
 
     def _run(self) -> None:
         try:
