@@ -53,7 +53,8 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
             ),
             "the weights of its models": stored.sources_fingerprints != _fingerprints(search.setup),
             "the files of its fitness": stored.fitness_digest != search.record.fitness_digest,
-            "the engine's dtype or device": stored.settings_digest != search.record.settings_digest,
+            "the engine's dtype, device or module": stored.settings_digest
+            != search.record.settings_digest,
         }
         if changed := [name for name, differs in changes.items() if differs]:
             raise RunError(f"{folder}: changed since the run began: {', '.join(changed)}")

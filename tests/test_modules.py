@@ -200,7 +200,9 @@ def test_a_run_goes_on_only_with_the_code_that_it_began_with(
     resume(load_resolved(text, "run").search, folder, lambda progress: None)
     with (path.parent / "digits.py").open("a") as stream:
         stream.write("# changed\n")
-    with pytest.raises(RunError, match=r"the files of its fitness, the engine's dtype or device"):
+    with pytest.raises(
+        RunError, match=r"the files of its fitness, the engine's dtype, device or module"
+    ):
         resume(load_resolved(text, "run").search, folder, lambda progress: None)
 
 
