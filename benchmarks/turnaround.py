@@ -1,39 +1,45 @@
 """Seconds from recipe to first score: a live vLLM against merging to disk and starting a new one.
 
-The second is what mergekit-evolve does unless it merges in memory. Here it is given the merge of
-evomerge, which is the faster one, and a process that has imported everything already. Both answer
-the same examples, on the zoo and on a random model of 0.47 B parameters; the scores must be equal.
-Generation is timed on the live engine and taken off both; what is left is the turnaround.
+The second is what mergekit-evolve does unless it merges in memory. Two ways of it are measured:
+
+- as it is: mergekit 0.1.5, in an environment of its own, merges in a process that has imported all;
+  vLLM starts as it does by itself, with the model in a process of its own;
+- at its best: evomerge merges, vLLM starts within a process that has imported all.
+
+All are eager and answer the same examples, on the zoo and on a random model of 0.47 B parameters;
+the scores must be equal. Generation is timed on the live engine and taken off all; what is left is
+the turnaround. CPU seconds tell what a machine that other programs use would take alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from _mergekit import Mergekit
 from merge import make_model
 
-from evomerge.build import build
-from evomerge.engines._vllm_start import quiet
 from evomerge.nouns import Job
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
+from evomerge.weights.plan import Plan
 from evomerge.worker import Worker, WorkerSetup
 
 ROOT = Path(__file__).resolve().parents[1]
 ZOO = ROOT / "experiments" / "zoo"
 TASK = "zoo_strings"
+FROM_DISK = Path(__file__).with_name("_from_disk.py")
 
 
 class Setting(NamedTuple):
@@ -54,6 +60,13 @@ class Setting(NamedTuple):
             dtype="bfloat16",
         )
 
+    def mergekit(self, weight: float) -> dict[str, Any]:
+        """The same as mergekit writes it."""
+        parameters = {"weight": weight}
+        models = [{"model": str(m), "parameters": parameters} for m in self.sources.values()]
+        content = {"merge_method": "task_arithmetic", "models": models, "dtype": "bfloat16"}
+        return content | {"base_model": str(self.base)}
+
     def fitness(self) -> Fitness:
         """So many examples of one task that generates."""
         keys = {"search_examples": self.examples, "held_out": f"{TASK}_held_out"}
@@ -62,32 +75,45 @@ class Setting(NamedTuple):
         return Fitness.model_validate({"include_path": include_path, "tasks": tasks})
 
 
-class Found(NamedTuple):
-    """One way from recipe to score."""
+class Seconds(NamedTuple):
+    """What something took."""
 
-    turnaround_seconds: float
-    detail: str
+    wall: float
+    cpu: float
+
+    def less(self, other: Seconds) -> Seconds:
+        """What is left of it, at least nothing."""
+        return Seconds(*(max(a - b, 0.0) for a, b in zip(self, other, strict=True)))
+
+
+PARTS = ("mergekit", "own start", "own rest", "merge", "start", "rest")  # of the way over the disk
+AS_IT_IS, AT_ITS_BEST = PARTS[:3], PARTS[3:]
+Found = dict[str, Seconds]
 
 
 def main() -> None:
     """Make the models, measure both ways on both, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="medians are over this many")
-    parser.add_argument("--folder", type=Path, help="keeps the models between runs")
+    parser.add_argument("--folder", type=Path, help="keeps models and environment between runs")
     parser.add_argument("--only", choices=["zoo", "0.47 B"])
-    parser.add_argument("--dtype", default="auto", help="of the live model")
-    parser.add_argument("--from-disk", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"], help="of the model")
+    parser.add_argument("--threads", type=int, help="of each process; torch's number by default")
     arguments = parser.parse_args()
-    if arguments.from_disk:
-        print(json.dumps(from_disk(json.loads(arguments.from_disk.read_text()))))
-        return
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="evomerge-benchmark-"))
     folder.mkdir(parents=True, exist_ok=True)
-    print("model    ours s   of which        from disk s   of which                   ratio")
+    threads = {"OMP_NUM_THREADS": str(arguments.threads)} if arguments.threads else {}
+    peer = Mergekit(folder / "mergekit", os.environ | threads)
+    print("wall seconds, CPU seconds in brackets; ratios as it is and at its best")
+    print(f"| model | dtype | live | {' | '.join(PARTS)} | ratios | of CPU | load |")
+    print(f"|{'---|' * (len(PARTS) + 6)}", flush=True)
     try:
         for setting in settings(folder, arguments.only):
-            _print(setting, *measure(setting, folder, arguments.runs, arguments.dtype))
+            for dtype in arguments.dtypes:
+                options = {"dtype": dtype, "threads": arguments.threads}
+                _print(setting, dtype, measure(setting, folder, arguments.runs, options, peer))
     finally:
+        peer.close()
         if not arguments.folder:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -105,73 +131,85 @@ def settings(folder: Path, only: str | None) -> Iterator[Setting]:
         yield Setting("0.47 B", base, dict(zip("ab", sources, strict=True)), 4)
 
 
-def measure(setting: Setting, folder: Path, runs: int, dtype: str) -> tuple[Found, Found]:
+def measure(
+    setting: Setting, folder: Path, runs: int, options: dict[str, Any], peer: Mergekit
+) -> Found:
     """Both ways, with other weights in every run; the live engine meets each recipe first."""
     fitness = setting.fitness()
     first = setting.recipe(0.1)
-    options = {"dtype": dtype}
+    weights = [0.2 + 0.1 * number for number in range(runs)]
     with _worker(WorkerSetup(first.base, first.sources, None, fitness, "vllm", options)) as worker:
-        worker.evaluate(Job(0, first, "search"))
-        weights = [0.2 + 0.1 * number for number in range(runs)]
-        live = [worker.evaluate(Job(0, setting.recipe(w), "search")) for w in weights]
+        _timed(worker, first)
+        live = [_timed(worker, setting.recipe(w)) for w in weights]
         asking = worker.scorers["search"].lm_eval
         assert asking is not None
         (of,) = asking.doc_ids().values()
         engine = dict(worker.engine.lm_eval_arguments(worker.models))
     asked = {"engine": engine, "doc_ids": of[1], "include_path": fitness.include_path}
-    disk = [_child(setting.recipe(w), asked, folder) for w in weights]
-    for ours, theirs in zip(live, disk, strict=True):
-        if ours.status == "failed" or ours.tasks[TASK].score != theirs["score"]:
-            raise SystemExit(f"void: {ours.error or ours.tasks[TASK].score} and {theirs['score']}")
-    swap = statistics.median(e.merge_seconds for e in live)
-    generation = statistics.median(e.score_seconds for e in live)
-    merge, start, score = (
-        statistics.median(d[key] for d in disk) for key in ("merge", "start", "scoring")
-    )
-    rest = max(score - generation, 0.0)
-    return (
-        Found(swap, f"swap {swap:.3f}"),
-        Found(merge + start + rest, f"merge {merge:.2f}, start {start:.2f}, rest {rest:.2f}"),
-    )
+    asked["task"] = TASK
+    disk: list[dict[str, Any]] = []
+    stock: list[dict[str, Any]] = []
+    for weight in weights:
+        for found, alone in ((disk, False), (stock, True)):
+            whole = asked | {"alone": alone}
+            found.append(_child(setting.recipe(weight), whole, folder, options["threads"]))
+    for (_, _, ours), *theirs in zip(live, disk, stock, strict=True):
+        if any(found["score"] != ours for found in theirs):
+            raise SystemExit(f"void: {ours} and {[found['score'] for found in theirs]}")
+    out = folder / "merged"
+    merges = []
+    for weight in (0.1, *weights):  # the first is not counted: it imports still
+        merges.append(Seconds(*peer.merge(setting.mergekit(weight), out)))
+        shutil.rmtree(out)
+    generation = _median(generation for _, generation, _ in live)
+    parts = {
+        "live": _median(swap for swap, _, _ in live),
+        "mergekit": _median(merges[1:]),
+        "merge": _median(Seconds(*d["merge"]) for d in disk),
+    }
+    for name, found in (("", disk), ("own ", stock)):
+        parts[f"{name}start"] = _median(Seconds(*d["start"]) for d in found)
+        scoring = _median(Seconds(*d["scoring"]) for d in found)
+        parts[f"{name}rest"] = scoring.less(generation)
+    return parts
 
 
-def from_disk(asked: dict[str, Any]) -> dict[str, float]:
-    """Merge to disk, start a vLLM on it, score: seconds of each, and the score."""
-    with quiet():
-        from evomerge.engines import _vllm_repair  # noqa: F401 - the merge below loads Numba
-        from evomerge.engines._vllm_lm import import_lm_eval_vllm
+def _timed(worker: Worker, recipe: Recipe) -> tuple[Seconds, Seconds, float]:
+    """What the live engine took to merge, what to score, and the score."""
+    load, taken = worker.engine.load, []
 
-        module = import_lm_eval_vllm()
-    from lm_eval import evaluator
-    from lm_eval.tasks import TaskManager
-    from lm_eval.utils import handle_arg_string
+    def timed(plan: Plan) -> None:
+        started = time.process_time()
+        load(plan)
+        taken.append(time.process_time() - started)
 
-    manager = TaskManager(include_path=asked["include_path"], include_defaults=False)
-    recipe = Recipe.from_canonical_json(asked["recipe"])
-    values = {n: handle_arg_string(v) for n, v in asked["engine"]["model_args"].items()}
-    marks = [time.perf_counter()]
-    with tempfile.TemporaryDirectory(dir=asked["folder"]) as name, quiet():
-        model = build(recipe, Path(name) / "model")
-        marks.append(time.perf_counter())
-        lm = module.VLLM(pretrained=str(model), **values)
-        marks.append(time.perf_counter())
-        samples = {TASK: asked["doc_ids"]}
-        found = evaluator.simple_evaluate(
-            lm, tasks=[TASK], task_manager=manager, samples=samples, bootstrap_iters=0
-        )
-        marks.append(time.perf_counter())
-    merge, start, score = (after - before for before, after in pairwise(marks))
-    result = found["results"][TASK]["exact_match,none"]
-    return {"merge": merge, "start": start, "scoring": score, "score": result}
+    worker.engine.load = timed  # type: ignore[method-assign]
+    started = time.process_time()
+    found = worker.evaluate(Job(0, recipe, "search"))
+    cpu = time.process_time() - started
+    worker.engine.load = load  # type: ignore[method-assign]
+    if found.status == "failed":
+        raise SystemExit(f"void: {found.error}")
+    swap = Seconds(found.merge_seconds, taken[0])
+    return swap, Seconds(found.score_seconds, cpu - taken[0]), found.tasks[TASK].score
 
 
-def _child(recipe: Recipe, asked: dict[str, Any], folder: Path) -> dict[str, float]:
+def _median(many: Iterable[Seconds]) -> Seconds:
+    return Seconds(*(statistics.median(column) for column in zip(*many, strict=True)))
+
+
+def _child(
+    recipe: Recipe, asked: dict[str, Any], folder: Path, threads: int | None
+) -> dict[str, Any]:
     job = folder / "job.json"
     whole = asked | {"recipe": recipe.canonical_json(), "folder": str(folder)}
     job.write_text(json.dumps(whole))
-    command = [sys.executable, __file__, "--from-disk", str(job)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, str(FROM_DISK), str(job)]
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    done = subprocess.run(  # noqa: S603
+        command, stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -184,12 +222,15 @@ def _worker(setup: WorkerSetup) -> Iterator[Worker]:
         worker.close()
 
 
-def _print(setting: Setting, ours: Found, theirs: Found) -> None:
-    ratio = theirs.turnaround_seconds / ours.turnaround_seconds
-    print(
-        f"{setting.name:8} {ours.turnaround_seconds:6.3f}   {ours.detail:14}  "
-        f"{theirs.turnaround_seconds:11.2f}   {theirs.detail}   {ratio:5.1f}"
-    )
+def _print(setting: Setting, dtype: str, found: Found) -> None:
+    ratios = []
+    for parts in (AS_IT_IS, AT_ITS_BEST):
+        total = [sum(column) for column in zip(*(found[part] for part in parts), strict=True)]
+        ratios.append([t / own for t, own in zip(total, found["live"], strict=True)])
+    cells = [f"{s.wall:.3g} ({s.cpu:.3g})" for s in (found["live"], *(found[p] for p in PARTS))]
+    cells += [", ".join(f"{ratio[kind]:.1f}" for ratio in ratios) for kind in (0, 1)]
+    cells.append(f"{os.getloadavg()[2]:.0f}")
+    print(f"| {setting.name} | {dtype} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
