@@ -105,9 +105,8 @@ class DataflowSpace(Space):
         if problems:
             raise ConfigError(problems)
         self._models = cast.chosen(leading, sources)
-        layers = max(
-            ground.layers, 2
-        )  # of models that could not be opened, which is told elsewhere
+        # two where models could not be opened, which is told elsewhere
+        layers = max(ground.layers, 2)
         self._slots = Slots.of(dict.fromkeys(self._models, layers), repetitions)
         self._kept = self._keep({cast.own(name): blocks for name, blocks in (keep or {}).items()})
         sizes, around = _sizes(ground, self._models)

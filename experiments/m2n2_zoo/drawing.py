@@ -1,4 +1,4 @@
-"""The table and the figure: means over the seeds with their standard errors."""
+"""The figure: means over the seeds with their standard errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ from experiments.m2n2_zoo.courses import Course, Floats, Standing
 
 NAMES = {"m2n2": "M2N2", "cmaes": "CMA-ES", "random": "random search"}
 _COLOURS = {"m2n2": "#c1272d", "cmaes": "#0000a7", "random": "#777777"}
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard error over the seeds, in per cent."""
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return f"{100 * np.mean(values):.1f} ± {100 * error:.1f}"
 
 
 def draw(courses: Mapping[str, Sequence[Course]], tokens: float, lines: float, path: Path) -> None:

@@ -17,15 +17,10 @@ from pathlib import Path
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evomerge.config import load, load_resolved
-from evomerge.outcome import read_outcome
-from evomerge.results import write_results
-from evomerge.runs import resume, start
-from evomerge.search import Progress
-from evomerge.store import Store
 from experiments.m2n2_zoo.courses import Course, read_course
-from experiments.m2n2_zoo.drawing import NAMES, draw, spread
+from experiments.m2n2_zoo.drawing import NAMES, draw
 from experiments.m2n2_zoo.held_out import Examiner, of_baselines
+from experiments.repeated import complete, spread
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -43,7 +38,7 @@ def main() -> None:
     }
     for seed in range(options.seeds):
         for method in NAMES:
-            complete(method, seed, folders[method][seed])
+            complete(FOLDER / f"{method}.yaml", folders[method][seed], [f"seed={seed}"])
     courses = {method: [read_course(f) for f in folders[method]] for method in NAMES}
     tokens = min(course.tokens[-1] for runs in courses.values() for course in runs)
     baselines = of_baselines(folders["m2n2"][0])
@@ -52,23 +47,6 @@ def main() -> None:
     print(_table(folders, courses, tokens))
     for name, search, held_out in baselines.rows:
         print(f"| {name} | {100 * search:.1f} | {100 * held_out:.1f} | | | |")
-
-
-def complete(method: str, seed: int, folder: Path) -> None:
-    """Bring one run to its end; nothing to do where it is there already."""
-    if (folder / "run.sqlite").exists():
-        with Store.open(folder) as store:  # as a writer, which brings an older file up to date
-            run = store.run()
-        if run.finished_utc is not None:
-            return
-        loaded = load_resolved(run.search_yaml, str(folder))
-        resume(loaded.search, folder, _Talk(folder.name))
-    else:
-        loaded = load(FOLDER / f"{method}.yaml", [f"seed={seed}"])
-        start(loaded.search, folder, _Talk(folder.name))
-    with Store.open(folder, read_only=True) as store:
-        outcome = read_outcome(folder, loaded.file.fitness, store)
-    write_results(loaded.file, outcome)
 
 
 def _table(
@@ -102,20 +80,6 @@ def _table(
                     f"| {NAMES[method]}, its mean | {' | '.join(map(spread, pairs))} | | | |"
                 )
     return "\n".join(lines)
-
-
-class _Talk:
-    """Says every now and then where a run is."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._said = ""
-
-    def __call__(self, now: Progress) -> None:
-        text = f"{self.name}: {now.stage}, {now.done // 40 * 40} of {now.total}"
-        if text != self._said:
-            print(text, f"{now.elapsed_seconds:.0f} s", file=sys.stderr, flush=True)
-        self._said = text
 
 
 if __name__ == "__main__":

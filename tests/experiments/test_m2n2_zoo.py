@@ -15,7 +15,8 @@ from evomerge.recipes import Recipe
 from evomerge.store import RunRecord, Store
 from experiments.m2n2_zoo import courses
 from experiments.m2n2_zoo.courses import Course, course
-from experiments.m2n2_zoo.drawing import draw, spread
+from experiments.m2n2_zoo.drawing import draw
+from experiments.repeated import spread
 
 PARAMETERS = [Parameter("weight", "float", 0.5)]
 SOLVED = [(1, 0, 0, 0), (0, 1, 0, 0), (1, 1, 0, 0), (0, 0, 0, 1)]
