@@ -23,11 +23,15 @@ from evomerge.errors import ConfigError
 T = TypeVar("T")
 
 
-@cache
 def names(package: str) -> tuple[str, ...]:
     """Public names of the components in ``evomerge.<package>``, sorted."""
-    module = importlib.import_module(f"evomerge.{package}")
-    found = (info.name for info in pkgutil.iter_modules(module.__path__))
+    # plug-ins append a folder to the path at any time, also after the first look
+    return _names(tuple(importlib.import_module(f"evomerge.{package}").__path__))
+
+
+@cache
+def _names(folders: tuple[str, ...]) -> tuple[str, ...]:
+    found = (info.name for info in pkgutil.iter_modules(folders))
     return tuple(sorted(name for name in found if not name.startswith("_")))
 
 

@@ -214,7 +214,7 @@ def noted(folder: Path) -> list[tuple[float, int]]:
 
 
 def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: Path) -> None:
-    spare = cluster.add_node(num_cpus=2, num_gpus=2)
+    nodes = [cluster.add_node(num_cpus=2, num_gpus=2)]
     cluster.wait_for_nodes()
     crew = RayExecutor(workers=2, gpus_per_worker=1)
     try:
@@ -226,8 +226,8 @@ def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: P
         for item in jobs:
             crew.submit(item)
         wait_for(lambda: SLOW in loads(tmp_path))
-        cluster.remove_node(spare, allow_graceful=False)
-        another = cluster.add_node(num_cpus=2, num_gpus=1)
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        nodes.append(cluster.add_node(num_cpus=2, num_gpus=1))
         found = [crew.result() for _ in jobs]
         assert {done.number for done, _ in found} == {0, 1, 2}
         assert all(evaluation.status == "done" for _, evaluation in found)
@@ -235,7 +235,8 @@ def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: P
         assert crew.gpus == 1  # the other worker finds no room
     finally:
         crew.close()
-    cluster.remove_node(another)
+        for node in nodes:
+            cluster.remove_node(node)
 
 
 def test_the_gpus_of_a_worker_may_lie_on_several_nodes(cluster: Any) -> None:
