@@ -111,6 +111,20 @@ class Cluster:
             self._scratch.remove()
         self._scratch = None
 
+    def demand_life(self) -> None:
+        """Raise when a cluster of our own has lost its node: no other will ever join it.
+
+        Raises:
+            SearchError: as said.
+        """
+        import ray
+
+        if self._scratch is not None and not any(node["Alive"] for node in ray.nodes()):
+            raise SearchError(
+                f"executor.address: local: Ray's node on {socket.gethostname()} has ended, perhaps "
+                "killed for memory. See what the machine's log says of it, then resume the run."
+            )
+
     def inspect(self, setup: WorkerSetup, expected: Inspection, demand: Demand) -> None:
         """Compare every node that could hold a worker with this machine.
 

@@ -272,6 +272,8 @@ class RayExecutor(Executor):
         if job is None and not blameless:
             self._unopened(member, reason, refusal)
             return None
+        if blameless:
+            self._cluster.demand_life()
         log.warning("worker %d is replaced: %s", member.number, reason)
         self._replace(member)
         if job is None:

@@ -68,8 +68,8 @@ class Run:
         self.started.append(process)
         return process
 
-    def begin(self) -> subprocess.Popen[str]:
-        return self.start("run", self.file, "--run", self.folder)
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        return self.start("run", self.file, "--run", self.folder, *words)
 
     def resume(self) -> tuple[int, str]:
         process = self.start("resume", self.folder)
@@ -96,6 +96,12 @@ class Run:
             if name.startswith(b"ray::EvomergeWorker"):
                 found.append(int(place.name))
         return found
+
+    def raylet(self) -> int:
+        """Of the node that the run has started."""
+        names = {place: (place / "cmdline").read_bytes() for place in self.processes()}
+        (found,) = (p for p, n in names.items() if n.partition(b"\0")[0].endswith(b"/raylet"))
+        return int(found.name)
 
     def left_behind(self) -> set[str]:
         """Temporary files, and shared memory that nobody has mapped, from here or any resume."""
@@ -221,6 +227,18 @@ def test_a_killed_worker_and_a_killed_driver_lose_nothing(
     code, talk = run.resume()  # at once: what Ray left of the killed run may be ending still
     assert code == 0, talk
     assert run.rows() == undisturbed
+    assert_nothing_is_left(run)
+
+
+def test_a_run_whose_only_node_has_died_ends_and_may_be_resumed(run: Run) -> None:
+    process = run.begin("--set", "budget.evaluations=2000")  # Ray takes its time to notice
+    wait_for(lambda: run.events() > 3 and bool(run.workers()), process)
+    os.kill(run.raylet(), signal.SIGKILL)
+    _, talk = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 1, talk
+    assert "Ray's node on" in talk
+    assert "resume the run" in talk
+    assert "Traceback" not in talk
     assert_nothing_is_left(run)
 
 
