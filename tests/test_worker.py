@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from evomerge.build import build
 from evomerge.errors import SearchError
@@ -128,3 +130,39 @@ def test_a_candidate_has_not_failed_where_the_machine_did(
         assert found.status == "done", found.error
     finally:
         executor.close()
+
+
+HUNGRY = """
+import torch
+
+def build():
+    return torch.nn.Linear(2, 2)
+
+def of_torch(module, split):
+    return torch.empty(1 << 50)
+
+def of_python(module, split):
+    raise MemoryError
+
+def broken(module, split):
+    raise RuntimeError("shapes do not fit")
+"""
+
+
+@pytest.mark.parametrize(
+    ("scorer", "exhausted"), [("of_torch", True), ("of_python", True), ("broken", False)]
+)
+def test_memory_that_ran_out_on_a_cpu_is_known_from_other_failures(
+    tmp_path: Path, scorer: str, exhausted: bool
+) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(HUNGRY)
+    state = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+    save_file(state, tmp_path / "model.safetensors")
+    one = recipe(base=str(tmp_path), sources={"a": str(tmp_path)}, dtype="float32")
+    fitness = Fitness.model_validate({"tasks": {"x": {"scorer": f"{code}:{scorer}"}}})
+    options = {"module": f"{code}:build"}
+    worker = Worker(WorkerSetup(one.base, one.sources, None, fitness, "torch", options))
+    (found,) = evaluate(worker, one)
+    assert found.status == "failed"
+    assert worker.exhausted is exhausted
