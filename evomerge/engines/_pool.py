@@ -95,10 +95,11 @@ class Pool:
             CheckpointError, PlanError, CandidateError: as `merge_into`; what was begun is dropped.
         """
         known = identities(plan)
-        steps = {
-            _Key(known[step.slot.name], like[step.slot.name].dtype, step.is_folded): step
+        keys = {
+            step.slot.name: _Key(known[step.slot.name], like[step.slot.name].dtype, step.is_folded)
             for step in plan.steps
         }
+        steps = {keys[step.slot.name]: step for step in plan.steps}
         missing = {key: step for key, step in steps.items() if key not in self._held}
         if missing and _looks_at_all(plan):
             missing = steps
@@ -109,8 +110,7 @@ class Pool:
             for key in missing:
                 self._held.pop(key, None)
             raise
-        by_identity = {key.identity: self._held[key] for key in steps}
-        return {name: by_identity[identity] for name, identity in known.items()}
+        return {name: self._held[key] for name, key in keys.items()}
 
     def _allocate(self, steps: Mapping[_Key, Step], missing: Mapping[_Key, Step]) -> None:
         """Take memory for what is missing, first that of what goes."""
@@ -164,7 +164,8 @@ def distinct_bytes(models: Models, like: Mapping[str, Tensor]) -> int:
     distinct: dict[Hashable, int] = {}
     for slot in models.slots:
         made_of = tuple((id(models.sources[name]), own) for name, own in slot.inputs.items())
-        distinct[made_of or (slot.base,)] = like[slot.name].nbytes
+        live = like[slot.name]
+        distinct[made_of or (slot.base,), live.dtype] = live.nbytes
     return sum(distinct.values())
 
 

@@ -139,6 +139,18 @@ def test_a_block_that_occurs_thrice_takes_memory_once(bench: Bench) -> None:
         assert torch.equal(found[name], value)
 
 
+def test_a_block_that_is_held_in_two_dtypes_takes_memory_twice(bench: Bench) -> None:
+    pool = Pool(0, torch.device("cpu"))
+    plan = bench.plan(REPEATED)
+    other = "model.layers.3.mlp.up_proj.weight"  # the same block as the first
+    mixed = like(plan) | {other: like(plan)[other].to(torch.float64)}
+    found = pool.tensors(plan, mixed)
+    assert {name: t.dtype for name, t in found.items()} == {n: t.dtype for n, t in mixed.items()}
+    assert len(distinct(found)) == len(bench.plan(SHORT).steps) + 1
+    for name, value in merge(plan):
+        assert torch.equal(found[name].to(value.dtype), value)
+
+
 def test_what_was_merged_is_not_merged_again_while_there_is_room(bench: Bench) -> None:
     pool = Pool(bench.plan(SHORT).nbytes, torch.device("cpu"))
     first = fill(pool, bench.plan(SHORT))
