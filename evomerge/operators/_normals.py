@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evomerge.operators._compiled import array, as_bits, as_float, compiled
-from evomerge.operators._random import generator_key
+from evomerge.operators._random import four_rounds, generator_key
 
 _HALF = np.uint64(32)
 _TURN = np.float32(2 * np.pi * 2.0**-32)
@@ -50,17 +50,9 @@ def _fill(key: Any, first: int, out: Any) -> None:
     """Both numbers of every counter from ``first`` on."""
     one, half = np.float32(1), np.float32(0.5)
     for i in range(out.size // 2):
-        x = np.uint64(first + i) * key
-        y, z = x, x + key
-        x = x * x + y
-        x = (x >> _HALF) | (x << _HALF)
-        x = x * x + z
-        x = (x >> _HALF) | (x << _HALF)
-        x = x * x + y
-        x = (x >> _HALF) | (x << _HALF)
-        x = x * x + z
-        t = x
-        x = (x >> _HALF) | (x << _HALF)
+        y = np.uint64(first + i) * key
+        t = four_rounds(y, key)
+        x = (t >> _HALF) | (t << _HALF)
         bits = t ^ ((x * x + y) >> _HALF)
 
         # the logarithm of a number in (0, 1]: m 2^e with m in [sqrt(1/2), sqrt(2))
