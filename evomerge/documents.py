@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,15 @@ class _StrictLoader(yaml.SafeLoader):
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+def parse_value(text: str) -> Any:
+    """Whatever a YAML text holds.
+
+    Raises:
+        yaml.YAMLError: not YAML, or a key given twice.
+    """
+    return _StrictLoader(text).get_single_data()
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
@@ -87,6 +97,11 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(
     list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True)
 )
+
+# a number in YAML 1.2 and in Python, but a word to PyYAML, which reads YAML 1.1: 1e-05
+_POWER_OF_TEN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
+for _kind in (_StrictLoader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _POWER_OF_TEN, list("-+.0123456789"))
 
 
 def dump_yaml(content: dict[str, Any]) -> str:

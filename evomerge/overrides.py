@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from evomerge.documents import parse_value
 from evomerge.errors import ConfigError
 from evomerge.registry import did_you_mean
 
@@ -31,7 +32,7 @@ def override(content: dict[str, Any], text: str) -> None:
     if isinstance(place, list):
         raise ConfigError(f"{text!r}: name a key of this stage, e.g. {path}.budget=...")
     try:
-        place[last] = yaml.safe_load(raw)
+        place[last] = parse_value(raw)
     except yaml.YAMLError:
         raise ConfigError(f"{text!r}: the value is not YAML") from None
 

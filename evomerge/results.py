@@ -13,6 +13,7 @@ import yaml
 from evomerge import registry
 from evomerge.build import build, read_recipe
 from evomerge.config import fitness_from, read_resolved
+from evomerge.documents import parse_value
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.nouns import Job, Split
@@ -133,7 +134,7 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
 def _engine_keys(text: str) -> dict[str, Any]:
     """``transformers`` or ``{name: transformers, threads: 1}`` as keys."""
     try:
-        keys = yaml.safe_load(text)
+        keys = parse_value(text)
     except yaml.YAMLError:
         keys = None
     if isinstance(keys, str):
