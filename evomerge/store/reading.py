@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from evomerge.errors import StoreError
 from evomerge.store import database
+
+_TRIES = 8
 
 
 def readable(path: Path, resources: ExitStack) -> Path:
@@ -23,7 +26,27 @@ def readable(path: Path, resources: ExitStack) -> Path:
 
     Raises:
         OSError: it may not be read, or there is no room for a copy.
+        StoreError: it changes whenever it is copied.
     """
+    for _ in range(_TRIES):
+        if _can_be_read(path):
+            return path
+        files = (path, *database.beside(path)[:2])
+        before = [_state(file) for file in files]
+        with ExitStack() as copy:
+            folder = Path(copy.enter_context(TemporaryDirectory(prefix="evomerge-")))
+            for file in files:
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(file, folder / file.name)
+            # whoever resumes the run meanwhile moves its log into it, of which half was copied
+            if [_state(file) for file in files] == before:
+                resources.push(copy.pop_all())
+                return folder / path.name
+    raise StoreError(f"{path}: changes while it is copied. Try again when it is at rest.")
+
+
+def _can_be_read(path: Path) -> bool:
+    """Whether SQLite has nothing to write first."""
     engine = database.connect(path, read_only=True)
     try:
         with engine.connect() as connection:
@@ -31,15 +54,19 @@ def readable(path: Path, resources: ExitStack) -> Path:
     except DBAPIError as error:
         if not _wants_to_write(error, path):
             raise
-    else:
-        return path
+        return False
     finally:
         engine.dispose()
-    folder = resources.enter_context(TemporaryDirectory(prefix="evomerge-"))
-    for file in (path, *database.beside(path)[:2]):
-        if file.exists():
-            shutil.copyfile(file, Path(folder) / file.name)
-    return Path(folder) / path.name
+    return True
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """Another whenever the file was written to; None without one."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _wants_to_write(error: DBAPIError, path: Path) -> bool:

@@ -40,7 +40,10 @@ class Store:
       interrupted is undone alone, what came before it stays; a kill, or a disk so full that
       nothing can be kept, takes all of it back.
     - One writer per run folder and any number of readers beside it, who see whole transactions,
-      and who may lack the right to write. Once closed, all of a run is in one file.
+      and who may lack the right to write.
+    - While it is open, all of a run is in ``run.sqlite`` and ``run.sqlite-wal`` together, on a
+      network file system in the first alone. Once closed, it is so everywhere, except where a
+      reader holds on to the log or there is no room: a copy then wants both.
 
     All methods raise `StoreError` when the database cannot be read or written. A store belongs to
     one thread and does not survive a fork.

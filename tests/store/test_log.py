@@ -183,6 +183,32 @@ def test_a_killed_run_is_read_where_one_may_not_write(
         assert {path: path.read_bytes() for path in copy.iterdir()} == before
 
 
+def test_a_run_that_is_resumed_while_it_is_copied_is_read_whole(
+    local: Path, run: Any, candidate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, copyfile = os.geteuid(), shutil.copyfile
+
+    def resumed(source: Path, target: Path) -> None:
+        copyfile(source, target)
+        monkeypatch.setattr(shutil, "copyfile", copyfile)
+        reader = os.geteuid()
+        os.seteuid(user)
+        copy.chmod(0o755)
+        with Store.open(copy) as writer:
+            writer.record_ask(candidate(1), 1.0)
+        copy.chmod(0o555)
+        os.seteuid(reader)
+
+    with Store.create(local, run) as store, tempfile.TemporaryDirectory() as outside:
+        store.record_ask(candidate(0), 0.5)
+        Path(outside).chmod(0o755)
+        copy = killed(local, Path(outside) / "copy")
+        (copy / "run.sqlite-shm").unlink()
+        monkeypatch.setattr(shutil, "copyfile", resumed)
+        with nobody_may_write(copy):
+            assert numbers(copy) == [0, 1]
+
+
 def test_on_a_network_file_system_there_is_no_log(
     tmp_path: Path, run: Any, candidate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
