@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from evomerge.engines._slots import Slots
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.nouns import TaskScores
 from evomerge.scoring import Fitness
@@ -96,29 +97,16 @@ def test_scores_may_be_a_tensor_an_array_or_a_list(
 
 
 def several(modules: list[torch.nn.Module]) -> Callable[..., torch.Tensor]:
-    """As an engine with several slots asks."""
-    states = [module.state_dict() for module in modules]
-    stacked = {f"module.{n}": torch.stack([state[n] for state in states]) for n in states[0]}
-    asked = Asked(modules[0])
-
-    def at_all(function: Callable[[torch.nn.Module], torch.Tensor]) -> torch.Tensor:
-        def one(values: dict[str, torch.Tensor]) -> torch.Tensor:
-            found: torch.Tensor = torch.func.functional_call(asked, values, (function,))
-            return found
-
-        found: torch.Tensor = torch.func.vmap(one)(stacked)
-        return found
-
-    return at_all
-
-
-class Asked(torch.nn.Module):
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, function: Callable[[torch.nn.Module], torch.Tensor]) -> torch.Tensor:
-        return function(self.module)
+    """As an engine with several slots asks; the first of the modules is asked."""
+    states = [
+        {name: value.clone() for name, value in one.state_dict().items()} for one in modules
+    ]
+    slots = Slots(modules[0], list(states[0]), len(modules))
+    for number, state in enumerate(states):
+        for name, target in slots.targets(number).items():
+            target.copy_(state[name])
+    slots.turn_to(0)
+    return slots.at_all
 
 
 @pytest.mark.parametrize(
