@@ -14,6 +14,7 @@ from evomerge.nouns import Candidate, Evaluation, Genome, Job
 from evomerge.outcome import champions, references, scores_alone, winner, worth, worths
 from evomerge.recipes import Recipe
 from evomerge.scoring import fitness_value
+from evomerge.scoring.python import uneven
 from evomerge.search import Observer, Progress, Search, Stage
 from evomerge.store import Store
 from evomerge.tally import Tally
@@ -241,10 +242,14 @@ class Sitting:
     ) -> Evaluation:
         """The evaluation with its fitness, relative to the sources' results on that split.
 
+        It has failed where it is of other examples than the first: no worker knows of both.
         A normalized baseline gets none: what it is relative to is not known before all sources
         are scored, and what is recorded stays as it is.
         """
         fitness = self.search.setup.fitness
+        first = next((one.tasks for one in results.values() if one.tasks), {})
+        if text := uneven(fitness, found.tasks, first):
+            found = replace(found, status="failed", tasks={}, error=f"CandidateError: {text}")
         unknown = candidate.kind == "baseline" and fitness.normalize != "none"
         if found.status == "failed" or unknown:
             return found

@@ -161,7 +161,7 @@ class Worker:
             raise  # a damaged file, a wrong YAML or a broken machine is nobody's bad gene
         except Exception as error:
             # MemoryError and CUDA's own errors too: the next candidate may fit
-            self.exhausted |= _lacks_memory(error)
+            self.exhausted |= _lacks_memory(error.__cause__ or error)
             log.debug("candidate %d failed\n%s", number, traceback.format_exc())
             text = "; ".join(error.problems) if isinstance(error, InputError) else str(error)
             return _Tried({}, error=f"{type(error).__name__}: {text}")
@@ -201,7 +201,7 @@ class Worker:
         self.engine.close()
 
 
-def _lacks_memory(error: Exception) -> bool:
+def _lacks_memory(error: BaseException) -> bool:
     """Whether memory ran out; of a CPU's, torch says so in the text of a `RuntimeError`."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -16,7 +16,7 @@ from evomerge.config import Loaded, load, load_resolved
 from evomerge.engines.torch import TorchEngine
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
-from evomerge.errors import ConfigError, RunError
+from evomerge.errors import ConfigError, RunError, SearchError
 from evomerge.estimate import estimate
 from evomerge.executors import Executor
 from evomerge.executors._inspection import inspect_machine
@@ -42,6 +42,17 @@ def size(module, split):
 def undecided(module, split):
     scores = next(module.parameters()).flatten()[:4].abs() * 1e5
     return torch.where(scores.sum() > 0, scores, torch.nan)
+
+def moody(module, split, calls=[]):
+    calls.append(1)
+    score = next(module.parameters()).abs().mean().item()
+    if len(calls) == 9:
+        raise ValueError("in no mood")
+    odd = {6: ["0.5"] * 4, 7: None, 8: [score] * 3}
+    return odd.get(len(calls), [score] * 4)
+
+def always(module, split):
+    return None
 """
 Search = Callable[..., Path]
 
@@ -124,12 +135,46 @@ def test_a_candidate_that_fails_leaves_those_beside_it_alone(search: Search, at_
     for first in range(0, len(jobs), at_once):
         results += worker.evaluate_all(jobs[first : first + at_once])
     assert [r.status for r in results] == ["done", "failed", "failed", "done", "done"]
-    assert results[1].error == "CandidateError: tasks.x: 4 of 4 scores are not finite"
+    assert results[1].error == (
+        "CandidateError: tasks.x: scorers.py:undecided: expected one score an example, (E,), got 4 "
+        "of 4 that are not finite"
+    )
     assert "float16 cannot hold" in str(results[2].error)
     assert list(results[0].tasks) == ["size", "x"]
     assert results[0].tasks["size"].example_scores == (0.01921,)
     assert results[0].tasks["x"].score > results[3].tasks["x"].score > 0
     assert results[4].tasks == results[0].tasks
+
+
+def test_a_search_outlives_what_a_scorer_gives_for_some(search: Search, tmp_path: Path) -> None:
+    tasks = {"x": {"scorer": "scorers.py:moody"}}
+    loaded, folder = load(search(fitness={"tasks": tasks})), tmp_path / "run"
+    assert len(found(loaded, folder)) == 3 + 12
+    where = "CandidateError: tasks.x: scorers.py:moody:"
+    each = f"{where} expected one score an example, (E,), as numbers, got"
+    with Store.open(folder, read_only=True) as store:
+        every = [store.evaluation(c.recipe.digest) for c in store.candidates()]
+    assert [e.error for e in every if e and e.status == "failed"] == [
+        f"{each} list ['0.5', '0.5', '0.5', '0.5']",
+        f"{each} NoneType None",
+        f"{where} expected 4 scores, as of the model before, got 3. Give one for every example, "
+        "and the same examples for every model.",
+        f"{where} failed: ValueError: in no mood",
+    ]
+
+
+def test_a_scorer_that_scores_nothing_ends_the_run_with_the_baselines(
+    search: Search, tmp_path: Path
+) -> None:
+    loaded = load(search(fitness={"tasks": {"x": {"scorer": "scorers.py:always"}}}))
+    said = (
+        r"^the first 3 candidates all failed: CandidateError: tasks.x: scorers.py:always: expected "
+        r"one score an example, \(E,\), as numbers, got NoneType None$"
+    )
+    with pytest.raises(SearchError, match=said):
+        start(loaded.search, tmp_path / "run", lambda progress: None)
+    with Store.open(tmp_path / "run", read_only=True) as store:
+        assert len(store.candidates()) == 3
 
 
 def test_language_models_take_scorers_beside_tasks_of_lm_eval(search: Search) -> None:

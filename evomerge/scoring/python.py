@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,9 +32,10 @@ class PythonScorer:
 
     A scorer is a function of a live module, in evaluation mode and without gradients, and of a
     split, ``search`` or ``held_out``. It returns one number an example, (E,), higher is better, as
-    an array, a tensor or a list; the same examples in the same order at every call. NaN or an
-    infinity fails the candidate, and so does an exception. An empty answer to ``held_out`` says
-    that it holds nothing out. The task's score is the mean.
+    an array, a tensor or a list; the same examples in the same order at every call. Whatever else
+    it returns fails the candidate, and so does an exception: if that is so of every baseline, the
+    search ends. An empty answer to ``held_out`` says that it holds nothing out. The task's score is
+    the mean.
 
     Attributes:
         generation_seconds: that the last `score` took.
@@ -46,7 +48,7 @@ class PythonScorer:
         self.generation_seconds = 0.0
         self._split = split
         self._functions = {name: _load(name, task) for name, task in fitness.scorers.items()}
-        self._examples: dict[str, int] = {}
+        self._where = {name: _where(name, task) for name, task in fitness.scorers.items()}
         self._together: dict[str, bool] = {}
 
     def ask_all(self, at_all: AtAll) -> dict[str, torch.Tensor]:
@@ -93,35 +95,64 @@ class PythonScorer:
             scores by the task's name in the fitness.
 
         Raises:
-            CandidateError: scores that are not finite.
-            ConfigError: what is returned are not numbers, or not as many as before.
+            CandidateError: a scorer fails, or returns something else than finite scores.
         """
         started = time.perf_counter()
         answers: dict[str, Any] = dict(known or {})
         with torch.no_grad():
             for name, function in self._functions.items():
                 if name not in answers:
-                    answers[name] = function(module, self._split)
+                    answers[name] = self._ask(name, function, module)
         self.generation_seconds = time.perf_counter() - started
         found = {name: self.read(name, answer) for name, answer in answers.items()}
         return {name: scores for name, scores in found.items() if scores is not None}
 
+    def _ask(self, name: str, function: Scoring, module: Module) -> Any:
+        try:
+            return function(module, self._split)
+        except (Exception, SystemExit) as error:
+            text = f"{self._where[name]}: failed: {type(error).__name__}: {error}"
+            raise CandidateError(text) from error
+
     def read(self, name: str, answer: Any) -> TaskScores | None:
-        """What a scorer has returned; None where it holds nothing out."""
-        scores_E = _numbers(name, answer)
+        """What a scorer has returned; None where it holds nothing out.
+
+        Raises:
+            CandidateError: something else than finite scores.
+        """
+        where = f"{self._where[name]}: expected one score an example, (E,)"
+        scores_E = _numbers(answer)
+        if scores_E is None:
+            raise CandidateError(f"{where}, as numbers, got {_shown(answer)}")
+        if scores_E.ndim != 1:
+            raise CandidateError(f"{where}, got the shape {scores_E.shape}")
         count = len(scores_E)
         if not count and self._split == "held_out":
             return None
         if not count:
-            raise ConfigError(f"tasks.{name}: the scorer gave no scores to search by.")
-        if count != self._examples.setdefault(name, count):
-            raise ConfigError(
-                f"tasks.{name}: the scorer gave {count} scores, and {self._examples[name]} before. "
-                "Give one for every example, and the same examples for every model."
-            )
+            raise CandidateError(f"{where}, got none to search by")
         if wrong := int((~np.isfinite(scores_E)).sum()):
-            raise CandidateError(f"tasks.{name}: {wrong} of {count} scores are not finite")
+            raise CandidateError(f"{where}, got {wrong} of {count} that are not finite")
         return TaskScores(float(scores_E.mean()), tuple(range(count)), tuple(scores_E.tolist()))
+
+
+def uneven(
+    fitness: Fitness, found: Mapping[str, TaskScores], known: Mapping[str, TaskScores]
+) -> str | None:
+    """A sentence where a scorer gave another number of scores than for another model.
+
+    Args:
+        found, known: of the two, by the task's name in the fitness.
+    """
+    for name, task in fitness.scorers.items():
+        if name in found and name in known:
+            got, before = len(found[name].doc_ids), len(known[name].doc_ids)
+            if got != before:
+                return (
+                    f"{_where(name, task)}: expected {before} scores, as of the model before, got "
+                    f"{got}. Give one for every example, and the same examples for every model."
+                )
+    return None
 
 
 def scorer_problems(fitness: Fitness) -> list[str]:
@@ -145,19 +176,27 @@ def _load(name: str, task: Task) -> Scoring:
     return partial(function, **keywords)
 
 
-def _numbers(name: str, answer: Any) -> NDArray[np.float64]:
-    """(E,) float64."""
+def _where(name: str, task: Task) -> str:
+    """The task, its file and its function."""
+    assert task.scorer is not None
+    return f"tasks.{name}: {Path(task.scorer).name}"
+
+
+def _numbers(answer: Any) -> NDArray[np.float64] | None:
+    """An array of what was returned; None where that are no real numbers."""
     if isinstance(answer, torch.Tensor):
+        if answer.is_complex():
+            return None
         answer = answer.detach().to("cpu", torch.float64)
     try:
-        found = np.asarray(answer, np.float64)
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"tasks.{name}: expected numbers of the scorer, got {type(answer).__name__}."
-        ) from None
-    if found.ndim != 1:
-        raise ConfigError(
-            f"tasks.{name}: expected one score an example, (E,), of the scorer, got the shape "
-            f"{found.shape}."
-        )
-    return found
+        found = np.asarray(answer)
+    except (TypeError, ValueError):  # rows of several lengths
+        return None
+    # what looks like a number in a text is none, and an empty list is of any kind
+    return found.astype(np.float64) if found.dtype.kind in "biuf" else None
+
+
+def _shown(answer: Any) -> str:
+    """A type, and the start of what it holds."""
+    text = " ".join(repr(answer).split())
+    return f"{type(answer).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"

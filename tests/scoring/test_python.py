@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from evomerge.engines._slots import Slots
-from evomerge.errors import CandidateError, ConfigError
+from evomerge.errors import CandidateError
 from evomerge.nouns import TaskScores
 from evomerge.scoring import Fitness
-from evomerge.scoring.python import PythonScorer, scorer_problems
+from evomerge.scoring.python import PythonScorer, scorer_problems, uneven
 
 CODE = """
 import numpy as np
@@ -39,18 +39,6 @@ def scaled(module, split, *, options):
 
 def searched_only(module, split):
     return tensor(module, split) if split == "search" else []
-
-def nothing(module, split):
-    return []
-
-def total(module, split):
-    return tensor(module, split).sum()
-
-def words(module, split):
-    return ["good", "bad"]
-
-def undefined(module, split):
-    return tensor(module, split) / 0.0
 
 def unsure(module, split, calls=[]):
     calls.append(1)
@@ -98,9 +86,7 @@ def test_scores_may_be_a_tensor_an_array_or_a_list(
 
 def several(modules: list[torch.nn.Module]) -> Callable[..., torch.Tensor]:
     """As an engine with several slots asks; the first of the modules is asked."""
-    states = [
-        {name: value.clone() for name, value in one.state_dict().items()} for one in modules
-    ]
+    states = [{name: value.clone() for name, value in one.state_dict().items()} for one in modules]
     slots = Slots(modules[0], list(states[0]), len(modules))
     for number, state in enumerate(states):
         for name, target in slots.targets(number).items():
@@ -156,34 +142,75 @@ def test_scores_that_are_not_finite_fail_the_candidate_alone(
 ) -> None:
     scorer = PythonScorer(fitness(code, "tensor"), "search")
     module.load_state_dict({"weight": torch.ones(1, 1), "bias": torch.full((1,), torch.nan)})
-    with pytest.raises(CandidateError, match=r"tasks.x: 3 of 3 scores are not finite"):
+    said = (
+        r"x: code.py:tensor: expected one score an example, \(E,\), got 3 of 3 that are not finite"
+    )
+    with pytest.raises(CandidateError, match=said):
         scorer.score(module)
     module.load_state_dict({"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
     assert scorer.score(module)["x"].score == 2.0
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("returned", "said"),
     [
-        ("nothing", "tasks.x: the scorer gave no scores to search by."),
-        ("total", r"one score an example, \(E,\), of the scorer, got the shape \(\)"),
-        ("words", "tasks.x: expected numbers of the scorer, got list."),
+        ("[]", "got none to search by"),
+        ("tensor(module, split).sum()", r"got the shape \(\)"),
+        ("module(X[split]) > 2", r"got the shape \(3, 1\)"),
+        ("['0.5', '0.25', '1']", r"as numbers, got list \['0.5', '0.25', '1'\]"),
+        ("'0.5'", "as numbers, got str '0.5'"),
+        ("None", "as numbers, got NoneType None"),
+        ("[0.5, None, 1.0]", r"as numbers, got list \[0.5, None, 1.0\]"),
+        ("[[0.5], [0.5, 1.0]]", "as numbers, got list"),
+        ("{'score': 1.0}", "as numbers, got dict"),
+        ("[1j, 2.0, 3.0]", "as numbers, got list"),
+        ("torch.zeros(3, dtype=torch.complex64)", "as numbers, got Tensor"),
+        ("[1.0, float('inf'), 1.0]", "got 1 of 3 that are not finite"),
     ],
 )
-def test_what_are_no_scores_is_the_fault_of_the_scorer(
-    code: Path, module: torch.nn.Module, name: str, said: str
+def test_what_are_no_scores_fails_the_candidate(
+    code: Path, module: torch.nn.Module, returned: str, said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
-        PythonScorer(fitness(code, name), "search").score(module)
+    code.write_text(f"{CODE}\ndef odd(module, split):\n    return {returned}\n")
+    said = rf"^tasks.x: code.py:odd: expected one score an example, \(E,\),.* ?{said}"
+    with pytest.raises(CandidateError, match=said):
+        PythonScorer(fitness(code, "odd"), "search").score(module)
 
 
-def test_a_scorer_with_other_examples_for_other_models_is_refused(
-    code: Path, module: torch.nn.Module
-) -> None:
-    scorer = PythonScorer(fitness(code, "unsure"), "search")
-    assert len(scorer.score(module)["x"].doc_ids) == 3
-    with pytest.raises(ConfigError, match=r"tasks.x: the scorer gave 2 scores, and 3 before"):
-        scorer.score(module)
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "[True, False, True]",
+        "module(X[split])[:, 0] != 2.5",
+        "np.array([1, 0, 1], np.uint8)",
+        "(np.float32(1), 0, np.int64(1))",
+        "[torch.tensor(1.0), torch.tensor(0), torch.tensor(True)]",
+    ],
+)
+def test_right_or_wrong_is_one_or_zero(code: Path, module: torch.nn.Module, returned: str) -> None:
+    code.write_text(f"{CODE}\ndef right(module, split):\n    return {returned}\n")
+    found = PythonScorer(fitness(code, "right"), "search").score(module)
+    assert found["x"].example_scores == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("raised", ["ValueError('no data')", "SystemExit(3)"])
+def test_a_scorer_that_fails_is_named(code: Path, module: torch.nn.Module, raised: str) -> None:
+    code.write_text(f"{CODE}\ndef bad(module, split):\n    raise {raised}\n")
+    kind, text = raised.rstrip(")").split("(")
+    said = f"^tasks.x: code.py:bad: failed: {kind}: " + text.replace("'", "")
+    with pytest.raises(CandidateError, match=said):
+        PythonScorer(fitness(code, "bad"), "search").score(module)
+
+
+def test_another_number_of_scores_than_before_is_told(code: Path, module: torch.nn.Module) -> None:
+    one = fitness(code, "unsure")
+    scorer = PythonScorer(one, "search")
+    first, second = scorer.score(module), scorer.score(module)
+    assert uneven(one, first, first) is uneven(one, {}, first) is uneven(one, second, {}) is None
+    assert uneven(one, second, first) == (
+        "tasks.x: code.py:unsure: expected 3 scores, as of the model before, got 2. "
+        "Give one for every example, and the same examples for every model."
+    )
 
 
 def test_scorers_that_cannot_be_called_are_told_before_anything_is_opened(code: Path) -> None:
