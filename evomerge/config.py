@@ -258,7 +258,9 @@ def _record(file: SearchFile, ground: Ground, engine: Mapping[str, Any]) -> RunR
         engine: its settings with nothing left to choose: an ``auto`` may differ elsewhere.
     """
     whole = file.model_copy(update={"dtype": ground.dtype})
-    settings = json.dumps([file.engine, engine], sort_keys=True)
+    # wherever its file lies: what is in it, the engine says
+    given = {key: value for key, value in file.engine.items() if key != "module"}
+    settings = json.dumps([given, engine], sort_keys=True)
     return RunRecord(
         name=file.name,
         search_yaml=dump_yaml(whole.model_dump(mode="json", exclude_none=True)),
