@@ -6,16 +6,19 @@ Such a file runs because the user's own YAML names it; nothing else may name one
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from evomerge.errors import ConfigError
+from evomerge.neighbours import Folder, neighbours
 from evomerge.registry import did_you_mean
 
 
@@ -37,7 +40,7 @@ def parse(reference: str) -> CodeReference:
         raise ConfigError(f"expected path.py:function, got {reference!r}")
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such file")
-    return CodeReference(Path(path), function)
+    return CodeReference(Path(path).resolve(), function)
 
 
 def anchor_code(reference: str, folder: Path) -> str:
@@ -47,17 +50,36 @@ def anchor_code(reference: str, folder: Path) -> str:
 
 
 def content_digest(reference: str) -> str:
-    """sha256 of the function's name and of the file that it is in, wherever that lies.
+    """sha256 of the function's name, its file and what that imports from its folder.
+
+    Wherever the folder lies.
 
     Raises:
         ConfigError: as `parse`.
     """
     path, function = parse(reference)
-    return hashlib.sha256(function.encode() + b"\0" + path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(function.encode() + b"\0" + path.read_bytes())
+    for name, file in neighbours(path).items():
+        if file.is_file():
+            digest.update(b"\0" + name.encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def code_files(reference: str) -> tuple[Path, ...]:
+    """The function's file, and what that imports from its folder.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    path = parse(reference).path
+    return path, *(file for file in neighbours(path).values() if file.is_file())
 
 
 def load_function(reference: str, *arguments: Any, **keywords: Any) -> Callable[..., Any]:
     """The function, its file having run once in this process.
+
+    What it imports from its folder is found there, also when it is called.
 
     Args:
         arguments, keywords: what it will be called with, as far as their number and names go.
@@ -67,7 +89,7 @@ def load_function(reference: str, *arguments: Any, **keywords: Any) -> Callable[
             arguments.
     """
     path, name = parse(reference)
-    module = _module(path.resolve())
+    folder, module = _module(path)
     found = getattr(module, name, None)
     if not callable(found):
         known = [n for n, item in vars(module).items() if inspect.isfunction(item) and n[0] != "_"]
@@ -77,29 +99,39 @@ def load_function(reference: str, *arguments: Any, **keywords: Any) -> Callable[
     except TypeError as error:
         shown = ", ".join([*map(str, arguments), *(f"{key}=..." for key in keywords)])
         raise ConfigError(f"{path}: {name} must take ({shown}): {error}") from None
-    loaded: Callable[..., Any] = found
-    return loaded
+
+    @wraps(found)
+    def called(*given: Any, **named: Any) -> Any:
+        with folder.within():
+            return found(*given, **named)
+
+    return called
 
 
-class _Source(SourceFileLoader):
-    """Reads the text itself: a file may change twice in the second that bytecode is dated by."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
+_folders: dict[Path, Folder] = {}  # by where they lie: their modules are shared
 
 
-def _module(path: Path) -> ModuleType:
-    digest = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()
-    name = f"_evomerge_user_code_{path.stem}_{digest[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_loader(name, _Source(name, str(path)))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look themselves up there
+def _module(path: Path) -> tuple[Folder, ModuleType]:
+    """The file as a module, and the folder that it was run in."""
+    folder = _folders.get(path.parent)
+    if folder is None or not folder.is_current:
+        folder = _folders[path.parent] = Folder()
+    name = _name(path)
+    folder.know({**neighbours(path), name: path})
     try:
-        spec.loader.exec_module(module)
+        with folder.within():
+            return folder, importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
+        _folders.pop(path.parent, None)
         raise ConfigError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
-    return module
+
+
+def _name(path: Path) -> str:
+    """By which the files of its folder import it too, unless that is another module's."""
+    name = path.stem
+    if name.isidentifier() and name not in sys.modules:
+        with suppress(ImportError, ValueError):
+            other = importlib.util.find_spec(name)
+            if other is None or other.origin == str(path):
+                return name
+    return f"_evomerge_user_code_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"

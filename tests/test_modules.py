@@ -235,15 +235,25 @@ def test_weights_without_a_config_are_for_modules_of_ones_own(search: Search) ->
         load(search(engine="transformers"))
 
 
+def beside(path: Path, text: str) -> None:
+    """A file that the module's file imports."""
+    (path.parent / "beside.py").write_text(text)
+    code = path.parent / "digits.py"
+    if "import beside" not in code.read_text():
+        code.write_text(f"{code.read_text()}\nimport beside\n")
+
+
+@pytest.mark.parametrize("changed", ["digits.py", "beside.py"])
 def test_a_run_goes_on_only_with_the_code_that_it_began_with(
-    search: Search, tmp_path: Path
+    search: Search, tmp_path: Path, changed: str
 ) -> None:
     path, folder = search(), tmp_path / "run"
+    beside(path, "")
     found(load(path), folder)
     with Store.open(folder, read_only=True) as store:
         text = store.run().search_yaml
     resume(load_resolved(text, "run").search, folder, lambda progress: None)
-    with (path.parent / "digits.py").open("a") as stream:
+    with (path.parent / changed).open("a") as stream:
         stream.write("# changed\n")
     with pytest.raises(
         RunError, match=r"the files of its fitness, the engine's dtype, device or module"
@@ -251,16 +261,26 @@ def test_a_run_goes_on_only_with_the_code_that_it_began_with(
         resume(load_resolved(text, "run").search, folder, lambda progress: None)
 
 
+def test_where_the_code_lies_is_no_part_of_a_run(search: Search, tmp_path: Path) -> None:
+    path = search()
+    first = load(path).search.record
+    shutil.copytree(path.parent, tmp_path / "moved")
+    moved = load(tmp_path / "moved" / path.name).search.record
+    assert moved.search_yaml != first.search_yaml
+    assert moved.settings_digest == first.settings_digest
+    assert moved.fitness_digest == first.fitness_digest
+
+
 def test_machines_are_compared_by_the_code_too(search: Search) -> None:
     path = search()
+    beside(path, "")
     before = inspect_machine(load(path).search.setup)
     assert before.problems == ()
     assert before.stored["engine digits.py"].path == str(path.parent / "digits.py")
-    with (path.parent / "digits.py").open("a") as stream:
-        stream.write("# changed\n")
+    beside(path, "# changed\n")
     after = inspect_machine(load(path).search.setup)
     differing = [name for name in before.stored if before.stored[name] != after.stored[name]]
-    assert differing == ["fitness", "engine digits.py"]
+    assert differing == ["fitness", "engine beside.py"]
 
 
 def test_several_at_once_are_for_the_local_executor(search: Search) -> None:

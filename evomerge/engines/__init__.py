@@ -41,7 +41,10 @@ class Engine(ABC):
 
     @classmethod
     def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
-        """What its options name that scores depend on, and every machine must have the same."""
+        """What its options name that scores depend on, and every machine must have the same.
+
+        Those after the first are told apart by where they lie from its folder.
+        """
         return ()
 
     @abstractmethod

@@ -20,7 +20,7 @@ from evomerge.engines._generators import Generators
 from evomerge.engines._in_place import fill
 from evomerge.engines._slots import Slots, tensors
 from evomerge.errors import ConfigError
-from evomerge.user_code import content_digest, load_function, parse
+from evomerge.user_code import code_files, content_digest, load_function
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan
 
@@ -71,7 +71,7 @@ class TorchEngine(Engine):
     def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
         """See `Engine.files`."""
         with _named():
-            return (parse(options["module"]).path,)
+            return code_files(options["module"])
 
     def open(self, models: Models) -> None:
         """See `Engine.open`.

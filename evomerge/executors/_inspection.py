@@ -6,6 +6,7 @@ Scores are comparable only where these are equal, so every node is asked before 
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def differences(expected: Inspection, found: Inspection, where: str) -> list[str
 
 
 _CURE = "Copy the model to that node again, or put it on a shared disk."
-_CURE_MODULE = "Copy the module's file to that node again, or put it on a shared disk."
+_CURE_MODULE = "Copy the module's files to that node again, or put it on a shared disk."
 _CURE_FITNESS = "Copy the fitness and its tasks to that node again, or put them on a shared disk."
 
 
@@ -98,8 +99,10 @@ def _stored(setup: WorkerSetup) -> dict[str, Stored]:
     """Digests of all weights and small files; the names do not depend on where folders lie."""
     found = {_FITNESS: Stored(setup.fitness.include_path or "fitness", setup.fitness.digest)}
     engine = registry.find("engines", setup.engine, Engine)
-    for file in engine.files(setup.engine_options):
-        found[f"engine {file.name}"] = Stored(str(file), _digest(file))
+    files = engine.files(setup.engine_options)
+    for file in files:
+        name = os.path.relpath(file, files[0].parent)
+        found[f"engine {name}"] = Stored(str(file), _digest(file))
     for number, (folder, checkpoint) in enumerate(Models.of(setup).checkpoints.items()):
         found[f"{number} weights"] = Stored(f"{folder} (weights)", checkpoint.fingerprint)
         for file in sorted(folder.iterdir()):
