@@ -31,6 +31,8 @@ def _spelled_out(part: Config, config: Config) -> dict[str, Any]:
         every = part.get("no_rope_layer_interval", 4)
         found["no_rope_layers"] = [int((layer + 1) % every != 0) for layer in range(layers)]
     slides = _SLIDES.get(kind)
+    if kind == "exaone4" and not isinstance(part.get("sliding_window_pattern", 4), int):
+        slides = None  # "LLLG", which Transformers does not read
     if slides is not None and part.get("layer_types") is None:
         slide = slides(found)
         found["layer_types"] = [_SLIDING if slide(layer) else _FULL for layer in range(layers)]
@@ -42,6 +44,10 @@ def _every(default: int) -> Callable[[Config], Callable[[int], bool]]:
     return lambda config: (
         lambda layer: (layer + 1) % config.get("sliding_window_pattern", default) != 0
     )
+
+
+def _every_second(config: Config) -> Callable[[int], bool]:
+    return lambda layer: layer % 2 == 0
 
 
 def _from_some_block(config: Config) -> Callable[[int], bool]:
@@ -61,9 +67,9 @@ def _without_rope(config: Config) -> Callable[[int], bool]:
 
 
 _SLIDES: Mapping[str, Callable[[Config], Callable[[int], bool]]] = {
-    "gemma2": lambda config: lambda layer: layer % 2 == 0,
+    **dict.fromkeys(("gemma2", "gpt_oss", "vaultgemma"), _every_second),
     **dict.fromkeys(("gemma3", "gemma3_text"), _every(6)),
-    "cohere2": _every(4),
+    **dict.fromkeys(("cohere2", "exaone4"), _every(4)),
     "olmo3": lambda config: lambda layer: (layer + 1) % 4 != 0,
     **dict.fromkeys(("qwen2", "qwen3"), _from_some_block),
     "qwen2_moe": _up_to_some_block,

@@ -18,8 +18,10 @@ from evomerge.recipes.recipe import Tokenizer
 from evomerge.weights import chat_templates
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.alignment import Vocabulary, settle
+from evomerge.weights.block_numbers import displaced
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
 from evomerge.weights.headers import FLOATS
+from evomerge.weights.layer_types import spelled_out
 from evomerge.weights.mismatches import (
     config_problems,
     notes,
@@ -143,6 +145,7 @@ class Models:
         wrong = list(range_problems(self._slices, base, sources))
         if wrong:
             raise PlanError([*problems, *wrong])
+        problems += displaced((spelled_out(m.config), own) for m, own in self.origins or ())
         slots = Lineup(base, sources, self._slices, untied=self.untied).slots(rows)
         problems += module_problems(slots, modules)
         slots = keep_outside(slots, modules)

@@ -23,7 +23,10 @@ _PROCESSORS = (
 )
 # Lists with a value for every block, and lists of the blocks that something is true of.
 _PER_BLOCK = re.compile(r"layer|block|pattern|heads|intermediate|experts")
-_BLOCK_LISTS = ("mlp_only_layers", "cross_attention_layers", "global_attn_layers")
+_BLOCK_LISTS = (
+    *("mlp_only_layers", "moe_layers", "cross_attention_layers"),
+    *("global_attn_layers", "full_attn_idxs"),
+)
 _TOKEN_ID = re.compile(r"_token_(id|index)$")
 
 

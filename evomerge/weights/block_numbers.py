@@ -1,0 +1,133 @@
+"""What a block is by its number alone, though no config can say it of another: it may not move.
+
+The families are those of Transformers 5. What a config can say block by block, it says in a stack
+(`evomerge.weights.layer_types`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from evomerge.weights.names import depth, language_parts
+
+Config = Mapping[str, Any]
+
+
+class Block(NamedTuple):
+    """A block of a model, and how many that has."""
+
+    number: int
+    depth: int
+
+
+Kind = Callable[[Config, Block], Any]
+
+
+def displaced(moves: Iterable[tuple[Config, int]]) -> Iterator[str]:
+    """A sentence for each setting by which a block would be another where it is to stand.
+
+    Args:
+        moves: for each block of a stack, from the first on, the config of the model that it comes
+            from, `spelled_out`, and its number there.
+    """
+    stack = list(moves)
+    told: set[tuple[str, str]] = set()
+    for number, (config, own) in enumerate(stack):
+        for part in language_parts(config) or [dict(config)]:
+            family = str(part.get("model_type"))
+            before = Block(own, depth(part) or depth(config) or 0)
+            after = Block(number, len(stack))
+            for key, kind in _kinds(family, part):
+                if kind(part, before) != kind(part, after) and (family, key) not in told:
+                    told.add((family, key))
+                    yield (
+                        f"slices: block {own} would be another as block {number} of "
+                        f"{len(stack)}: of {family}, {key} goes by the number of a block, and the "
+                        "config has no list of it. Leave the blocks where they are."
+                    )
+
+
+def _kinds(family: str, part: Config) -> Iterator[tuple[str, Kind]]:
+    yield from _BY_NUMBER.get(family, {}).items()
+    for key in _LISTS.get(family, ()):
+        if not isinstance(part.get(key), list):
+            yield key, _itself
+
+
+def _itself(config: Config, block: Block) -> Any:
+    """No two blocks of models of any two depths are known to be alike."""
+    return block
+
+
+def _if_set(key: str, kind: Kind) -> dict[str, Kind]:
+    return {key: lambda config, block: kind(config, block) if config.get(key) else None}
+
+
+def _from(key: str) -> dict[str, Kind]:
+    """Dense blocks first, then those of experts."""
+    return {
+        key: lambda config, block: block if config.get(key) is None else block.number >= config[key]
+    }
+
+
+def _every(key: str) -> dict[str, Kind]:
+    return {key: lambda config, block: (block.number + 1) % (config.get(key) or 1) == 0}
+
+
+def _periods(*names: str) -> dict[str, Kind]:
+    def kind(config: Config, block: Block) -> Any:
+        settings: list[Any] = [config.get(f"{n}_{k}") for n in names for k in ("period", "offset")]
+        if None in settings:
+            return block
+        pairs = zip(settings[::2], settings[1::2], strict=True)
+        return [block.number % period == offset for period, offset in pairs]
+
+    return {f"{names[0]}_period": kind}
+
+
+def _number(config: Config, block: Block) -> Any:
+    return block.number
+
+
+def _first(config: Config, block: Block) -> Any:
+    return block.number == 0
+
+
+_DENSE_FIRST = ("deepseek_v2", "deepseek_v3", "axk1", "dots1", "glm4_moe", "glm4v_moe_text")
+_SHARED_KEYS = ("gemma3n_text", "gemma4_text", "gemma4_unified_text")
+_INDEXED = ("deepseek_v32", "glm_moe_dsa", "glm5_next", "hy_v4")
+
+# By family and key, whatever else the config says.
+_BY_NUMBER: Mapping[str, Mapping[str, Kind]] = {
+    "gpt2": _if_set("scale_attn_by_inverse_layer_idx", _number),
+    "diffllama": {"lambda_init": _number},
+    "gpt_neo": {"attention_types": _itself},
+    **dict.fromkeys(_DENSE_FIRST, _from("first_k_dense_replace")),
+    **dict.fromkeys(("afmoe", "lfm2_moe"), _from("num_dense_layers")),
+    **dict.fromkeys(("qwen2_moe", "qwen3_moe", "qwen3_next"), _every("decoder_sparse_step")),
+    **dict.fromkeys(_SHARED_KEYS, _if_set("num_kv_shared_layers", _itself)),
+    **{family: {"indexer_types": _itself} for family in _INDEXED},
+    "ernie4_5_moe": {"moe_layer_interval": _itself},
+    "jamba": _periods("attn_layer", "expert_layer"),
+    "modernbert-decoder": {"attn_norm": _first},
+    "nemotron_h": _if_set("hybrid_override_pattern", _itself),
+    "zaya": {"use_eda": _first},
+}
+
+# By family, lists that Transformers makes up from the numbers where a config has none.
+_LISTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("afmoe", "cwm", "exaone4", "granite_swa", "granitemoe_swa"), ("layer_types",)),
+    **dict.fromkeys(("gemma3n_text", "gemma4_text", "gemma4_unified_text"), ("layer_types",)),
+    **dict.fromkeys(("inkling_text", "lfm2", "minimax", "modernbert-decoder"), ("layer_types",)),
+    **dict.fromkeys(("olmo_hybrid", "qwen3_5_text", "qwen3_5_moe_text"), ("layer_types",)),
+    **dict.fromkeys(("qwen3_next", "qwen4_exp_text", "nemotron_h"), ("layer_types",)),
+    **dict.fromkeys(("axk2", "glm4_moe_lite", "hy_v3", "laguna"), ("mlp_layer_types",)),
+    **dict.fromkeys(
+        ("cohere2_moe", "deepseek_v4", "exaone_moe", "kimi_linear", "mimo_v2_flash"),
+        ("layer_types", "mlp_layer_types"),
+    ),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "hy_v4"), ("mlp_layer_types",)),
+    "llama4_text": ("moe_layers", "no_rope_layers", "layer_types"),
+    "zamba": ("layers_block_type",),
+}
