@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Text, bindparam, exists, insert, select
 from evomerge.errors import StoreError
 from evomerge.nouns import Candidate, Genome
 from evomerge.recipes import Recipe
+from evomerge.store.lineages import Steps
 from evomerge.store.records import to_json, utc_now
 from evomerge.store.schema import candidates, parents, recipes
 
@@ -27,15 +28,22 @@ _RECIPE_DIGEST = select(candidates.c.recipe_digest).where(
 )
 
 
-def add(connection: Connection, run_id: int, candidate: Candidate) -> None:
-    """Insert a candidate, its parents, and its recipe unless it is known."""
+def add(connection: Connection, run_id: int, candidate: Candidate, steps: Steps) -> None:
+    """Insert a candidate, its parents, and its recipe unless it is known.
+
+    Args:
+        steps: of the run's earlier candidates.
+    """
+    recipe = candidate.recipe
+    genes, text = steps.shorten(dict(candidate.genome.genes), recipe.canonical_json())
+    connection.execute(_ADD_RECIPE, {"digest": recipe.digest, "json": text})
     row = {
         "run_id": run_id,
         "number": candidate.number,
         "kind": candidate.kind,
         "label": candidate.label,
-        "genes": to_json(dict(candidate.genome.genes)),
-        "recipe_digest": _add_recipe(connection, candidate.recipe),
+        "genes": to_json(genes),
+        "recipe_digest": recipe.digest,
         "created_utc": utc_now(),
         "stage": candidate.stage,
     }
@@ -48,8 +56,12 @@ def add(connection: Connection, run_id: int, candidate: Candidate) -> None:
         connection.execute(_ADD_PARENTS, lineage)
 
 
-def load(connection: Connection, run_id: int) -> list[Candidate]:
-    """All candidates of a run, by number."""
+def load(connection: Connection, run_id: int, steps: Steps) -> list[Candidate]:
+    """All candidates of a run, by number.
+
+    Args:
+        steps: takes those of the candidates in.
+    """
     lineage: dict[int, list[int]] = {}
     pairs = select(parents.c.child, parents.c.parent).where(parents.c.run_id == run_id)
     for child, parent in connection.execute(pairs.order_by(parents.c.child, parents.c.position)):
@@ -60,17 +72,20 @@ def load(connection: Connection, run_id: int) -> list[Candidate]:
         .where(candidates.c.run_id == run_id)
         .order_by(candidates.c.number)
     )
-    return [
-        Candidate(
-            number=row.number,
-            kind=row.kind,
-            label=row.label,
-            genome=Genome(json.loads(row.genes), tuple(lineage.get(row.number, ()))),
-            recipe=_recipe(row.recipe_digest, row.json),
-            stage=row.stage,
+    found = []
+    for row in rows:
+        genes, text = steps.complete(json.loads(row.genes), row.json)
+        found.append(
+            Candidate(
+                number=row.number,
+                kind=row.kind,
+                label=row.label,
+                genome=Genome(genes, tuple(lineage.get(row.number, ()))),
+                recipe=_recipe(row.recipe_digest, text),
+                stage=row.stage,
+            )
         )
-        for row in rows
-    ]
+    return found
 
 
 def recipe_digest(connection: Connection, run_id: int, number: int) -> str | None:
@@ -82,9 +97,3 @@ def _recipe(digest: str, text: str) -> Recipe:
     if hashlib.sha256(text.encode()).hexdigest() != digest:
         raise StoreError(f"recipe {digest}: its text was changed. Restore the run from a copy.")
     return Recipe.from_canonical_json(text)
-
-
-def _add_recipe(connection: Connection, recipe: Recipe) -> str:
-    digest = recipe.digest
-    connection.execute(_ADD_RECIPE, {"digest": digest, "json": recipe.canonical_json()})
-    return digest

@@ -15,6 +15,7 @@ from evomerge.errors import RunError, StoreError
 from evomerge.nouns import Candidate, Evaluation, Gram, Split
 from evomerge.store import candidates, database, evaluations, grams, history, runs
 from evomerge.store.filesystems import is_local
+from evomerge.store.lineages import Steps
 from evomerge.store.lock import WriterLock
 from evomerge.store.log import WriteAheadLog
 from evomerge.store.reading import readable
@@ -62,6 +63,7 @@ class Store:
         self._run_id = run_id
         self._where = where
         self._resources = resources
+        self._steps = Steps()
         self._grouping = False
         self._group: Connection | None = None  # once something is recorded in it
         run = self.run()
@@ -164,7 +166,7 @@ class Store:
             StoreError: its number is taken, or a parent is no candidate of this run.
         """
         with self._transaction(records=True) as connection:
-            candidates.add(connection, self._run_id, candidate)
+            candidates.add(connection, self._run_id, candidate, self._steps)
             history.add(connection, self._run_id, "ask", candidate.number, elapsed_seconds)
             runs.mark_going_on(connection, self._run_id)
             return evaluations.find(connection, self._key(candidate.recipe.digest, "search"))
@@ -224,7 +226,7 @@ class Store:
     def candidates(self) -> list[Candidate]:
         """All candidates, by number."""
         with self._transaction() as connection:
-            return candidates.load(connection, self._run_id)
+            return candidates.load(connection, self._run_id, self._steps)
 
     def events(self) -> list[Event]:
         """The run's history, first step to last."""
