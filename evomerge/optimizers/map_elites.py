@@ -15,6 +15,8 @@ from evomerge.optimizers._niches import Scores
 
 Cell = tuple[int, int]
 
+_FEW = 2  # the sum of scores below which a parent may be crossed with itself
+
 
 class Elite(NamedTuple):
     """The best of its cell."""
@@ -35,7 +37,8 @@ class MapElites(Breeder):
         descriptors: two tasks of the fitness; by default the first two by name, and of a single
             one the first half of its examples and the second.
         initial: how many random genomes come first where there is no parameter ``source``.
-        parents: drawn by ``chance``, all equally likely, or two different ones by their ``score``.
+        parents: drawn by ``chance``, all equally likely, or by their ``score``, as in the code
+            published with M2N2: twice the same one only while all scores sum to less than two.
         mutation, warm_up, insert, lag: as for `m2n2`.
 
     Raises:
@@ -86,13 +89,13 @@ class MapElites(Breeder):
         return Choice((first.number, second.number), why)
 
     def _two_of(self, elites: Sequence[Elite], rng: np.random.Generator) -> list[int]:
+        if self._parents == "chance":
+            return [int(place) for place in rng.integers(len(elites), size=2)]
         scores = np.array([elite.score for elite in elites])
-        if self._parents == "chance" or np.count_nonzero(scores) < 2:
-            first, second = rng.integers(len(elites), size=2)
-        else:
-            p = scores / scores.sum()
-            first, second = rng.choice(len(elites), size=2, replace=False, p=p)
-        return [int(first), int(second)]
+        total = scores.sum()
+        p = scores / total if total else None
+        few = bool(total < _FEW or np.count_nonzero(scores) < 2)
+        return [int(place) for place in rng.choice(len(elites), size=2, replace=few, p=p)]
 
     def _cell(self, scores: Mapping[str, Scores]) -> Cell:
         first, second = self._described(scores)

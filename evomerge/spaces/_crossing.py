@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 GramsAt = Callable[[Sequence[int]], Floats]  # (n,) positions to (n, K, K)
+Inner = tuple[float, float, float]  # ⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩
 
 _SAME = 1e-12  # far below what float32 weights can tell
 _LEAST_SINE = 1e-6  # below, the arc is a straight line
@@ -57,32 +58,32 @@ def line(t: float) -> tuple[float, float]:
     return 1 - t, t
 
 
-def arc(
-    first: Matrix, second: Matrix, start: int, stop: int, t: float, grams: GramsAt
-) -> tuple[float, float]:
-    """The weights at fraction t of the arc, whose angle is that between the models' elements.
+def inner_products(first: Matrix, second: Matrix, start: int, stop: int, grams: GramsAt) -> Inner:
+    """The inner products of two individuals on a stretch of elements.
 
     Args:
-        start, stop: the elements that are one vector.
+        start, stop: the elements that are one vector; zeros where there are none.
         grams: inner products of the sources up to a position.
-
-    Source: Shoemake 1985, doi:10.1145/325165.325242; M2N2, arXiv:2508.16204.
     """
-    inner = [first.bounds, second.bounds]
-    cuts = np.unique(np.concatenate([np.clip(bounds, start, stop) for bounds in inner]))
+    inside = [np.clip(matrix.bounds, start, stop) for matrix in (first, second)]
+    cuts = np.unique(np.concatenate(inside))
     if len(cuts) < 2:
-        return line(t)
+        return 0.0, 0.0, 0.0
     grams_SKK = np.diff(grams([int(cut) for cut in cuts]), axis=0)
     x, y = first.between(cuts), second.between(cuts)
 
     def product(left: Floats, right: Floats) -> float:
         return math.fsum(np.einsum("sk,skl,sl->s", left, grams_SKK, right).tolist())
 
-    return arc_of(product(x, x), product(x, y), product(y, y), t)
+    return product(x, x), product(x, y), product(y, y)
 
 
-def arc_of(xx: float, xy: float, yy: float, t: float) -> tuple[float, float]:
-    """The weights at fraction t of the arc between two vectors with these inner products."""
+def arc(inner: Inner, t: float) -> tuple[float, float]:
+    """The weights of two vectors at fraction t of the arc between them; a line where it is none.
+
+    Source: Shoemake 1985, doi:10.1145/325165.325242; M2N2, arXiv:2508.16204.
+    """
+    xx, xy, yy = inner
     lengths = math.sqrt(max(xx, 0.0) * max(yy, 0.0))
     if lengths == 0:
         return line(t)

@@ -126,9 +126,8 @@ class Individuals:
         self._kept.move_to_end(last)
         return self._kept[last]
 
-    def mixture(self, pieces: Sequence[tuple[int, Sequence[float]]]) -> Tensor:
+    def mixture(self, ends: Sequence[int], rows: Sequence[Sequence[float]]) -> Tensor:
         """(N,) float32: a weighted sum of the sources up to each of the ends."""
-        ends, rows = zip(*pieces, strict=True)
         return piecewise_sum(list(self.sources.values()), ends, rows)
 
     def offspring(self, step: Step, parents: Sequence[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from evomerge.operators import products
 from evomerge.recipes import Recipe, Step
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import Ground, Space
-from evomerge.spaces._crossing import Matrix, Part, arc, arc_of, cross, line
+from evomerge.spaces._crossing import Inner, Matrix, Part, arc, cross, inner_products, line
 from evomerge.spaces._mutation import (
     Individuals,
     Stretch,
@@ -31,6 +31,7 @@ from evomerge.weights.flat import flat_sources
 from evomerge.weights.segments import PrefixGrams, layout_of
 
 Words = str | list[str]
+Weights = tuple[float, float]  # of two parents
 
 
 class CrossoverSpace(Space):
@@ -51,6 +52,9 @@ class CrossoverSpace(Space):
         ground: the models, open.
         interpolation: ``lerp``, or ``slerp``, which differs where angles between the models are
             large: hardly for fine-tunes of one base, but for their task vectors.
+        angle: of ``slerp``: of each ``side`` of a split, as in the paper, or of the whole
+            ``chromosome``, as in its published code. A side of a few elements may have an angle
+            near π and a child that is many times as long as its parents.
         align: where models may be split: at any ``element``, ``tensor`` or ``layer``.
         space: what is summed: ``weights``, or ``task_vector`` for sources minus base.
         chromosomes: the parts that are split independently: a role (``attention``, ``mlp``, ...),
@@ -70,16 +74,13 @@ class CrossoverSpace(Space):
         ground: Ground,
         *,
         interpolation: Literal["lerp", "slerp"] = "lerp",
+        angle: Literal["side", "chromosome"] = "side",
         align: Literal["element", "tensor", "layer"] = "element",
         space: Literal["weights", "task_vector"] = "weights",
         chromosomes: str | list[str] | dict[str, Words] = "all",
     ) -> None:
-        self.ground, self.interpolation, self.align, self.space = (
-            ground,
-            interpolation,
-            align,
-            space,
-        )
+        self.ground, self.space, self.align = ground, space, align
+        self.interpolation, self.angle = interpolation, angle
         self.chromosomes = _chromosomes(chromosomes)
         sources = tuple(ground.sources)
         if len(sources) < 2:
@@ -123,18 +124,21 @@ class CrossoverSpace(Space):
         found = matrices[0]
         if len(matrices) == 2:
             parts = []
+            first, second = matrices
+
+            def inner(low: int, high: int) -> Inner:
+                return inner_products(first, second, low, high, self._grams.at)
+
             for name, (start, stop) in zip(
                 self.chromosomes, pairwise(self.layout.edges), strict=True
             ):
-                cut = self._cut(start, stop, float(genes[f"split[{name}]"]))
-                ratio = float(genes[f"ratio[{name}]"])
-                left = Part(start, cut, *self._mix(matrices, start, cut, ratio))
-                right = Part(cut, stop, *self._mix(matrices, cut, stop, 1 - ratio))
+                cut, before, after = self._mix(genes, name, start, stop, inner)
+                left, right = Part(start, cut, *before), Part(cut, stop, *after)
                 parts += [left, right]
                 genes[f"cut[{name}]"] = [start, cut, stop]
                 genes[f"left[{name}]"] = [left.a, left.b]
                 genes[f"right[{name}]"] = [right.a, right.b]
-            found = cross(matrices[0], matrices[1], parts)
+            found = cross(first, second, parts)
         whole = {"bounds": found.bounds.tolist(), "rows": found.rows.tolist()}
         return Genome({**genes, **whole}, genome.parents)
 
@@ -148,15 +152,18 @@ class CrossoverSpace(Space):
             names: (M,) of the parents: a source, or the gene ``noise`` of an individual.
             parents: (M,) of (N,) float32, their elements; under ``lerp`` they are not needed.
         """
+
+        def inner(low: int, high: int) -> Inner:
+            first, second = parents
+            return products(first[low:high], second[low:high])
+
         stretches = []
         for name, (start, stop) in zip(self.chromosomes, pairwise(self.layout.edges), strict=True):
-            cut = self._cut(start, stop, float(genome.genes[f"split[{name}]"]))
-            ratio = float(genome.genes[f"ratio[{name}]"])
-            for low, high, t in ((start, cut, ratio), (cut, stop, 1 - ratio)):
-                weights: tuple[float, ...] = (1.0,) if len(names) == 1 else line(t)
-                if len(names) == 2 and self.interpolation == "slerp":
-                    weights = arc_of(*products(parents[0][low:high], parents[1][low:high]), t)
-                stretches.append(Stretch(low, high, weights))
+            if len(names) == 1:
+                stretches.append(Stretch(start, stop, (1.0,)))
+                continue
+            cut, before, after = self._mix(genome.genes, name, start, stop, inner)
+            stretches += [Stretch(start, cut, before), Stretch(cut, stop, after)]
         return make_step(genome, names, stretches)
 
     def elements(self, genome: Genome) -> Tensor:
@@ -167,9 +174,7 @@ class CrossoverSpace(Space):
         """
         if "bounds" not in genome.genes:
             return self.individuals.elements(genome)
-        found = self._matrix(genome)
-        pieces = list(zip(found.bounds[1:].tolist(), found.rows.tolist(), strict=True))
-        return self.individuals.mixture(pieces)
+        return self.individuals.mixture(genome.genes["bounds"][1:], genome.genes["rows"])
 
     def _mutated(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
         genes = {name: gene for name, gene in genome.genes.items() if name != "source"}
@@ -236,12 +241,26 @@ class CrossoverSpace(Space):
         return min(inside, key=lambda position: abs(position - cut))
 
     def _mix(
-        self, parents: Sequence[Matrix], start: int, stop: int, t: float
-    ) -> tuple[float, float]:
+        self,
+        genes: Mapping[str, Any],
+        name: str,
+        start: int,
+        stop: int,
+        inner: Callable[[int, int], Inner],
+    ) -> tuple[int, Weights, Weights]:
+        """Where a chromosome is split, and the parents' weights on both sides.
+
+        Args:
+            inner: the parents' inner products from one element to another.
+        """
+        cut = self._cut(start, stop, float(genes[f"split[{name}]"]))
+        ratio = float(genes[f"ratio[{name}]"])
         if self.interpolation == "lerp":
-            return line(t)
-        first, second = parents
-        return arc(first, second, start, stop, t, self._grams.at)
+            return cut, line(ratio), line(1 - ratio)
+        if self.angle == "chromosome":
+            whole = inner(start, stop)
+            return cut, arc(whole, ratio), arc(whole, 1 - ratio)
+        return cut, arc(inner(start, cut), ratio), arc(inner(cut, stop), 1 - ratio)
 
 
 def _source_alone(genes: Mapping[str, Any], sources: Sequence[str]) -> str | None:

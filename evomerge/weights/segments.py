@@ -106,7 +106,7 @@ class PrefixGrams:
         for position in positions:
             if position not in self._known:
                 self._measure(position)
-        return np.stack([self._known[position] for position in positions])
+        return np.array([self._known[position] for position in positions])
 
     def _measure(self, position: int) -> None:
         index = bisect_right(self._layout.starts, position) - 1

@@ -34,7 +34,8 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     pretrained: bool = False
     interpolation: Literal["lerp", "slerp"] = "slerp"
-    runs: int = 3
+    angle: Literal["side", "chromosome"] = "chromosome"
+    runs: int = 10
 
     @property
     def slug(self) -> str:
@@ -54,7 +55,6 @@ METHODS = (
             10000: (82.5, None),
         },
         FROM_SCRATCH,
-        runs=10,
     ),
     Method(
         "without split point",

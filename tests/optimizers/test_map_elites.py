@@ -75,14 +75,22 @@ def test_other_than_two_descriptors_are_refused(descriptors: list[str]) -> None:
         MapElites(CROSSED, 0, descriptors=descriptors)
 
 
-def test_parents_drawn_by_score_are_two_and_never_one_that_solves_nothing() -> None:
+def children(*rows: tuple[list[float], list[float]]) -> set[tuple[int, ...]]:
+    """The parents of many children, of elites with these scores on two tasks."""
     optimizer = MapElites(CROSSED, 3, parents="score", descriptors=["a", "b"])
-    rows = {0: ([1.0, 1.0], [0.0, 0.0]), 1: ([0.0, 0.0], [1.0, 0.0]), 2: ([0.0, 0.0], [0.0, 0.0])}
-    for number, (a, b) in rows.items():
+    for number, (a, b) in enumerate(rows):
         optimizer.ask(number)
-        tasks = {
-            name: TaskScores(0.0, (0, 1), tuple(scores)) for name, scores in (("a", a), ("b", b))
-        }
-        optimizer.tell(number, Evaluation("done", tasks, value=0.0))
-    children = [optimizer.ask(number) for number in range(3, 40)]
-    assert {tuple(sorted(c.parents)) for c in children if c is not None} == {(0, 1)}
+        optimizer.tell(number, scored(a=a, b=b))
+    found = [optimizer.ask(number) for number in range(len(rows), 60)]
+    return {tuple(sorted(genome.parents)) for genome in found if genome is not None}
+
+
+def test_parents_drawn_by_score_are_never_one_that_solves_nothing() -> None:
+    assert children(([1, 1], [0, 0]), ([0, 0], [1, 0]), ([0, 0], [0, 0])) == {
+        *((0, 0), (0, 1), (1, 1))
+    }
+
+
+def test_parents_drawn_by_score_are_two_once_scores_sum_to_two() -> None:
+    pairs = children(([1, 1], [0.5, 0.5]), ([0.5, 0.5], [1, 1]), ([1, 1], [0, 0]))
+    assert pairs == {(0, 1), (0, 2), (1, 2)}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from evomerge.spaces._crossing import Floats, Matrix, Part, arc, cross, line
+from evomerge.spaces._crossing import Floats, Matrix, Part, arc, cross, inner_products, line
 
 N, K = 200, 3
 RNG = np.random.default_rng(0)
@@ -88,7 +88,9 @@ def test_three_hundred_generations_are_those_of_the_weights_themselves(spherical
                 x,
                 y,
                 [
-                    Part(a, b, *(arc(x, y, a, b, t, grams) if spherical else line(t)))
+                    Part(
+                        a, b, *(arc(inner_products(x, y, a, b, grams), t) if spherical else line(t))
+                    )
                     for a, b, t in sides
                 ],
             )
@@ -104,21 +106,21 @@ def test_three_hundred_generations_are_those_of_the_weights_themselves(spherical
 
 
 def test_the_arc_between_equal_models_is_the_line() -> None:
-    assert arc(seed(1), seed(1), 0, N, 0.3, grams) == (0.7, 0.3)
+    assert arc(inner_products(seed(1), seed(1), 0, N, grams), 0.3) == (0.7, 0.3)
 
 
 def test_the_arc_over_no_elements_is_the_line() -> None:
-    assert arc(seed(0), seed(1), 40, 40, 0.25, grams) == (0.75, 0.25)
+    assert arc(inner_products(seed(0), seed(1), 40, 40, grams), 0.25) == (0.75, 0.25)
 
 
 def test_the_arc_from_a_model_of_zeros_is_the_line() -> None:
     nothing = Matrix(np.array([0, N]), np.zeros((1, K)))
-    assert arc(nothing, seed(1), 0, N, 0.25, grams) == (0.75, 0.25)
+    assert arc(inner_products(nothing, seed(1), 0, N, grams), 0.25) == (0.75, 0.25)
 
 
 def test_the_middle_of_the_arc_between_orthogonal_models_is_longer_than_the_line() -> None:
     def identity(positions: Sequence[int]) -> Floats:
         return np.stack([position * np.eye(K) for position in positions])
 
-    found = arc(seed(0), seed(1), 0, N, 0.5, identity)
+    found = arc(inner_products(seed(0), seed(1), 0, N, identity), 0.5)
     assert found == pytest.approx((np.sqrt(0.5), np.sqrt(0.5)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,25 @@ def test_fewer_than_two_sources_cannot_be_crossed(zoo: Path) -> None:
     one = {"arithmetic": str(zoo / "arithmetic")}
     with pytest.raises(ConfigError, match=r"crossover needs two sources, got 1\. Add one\."):
         CrossoverSpace(Ground(str(zoo / "base"), one, 4, "float32"))
+
+
+def test_with_the_angle_of_a_chromosome_both_sides_have_the_same_weights_reversed(
+    models: Models, zoo: Path
+) -> None:
+    options: dict[str, Any] = {"interpolation": "slerp", "space": "task_vector"}
+    rows = {}
+    for angle in ("side", "chromosome"):
+        space = CrossoverSpace(ground(models, zoo), angle=angle, **options)
+        first, second, _ = seeds(space)
+        rows[angle] = child(space, first, second, split=0.125, ratio=0.25).genes["rows"]
+    space = CrossoverSpace(ground(models, zoo), **options)
+    x, y = (space.elements(seed).double() for seed in seeds(space)[:2])
+    omega = math.acos(float(x @ y / x.norm() / y.norm()))
+    expected = [math.sin(t * omega) / math.sin(omega) for t in (0.75, 0.25)]
+    left, right = rows["chromosome"]
+    assert left[:2] == pytest.approx(expected, rel=1e-9)
+    assert right[:2] == left[1::-1]
+    assert rows["side"][0][:2] != rows["side"][1][1::-1]
 
 
 @pytest.mark.parametrize("wrong", [[], {"a": []}, ["mlp", "mlp"]])
