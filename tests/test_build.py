@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+from evomerge import __version__
 from evomerge.build import build
 from evomerge.errors import CandidateError, CheckpointError, InputError, OutputError, PlanError
 from evomerge.recipes import Recipe
@@ -211,6 +212,8 @@ def test_the_zoo_builds_and_loads(zoo: Path, tmp_path: Path) -> None:
     sources = [zoo / name for name in ("arithmetic", "strings", "kanji")]
     out = build(recipe(zoo / "base", *sources, operator="ties", dtype="bfloat16"), tmp_path / "zoo")
     assert logits(out).isfinite().all()
+    card = (out / "README.md").read_text("utf-8")
+    assert "It stacks 6 blocks: 2 of `s1` and 4 of `s2`.\nThe recipe below" in card
 
 
 # the model card
@@ -296,6 +299,39 @@ def test_what_a_config_says_of_each_block_follows_the_block(tiny: Tiny, tmp_path
 
 
 # recipes in place of models
+
+
+@pytest.mark.parametrize(
+    ("slices", "scales", "line"),
+    [
+        ([], [], ""),
+        ([{"a": [3, 4]}], [], "It stacks 1 block: 1 of `a`.\n"),
+        (
+            [{"a": [0, 3]}, {"b": [1, 2]}, {"a": [1, 4]}],
+            [1, 1, 1, 0.5, 1, 1, 1],
+            "It stacks 7 blocks: 6 of `a` (4 different ones) and 1 of `b`. "
+            "The stream between them is scaled.\n",
+        ),
+        (
+            [{"base": [0, 2], "a": [0, 2], "b": [2, 4]}, {"a": [1, 2]}, {"b": [1, 2]}],
+            [],
+            "It stacks 4 blocks: 2 merged of `base`, `a` and `b`, 1 of `a` and 1 of `b`.\n",
+        ),
+    ],
+)
+def test_the_card_says_how_many_blocks_of_which_models_are_stacked(
+    slices: list[Any], scales: list[float], line: str
+) -> None:
+    stacked = Recipe(
+        base="org/base",
+        sources={"a": "org/a", "b": "org/b"},
+        operator="linear",
+        dtype="bfloat16",
+        slices=slices,
+        scales=scales,
+    )
+    said = model_card(stacked, "title").split(f"by evomerge {__version__}.\n")[1]
+    assert said.startswith(f"{line}The recipe below rebuilds")
 
 
 def test_the_card_names_the_models_of_recipes_within(tiny: Tiny) -> None:

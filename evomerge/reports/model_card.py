@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import yaml
 
@@ -35,7 +36,7 @@ def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:
 # {title}
 
 A merge of {count} with the operator `{recipe.operator}`, made by evomerge {__version__}.
-The recipe below rebuilds these weights byte for byte with `evomerge build`.
+{_stack(recipe)}The recipe below rebuilds these weights byte for byte with `evomerge build`.
 
 | source | model |
 |---|---|
@@ -46,6 +47,41 @@ The recipe below rebuilds these weights byte for byte with `evomerge build`.
 {to_yaml(recipe).strip()}
 ```
 """
+
+
+def _stack(recipe: Recipe) -> str:
+    """A line that says how many blocks it has, and of which models; none where they are not chosen.
+
+    Blocks that come more than once are counted once more as distinct ones.
+    """
+    blocks = [
+        (tuple(slice_), tuple(start + step for start, _ in slice_.values()))
+        for slice_ in recipe.slices
+        for first, end in [next(iter(slice_.values()))]
+        for step in range(end - first)
+    ]
+    if not blocks:
+        return ""
+    counts = Counter(names for names, _ in blocks)
+    distinct = Counter(names for names, _ in set(blocks))
+    parts = [
+        f"{count} {_owners(names)}"
+        + (f" ({distinct[names]} different ones)" if distinct[names] < count else "")
+        for names, count in counts.items()
+    ]
+    scaled = " The stream between them is scaled." if recipe.scales else ""
+    word = "block" if len(blocks) == 1 else "blocks"
+    return f"It stacks {len(blocks)} {word}: {_listed(parts)}.{scaled}\n"
+
+
+def _owners(names: Sequence[str]) -> str:
+    """Whose block it is, or of whose blocks it is merged."""
+    quoted = [f"`{name}`" for name in names]
+    return f"of {quoted[0]}" if len(quoted) == 1 else f"merged of {_listed(quoted)}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _models(recipe: Recipe) -> Iterator[str]:
