@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import ConfigError
@@ -41,10 +41,22 @@ def check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
         raise ConfigError(problems)
 
 
-def check_shorten(spaces: Iterable[Space], fitness: Fitness) -> None:
-    """Raise where fewer blocks are preferred and every recipe has as many."""
+def check_shorten(spaces: Sequence[Space], fitness: Fitness) -> None:
+    """Raise where fewer blocks are preferred and every recipe has as many, or of no one model."""
     if fitness.shorten is not None and all(space.largest() is None for space in spaces):
         raise ConfigError(
             "shorten: this space stacks no blocks, so that all its models have as many. "
             "Set space: layer_pruning, or remove this key."
         )
+    if fitness.shorten is not None and any(_merges_blocks(space) for space in spaces):
+        raise ConfigError(
+            "shorten: in the space joint every candidate is a merge of its own, so that there is "
+            "no unpruned model to compare it with. Search in stages: first a merge, then a space "
+            "like layer_pruning with leading: stage:NAME. Or remove this key."
+        )
+
+
+def _merges_blocks(space: Space) -> bool:
+    """Whether it stacks blocks that are merged of several models at once."""
+    largest = space.largest()
+    return largest is not None and any(len(slice_) > 1 for slice_ in largest.slices)

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,9 +19,18 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, InputError
 
 T = TypeVar("T")
+
+_SHOWN = 100  # characters of a wrong value
+# what a person writes in YAML, in place of Python's types
+_EXPECTED = {
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "dict_type": "expected keys with values",
+    "model_type": "expected some of these keys",
+}
 
 
 def names(package: str) -> tuple[str, ...]:
@@ -132,6 +142,40 @@ def component(role: str, kind: type[T], keys: Mapping[str, Any]) -> Component[T]
     return Component(found, validate_options(found, options, f"{role}."))
 
 
+def made_of(
+    component: Callable[..., T], options: Mapping[str, Any], where: str, *arguments: Any
+) -> T:
+    """What a component makes of arguments and options.
+
+    Raises:
+        ConfigError: as `validate_options`, and with it what the component says of the options that
+            are right; sentences that speak of a wrong one are left out, as that may be why.
+        InputError: what the component says.
+    """
+    try:
+        return component(*arguments, **validate_options(component, options, where))
+    except ConfigError as error:
+        model, wrong = options_model(component), _wrong_keys(component, options)
+        if not wrong:
+            raise
+        rest = {key: value for key, value in options.items() if key not in wrong}
+        wrong |= {n for k in wrong for n in difflib.get_close_matches(k, model.model_fields, n=1)}
+        problems = list(error.problems)
+        try:
+            component(*arguments, **validate_options(component, rest, where))
+        except InputError as other:
+            problems += [p for p in other.problems if not wrong & set(re.findall(r"\w+", p))]
+        raise ConfigError(problems) from None
+
+
+def _wrong_keys(component: Callable[..., Any], options: Mapping[str, Any]) -> set[str]:
+    try:
+        options_model(component).model_validate(dict(options))
+    except ValidationError as error:
+        return {str(item["loc"][0]) for item in error.errors()}
+    return set()
+
+
 def explain(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:
     """A pydantic error as sentences: where, what is wrong, and the nearest known key.
 
@@ -146,22 +190,44 @@ def explain(error: ValidationError, where: str, model: type[BaseModel]) -> list[
             known = _keys_at(model, item["loc"][:-1])
             problems.append(f"{path}: unknown key.{did_you_mean(str(item['loc'][-1]), known)}")
         elif item["type"] == "missing":
-            problems.append(f"{path}: this key is required.")
+            problems.append(f"{path}: this key is required.{_example(model, item['loc'])}")
+        elif item["type"] == "value_error":
+            problems.append(f"{path}: {item['msg'].removeprefix('Value error, ')}")
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            got = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
-            problems.append(f"{path}: {message}{got}")
+            message = _EXPECTED.get(item["type"], item["msg"])
+            if item["type"] == "model_type":
+                message = f"{message}: {', '.join(_keys_at(model, item['loc']))}"
+            problems.append(f"{path}: {message} (got {_shown(item['input'])})")
     return problems
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _example(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """How a key is written, where its model says so."""
+    for part in path[:-1]:
+        model = _inside(model, part)
+    field = model.model_fields.get(str(path[-1]))
+    return f" For example {field.examples[0]}" if field and field.examples else ""
 
 
 def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Field names of the model nested at ``path``, as far as the annotations tell."""
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue  # a dict key or a list index: the model stays the same
-        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            for inner in (candidate, *getattr(candidate, "__args__", ())):
-                if inspect.isclass(inner) and issubclass(inner, BaseModel):
-                    model = inner
+        model = _inside(model, part)
     return list(model.model_fields)
+
+
+def _inside(model: type[BaseModel], part: int | str) -> type[BaseModel]:
+    """The model of what a key holds; the same one at a dict key or a list index."""
+    field = model.model_fields.get(str(part))
+    if field is None:
+        return model
+    for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+        for inner in (candidate, *getattr(candidate, "__args__", ())):
+            if inspect.isclass(inner) and issubclass(inner, BaseModel):
+                model = inner
+    return model

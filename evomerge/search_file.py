@@ -48,6 +48,18 @@ def _limited(budget: BudgetKeys) -> BudgetKeys:
 Named = Annotated[dict[str, Any], BeforeValidator(_name_alone), AfterValidator(_has_name)]
 Limits = Annotated[BudgetKeys, AfterValidator(_limited)]
 _CMAES = {"name": "cmaes"}
+_SPACE, _BUDGET = "space: dare_ties", "budget: {evaluations: 400}"
+
+
+def _list_of_stages(value: Any) -> Any:
+    """What stands under ``stages:``, if it is a list."""
+    if value is None or isinstance(value, list | tuple):
+        return value
+    got = f"the keys {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
+    raise ValueError(
+        f"expected a list of stages, got {got}. Begin every stage with '- name: ...', and give "
+        "it its own space and budget."
+    )
 
 
 class StageKeys(BaseModel):
@@ -63,11 +75,14 @@ class StageKeys(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w.-]+$", examples=["name: merge"])
     sources: tuple[str, ...] | None = None
-    space: dict[str, Any]
+    space: dict[str, Any] = Field(examples=[_SPACE])
     optimizer: Named = _CMAES
-    budget: Limits
+    budget: Limits = Field(examples=[_BUDGET])
+
+
+Stages = Annotated[tuple[StageKeys, ...] | None, BeforeValidator(_list_of_stages)]
 
 
 class SearchFile(BaseModel):
@@ -97,13 +112,13 @@ class SearchFile(BaseModel):
     name: str = Field(pattern=r"^[\w.-]+$")
     base: str
     sources: dict[str, str] = Field(min_length=1)
-    stages: tuple[StageKeys, ...] | None = None  # before what it takes the place of
-    space: dict[str, Any] | None = Field(default=None, validate_default=True)
+    stages: Stages = None  # before what it takes the place of
+    space: dict[str, Any] | None = Field(default=None, validate_default=True, examples=[_SPACE])
     fitness: Fitness
     optimizer: Named | None = Field(default=None, validate_default=True)
     engine: Named = {"name": "transformers"}
     executor: Named = {"name": "local"}
-    budget: Limits | None = Field(default=None, validate_default=True)
+    budget: Limits | None = Field(default=None, validate_default=True, examples=[_BUDGET])
     seed: int = Field(default=0, ge=0)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tokenizer: Literal["base"] | None = None

@@ -67,12 +67,13 @@ class Staging:
     def _stage(self, index: int, keys: StageKeys, parts: Parts) -> Stage | None:
         seed = _seed(self.file.seed, index)
         named = [".space", ".sources", *(["sources"] if keys.sources else [])]
-        needs = parts.make("", named, self._needs, keys)
+        nameless = any(f"stages.{n}.name" in parts.wrong for n in range(index))
+        needs = parts.make("", named, self._needs, keys, nameless)
         standins = {name: self.standins[name] for name in needs or ()}
         ground = None if needs is None else parts.make("", [], self._ground, keys, standins)
         space = None
         if needs is not None:
-            space = parts.make("space", [".space"], _space, keys, ground or self.ground)
+            space = parts.make("space", [".space"], self._space, keys, ground or self.ground)
         optimizer: Component[Optimizer] | None
         own = [".optimizer"]
         optimizer = parts.make("", own, component, "optimizer", Optimizer, keys.optimizer)
@@ -100,44 +101,79 @@ class Staging:
         )
 
     def _check_name(self, name: str) -> None:
-        if name in (*ROLES, "base", *self.file.sources, *self.standins):
-            raise ConfigError(f"{name!r} means something else already: call this stage differently")
+        taken = {
+            **dict.fromkeys((*ROLES, "base"), "a word of recipes"),
+            **dict.fromkeys(self.file.sources, "a source of the search"),
+            **dict.fromkeys(self.standins, "an earlier stage"),
+        }
+        if name in taken:
+            raise ConfigError(
+                f"{name!r} means something else already, {taken[name]}: call this stage differently"
+            )
 
-    def _needs(self, keys: StageKeys) -> tuple[str, ...]:
+    def _needs(self, keys: StageKeys, nameless: bool) -> tuple[str, ...]:
         """The earlier stages whose winners are sources.
+
+        Args:
+            nameless: whether an earlier stage's name is wrong, so that any name may be its.
 
         Raises:
             ConfigError: names of no earlier stage, or of no source.
         """
         names = self._names(keys)
         winners = [name.removeprefix(WINNER) for name in names if name.startswith(WINNER)]
+        places = dict(reversed(list(_winners_in(keys.space, "space")))) if keys.space else {}
+        unknown = [name for name in winners if name not in self.standins]
         problems = [
-            f"{WINNER}{name}: no stage before this one is called so."
-            f"{did_you_mean(name, self.standins)}"
-            for name in winners
-            if name not in self.standins
+            f"{places.get(WINNER + name, 'sources')}: {WINNER}{name}: {self._no_stage(name, keys)}"
+            for name in unknown
+            if not nameless
         ]
         problems += [
-            f"sources: {name!r} is no source of the search.{did_you_mean(name, self.file.sources)}"
+            f"sources: {name!r} is no source of the search."
+            f"{self._hint(repr(name)) or did_you_mean(name, self.file.sources)}"
             for name in names
             if not name.startswith(WINNER) and name not in self.file.sources
         ]
         problems += [
-            f"{WINNER}{name}: its best recipe may have more blocks than the base, or fewer, which "
-            "no space can take. Stack blocks in the last stage."
+            f"{places.get(WINNER + name, 'sources')}: {WINNER}{name}: its best recipe may have "
+            "more blocks than the base, or fewer, which no space can take. Stack blocks in the "
+            "last stage."
             for name in winners
             if isinstance(found := self.standins.get(name), Recipe) and found.slices
         ]
         if not names:
             problems.append("sources: name at least one, or leave this key out")
-        if problems:
+        if problems or unknown:
             raise ConfigError(problems)
         return tuple(winners)
+
+    def _no_stage(self, name: str, keys: StageKeys) -> str:
+        """Why a stage cannot use the best of another."""
+        if self.file.stages is None:
+            return "this search has no stages. Name a source or base, or give it stages."
+        text = "no stage before this one is called so"
+        if name == keys.name:
+            return f"{text}: it is this one itself. Name an earlier stage, a source or base."
+        if name in (stage.name for stage in self.file.stages):
+            return f"{text}, but one after it. Put that one first."
+        return f"{text}.{did_you_mean(name, self.standins)}"
+
+    def _hint(self, text: str) -> str:
+        """How the best of a stage is called, where a sentence has the stage's name alone."""
+        named = (name for name in self.standins if name and repr(name) in text)
+        return next((f" The best of that stage is called '{WINNER}{name}'." for name in named), "")
+
+    def _space(self, keys: StageKeys, ground: Ground) -> Space:
+        try:
+            return _space(keys, ground)
+        except ConfigError as error:
+            raise ConfigError([p + self._hint(p) for p in error.problems]) from None
 
     def _names(self, keys: StageKeys) -> list[str]:
         """What the stage calls its sources, those first that only its space names."""
         given = self.file.sources if keys.sources is None else keys.sources
-        named = _winners_in(keys.space) if keys.space else ()
+        named = [name for name, _ in _winners_in(keys.space, "space")] if keys.space else ()
         return list(dict.fromkeys([*(name for name in named if name not in given), *given]))
 
     def _ground(self, keys: StageKeys, winners: Mapping[str, str | Recipe]) -> Ground:
@@ -173,21 +209,38 @@ def _new_optimizer(optimizer: Component[Optimizer], seed: int, space: Space) -> 
     return optimizer.make(space.parameters, seed)
 
 
-def _winners_in(value: Any) -> Iterator[str]:
-    """Every ``stage:NAME`` among the values of a space."""
+def _winners_in(value: Any, at: str) -> Iterator[tuple[str, str]]:
+    """Every ``stage:NAME`` among the keys and values of a space, and where it is."""
     if isinstance(value, str) and value.startswith(WINNER):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _winners_in(inner)
+        yield value, at
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _winners_in(key, at)
+            yield from _winners_in(inner, f"{at}.{key}")
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _winners_in(inner, at)
 
 
-def _as_sources(value: Any) -> Any:
-    """The same values with ``stage:NAME`` as the name of the source that it is."""
+def _as_sources(value: Any, at: str = "") -> Any:
+    """The same keys and values with ``stage:NAME`` as the name of the source that it is.
+
+    Raises:
+        ConfigError: keys that are the same model.
+    """
     if isinstance(value, Mapping):
-        return {key: _as_sources(inner) for key, inner in value.items()}
+        found = {}
+        for key, inner in value.items():
+            name = key.removeprefix(WINNER) if isinstance(key, str) else key
+            place = f"{at}.{name}" if at else str(name)
+            if name in found:
+                raise ConfigError(
+                    f"{place}: {name} and {WINNER}{name} are one model. Name it once."
+                )
+            found[name] = _as_sources(inner, place)
+        return found
     if isinstance(value, list | tuple):
-        return [_as_sources(inner) for inner in value]
+        return [_as_sources(inner, at) for inner in value]
     return value.removeprefix(WINNER) if isinstance(value, str) else value
 
 
@@ -197,9 +250,7 @@ def _space(keys: StageKeys, ground: Ground) -> Space:
     if not isinstance(kind, str):
         raise ConfigError("kind: this key is required, e.g. kind: parameter")
     found = registry.find("spaces", kind, Space)
-    valid = registry.validate_options(found, options, "")
-    made: Space = found(ground, **valid)  # type: ignore[call-arg]
-    return made
+    return registry.made_of(found, options, "", ground)
 
 
 def _start(space: Space) -> Recipe:

@@ -322,13 +322,9 @@ def test_what_a_config_says_of_each_block_follows_the_block(tiny: Tiny, tmp_path
 def test_the_card_says_how_many_blocks_of_which_models_are_stacked(
     slices: list[Any], scales: list[float], line: str
 ) -> None:
+    keys: dict[str, Any] = {"operator": "linear", "dtype": "bfloat16", "slices": slices}
     stacked = Recipe(
-        base="org/base",
-        sources={"a": "org/a", "b": "org/b"},
-        operator="linear",
-        dtype="bfloat16",
-        slices=slices,
-        scales=scales,
+        base="org/base", sources={"a": "org/a", "b": "org/b"}, scales=tuple(scales), **keys
     )
     said = model_card(stacked, "title").split(f"by evomerge {__version__}.\n")[1]
     assert said.startswith(f"{line}The recipe below rebuilds")

@@ -174,6 +174,21 @@ def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path) -
     assert two.best == one.best
 
 
+def test_merges_that_differ_in_more_than_blocks_are_not_shortened() -> None:
+    """What would be left out of a merge is not what the others have: there is no floor."""
+    merge = {"operator": "linear", "parameters": {"weight": {"low": 0, "high": 1}}}
+    fitness = shortest().file.fitness.model_dump(exclude_none=True)
+    cure = r"shorten: in the space joint .* Search in stages: first a merge, then"
+    with pytest.raises(ConfigError, match=cure):
+        loaded(space={"kind": "joint", "merge": merge}, fitness=fitness)
+    stages = [
+        {"name": "prune", "space": shortest().file.space, "budget": {"evaluations": 3}},
+        {"name": "both", "space": {"kind": "joint", "merge": merge}, "budget": {"evaluations": 3}},
+    ]
+    with pytest.raises(ConfigError, match=cure):
+        loaded(stages=stages, fitness=fitness, **dict.fromkeys(("space", "optimizer", "budget")))
+
+
 def test_models_that_all_have_as_many_blocks_cannot_be_shortened() -> None:
     space = {"kind": "parameter", "operator": "ties", "parameters": {"lam": {"low": 0, "high": 1}}}
     fitness = shortest().file.fitness.model_dump(exclude_none=True)

@@ -31,7 +31,7 @@ def scale_problems(scales: Sequence[float], depth: int | None) -> Iterator[str]:
     for number in wrong:
         yield (
             f"scales.{number}: expected a magnitude in [{LEAST:g}, {MOST:g}], "
-            f"got {scales[number]:g}"
+            f"got {scales[number]:g}. Choose one nearer to 1."
         )
     if wrong:
         return

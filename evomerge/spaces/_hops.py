@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -37,24 +37,36 @@ class Scaling(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind = "hop"
-    low: float = Field(default=0.7, ge=_LEAST, le=_MOST)
-    high: float = Field(default=1.4, ge=_LEAST, le=_MOST)
-    initial: float = 1.0
+    low: float = Field(default=0.7, ge=_LEAST, le=_MOST, allow_inf_nan=False)
+    high: float = Field(default=1.4, ge=_LEAST, le=_MOST, allow_inf_nan=False)
+    initial: float = Field(default=1.0, allow_inf_nan=False)
     negative: bool = False
     hidden: int = Field(default=4, ge=1, le=64)
 
     @model_validator(mode="before")
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"kind": value}
+        if not isinstance(value, Mapping | Scaling):
+            raise ValueError(
+                f"expected {', '.join(get_args(Kind))}, or the keys {', '.join(cls.model_fields)}, "
+                f"got {value!r}. The scales themselves are what the search finds."
+            )
+        return value
 
     def problems(self) -> list[str]:
         """What is wrong with the bounds."""
         if self.low > self.high:
-            return [f"scales: low {self.low:g} lies above high {self.high:g}"]
+            return [
+                f"scales: low {self.low:g} lies above high {self.high:g}. Lower low, or raise high."
+            ]
         magnitude = abs(self.initial) if self.negative else self.initial
         if not self.low <= magnitude <= self.high:
-            return [f"scales.initial: {self.initial:g} lies outside [{self.low:g}, {self.high:g}]"]
+            return [
+                f"scales.initial: {self.initial:g} lies outside [{self.low:g}, {self.high:g}]. "
+                "Choose one inside, or other low and high."
+            ]
         return []
 
     def parameter(self, name: str) -> Parameter:

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from evomerge.errors import ConfigError
 from evomerge.nouns import Genome
@@ -32,7 +32,17 @@ from evomerge.spaces._indicators import (
 from evomerge.spaces._path import Block, Limits, Slot, Slots
 
 BASE = "base"
-Blocks = list[int] | Literal["all"]
+
+
+def _blocks(value: Any) -> Any:
+    """Numbers of blocks, or ``all``."""
+    numbers = value if isinstance(value, list) else [None]
+    if value != "all" and not all(type(number) is int for number in numbers):
+        raise ValueError(f"expected a list of block numbers, such as [0, 1], or all, got {value!r}")
+    return value
+
+
+Blocks = Annotated[list[int] | Literal["all"], BeforeValidator(_blocks)]
 
 
 def other_base(names: Collection[str]) -> str:
@@ -94,6 +104,16 @@ class DataflowSpace(Space):
         self.ground = ground
         cast = _Cast(ground)
         problems = cast.problems(leading, sources, keep or {})
+        if not problems:
+            self._models = cast.chosen(leading, sources)
+            # two where models could not be opened, which is told elsewhere
+            layers = max(ground.layers, 2)
+            self._slots = Slots.of(dict.fromkeys(self._models, layers), repetitions)
+            owned = {cast.own(name): blocks for name, blocks in (keep or {}).items()}
+            self._kept = _kept(self._slots, owned)
+            sizes, around = _sizes(ground, self._models)
+            self._limits = Limits(max_layers, max_parameters, monotone, sizes, around)
+            problems += self._limit_problems()
         scaling = scales or Scaling()
         problems += scaling.problems()
         if ground.layers < 2 and ground.models is not None:
@@ -104,14 +124,6 @@ class DataflowSpace(Space):
             problems.append("overlap: needs indicators: runs and two repetitions. Remove it.")
         if problems:
             raise ConfigError(problems)
-        self._models = cast.chosen(leading, sources)
-        # two where models could not be opened, which is told elsewhere
-        layers = max(ground.layers, 2)
-        self._slots = Slots.of(dict.fromkeys(self._models, layers), repetitions)
-        self._kept = self._keep({cast.own(name): blocks for name, blocks in (keep or {}).items()})
-        sizes, around = _sizes(ground, self._models)
-        self._limits = Limits(max_layers, max_parameters, monotone, sizes, around)
-        self._check_limits()
         self._indicators: Indicators
         match indicators:
             case "bits":
@@ -160,32 +172,8 @@ class DataflowSpace(Space):
         slices = [{names[slot.model]: [slot.layer, slot.layer + 1]} for slot in path]
         return ground.recipe("passthrough", stack={"slices": slices, "scales": list(scales)})
 
-    def _keep(self, keep: Mapping[str, Blocks]) -> frozenset[Slot]:
-        """The slots that are in every path: the ends, and the first slots of the blocks to keep."""
-        slots = self._slots
-        ends = {slots.first.block: slots.first, slots.last.block: slots.last}
-        kept = set(ends.values())
-        problems = []
-        for model, blocks in keep.items():
-            count = slots.layers[model]
-            numbers = range(count) if blocks == "all" else blocks
-            problems += [
-                f"keep.{model}: it has blocks 0 to {count - 1}, got {number}"
-                for number in numbers
-                if number not in range(count)
-            ]
-            first = {s.layer: s for s in reversed(slots.between) if s.model == model}
-            kept |= {
-                ends.get((model, number)) or first[number]
-                for number in numbers
-                if number in range(count)
-            }
-        if problems and self.ground.models is not None:
-            raise ConfigError(problems)
-        return frozenset(kept)
-
-    def _check_limits(self) -> None:
-        """Raise where the smallest path is too large."""
+    def _limit_problems(self) -> list[str]:
+        """That the smallest path is too large."""
         limits, least = self._limits, [s for s in self._slots.all if s in self._kept]
         why = "the ends of every path and the blocks to keep"
         problems = []
@@ -199,8 +187,22 @@ class DataflowSpace(Space):
                 f"max_parameters: {limits.parameters}, but the leading model without blocks, {why} "
                 f"have {weights}. Raise it, or keep less."
             )
-        if problems:
-            raise ConfigError(problems)
+        return problems
+
+
+def _kept(slots: Slots, keep: Mapping[str, Blocks]) -> frozenset[Slot]:
+    """The slots that are in every path: the ends, and the first slots of the blocks to keep."""
+    ends = {slots.first.block: slots.first, slots.last.block: slots.last}
+    kept = set(ends.values())
+    for model, blocks in keep.items():
+        count = slots.layers[model]
+        first = {s.layer: s for s in reversed(slots.between) if s.model == model}
+        kept |= {
+            ends.get((model, number)) or first[number]
+            for number in range(count)
+            if blocks == "all" or number in blocks
+        }
+    return frozenset(kept)
 
 
 class _Cast:
@@ -208,6 +210,7 @@ class _Cast:
 
     def __init__(self, ground: Ground) -> None:
         self.sources = dict(ground.sources)
+        self._layers = None if ground.models is None else ground.layers
         same = [name for name, model in ground.sources.items() if model == ground.base]
         self._base = same[0] if same else BASE
         self.models = dict(ground.sources) if same else {BASE: ground.base, **ground.sources}
@@ -239,14 +242,30 @@ class _Cast:
             for name, count in counts.items()
             if count > 1
         ]
-        if found:
-            return found
-        used = self.chosen(leading, sources)
-        return [
-            f"keep: {name!r} is not among the models of the paths.{did_you_mean(name, used)}"
-            for name in keep
-            if self.own(name) not in used
+        used = names if found else self.chosen(leading, sources)
+        for name, blocks in keep.items():
+            found += self._keep_problems(name, blocks, used)
+        counts = Counter(self.own(name) for name in keep)
+        return found + [
+            f"keep: {name} is named twice, once as base. Name it once."
+            for name, count in counts.items()
+            if count > 1
         ]
+
+    def _keep_problems(self, name: str, blocks: Blocks, used: Collection[str]) -> list[str]:
+        """That the paths have no such model, or it has no such blocks."""
+        problems = []
+        if self.own(name) not in used:
+            known = self.own(name) in self.models
+            cure = " Add it to sources." if known else did_you_mean(name, used)
+            problems.append(f"keep: {name!r} is not among the models of the paths.{cure}")
+        count = self._layers
+        if count is None or blocks == "all" or self.own(name) not in self.models:
+            return problems
+        outside = ", ".join(str(number) for number in blocks if number not in range(count))
+        if outside:
+            problems.append(f"keep.{name}: it has blocks 0 to {count - 1}, got {outside}")
+        return problems
 
 
 def _sizes(ground: Ground, models: Mapping[str, str | Recipe]) -> tuple[dict[Block, int], int]:

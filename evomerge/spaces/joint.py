@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from evomerge.errors import ConfigError
 from evomerge.nouns import Genome
 from evomerge.recipes import Recipe
-from evomerge.registry import validate_options
+from evomerge.registry import made_of
 from evomerge.spaces import Ground, Space
 from evomerge.spaces.dataflow import BASE, DataflowSpace
 from evomerge.spaces.parameter import ParameterSpace
@@ -52,6 +52,7 @@ class JointSpace(Space):
         own = {key: value for key, value in given.items() if key not in _REFUSED}
         alone = {"leading": BASE, "sources": []}
         merging = _made(problems, "merge", lambda: _space(ParameterSpace, ground, merge))
+        problems += _stray_problems(own.pop("keep", None), own)
         pathing = _made(problems, "path", lambda: _space(DataflowSpace, ground, own | alone))
         if merging is not None:
             problems += _length_problems(merging.decode(merging.initial()), ground)
@@ -81,6 +82,18 @@ class JointSpace(Space):
         return ground.recipe(merged.operator, parameters, stack=stack)
 
 
+def _stray_problems(keep: Any, own: dict[str, Any]) -> list[str]:
+    """Put the blocks to keep back into the keys of the path, unless they are of a source."""
+    stray = [name for name in keep if name != BASE] if isinstance(keep, Mapping) else []
+    if keep is not None and not stray:
+        own["keep"] = keep
+    return [
+        f"path.keep: every block is a merge of all models, and called base. "
+        f"Write base in place of {name!r}."
+        for name in stray
+    ]
+
+
 def _length_problems(merged: Recipe, ground: Ground) -> list[str]:
     """Fixed settings that give another number of values than there are blocks to merge."""
     if ground.models is None:
@@ -103,7 +116,7 @@ def _picked(setting: Any, layers: Sequence[int]) -> Any:
 
 
 def _space(kind: Callable[..., T], ground: Ground, keys: Mapping[str, Any]) -> T:
-    return kind(ground, **validate_options(kind, keys, ""))
+    return made_of(kind, keys, "", ground)
 
 
 def _made(problems: list[str], where: str, make: Callable[[], T]) -> T | None:

@@ -235,7 +235,7 @@ def test_a_tokenizer_that_says_no_more_than_a_word_is_one() -> None:
             {"sources": {"base": "other"}, "slices": [{"base": (0, 1)}]},
             "slices: a source is called 'base', but is another model. Rename it.",
         ),
-        ({"scales": [1, 0]}, "scales.1: expected a magnitude in [0.0001, 10000], got 0"),
+        ({"scales": [1, 0]}, "scales.1: expected a magnitude in [0.0001, 10000], got 0. Cho"),
         ({"scales": [float("nan")]}, "scales.0: expected a magnitude in"),
         ({"scales": ["2"]}, "scales.0"),
         ({"scales": [True]}, "scales.0"),

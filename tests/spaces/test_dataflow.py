@@ -16,7 +16,7 @@ from evomerge.errors import ConfigError
 from evomerge.nouns import Gene, Genome, Parameter
 from evomerge.optimizers.cmaes import Cmaes
 from evomerge.recipes import Recipe
-from evomerge.registry import validate_options
+from evomerge.registry import made_of, validate_options
 from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.weights.models import Models
@@ -402,8 +402,26 @@ def test_every_wrong_name_is_told_at_once(make: Make) -> None:
         "leading: no model is called 'bas'. Did you mean 'base'?",
         "sources: no model is called 'string'. Did you mean 'strings'?",
         "sources: arithmetic is named twice. Raise repetitions instead.",
-        "scales: low 2 lies above high 1.4",
+        "scales: low 2 lies above high 1.4. Lower low, or raise high.",
     )
+
+
+def test_what_is_wrong_with_the_other_keys_is_told_beside_a_key_of_the_wrong_kind(
+    make: Make, models: Models, zoo: Path
+) -> None:
+    ground = Ground(
+        str(zoo / "base"), {n: str(zoo / n) for n in SOURCES}, 4, "float32", models=models
+    )
+    options = {
+        **{"leading": "bas", "keep": {"strings": [7], "x": [0]}, "scales": 1, "indicator": "runs"},
+        # which needs runs, and that they may be meant is told already
+        "overlap": 0.5,
+    }
+    with pytest.raises(ConfigError) as error:
+        made_of(DataflowSpace, options, "", ground)
+    first, *others = (problem.split(":")[0] for problem in error.value.problems)
+    assert first == "scales"
+    assert others == ["indicator", "leading", "keep.strings", "keep"]
 
 
 def test_limits_that_no_path_keeps_are_told_at_once(make: Make) -> None:
@@ -419,12 +437,22 @@ def test_limits_that_no_path_keeps_are_told_at_once(make: Make) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep": {"base": [4]}}, r"keep\.base: it has blocks 0 to 3, got 4"),
-        ({"sources": [], "keep": {"strings": [0]}}, "keep: 'strings' is not among the models"),
+        ({"keep": {"base": [4, 1, -1]}}, r"keep\.base: it has blocks 0 to 3, got 4, -1$"),
+        ({"sources": [], "keep": {"strings": [0]}}, "keep: 'strings' is .* paths. Add it to sour"),
+        ({"keep": {"string": [0]}}, "keep: 'string' is not .* Did you mean 'strings'?"),
+        ({"keep": {"base": 1}}, r"^keep\.base: expected a list of block numbers, .* got 1$"),
+        ({"keep": {"base": "al"}}, r"^keep\.base: expected a list .* or all, got 'al'$"),
+        ({"keep": {"base": [0.0]}}, r"^keep\.base: expected a list .* or all, got \[0.0\]$"),
+        ({"keep": ["base"]}, r"^keep: expected keys with values \(got \['base'\]\)$"),
         ({"order": True, "monotone": True}, "monotone: order sorts the blocks"),
         ({"overlap": 0.5}, "overlap: needs indicators: runs"),
         ({"indicators": "all", "scales": "none"}, "indicators: nothing varies"),
         ({"scales": {"initial": 0.2}}, r"scales\.initial: 0\.2 lies outside \[0\.7, 1\.4\]"),
+        ({"scales": [1.0, 0.9]}, r"^scales: expected none, hop, .* got \[1\.0, 0\.9\]\. The sc"),
+        ({"scales": 0}, r"^scales: expected none, hop, matrix, network, or the keys .* got 0\."),
+        ({"scales": {"low": 0}}, r"scales\.low: Input should be greater than or equal to 0\.01"),
+        ({"scales": {"low": float("nan")}}, r"scales\.low: Input should be a finite number"),
+        ({"scales": {"initial": 0}}, r"scales\.initial: 0 lies outside .* Choose one inside"),
         ({"scales": "hops"}, r"scales\.kind: Input should be 'none', 'hop'"),
         ({"scales": {"kind": "hop", "lwo": 1}}, r"scales\.lwo: unknown key\. Did you mean 'low'"),
         ({"repetitions": 0}, "repetitions: Input should be greater"),
