@@ -125,7 +125,9 @@ def _compose(
     parts = Parts(where, wrong, problems)
     opened: dict[str, Checkpoint] = {}
     located = ("base", "sources", "tokenizer")
-    new_models = partial(Models, opened=opened)
+    # a space that is wrong has no kind, and no say
+    paths = all((keys.space or {}).get("kind", "dataflow") == "dataflow" for keys in file.parts)
+    new_models = partial(Models.side_by_side if paths else Models, opened=opened)
     models = parts.make("", located, new_models, file.base, file.sources, file.tokenizer)
     ground = Ground(
         file.base,
@@ -154,7 +156,7 @@ def _compose(
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     assert models and stages and engine and live and executor
-    setup = _setup(file, stages, engine.options)
+    setup = _setup(file, ground, stages, engine.options)
     search = Search(
         ground,
         stages,
@@ -165,7 +167,7 @@ def _compose(
         _record(file, ground, live.lm_eval_arguments(models)),
     )
     for _, recipe in baselines(ground, search.textbooks):
-        live.demand(make_plan(recipe, models.select(recipe.sources)))
+        live.demand(make_plan(recipe, models.stacked(recipe)))
     return Loaded(file, search, models, tuple(models.notes))
 
 
@@ -229,12 +231,13 @@ def _serve(fitness: Fitness, engine: type[Engine], name: str) -> None:
 
 
 def _setup(
-    file: SearchFile, stages: Sequence[Stage], engine_options: Mapping[str, Any]
+    file: SearchFile, ground: Ground, stages: Sequence[Stage], engine_options: Mapping[str, Any]
 ) -> WorkerSetup:
     """What workers are started with: all models, and the deepest stack of their blocks."""
     base: str | Recipe = file.base
     sources: dict[str, str | Recipe] = dict(file.sources)
     stacks = [recipe for stage in stages if (recipe := stage.space.largest()) is not None]
+    stacks += [recipe for _, recipe in baselines(ground, ()) if recipe.slices]
     largest = max(stacks, key=lambda recipe: recipe.depth or 0, default=None)
     if largest is not None:
         base, sources = largest.base, sources | largest.sources

@@ -65,7 +65,7 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
             "base": models.base.parameter_count,
             **{name: source.parameter_count for name, source in models.sources.items()},
         },
-        "layers": models.layers,
+        "layers": models.base.layers,
         "merged_bytes": max(plan.nbytes for plan in plans.values()),
         **({"stages": of_stages} if loaded.file.stages else of_stages[""]),
         "baselines": compared,

@@ -193,7 +193,8 @@ class Staging:
             return ground
         models = ground.models
         if models is not None:
-            models = Models(ground.base, sources, self.file.tokenizer, opened=self.opened)
+            opener = Models.side_by_side if ground.mixed else Models
+            models = opener(ground.base, sources, self.file.tokenizer, opened=self.opened)
         return replace(ground, sources=sources, models=models)
 
     def _new_space(self, keys: StageKeys, winners: Mapping[str, Recipe]) -> Space:

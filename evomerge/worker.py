@@ -187,6 +187,8 @@ class Worker:
                 f"not among the models of this search: {label}. Add it to the search's sources."
             )
         sources = {**setup.sources, **inner}
+        if "base" in recipe.sources:  # by which its slices name it
+            sources.setdefault("base", base)
         if setup.base not in (base, *sources.values()):
             sources[_unlike(sources)] = setup.base
         wanted = replace(setup, base=base, sources=sources, slices=recipe.slices)

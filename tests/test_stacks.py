@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import LlamaForCausalLM
 
 from evomerge.build import build, read_recipe
 from evomerge.config import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.lineage import read_lineage
+from evomerge.nouns import Genome
 from evomerge.outcome import Outcome, read_outcome
 from evomerge.recipes import Recipe
 from evomerge.results import evaluate_model, export_recipe, write_results
@@ -172,6 +175,110 @@ def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path) -
     one, two = (outcome(whole, tmp_path / name) for name in ("whole", "stopped"))
     assert [r.digest for r in two.candidates] == [r.digest for r in one.candidates]
     assert two.best == one.best
+
+
+# Models of four blocks and of five
+
+
+BLOCKS = ROOT / "experiments" / "block_zoo"
+DEEPER = {"arithmetic": str(ZOO / "arithmetic"), "kanji": str(BLOCKS / "kanji")}
+
+
+def test_models_of_other_depths_are_stacked_in_one_search(tmp_path: Path) -> None:
+    space = {"kind": "dataflow", "leading": "kanji", "repetitions": 1, "max_layers": 4}
+    keep = {"arithmetic": [3], "kanji": [4]}
+    search = loaded(sources=DEEPER, space=space | {"scales": "none", "keep": keep})
+    assert search.notes == ()
+    folder = tmp_path / "run"
+    start(search.search, folder, lambda progress: None)
+    found = outcome(search, folder)
+    assert {row.label: row.layers for row in found.baselines} == {
+        **{"base": 4, "source: arithmetic": 4, "source: kanji": 5}  # and no average of them
+    }
+    assert all(row.status == "done" for row in (*found.baselines, *found.candidates))
+    assert all((row.layers or 9) <= 4 for row in found.candidates)
+    fitness = tmp_path / "sums.yaml"
+    fitness.write_text(yaml.safe_dump(search.file.fitness.model_dump(exclude_none=True)))
+    (whole,) = [row.search for row in found.baselines if row.label == "source: arithmetic"]
+    alone = evaluate_model(
+        DEEPER["arithmetic"], str(fitness), "{name: transformers, threads: 1}", "search"
+    )
+    assert whole is not None and whole.value == alone.value
+
+    def stop(progress: Any) -> None:
+        if progress.done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(search.search, tmp_path / "stopped", stop)
+    resume(search.search, tmp_path / "stopped", lambda progress: None)
+    again = outcome(search, tmp_path / "stopped")
+    assert [r.digest for r in again.candidates] == [r.digest for r in found.candidates]
+    assert again.best == found.best
+
+
+def test_a_stack_of_models_of_other_depths_is_what_transformers_makes_of_their_blocks(
+    tmp_path: Path,
+) -> None:
+    space = {"kind": "dataflow", "leading": "kanji", "repetitions": 1, "scales": "none"}
+    one = loaded(sources=DEEPER, space=space).search.space
+    recipe = one.decode(Genome(dict.fromkeys((p.name for p in one.parameters), True)))
+    assert recipe.depth == 9
+    built = build(recipe, tmp_path / "built")
+    stacked = LlamaForCausalLM.from_pretrained(built, dtype=torch.float32)
+    kanji, arithmetic = (
+        LlamaForCausalLM.from_pretrained(DEEPER[name], dtype=torch.float32)
+        for name in ("kanji", "arithmetic")
+    )
+    blocks = [*kanji.model.layers[:4], *arithmetic.model.layers, kanji.model.layers[4]]
+    for number, block in enumerate(blocks):
+        block.self_attn.layer_idx = number
+    kanji.model.layers = torch.nn.ModuleList(blocks)
+    kanji.config.num_hidden_layers = len(blocks)
+    prompts = torch.arange(48).reshape(4, 12) + 20
+    own, theirs = (
+        model.generate(prompts, max_new_tokens=12, do_sample=False) for model in (stacked, kanji)
+    )
+    assert torch.equal(own, theirs)
+
+
+def test_a_silent_block_of_a_deeper_model_changes_nothing(tmp_path: Path) -> None:
+    """The fourth of the five blocks of `block_zoo` adds zero."""
+    space = {"kind": "dataflow", "sources": ["deeper"], "repetitions": 1, "scales": "none"}
+    sources = {"deeper": str(BLOCKS / "base")}
+    one = loaded(sources=sources, space=space).search.space
+    genes = {**one.initial().genes, "in.0.deeper.3": True}
+    recipe = one.decode(Genome(genes))
+    assert recipe.depth == 5
+    built = build(recipe, tmp_path / "built")
+    tokens = torch.arange(24).reshape(2, 12)
+    with torch.inference_mode():
+        old, new = (
+            LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)(tokens).logits
+            for folder in (ZOO / "base", built)
+        )
+    assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("linear", "kanji: has 5 blocks, the base has 4, and blocks are merged one by one. Drop"),
+        ("joint", "kanji: has 5 blocks, the base has 4"),
+        ("dataflow", "keep.kanji: it has blocks 0 to 4, got 5"),
+    ],
+)
+def test_blocks_of_models_of_other_depths_are_not_merged(space: str, message: str) -> None:
+    keys: dict[str, Any] = {"kind": space}
+    if space == "dataflow":
+        keys |= {"keep": {"kanji": [4, 5]}}
+    merge = {"operator": "linear", "parameters": {"weight": {"low": 0, "high": 1}}}
+    keys |= {"merge": merge} if space == "joint" else {}
+    keys = {"kind": "parameter", **merge} if space == "linear" else keys
+    with pytest.raises(ConfigError) as caught:
+        loaded(sources=DEEPER, space=keys)
+    (problem,) = caught.value.problems
+    assert message in problem
 
 
 def test_merges_that_differ_in_more_than_blocks_are_not_shortened() -> None:

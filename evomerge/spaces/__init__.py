@@ -43,6 +43,14 @@ class Ground:
     experimental: bool = False
     models: Models | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether some sources have other numbers of blocks than the base: they can be stacked."""
+        found = self.models
+        return found is not None and any(
+            source.layers != found.base.layers for source in found.sources.values()
+        )
+
     def only(self, source: str) -> Ground:
         """The same with one source."""
         return replace(self, sources={source: self.sources[source]})

@@ -30,6 +30,7 @@ from evomerge.spaces._indicators import (
     sorted_path,
 )
 from evomerge.spaces._path import Block, Limits, Slot, Slots
+from evomerge.weights.checkpoint import Checkpoint
 
 BASE = "base"
 
@@ -106,9 +107,10 @@ class DataflowSpace(Space):
         problems = cast.problems(leading, sources, keep or {})
         if not problems:
             self._models = cast.chosen(leading, sources)
-            # two where models could not be opened, which is told elsewhere
-            layers = max(ground.layers, 2)
-            self._slots = Slots.of(dict.fromkeys(self._models, layers), repetitions)
+            # at least two where models could not be opened, which is told elsewhere
+            unknown = max(ground.layers, 2)
+            layers = {name: cast.layers.get(name, unknown) for name in self._models}
+            self._slots = Slots.of(layers, repetitions)
             owned = {cast.own(name): blocks for name, blocks in (keep or {}).items()}
             self._kept = _kept(self._slots, owned)
             sizes, around = _sizes(ground, self._models)
@@ -116,8 +118,9 @@ class DataflowSpace(Space):
             problems += self._limit_problems()
         scaling = scales or Scaling()
         problems += scaling.problems()
-        if ground.layers < 2 and ground.models is not None:
-            problems.append(f"{leading}: has {ground.layers} block. A path needs two of it.")
+        if cast.layers.get(cast.own(leading), 2) < 2:
+            count = cast.layers[cast.own(leading)]
+            problems.append(f"{leading}: a path needs two blocks of it, it has {count}.")
         if order and monotone:
             problems.append("monotone: order sorts the blocks of a model. Remove one of both.")
         if overlap and (indicators != "runs" or repetitions < 2):
@@ -206,14 +209,19 @@ def _kept(slots: Slots, keep: Mapping[str, Blocks]) -> frozenset[Slot]:
 
 
 class _Cast:
-    """The models by name; the base under the name of the source that it is, if it is one."""
+    """The models by name; the base under the name of the source that it is, if it is one.
+
+    Attributes:
+        models: all of them.
+        layers: blocks of each; empty where they could not be opened.
+    """
 
     def __init__(self, ground: Ground) -> None:
         self.sources = dict(ground.sources)
-        self._layers = None if ground.models is None else ground.layers
         same = [name for name, model in ground.sources.items() if model == ground.base]
         self._base = same[0] if same else BASE
         self.models = dict(ground.sources) if same else {BASE: ground.base, **ground.sources}
+        self.layers = {name: one.layers for name, one in _opened(ground, self.models).items()}
 
     def own(self, name: str) -> str:
         """What the model is called that a person calls so."""
@@ -259,8 +267,8 @@ class _Cast:
             known = self.own(name) in self.models
             cure = " Add it to sources." if known else did_you_mean(name, used)
             problems.append(f"keep: {name!r} is not among the models of the paths.{cure}")
-        count = self._layers
-        if count is None or blocks == "all" or self.own(name) not in self.models:
+        count = self.layers.get(self.own(name))
+        if count is None or blocks == "all":
             return problems
         outside = ", ".join(str(number) for number in blocks if number not in range(count))
         if outside:
@@ -268,15 +276,19 @@ class _Cast:
         return problems
 
 
+def _opened(ground: Ground, models: Mapping[str, str | Recipe]) -> dict[str, Checkpoint]:
+    """The models as they are open; none where they could not be."""
+    if ground.models is None:
+        return {}
+    known = {BASE: ground.models.base, **ground.models.sources}
+    return {n: known[BASE if model == ground.base else n] for n, model in models.items()}
+
+
 def _sizes(ground: Ground, models: Mapping[str, str | Recipe]) -> tuple[dict[Block, int], int]:
     """Weights of every block, and of the leading model outside its blocks; none without models."""
     sizes: dict[Block, int] = {}
     around = 0
-    if ground.models is None:
-        return sizes, around
-    opened = {BASE: ground.models.base, **ground.models.sources}
-    for number, (name, reference) in enumerate(models.items()):
-        checkpoint = opened[BASE if reference == ground.base else name]
+    for number, (name, checkpoint) in enumerate(_opened(ground, models).items()):
         for tensor, place in checkpoint.places.items():
             count = math.prod(checkpoint.tensors[tensor].shape)
             if place.layer is not None:

@@ -19,6 +19,7 @@ _NOTED_CONFIG = (
 )
 _NAMED = 3  # tensors that a sentence names one by one
 _DROP = "Drop this source."
+_STACK = "Drop this source, or stack blocks: slices in a recipe, kind: dataflow in a search."
 
 
 def config_problems(
@@ -49,7 +50,8 @@ def config_problems(
             )
         if checkpoint.layers != base.layers and not sliced:
             problems.append(
-                f"{name}: has {checkpoint.layers} blocks, the base has {base.layers}. {_DROP}"
+                f"{name}: has {checkpoint.layers} blocks, the base has {base.layers}, and blocks "
+                f"are merged one by one. {_STACK}"
             )
     return problems
 

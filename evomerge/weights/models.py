@@ -106,7 +106,9 @@ class Models:
         self.vocabulary, self.slots = self._line_up(tokenizer, modules)
         self.chat_template = chat_templates.chosen(chat_template, [c.folder for c in self.members])
         self.known: dict[str, dict[Any, Any]] = {}
-        self.notes = list(notes(self.base, self.sources, self.slots, self.vocabulary))
+        # of a stack each block is whole, whichever other models lack it
+        told = tuple(s for s in self.slots if s.place.layer is None) if slices else self.slots
+        self.notes = list(notes(self.base, self.sources, told, self.vocabulary))
         adapters = ((n, m) for n, m in self.sources.items() if isinstance(m, Adapter))
         self.notes += [f"{name}: {note}" for name, m in adapters if (note := m.note)]
 
@@ -126,6 +128,29 @@ class Models:
             chat_template=recipe.chat_template,
             opened=opened,
         )
+
+    @classmethod
+    def side_by_side(
+        cls,
+        base: Reference,
+        sources: Mapping[str, Reference],
+        tokenizer: str | Tokenizer | None = None,
+        *,
+        opened: dict[str, Checkpoint] | None = None,
+    ) -> Models:
+        """Models whose blocks are stacked and not merged, so that they may have any number of them.
+
+        Where numbers differ, all blocks of all sources are lined up one after the other.
+
+        Raises:
+            CheckpointError, PlanError: as the constructor.
+        """
+        opened = {} if opened is None else opened
+        found = _open_all(base, sources, opened)
+        layers = {name: found[_key(reference)].layers for name, reference in sources.items()}
+        same = set(layers.values()) <= {found[_key(base)].layers}
+        slices = () if same else [{name: (0, count)} for name, count in layers.items() if count]
+        return cls(base, sources, tokenizer, slices=slices, opened=opened)
 
     def _line_up(
         self, tokenizer: str | Tokenizer | None, modules: Sequence[str]

@@ -182,7 +182,8 @@ def test_mistakes_of_a_nested_recipe_name_the_source(tiny: Tiny, tmp_path: Path)
     with pytest.raises(PlanError) as error:
         Models.of(recipe(tiny(), inner, recipe(tiny(), tiny(1), parameters={"wieght": 1.0})))
     assert error.value.problems == (
-        "s1: s1: has 4 blocks, the base has 3. Drop this source.",
+        "s1: s1: has 4 blocks, the base has 3, and blocks are merged one by one. Drop this "
+        "source, or stack blocks: slices in a recipe, kind: dataflow in a search.",
         "s2: parameters.wieght: unknown key. Did you mean 'weight'?",
     )
     with pytest.raises(CheckpointError, match=r"^s1: base: .*gone: no such folder"):
