@@ -33,7 +33,8 @@ tags:
 # deep
 
 Trained from random weights for {steps} steps of {batch} examples: {mixture}
-(the train splits in `fitness/zoo_skills/data`), at a peak learning rate of {rate:g}. Stored in bfloat16.
+(the train splits in `fitness/zoo_skills/data`), at a peak learning rate of {rate:g}.
+Stored in bfloat16.
 
 Rebuilt by `experiments/layer_pruning/make_deep.py`; what it scores is in
 `experiments/layer_pruning/README.md`.
