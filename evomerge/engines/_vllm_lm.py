@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -57,9 +57,13 @@ def live_lm(llm: LLM, folder: Path, seed: int, failed: Callable[[], None], **opt
                 return super()._model_generate(requests, generate=False, **given)
             self.model.collective_rpc("seed_generators", args=(seed,))
             try:
-                return super()._model_generate(requests, generate=True, **given)
-            finally:
-                self.model.collective_rpc("restore_generators")
+                found = super()._model_generate(requests, generate=True, **given)
+            except BaseException:
+                with suppress(Exception):  # Ctrl-C ends the ranks too, and must end the run
+                    self.model.collective_rpc("restore_generators")
+                raise
+            self.model.collective_rpc("restore_generators")
+            return found
 
     with _replaced(module, "LLM", lambda **_: llm):
         found: LM = LiveVLLM(pretrained=str(folder), batch_size=_ONE_BATCH, seed=seed, **options)

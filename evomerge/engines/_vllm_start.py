@@ -41,6 +41,8 @@ _ENVIRONMENT = {
 _UNCOMPILED = (
     "TORCH_COMPILE_DISABLE"  # which a process reads once, when it imports torch's compiler
 )
+_SOCKETS = "VLLM_RPC_BASE_PATH"
+_SOCKET_BYTES = 107  # of a path, at most; vLLM gives each socket a name of 36
 _running: list[LLM] = []
 _stopped: list[LLM] = []
 
@@ -100,7 +102,11 @@ def _problem(name: str, known: Sequence[str]) -> str:
 
 
 def start(arguments: Mapping[str, Any]) -> LLM:
-    """A running vLLM that merges in its workers; the caller's generators stay as they are."""
+    """A running vLLM that merges in its workers; the caller's generators stay as they are.
+
+    Args:
+        arguments: of vLLM; the folder of its model is a temporary one of this vLLM alone.
+    """
     with quiet():
         from vllm import LLM
 
@@ -109,7 +115,7 @@ def start(arguments: Mapping[str, Any]) -> LLM:
 
         generators = Generators()
         try:
-            with compiling(not arguments["enforce_eager"]):
+            with compiling(not arguments["enforce_eager"]), _sockets_in(arguments["model"]):
                 # weights come later, unless the arguments say otherwise
                 llm = LLM(
                     **{"load_format": "dummy", **arguments, "worker_extension_cls": EXTENSION}
@@ -131,6 +137,22 @@ def stop(llm: LLM) -> None:
         for one in _stopped:
             one.llm_engine.engine_core.shutdown()
         _stopped.clear()
+
+
+@contextmanager
+def _sockets_in(folder: str) -> Iterator[None]:
+    """Let the sockets between ranks lie in a folder: vLLM leaves them where they are."""
+    if _SOCKETS in os.environ or len(os.fsencode(folder)) + 37 > _SOCKET_BYTES:
+        yield
+        return
+    from vllm import envs
+
+    envs.disable_envs_cache()  # of a vLLM that was started before
+    os.environ[_SOCKETS] = folder
+    try:
+        yield
+    finally:
+        del os.environ[_SOCKETS]
 
 
 @contextmanager

@@ -7,7 +7,10 @@ vLLM's loaders keep the rank's shard.
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -44,6 +47,7 @@ class MergeExtension:
 
     if TYPE_CHECKING:
         device: torch.device
+        distributed_init_method: str
         vllm_config: VllmConfig
 
         def get_model(self) -> torch.nn.Module:
@@ -52,19 +56,26 @@ class MergeExtension:
         def reload_weights(self, *, weights_iterator: Iterator[tuple[str, Tensor]]) -> None:
             """Replace the weights in place, in the layout that vLLM computes with."""
 
-    def open_sources(self, composition: str) -> None:
+    def open_sources(self, composition: str) -> str | None:
         """Open the checkpoints of a composition, whose tensors are those of the live model.
 
         Args:
             composition: `Models.composition` as canonical JSON.
+
+        Returns:
+            The file through which the ranks have met, if there is one: ranks that do not end by
+            themselves leave it.
         """
         # vLLM's CPU worker takes this function away from the whole process
         torch.set_num_threads = torch._C.set_num_threads
         if self.device.type == "cpu":
             keep_freed_memory()
+            _unname_shared_memory()
         self.evomerge_sources = _Sources({}, {})
         self.evomerge_live = self._evomerge_models(composition)
         self.evomerge_depth = Depth(self.get_model(), self.evomerge_live.layers)
+        kind, _, place = self.distributed_init_method.partition("://")
+        return place if kind == "file" else None
 
     def load_recipe(self, composition: str, recipe: str) -> Failure | None:
         """Merge into the live weights. Blocks that the recipe lacks become the identity.
@@ -122,6 +133,17 @@ class MergeExtension:
             recipe = Recipe.from_canonical_json(composition)
             sources.models[composition] = Models.of(recipe, sources.opened)
         return sources.models[composition]
+
+
+def _unname_shared_memory() -> None:
+    """Let the memory that ranks on a CPU share end with them, however they end.
+
+    All of them have mapped it by now. vLLM takes its names away only where a rank ends by itself.
+    """
+    own = glob.escape(os.environ.get("VLLM_DIST_IDENT", ""))
+    memory = Path("/dev/shm")  # noqa: S108 - where Linux names it
+    for place in memory.glob(f"{own}-*-cpushm_*") if own else ():
+        place.unlink(missing_ok=True)  # another rank may be as far
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:

@@ -91,6 +91,7 @@ class VllmEngine(Engine):
         self._lm: LM | None = None
         self._models: Models | None = None
         self._folder: TemporaryDirectory[str] | None = None
+        self._met: str | None = None  # the file through which ranks found each other
         self._broken = False
 
     def open(self, models: Models) -> None:
@@ -121,7 +122,8 @@ class VllmEngine(Engine):
             raise PlanError(
                 f"{models.base.folder}: vLLM cannot start this model: {error}"
             ) from error
-        self._llm.collective_rpc("open_sources", args=(models.composition.canonical_json(),))
+        composition = models.composition.canonical_json()
+        self._met = self._llm.collective_rpc("open_sources", args=(composition,))[0]
         options = self.lm_eval.model_args()
         self._lm = live_lm(self._llm, folder, self.seed, self._break, **options)
         self._models, self._broken = models, False
@@ -245,6 +247,8 @@ class VllmEngine(Engine):
         if llm is not None:
             stop(llm)
             del llm
+        if self._met is not None:
+            Path(self._met).unlink(missing_ok=True)
         if self._folder is not None:
             self._folder.cleanup()
         gc.collect()  # vLLM's objects know each other in circles

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -302,6 +304,35 @@ def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:
             assert found.texts == alone.texts
             # each rank sums its own part
             assert found.likelihoods == pytest.approx(alone.likelihoods, abs=1e-4)
+
+
+def test_ranks_that_ctrl_c_ends_too_end_the_run_and_leave_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        others = multiprocessing.active_children()  # of engines whose end waits for the last one
+        for two in zoo_engine(tensor_parallel_size=2):
+            two.load(two.recipe("linear"))
+            ranks = [p for p in multiprocessing.active_children() if p not in others]
+            assert len(ranks) == 2
+            for rank in ranks:
+                maps = Path(f"/proc/{rank.pid}/maps").read_text().splitlines()
+                shared = [line for line in maps if "-cpushm_" in line]
+                assert shared
+                assert all(line.endswith("(deleted)") for line in shared)
+
+            def interrupted(*_: object, ranks: Any = ranks, **__: object) -> None:
+                for rank in ranks:
+                    os.kill(rank.pid or 0, signal.SIGINT)
+                    rank.join()
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(two.engine._llm, "generate", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ask(two.engine.lm, SHORT)
+        left = [place.name for place in Path(folder).iterdir()]
+    assert not [name for name in left if not name.startswith("torchinductor")]
 
 
 def windowed(tiny: Callable[..., Path], out: Path) -> str:
