@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import sys
+import time
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +16,8 @@ from rich.console import Console
 from evomerge import __version__
 from evomerge.cli import lineage, listing, recipes, runs, statistics
 from evomerge.errors import EvomergeError, InputError
+
+_FAREWELL_SECONDS = 30.0  # that workers and engines may take to end, before one may insist
 
 app = typer.Typer(
     name="evomerge",
@@ -51,18 +54,23 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
-    terminated: list[int] = []
+    stopped: list[tuple[int, float]] = []
 
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        """SIGTERM ends a run as cleanly as Ctrl-C does."""
-        terminated.append(number)
-        raise KeyboardInterrupt
+    def stop(number: int, frame: FrameType | None) -> None:
+        """SIGTERM ends a run as cleanly as Ctrl-C does; pressed again, it does not disturb that."""
+        now = time.monotonic()
+        if not stopped or now - stopped[-1][1] > _FAREWELL_SECONDS:
+            stopped.append((number, now))
+            raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         _run()
     except SystemExit as end:
-        sys.exit(128 + terminated[0] if terminated and end.code == 130 else end.code)
+        for number in (signal.SIGINT, signal.SIGTERM) if stopped else ():
+            signal.signal(number, signal.SIG_IGN)  # the interpreter would die of it while it ends
+        sys.exit(128 + stopped[0][0] if stopped and end.code == 130 else end.code)
 
 
 def _run() -> None:
