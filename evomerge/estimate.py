@@ -15,7 +15,7 @@ from evomerge import registry
 from evomerge.baselines import baselines
 from evomerge.config import Loaded
 from evomerge.engines import Engine
-from evomerge.errors import CandidateError, ConfigError
+from evomerge.errors import CandidateError
 from evomerge.executors import Executor
 from evomerge.executors.local import LocalExecutor
 from evomerge.nouns import Job
@@ -38,9 +38,12 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
 
     Raises:
         CandidateError: the timed candidate cannot be scored.
-        ConfigError: a budget of GPU hours, and the timed candidate was on none.
+        ConfigError: a budget of GPU hours, and the timed candidate, or workers elsewhere, on none.
     """
     search, models, executor = loaded.search, loaded.models, loaded.search.new_executor()
+    if not isinstance(executor, LocalExecutor):  # which may run on another machine than this one
+        for stage in search.stages:
+            stage.budget.demand(executor.planned_gpus(search.setup))
     plans = {stage.name: _plan(stage, _first(stage), models) for stage in search.stages}
     compared = len(list(baselines(search.ground, search.textbooks)))
     evaluations = search.evaluations
@@ -208,7 +211,9 @@ def _probe(loaded: Loaded, compared: int, executor: Executor) -> dict[str, Any]:
             "gpu_hours_per_candidate": one * gpus / workers / 3600,
             **totals(stage.budget, besides, one, workers, gpus),
         }
+    elsewhere = gpus and not torch.cuda.is_available()
     return {
+        **({"timed_on": "a CPU, while the workers have GPUs"} if elsewhere else {}),
         "seconds_to_open_a_worker": round(opened, 3),
         "workers": workers,
         **({"timed_stages": timed} if loaded.file.stages else timed[""]),
@@ -241,11 +246,7 @@ def totals(
     Raises:
         ConfigError: GPU hours, where there is no GPU.
     """
-    if budget.gpu_hours is not None and not gpus:
-        raise ConfigError(
-            f"budget.gpu_hours: {budget.gpu_hours:g}, but the workers hold no GPU. "
-            "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
-        )
+    budget.demand(gpus)
     ends = [] if budget.evaluations is None else [budget.evaluations]
     limits = [] if budget.seconds is None else [budget.seconds]
     limits += [] if budget.gpu_hours is None else [budget.gpu_hours * 3600 / gpus]

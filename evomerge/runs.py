@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, ConfigError, RunError
+from evomerge.errors import CheckpointError, RunError
 from evomerge.executors import Executor
 from evomerge.search import Observer, Search
 from evomerge.sitting import Sitting
@@ -70,13 +70,10 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
 
 def _open(search: Search, executor: Executor) -> None:
     """See that the budgets mean something on the workers, and open them."""
-    limits = [stage.budget.gpu_hours for stage in search.stages]
-    hours = next((limit for limit in limits if limit is not None), None)
-    if hours is not None and executor.planned_gpus(search.setup) == 0:
-        raise ConfigError(
-            f"budget.gpu_hours: {hours:g}, but the workers hold no GPU. "
-            "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
-        )
+    if search.limits_gpu_hours:
+        gpus = executor.planned_gpus(search.setup)
+        for stage in search.stages:
+            stage.budget.demand(gpus)
     executor.start(search.setup)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from evomerge.errors import ConfigError
 from evomerge.executors import Executor
 from evomerge.optimizers import Optimizer
 from evomerge.recipes import Recipe
@@ -28,6 +29,18 @@ class Budget:
     evaluations: int | None = None
     seconds: float | None = None
     gpu_hours: float | None = None
+
+    def demand(self, gpus: float) -> None:
+        """Raise for GPU hours where the workers, all together, hold no GPU.
+
+        Raises:
+            ConfigError: says what to set.
+        """
+        if self.gpu_hours is not None and not gpus:
+            raise ConfigError(
+                f"budget.gpu_hours: {self.gpu_hours:g}, but the workers hold no GPU. "
+                "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
+            )
 
     def reached(self, evaluations: int, seconds: float, gpu_hours: float) -> bool:
         """Whether so much is all of it."""

@@ -113,6 +113,19 @@ def test_gpu_hours_without_a_gpu_are_refused_by_the_timed_candidate() -> None:
         estimate(one, probe=True)
 
 
+def test_gpu_hours_of_workers_elsewhere_without_a_gpu_are_refused_at_once() -> None:
+    one = loaded(budget={"gpu_hours": 1}, executor={"name": "ray", "workers": 8})
+    with pytest.raises(ConfigError, match=r"gpu_hours: 1, but the workers hold no GPU\. Give"):
+        estimate(one)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="times on a GPU")
+def test_a_candidate_timed_without_the_gpus_of_the_workers_says_so() -> None:
+    facts = estimate(loaded(executor={"name": "ray", "gpus_per_worker": 1}), probe=True)
+    assert facts["timed_on"] == "a CPU, while the workers have GPUs"
+    assert "timed_on" not in estimate(loaded(), probe=True)
+
+
 def test_the_timed_candidate_of_a_crossover_is_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     merged: list[Any] = []
     evaluate_all = Worker.evaluate_all

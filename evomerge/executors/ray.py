@@ -118,13 +118,22 @@ class RayExecutor(Executor):
         return self.capacity * self._demand.gpus
 
     def demand(self, engine: str, options: Mapping[str, Any]) -> None:
-        """See `Executor.demand`: an engine that cannot spread over nodes, and several at once."""
+        """See `Executor.demand`: too few GPUs, one process on several nodes, several at once."""
         problems = []
         if self._demand.nodes > 1 and engine != "vllm":
             # the actor itself holds no GPU: its engine would take one that Ray gave to another
             problems.append(
                 f"executor.nodes_per_worker: {self._demand.nodes}, but the engine {engine} "
                 "computes in one process. Take one node, or engine: vllm."
+            )
+        parts = math.prod(
+            within.get(f"{kind}_parallel_size") or 1
+            for kind, within in (("tensor", options), ("pipeline", options.get("vllm") or {}))
+        )
+        if 0 < self._demand.gpus < parts:
+            problems.append(
+                f"executor.gpus_per_worker: {self._demand.gpus:g}, but the engine spreads a model "
+                f"over {parts} (tensor times pipeline_parallel_size). Give each worker {parts}."
             )
         if options.get("at_once", 1) > 1:
             problems.append(

@@ -264,6 +264,18 @@ def test_an_engine_of_one_process_does_not_spread_over_nodes() -> None:
     crew.close()
 
 
+@pytest.mark.parametrize("vllm", [None, {"pipeline_parallel_size": 2}])
+def test_a_model_is_not_spread_over_more_gpus_than_a_worker_has(
+    vllm: dict[str, Any] | None,
+) -> None:
+    options = {"tensor_parallel_size": 2, "vllm": vllm}
+    parts = 4 if vllm else 2
+    with pytest.raises(ConfigError, match=rf"per_worker: 1, .* over {parts} .* worker {parts}\."):
+        RayExecutor(gpus_per_worker=1).demand("vllm", options)
+    RayExecutor(gpus_per_worker=4).demand("vllm", options)
+    RayExecutor().demand("vllm", options)  # as many processes on a CPU
+
+
 def test_what_does_not_fit_on_any_node_is_refused(cluster: Any) -> None:
     crew = RayExecutor(gpus_per_worker=8, cpus_per_worker=5)
     with pytest.raises(InputError, match=r"needs 5 CPUs and 8 GPUs on 1 nodes; .* has 4 CPUs"):
