@@ -112,9 +112,21 @@ def read_resolved(text: str, where: str) -> SearchFile:
     return SearchFile.model_validate(parse_yaml(text, where))
 
 
-def load_resolved(text: str, where: str) -> Loaded:
-    """A search from the resolved YAML that a run keeps."""
-    return _compose(parse_yaml(text, where), where, [])
+def load_resolved(text: str, where: str, overrides: Sequence[str] = ()) -> Loaded:
+    """A search from the resolved YAML that a run keeps.
+
+    Args:
+        overrides: as for `load`, of the executor alone: all else a run keeps to its end.
+    """
+    content, problems = parse_yaml(text, where), list[str]()
+    for one in overrides:
+        if one.partition("=")[0].partition(".")[0] != "executor":
+            problems.append(
+                f"--set: {one!r}: a run goes on as it began. Only executor and its keys may be set."
+            )
+        else:
+            attempt(problems, "--set", override, content, one)
+    return _compose(content, where, problems)
 
 
 def _compose(

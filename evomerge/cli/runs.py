@@ -82,11 +82,17 @@ def run(
     _search(loaded, place, start)
 
 
-def resume(folder: Folder) -> None:
+def resume(
+    folder: Folder,
+    overrides: Annotated[
+        list[str],
+        typer.Option("--set", help="Another executor, e.g. executor.workers=4; repeatable."),
+    ] = [],  # noqa: B006
+) -> None:
     """Go on with a run that was stopped or killed; nothing finished is evaluated again."""
     from evomerge.runs import resume as resume_search
 
-    _search(_stored(folder), folder, resume_search)
+    _search(_stored(folder, overrides), folder, resume_search)
 
 
 def show(folder: Folder, as_json: Json = False) -> None:
@@ -119,14 +125,14 @@ def _listed(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in inner.items())
 
 
-def _stored(folder: Path) -> Loaded:
-    """The search that a run was started with."""
+def _stored(folder: Path, overrides: list[str]) -> Loaded:
+    """The search that a run was started with, perhaps on other workers."""
     from evomerge.config import load_resolved
     from evomerge.store import Store
 
     with Store.open(folder) as store:  # as a writer, which brings an older file up to date
         text = store.run().search_yaml
-    return load_resolved(text, str(folder))
+    return load_resolved(text, str(folder), overrides)
 
 
 def _outcome(folder: Path) -> tuple[SearchFile, Outcome]:

@@ -144,6 +144,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_run_goes_on_with_another_executor_and_nothing_else(run: Path) -> None:
+    done = evomerge("resume", run, "--set", "executor.name=local", "--set", "seed=1")
+    assert done.returncode == 2
+    assert "'seed=1': a run goes on as it began" in done.stderr
+    done = evomerge("resume", run, "--set", "executor=nonsense")
+    assert done.returncode == 2
+    assert "no executor is called 'nonsense'" in done.stderr
+    assert evomerge("resume", run, "--set", "executor=local").returncode == 0
+
+
 def test_a_run_ends_with_the_table_and_where_things_are(run: Path) -> None:
     output = (run / "output.txt").read_text()
     for part in ("source: strings", "uniform average", "textbook", "best recipe", "held-out", "±"):

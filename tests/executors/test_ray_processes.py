@@ -33,11 +33,11 @@ class Run:
     folder and in shared memory is not mistaken for that of others.
     """
 
-    def __init__(self, folder: Path, **executor: Any) -> None:
+    def __init__(self, folder: Path, engine: str = "transformers", **executor: Any) -> None:
         self.folder = folder / "run"
         self.mark = f"EVOMERGE_TEST={uuid.uuid4()}"
         self.file = folder / "search.yaml"
-        self.file.write_text(yaml.safe_dump(search(executor)))
+        self.file.write_text(yaml.safe_dump(search(engine, executor)))
         self.temporary = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # sockets: short paths
         self.started: list[subprocess.Popen[str]] = []
         self.shared_before = set(Path("/dev/shm").iterdir())
@@ -71,8 +71,8 @@ class Run:
     def begin(self, *words: str) -> subprocess.Popen[str]:
         return self.start("run", self.file, "--run", self.folder, *words)
 
-    def resume(self) -> tuple[int, str]:
-        process = self.start("resume", self.folder)
+    def resume(self, *words: str) -> tuple[int, str]:
+        process = self.start("resume", self.folder, *words)
         _, talk = process.communicate(timeout=PATIENCE_SECONDS)
         return process.returncode, talk
 
@@ -132,7 +132,7 @@ class Run:
         return rows
 
 
-def search(executor: dict[str, Any]) -> dict[str, Any]:
+def search(engine: str, executor: dict[str, Any]) -> dict[str, Any]:
     few = {"search_examples": 40, "held_out_examples": 8}
     return {
         "name": "small",
@@ -148,13 +148,13 @@ def search(executor: dict[str, Any]) -> dict[str, Any]:
             "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "strings")},
         },
         "optimizer": {"name": "cmaes", "population_size": 4},
-        "engine": {"name": "transformers", "threads": 1},
+        "engine": {"name": engine} | ({} if engine == "vllm" else {"threads": 1}),
         "executor": executor,
         "budget": {"evaluations": 24},
     }
 
 
-RAY = {"name": "ray", "address": "local", "workers": 2, "tell_order": "asked"}
+RAY: dict[str, Any] = {"name": "ray", "address": "local", "workers": 2, "tell_order": "asked"}
 
 
 def wait_for(met: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
@@ -233,6 +233,35 @@ def test_a_killed_worker_and_a_killed_driver_lose_nothing(
     assert code == 0, talk
     assert run.rows() == undisturbed
     assert_nothing_is_left(run)
+
+
+def test_a_killed_vllm_and_a_killed_driver_lose_nothing_and_fewer_workers_go_on(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("vllm")
+    for name in ("alone", "crew"):
+        (tmp_path / name).mkdir()
+    with Run(tmp_path / "alone", "vllm", name="local") as alone:
+        process = alone.begin()
+        _, talk = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 0, talk
+    with Run(tmp_path / "crew", "vllm", **RAY) as crew:
+        process = crew.begin()
+        wait_for(lambda: crew.events() > 3 and bool(crew.workers()), process)
+        os.kill(crew.workers()[0], signal.SIGKILL)
+        seen = crew.events()
+        wait_for(lambda: crew.events() > seen + 6, process)
+        process.kill()
+        process.communicate()
+        code, talk = crew.resume("--set", "budget.evaluations=4")
+        assert code == 2
+        assert "Only executor and its keys may be set" in talk
+        code, talk = crew.resume("--set", "executor.workers=1")
+        assert code == 0, talk
+        assert crew.rows() == alone.rows()
+        recipes = [(one.folder / "recipe.yaml").read_bytes() for one in (alone, crew)]
+        assert recipes[0] == recipes[1]
+        wait_for(lambda: not crew.processes())
 
 
 def test_a_run_whose_only_node_has_died_ends_and_may_be_resumed(run: Run) -> None:
