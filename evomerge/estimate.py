@@ -125,7 +125,8 @@ def _in_all(searched: int | None, held_out: int, *, scorers: bool) -> int | str:
 def _memory(loaded: Loaded, plan: Plan, executor: Executor) -> dict[str, Any]:
     """What the live weights of one worker take, and whether machines like this one hold them.
 
-    Caches and activations come on top.
+    Caches and activations come on top. On a CPU all workers of this machine share its memory; on
+    GPUs each has its own, or its part of one.
     """
     gpus, dtype = _placed(loaded, executor)
     needed = sum(math.prod(step.slot.shape) for step in plan.steps) * dtype.itemsize
@@ -136,6 +137,7 @@ def _memory(loaded: Loaded, plan: Plan, executor: Executor) -> dict[str, Any]:
     }
     if not gpus:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        needed *= executor.workers_here
     elif torch.cuda.is_available():
         needed = math.ceil(needed / gpus)  # one worker on several, or several on one
         there = torch.cuda.get_device_properties(0).total_memory

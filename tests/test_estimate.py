@@ -51,6 +51,14 @@ def test_a_live_model_on_a_cpu_has_the_dtype_of_the_engine(dtype: str, per_eleme
     assert facts["fits_here"] == "yes"
 
 
+def test_workers_that_ray_starts_on_this_machine_share_its_memory() -> None:
+    crew = {"name": "ray", "address": "local", "workers": 1_000_000}
+    facts = estimate(loaded(executor=crew))
+    needed = 1_000_000 * facts["weights_bytes_per_worker"]
+    assert facts["fits_here"] == f"no: {needed - facts['memory_bytes_here']} bytes too many"
+    assert estimate(loaded(executor=crew | {"address": "auto"}))["fits_here"] == "yes"
+
+
 def says(device: str, dtype: str, **given: str) -> dict[str, Any]:
     """What an engine says of this machine."""
     return {"device": device, "model_args": {"dtype": dtype, **given}}

@@ -27,9 +27,11 @@ class Executor(ABC):
             order of the candidates' numbers, so that a run does not depend on timing.
         lookahead: with ``asked``, how many candidates may be asked for before the first of them
             is told.
+        workers_here: how many workers share the memory of this machine, as far as that is known.
     """
 
     capacity: int = 1
+    workers_here: int = 1
     tell_order: TellOrder = "asked"
     lookahead: int = 1
 

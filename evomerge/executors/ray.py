@@ -94,6 +94,7 @@ class RayExecutor(Executor):
                 f"got gpus_per_worker: {gpus_per_worker:g}. Raise it, or take one node."
             )
         self.capacity = workers
+        self.workers_here = workers if address == "local" else 1
         self.tell_order = tell_order
         self.lookahead = lookahead or 2 * workers
         self._demand = Demand(gpus_per_worker, cpus_per_worker, nodes_per_worker)
