@@ -187,6 +187,8 @@ class Worker:
                 f"not among the models of this search: {label}. Add it to the search's sources."
             )
         sources = {**setup.sources, **inner}
+        if sources.get("base", base) != base:  # the run's, which this recipe has not as its base
+            del sources["base"]
         if "base" in recipe.sources:  # by which its slices name it
             sources.setdefault("base", base)
         if setup.base not in (base, *sources.values()):

@@ -217,6 +217,25 @@ def test_models_of_other_depths_are_stacked_in_one_search(tmp_path: Path) -> Non
     assert again.best == found.best
 
 
+@pytest.mark.parametrize(
+    ("base", "sources", "limit"),
+    [(ZOO / "base", DEEPER, None), (BLOCKS / "base", {"arithmetic": DEEPER["arithmetic"]}, 3)],
+)
+def test_models_of_other_depths_are_stacked_on_a_base_that_is_no_source(
+    tmp_path: Path, base: Path, sources: dict[str, str], limit: int | None
+) -> None:
+    """The deepest stack calls it base, and each source alone has itself as that."""
+    space = {"kind": "dataflow", "repetitions": 1, "scales": "none", "max_layers": limit}
+    budget = {"evaluations": 4}
+    search = loaded(base=str(base), sources=sources, space=space, budget=budget)
+    start(search.search, tmp_path / "run", lambda progress: None)
+    found = outcome(search, tmp_path / "run")
+    assert [row.label for row in found.baselines] == ["base", *(f"source: {n}" for n in sources)]
+    assert all(row.status == "done" for row in (*found.baselines, *found.candidates))
+    (whole,) = [row.search for row in found.baselines if row.label == "source: arithmetic"]
+    assert whole is not None and whole.value is not None and whole.value > 0.9
+
+
 def test_a_stack_of_models_of_other_depths_is_what_transformers_makes_of_their_blocks(
     tmp_path: Path,
 ) -> None:
