@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from evomerge.weights.alignment import Vocabulary
@@ -13,6 +13,8 @@ from evomerge.weights.slots import Slot
 
 # Keys that change what the same weights compute, though every shape agrees.
 _SAME_CONFIG = ("model_type", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim")
+# Keys that say which tensors a block has: the one config of a stack says it of all its blocks.
+_SAME_BLOCKS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias")
 _NOTED_CONFIG = (
     *("rope_theta", "rope_type", "rms_norm_eps", "layer_norm_epsilon", "hidden_act"),
     *("sliding_window", "num_experts_per_tok"),
@@ -23,12 +25,17 @@ _STACK = "Drop this source, or stack blocks: slices in a recipe, kind: dataflow 
 
 
 def config_problems(
-    base: Checkpoint, sources: Mapping[str, Checkpoint], *, sliced: bool
+    base: Checkpoint,
+    sources: Mapping[str, Checkpoint],
+    *,
+    sliced: bool,
+    stacked: Collection[str] = (),
 ) -> list[str]:
     """Architectures that differ, and weights that are not full-precision.
 
     Args:
         sliced: whether blocks are taken one by one, so that depths may differ.
+        stacked: the sources of which blocks are taken whole.
     """
     problems = [
         f"{name}: its weights are quantized. Give the full-precision model."
@@ -37,9 +44,10 @@ def config_problems(
         or any(info.dtype.startswith("F8") for info in checkpoint.tensors.values())
     ]
     for name, checkpoint in sources.items():
+        same = (*_SAME_CONFIG, *(_SAME_BLOCKS if name in stacked else ()))
         problems += [
             f"{name}: {key} is {theirs!r}, the base has {mine!r}. {_DROP}"
-            for key, mine, theirs in _differences(base, checkpoint, _SAME_CONFIG)
+            for key, mine, theirs in _differences(base, checkpoint, same)
             if key != "model_type" or _composite(base.config) == _composite(checkpoint.config)
         ]
         if not base.tensors.keys() & checkpoint.tensors.keys():

@@ -106,8 +106,8 @@ class Models:
         self.vocabulary, self.slots = self._line_up(tokenizer, modules)
         self.chat_template = chat_templates.chosen(chat_template, [c.folder for c in self.members])
         self.known: dict[str, dict[Any, Any]] = {}
-        # of a stack each block is whole, whichever other models lack it
-        told = tuple(s for s in self.slots if s.place.layer is None) if slices else self.slots
+        # a block that is stacked and not merged is whole, whichever other models lack it
+        told = tuple(s for s in self.slots if s.place.layer is None or not self._stacked)
         self.notes = list(notes(self.base, self.sources, told, self.vocabulary))
         adapters = ((n, m) for n, m in self.sources.items() if isinstance(m, Adapter))
         self.notes += [f"{name}: {note}" for name, m in adapters if (note := m.note)]
@@ -157,7 +157,7 @@ class Models:
     ) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
         base, sources = self.base, self.sources
         problems = [
-            *config_problems(base, sources, sliced=bool(self._slices)),
+            *config_problems(base, sources, sliced=bool(self._slices), stacked=self._stacked),
             *vocabulary_problems(base, sources, aligns=tokenizer is not None),
         ]
         vocabulary, rows = None, None
@@ -276,6 +276,12 @@ class Models:
             if name is not None:
                 found.append((model, model.read(name)))
         return found
+
+    @property
+    def _stacked(self) -> set[str]:
+        """The models of which blocks are taken whole; none where blocks of several are merged."""
+        alone = all(len(slice_) == 1 for slice_ in self._slices)
+        return {name for slice_ in self._slices for name in slice_} if alone else set()
 
     @property
     def layers(self) -> int:

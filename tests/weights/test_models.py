@@ -89,6 +89,30 @@ def test_a_source_that_lacks_a_tensor_takes_no_part_in_it(tiny: Tiny, changed: C
     ]
 
 
+def test_a_slice_of_several_models_tells_what_one_of_them_lacks(
+    tiny: Tiny, changed: Changed
+) -> None:
+    sources = {"a": str(changed(tiny(1), drop(UP))), "b": str(tiny(2))}
+    merging = Models(str(tiny()), sources, slices=[{"a": (0, 2), "b": (0, 2)}])
+    assert merging.notes == [
+        f"a: lacks 1 tensors of the base, {UP} first; it takes no part in them."
+    ]
+    assert Models(str(tiny()), sources, slices=[{"b": (0, 2)}, {"a": (1, 2)}]).notes == []
+
+
+def test_blocks_that_one_config_cannot_say_are_not_stacked(tiny: Tiny) -> None:
+    """A block with a bias beside blocks without one: who loads them would drop it, unasked."""
+    sources = {"a": str(tiny(1, attention_bias=True)), "b": str(tiny(2))}
+    problem = "a: attention_bias is True, the base has False. Drop this source."
+    with pytest.raises(PlanError) as error:
+        Models(str(tiny()), sources, slices=[{"b": (0, 1)}, {"a": (1, 2)}])
+    assert error.value.problems == (problem,)
+    with pytest.raises(PlanError) as error:
+        Models.side_by_side(str(tiny(num_hidden_layers=4)), sources)
+    assert error.value.problems == (problem,)
+    assert Models(str(tiny()), sources, slices=[{"b": (0, 2)}]).layers == 2
+
+
 def test_a_tensor_of_the_base_alone_is_copied(tiny: Tiny, changed: Changed) -> None:
     models = opened(tiny(), a=changed(tiny(1), drop(UP)))
     assert torch.equal(merged(models, "task_arithmetic")[UP], weights(tiny())[UP])
