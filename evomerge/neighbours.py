@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import resolve_name, spec_from_file_location
+from importlib.util import find_spec, resolve_name, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -78,11 +78,20 @@ def _located(folder: Path, name: str) -> dict[str, Path]:
         if file is not None:
             found |= {**bare, module: file}
             bare = {}
-        elif place.is_dir():
+        elif place.is_dir() and (count > 1 or not _is_installed(module)):
             bare[module] = place
         else:
             break
     return found
+
+
+def _is_installed(name: str) -> bool:
+    """Whether Python itself finds a package, which it prefers to a folder without ``__init__``."""
+    try:
+        spec = find_spec(name)
+    except ValueError:  # a module that says nothing of itself
+        return False
+    return spec is not None and spec.origin is not None
 
 
 class _Source(SourceFileLoader):

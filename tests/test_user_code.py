@@ -93,6 +93,16 @@ def test_modules_of_pythons_own_come_first_and_installed_ones_last(write: Write)
     assert sys.modules["yaml"] is yaml
 
 
+def test_a_folder_without_an_init_does_not_hide_an_installed_package(write: Write) -> None:
+    folder = write(
+        main="from yaml import nodes\nfrom mine import nodes as own\n"
+        "def f():\n    return nodes.__name__, own.NAME\n",
+        yaml__nodes="NAME = 1\n",
+        mine__nodes="NAME = 2\n",
+    )
+    assert call(folder) == ("yaml.nodes", 2)
+
+
 def test_a_file_called_like_what_it_imports_means_the_installed_one(write: Write) -> None:
     folder = write(yaml="import yaml\ndef f():\n    return yaml\n")
     assert call(folder, "yaml.py:f") is yaml

@@ -52,9 +52,9 @@ class CrossoverSpace(Space):
         ground: the models, open.
         interpolation: ``lerp``, or ``slerp``, which differs where angles between the models are
             large: hardly for fine-tunes of one base, but for their task vectors.
-        angle: of ``slerp``: of each ``side`` of a split, as in the paper, or of the whole
-            ``chromosome``, as in its published code. A side of a few elements may have an angle
-            near π and a child that is many times as long as its parents.
+        angle: of ``slerp``: of each ``side`` of a split, as in the paper and by default, or of the
+            whole ``chromosome``, as in its published code. A side of a few elements may have an
+            angle near π, and a child that is many times as long as its parents.
         align: where models may be split: at any ``element``, ``tensor`` or ``layer``.
         space: what is summed: ``weights``, or ``task_vector`` for sources minus base.
         chromosomes: the parts that are split independently: a role (``attention``, ``mlp``, ...),
@@ -62,7 +62,7 @@ class CrossoverSpace(Space):
             one, a list, or names with one or several of these words each.
 
     Raises:
-        ConfigError: fewer than two sources, or chromosomes that are none.
+        ConfigError: fewer than two sources, chromosomes that are none, or an angle of lines.
         PlanError: tensors that not all sources have, or that belong to no chromosome.
     """
 
@@ -74,13 +74,15 @@ class CrossoverSpace(Space):
         ground: Ground,
         *,
         interpolation: Literal["lerp", "slerp"] = "lerp",
-        angle: Literal["side", "chromosome"] = "side",
+        angle: Literal["side", "chromosome"] | None = None,
         align: Literal["element", "tensor", "layer"] = "element",
         space: Literal["weights", "task_vector"] = "weights",
         chromosomes: str | list[str] | dict[str, Words] = "all",
     ) -> None:
         self.ground, self.space, self.align = ground, space, align
-        self.interpolation, self.angle = interpolation, angle
+        if angle is not None and interpolation == "lerp":
+            raise ConfigError("angle: lines have none. Set interpolation: slerp, or leave it out.")
+        self.interpolation, self.angle = interpolation, angle or "side"
         self.chromosomes = _chromosomes(chromosomes)
         sources = tuple(ground.sources)
         if len(sources) < 2:

@@ -76,7 +76,7 @@ class Population:
         sources = write_starts(folder, pretrained=method.pretrained, seed=seed)
         models = Models(sources[NAMES[0]], sources)
         ground = Ground(sources[NAMES[0]], sources, 0, "float32", seed=seed, models=models)
-        self.space = CrossoverSpace(ground, interpolation=method.interpolation, angle=method.angle)
+        self.space = CrossoverSpace(ground, **method.crossing)
         kind = {"m2n2": M2n2, "map_elites": MapElites}[method.optimizer]
         self.optimizer: M2n2 | MapElites = kind(self.space.parameters, seed, **method.options)
         training, self._testing = Classifier.of("search"), Classifier.of("held_out")

@@ -34,8 +34,13 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     pretrained: bool = False
     interpolation: Literal["lerp", "slerp"] = "slerp"
-    angle: Literal["side", "chromosome"] = "chromosome"
     runs: int = 10
+
+    @property
+    def crossing(self) -> dict[str, Any]:
+        """Options of the space: as in the published code, one angle per pair of parents."""
+        angle = {"angle": "chromosome"} if self.interpolation == "slerp" else {}
+        return {"interpolation": self.interpolation, **angle}
 
     @property
     def slug(self) -> str:

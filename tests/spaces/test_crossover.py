@@ -211,6 +211,11 @@ def test_fewer_than_two_sources_cannot_be_crossed(zoo: Path) -> None:
         CrossoverSpace(Ground(str(zoo / "base"), one, 4, "float32"))
 
 
+def test_lines_have_no_angle(models: Models, zoo: Path) -> None:
+    with pytest.raises(ConfigError, match=r"angle: lines have none\. Set interpolation: slerp"):
+        CrossoverSpace(ground(models, zoo), angle="chromosome")
+
+
 def test_with_the_angle_of_a_chromosome_both_sides_have_the_same_weights_reversed(
     models: Models, zoo: Path
 ) -> None:
