@@ -6,9 +6,8 @@ import logging
 import os
 import signal
 import sys
-import time
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,8 +15,6 @@ from rich.console import Console
 from evomerge import __version__
 from evomerge.cli import lineage, listing, recipes, runs, statistics
 from evomerge.errors import EvomergeError, InputError
-
-_FAREWELL_SECONDS = 30.0  # that workers and engines may take to end, before one may insist
 
 app = typer.Typer(
     name="evomerge",
@@ -54,23 +51,18 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
-    stopped: list[tuple[int, float]] = []
+    terminated: list[int] = []
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        """SIGTERM ends a run as cleanly as Ctrl-C does; pressed again, it does not disturb that."""
-        now = time.monotonic()
-        if not stopped or now - stopped[-1][1] > _FAREWELL_SECONDS:
-            stopped.append((number, now))
-            raise KeyboardInterrupt
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        """SIGTERM ends a run as cleanly as Ctrl-C does."""
+        terminated.append(number)
+        raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         _run()
     except SystemExit as end:
-        for number in (signal.SIGINT, signal.SIGTERM) if stopped else ():
-            signal.signal(number, signal.SIG_IGN)  # the interpreter would die of it while it ends
-        sys.exit(128 + stopped[0][0] if stopped and end.code == 130 else end.code)
+        sys.exit(128 + terminated[0] if terminated and end.code == 130 else end.code)
 
 
 def _run() -> None:
