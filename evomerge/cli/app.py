@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from evomerge import __version__
 from evomerge.cli import lineage, listing, recipes, runs, statistics
+from evomerge.cli._stopping import stopping
 from evomerge.errors import EvomergeError, InputError
+
+_INTERRUPTED = 130  # typer exits with it too
 
 app = typer.Typer(
     name="evomerge",
@@ -51,18 +52,14 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
-    terminated: list[int] = []
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        """SIGTERM ends a run as cleanly as Ctrl-C does."""
-        terminated.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, terminate)
+    stopping.listen()
     try:
         _run()
     except SystemExit as end:
-        sys.exit(128 + terminated[0] if terminated and end.code == 130 else end.code)
+        if stopping.number is None or end.code != _INTERRUPTED:
+            raise
+        stopping.ignore()
+        sys.exit(128 + stopping.number)
 
 
 def _run() -> None:
@@ -83,7 +80,7 @@ def _run() -> None:
         _say(talk, f"{error.filename or 'evomerge'}: {error.strerror or error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
 def _say(talk: Console, text: str) -> None:

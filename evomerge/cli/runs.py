@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from evomerge.cli._stopping import stopping
+
 if TYPE_CHECKING:
     from evomerge.config import Loaded
     from evomerge.outcome import Outcome, Row
@@ -173,6 +175,7 @@ def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
             bar = progress.add_task("opening models", total=None, best="-", left="")
 
             def observe(now: Standing) -> None:
+                stopping.demand()
                 best = "-" if now.best is None else f"{now.best:.3f}"
                 progress.update(
                     bar,

@@ -105,7 +105,8 @@ class Cluster:
         import ray
 
         if self._ours and ray.is_initialized():
-            ray.shutdown()
+            with _own_signals():
+                ray.shutdown()
         self._ours = False
         if self._scratch is not None:
             self._scratch.remove()
@@ -184,7 +185,7 @@ def _fit(nodes: list[dict[str, Any]], demand: Demand) -> list[dict[str, Any]]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM; ours is put back.
+    """Ray sets a handler of SIGTERM and, when it ends, none; ours is put back.
 
     In another than the main thread Ray sets none, and Python would let nobody put one back.
     """

@@ -206,7 +206,12 @@ def test_a_signal_ends_every_process_and_says_how_to_resume(
     process = run.begin()
     wait_for(lambda: run.events() > 3 and bool(run.workers()), process)
     # a terminal sends Ctrl-C to all that run in it, Slurm and Kubernetes SIGTERM to the driver
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    if number == signal.SIGTERM:
+        process.terminate()
+    else:
+        while process.poll() is None:  # whoever waits presses again
+            os.killpg(process.pid, number)
+            time.sleep(0.3)
     _, talk = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == code, talk
     assert f"evomerge resume {run.folder}" in talk

@@ -1,0 +1,53 @@
+"""Ctrl-C and SIGTERM: the first one ends a command, others do not disturb it while it ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType
+
+FAREWELL_SECONDS = 20.0  # that workers and engines may take to end, before one may insist
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopping:
+    """What has been heard of both signals.
+
+    Attributes:
+        number: of the signal that came first; None while none has come.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._raised = 0.0  # monotonic seconds
+
+    def listen(self) -> None:
+        """Raise KeyboardInterrupt at either signal, from now on; not at one that nohup silenced."""
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._hear)
+
+    def ignore(self) -> None:
+        """Hear no more of them: an interpreter that ends would die of one."""
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def demand(self) -> None:
+        """Raise KeyboardInterrupt once a signal has come, for work that has not noticed.
+
+        Python raises it wherever it happens to be. In a finalizer, or within a library that
+        catches everything, it would be lost.
+        """
+        if self.number is not None:
+            raise KeyboardInterrupt
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.number is None or now - self._raised > FAREWELL_SECONDS:
+            self.number = self.number or number
+            self._raised = now
+            raise KeyboardInterrupt
+
+
+stopping = Stopping()

@@ -1,0 +1,67 @@
+"""What is heard of Ctrl-C and SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from evomerge.cli import _stopping
+from evomerge.cli._stopping import Stopping
+
+
+@pytest.fixture
+def stopping() -> Iterator[Stopping]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)  # whoever runs the tests may ignore them
+    made = Stopping()
+    made.listen()
+    yield made
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_ends_the_work_and_others_do_not_disturb(
+    number: signal.Signals, stopping: Stopping
+) -> None:
+    stopping.demand()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+    assert stopping.number == number
+
+
+def test_a_signal_that_was_swallowed_is_not_forgotten(stopping: Stopping) -> None:
+    with suppress(BaseException):  # as a finalizer does
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        stopping.demand()
+
+
+def test_one_may_insist_after_a_while(stopping: Stopping, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    monkeypatch.setattr(_stopping, "FAREWELL_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_what_was_started_deaf_stays_deaf() -> None:
+    """As by nohup, or in the background of a script."""
+    code = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from evomerge.cli._stopping import stopping
+stopping.listen()
+signal.raise_signal(signal.SIGINT)
+print("goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "goes on\n", done.stderr
