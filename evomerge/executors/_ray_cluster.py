@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from evomerge.worker import WorkerSetup
 
 _KNOCK_SECONDS = 10.0
 _INSPECTION_SECONDS = 600.0
+_ATTEMPTS = 3
+_PAUSE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Cluster:
         with _own_signals(), marked:
             try:
                 _knock(self.address)
-                ray.init(address=self.address, **options)
+                _connect(self.address, options)
             except Exception as error:  # Ray has no class for a machine that is too slow
                 raise self._not_there(error) from None
         self._ours = True
@@ -97,7 +100,8 @@ class Cluster:
             )
         return InputError(
             f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
-            "Start one with 'ray start --head', or take address: local."
+            "Start one with 'ray start --head', or take address: local. "
+            "Where it wants a token, set RAY_AUTH_MODE=token, as docs/cluster says."
         )
 
     def leave(self) -> None:
@@ -125,6 +129,22 @@ class Cluster:
                 f"executor.address: local: Ray's node on {socket.gethostname()} has ended, perhaps "
                 "killed for memory. See what the machine's log says of it, then resume the run."
             )
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Say which connection it was that broke: Ray's client goes on for a while, then raises.
+
+        Raises:
+            SearchError: as said.
+        """
+        try:
+            yield
+        except broken_connections() as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise SearchError(
+                f"executor.address: {self.address}: the connection to the cluster is lost: "
+                f"{reason} See whether its head still runs, then resume the run."
+            ) from None
 
     def inspect(self, setup: WorkerSetup, expected: Inspection, demand: Demand) -> None:
         """Compare every node that could hold a worker with this machine.
@@ -197,6 +217,30 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def broken_connections() -> tuple[type[Exception], ...]:
+    """What the client of ``ray://`` raises for them; not all of it is wrapped in a class of Ray."""
+    import grpc
+
+    return ConnectionError, grpc.RpcError
+
+
+def _connect(address: str, options: dict[str, Any]) -> None:
+    """Join a cluster, however long a driver that left just now keeps its port.
+
+    The servers of ``ray://`` refuse whoever comes while that driver's own server ends.
+    """
+    import ray
+
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            ray.init(address=address, **options)
+        except ConnectionAbortedError:
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+    ray.init(address=address, **options)
 
 
 def _knock(address: str) -> None:

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from evomerge.executors import Executor, TellOrder
 from evomerge.executors._deadline import Deadlines
 from evomerge.executors._inspection import inspect_machine
 from evomerge.executors._openings import Openings
-from evomerge.executors._ray_cluster import Cluster, Demand
+from evomerge.executors._ray_cluster import Cluster, Demand, broken_connections
 from evomerge.executors._ray_crew import Agency, Member, dismiss, has_answered, has_left
 from evomerge.executors._remote import Answer, Arrived, Opened, Refusal
 from evomerge.nouns import Evaluation, Job, Split
@@ -151,7 +152,7 @@ class RayExecutor(Executor):
             ConfigError: as `demand`.
             InputError: no such cluster, no room in it, or nodes with other files or versions;
                 all of these at once.
-            SearchError: no worker can be opened.
+            SearchError: no worker can be opened, or the connection to the cluster is lost.
         """
         self.demand(setup.engine, setup.engine_options)
         expected = inspect_machine(setup)
@@ -160,21 +161,24 @@ class RayExecutor(Executor):
         self._cluster.join(math.ceil(self.capacity * self._demand.cpus))
         self._cluster.inspect(setup, expected, self._demand)
         self._agency = Agency(setup, expected, self._demand, self._cluster.environment)
-        self._crew = {number: self._agency.hire(number) for number in range(self.capacity)}
-        while not any(member.stage == "open" for member in self._crew.values()):
-            self._wait()
+        with self._cluster.reached():
+            self._crew = {number: self._agency.hire(number) for number in range(self.capacity)}
+            while not any(member.stage == "open" for member in self._crew.values()):
+                self._wait()
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
         self._queue.append(job)
-        self._assign()
+        with self._cluster.reached():
+            self._assign()
 
     def result(self) -> tuple[Job, Evaluation]:
         """See `Executor.result`."""
-        while True:
-            self._assign()
-            if (finished := self._wait()) is not None:
-                return finished
+        with self._cluster.reached():
+            while True:
+                self._assign()
+                if (finished := self._wait()) is not None:
+                    return finished
 
     def close(self) -> None:
         """See `Executor.close`."""
@@ -184,13 +188,14 @@ class RayExecutor(Executor):
         self._vacant.clear()
         self._queue.clear()
         self._faults.clear()
-        if ray.is_initialized():
-            idle = [m for m in crew if m.ref is None]
-            farewells = [member.actor.close.remote() for member in idle]
-            if farewells:
-                ray.wait(farewells, num_returns=len(farewells), timeout=_FAREWELL_SECONDS)
-            for member in crew:
-                dismiss(member)
+        with suppress(*broken_connections()):  # the cluster ends them, or has ended itself
+            if ray.is_initialized():
+                idle = [m for m in crew if m.ref is None]
+                farewells = [member.actor.close.remote() for member in idle]
+                if farewells:
+                    ray.wait(farewells, num_returns=len(farewells), timeout=_FAREWELL_SECONDS)
+                for member in crew:
+                    dismiss(member)
         self._cluster.leave()
 
     def _assign(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE_SECONDS, Run
 
 import evomerge.engines
 
@@ -47,3 +48,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ray.shutdown()
     made.shutdown()
     os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
+    """What one worker in one process finds."""
+    with Run(tmp_path_factory.mktemp("alone"), name="local") as alone:
+        process = alone.begin()
+        _, talk = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 0, talk
+        return alone.rows()
