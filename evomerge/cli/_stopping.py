@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one ends a command, others do not disturb it while it ends."""
+"""Ctrl-C and SIGTERM: the first ends a command, others of the next seconds do not disturb that."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Stopping:
         self._raised = 0.0  # monotonic seconds
 
     def listen(self) -> None:
-        """Raise KeyboardInterrupt at either signal, from now on; not at one that nohup silenced."""
+        """Raise KeyboardInterrupt at either signal, from now on.
+
+        One that was ignored from the start stays so, as Ctrl-C in the background of a script.
+        """
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hear)
@@ -40,6 +43,7 @@ class Stopping:
         catches everything, it would be lost.
         """
         if self.number is not None:
+            self._raised = time.monotonic()
             raise KeyboardInterrupt
 
     def _hear(self, number: int, frame: FrameType | None) -> None:

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from evomerge.cli._stopping import stopping
+
 
 def register(app: typer.Typer) -> None:
     """Add the command of this file."""
@@ -63,6 +65,7 @@ def statistics(
         bar = progress.add_task("opening the model", total=None)
 
         def observe(done: int, total: int) -> None:
+            stopping.demand()
             progress.update(bar, description=kind, completed=done, total=total)
 
         found = collect(what, out, observe)

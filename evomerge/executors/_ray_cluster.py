@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import socket
 import threading
@@ -19,8 +20,7 @@ from evomerge.worker import WorkerSetup
 
 _KNOCK_SECONDS = 10.0
 _INSPECTION_SECONDS = 600.0
-_ATTEMPTS = 3
-_PAUSE_SECONDS = 3.0
+_JOIN_PAUSES = (3.0, 3.0)  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,12 @@ class Cluster:
         try:
             yield
         except broken_connections() as error:
-            reason = str(error).strip().partition("\n")[0]
+            # gRPC's text begins with the name of its class
+            details = re.search(r'details = "(.*)"', str(error))
+            reason = details[1] if details else str(error).strip().partition("\n")[0]
             raise SearchError(
                 f"executor.address: {self.address}: the connection to the cluster is lost: "
-                f"{reason} See whether its head still runs, then resume the run."
+                f"{reason.rstrip('.')}. See whether its head still runs, then resume the run."
             ) from None
 
     def inspect(self, setup: WorkerSetup, expected: Inspection, demand: Demand) -> None:
@@ -171,6 +173,8 @@ class Cluster:
             try:
                 found = ray.get(ref, timeout=_INSPECTION_SECONDS)
                 problems += differences(expected, found, where)
+            except broken_connections():
+                raise
             except Exception as error:
                 problems.append(f"{where}: cannot be inspected: {error}. Is evomerge installed?")
         if problems:
@@ -205,7 +209,9 @@ def _fit(nodes: list[dict[str, Any]], demand: Demand) -> list[dict[str, Any]]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM and, when it ends, none; ours is put back.
+    """Ray sets a handler of SIGTERM, and resets it when it ends; ours is put back.
+
+    While Ray starts, its handler would end the interpreter: ours hears the signal then.
 
     In another than the main thread Ray sets none, and Python would let nobody put one back.
     """
@@ -215,6 +221,10 @@ def _own_signals() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
         signal.signal(signal.SIGTERM, handler)
 
@@ -227,17 +237,19 @@ def broken_connections() -> tuple[type[Exception], ...]:
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:
-    """Join a cluster, however long a driver that left just now keeps its port.
+    """Join a cluster; where Ray has just ended another driver's server, once more after a while.
 
-    The servers of ``ray://`` refuse whoever comes while that driver's own server ends.
+    ``ray://`` may give out the port of a server that is still ending, and refuse whoever gets it.
     """
     import ray
 
-    for _ in range(_ATTEMPTS - 1):
+    for pause in _JOIN_PAUSES:
         try:
             ray.init(address=address, **options)
-        except ConnectionAbortedError:
-            time.sleep(_PAUSE_SECONDS)
+        except ConnectionAbortedError as error:
+            if "Starting Ray client server failed" not in str(error):
+                raise  # such as a runtime environment that cannot be made
+            time.sleep(pause)
         else:
             return
     ray.init(address=address, **options)

@@ -159,9 +159,9 @@ class RayExecutor(Executor):
         if expected.problems:
             raise InputError(expected.problems)
         self._cluster.join(math.ceil(self.capacity * self._demand.cpus))
-        self._cluster.inspect(setup, expected, self._demand)
         self._agency = Agency(setup, expected, self._demand, self._cluster.environment)
         with self._cluster.reached():
+            self._cluster.inspect(setup, expected, self._demand)
             self._crew = {number: self._agency.hire(number) for number in range(self.capacity)}
             while not any(member.stage == "open" for member in self._crew.values()):
                 self._wait()
@@ -188,15 +188,17 @@ class RayExecutor(Executor):
         self._vacant.clear()
         self._queue.clear()
         self._faults.clear()
-        with suppress(*broken_connections()):  # the cluster ends them, or has ended itself
-            if ray.is_initialized():
-                idle = [m for m in crew if m.ref is None]
-                farewells = [member.actor.close.remote() for member in idle]
-                if farewells:
-                    ray.wait(farewells, num_returns=len(farewells), timeout=_FAREWELL_SECONDS)
-                for member in crew:
-                    dismiss(member)
-        self._cluster.leave()
+        try:
+            with suppress(*broken_connections()):  # the cluster ends them, or has ended itself
+                if ray.is_initialized():
+                    idle = [m for m in crew if m.ref is None]
+                    farewells = [member.actor.close.remote() for member in idle]
+                    if farewells:
+                        ray.wait(farewells, num_returns=len(farewells), timeout=_FAREWELL_SECONDS)
+                    for member in crew:
+                        dismiss(member)
+        finally:
+            self._cluster.leave()
 
     def _assign(self) -> None:
         for member in self._crew.values():

@@ -5,13 +5,17 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from evomerge.cli import _stopping
+from evomerge.cli import _stopping, runs
 from evomerge.cli._stopping import Stopping
+from evomerge.search import Progress
 
 
 @pytest.fixture
@@ -45,6 +49,26 @@ def test_a_signal_that_was_swallowed_is_not_forgotten(stopping: Stopping) -> Non
         stopping.demand()
 
 
+def test_a_search_that_swallowed_a_signal_ends_with_its_next_result(
+    stopping: Stopping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "stopping", stopping)
+    seen: list[str] = []
+
+    def go(search: object, folder: Path, observe: Callable[[Progress], None]) -> None:
+        observe(Progress(0, None, None, 0.0, "search"))
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        seen.append("went on")
+        observe(Progress(1, None, None, 0.0, "search"))
+        seen.append("again")
+
+    search: Any = SimpleNamespace(search=None)
+    with pytest.raises(KeyboardInterrupt):
+        runs._search(search, tmp_path, go)
+    assert seen == ["went on"]
+
+
 def test_one_may_insist_after_a_while(stopping: Stopping, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -54,7 +78,7 @@ def test_one_may_insist_after_a_while(stopping: Stopping, monkeypatch: pytest.Mo
 
 
 def test_what_was_started_deaf_stays_deaf() -> None:
-    """As by nohup, or in the background of a script."""
+    """As what a script starts in the background is to Ctrl-C."""
     code = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -31,7 +31,8 @@ def test_a_signal_ends_every_process_and_says_how_to_resume(
     if number == signal.SIGTERM:
         process.terminate()
     else:
-        while process.poll() is None:  # whoever waits presses again
+        patience = time.monotonic() + 10
+        while process.poll() is None and time.monotonic() < patience:  # who waits presses again
             os.killpg(process.pid, number)
             time.sleep(0.3)
     _, talk = process.communicate(timeout=PATIENCE_SECONDS)
