@@ -9,6 +9,7 @@ tensor([1.5000, 2.0000])
 
 from evomerge.operators._apply import Settings, apply, combine
 from evomerge.operators._bound import Bound
+from evomerge.operators._compiled import compiled
 from evomerge.operators._describe import Description, Setting, describe, modifiers
 from evomerge.operators._lanes import in_lane, lanes
 from evomerge.operators._measures import products
@@ -33,6 +34,7 @@ __all__ = [
     "all_finite",
     "apply",
     "combine",
+    "compiled",
     "describe",
     "get",
     "in_lane",

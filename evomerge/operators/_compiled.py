@@ -1,4 +1,4 @@
-"""Loops over a tile as machine code: one pass where torch takes one for each operation.
+"""Loops over arrays as machine code: one pass where torch takes one for each operation.
 
 Numba fuses no product with a sum and reorders nothing, so that a compiled loop gives the bits of
 the torch operations that it stands for, on every machine. On a GPU the torch operations are used.

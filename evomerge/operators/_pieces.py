@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from evomerge.operators._compiled import array, compiled
 
 
-def piecewise_sum(
-    sources: Sequence[Tensor], ends: Sequence[int], rows: Sequence[Sequence[float]]
-) -> Tensor:
+def piecewise_sum(sources: Sequence[Tensor], ends: ArrayLike, rows: ArrayLike) -> Tensor:
     """Σ_k C[s, k] θ_k on every stretch s, to the bit what the operator `segments` gives.
 
     Args:
@@ -26,7 +25,7 @@ def piecewise_sum(
         (N,) float32.
     """
     values_KN = torch.stack(list(sources))
-    _sum(array(values_KN), np.array(ends, np.int64), np.array(rows, np.float32))
+    _sum(array(values_KN), np.array(ends, np.int64), np.array(rows, np.float32, order="C"))
     return values_KN[0]
 
 

@@ -8,18 +8,24 @@ alone, and never of weights that were rounded.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.nouns import Genome
+from evomerge.operators import compiled
+
 Floats = NDArray[np.float64]
-GramsAt = Callable[[Sequence[int]], Floats]  # (n,) positions to (n, K, K)
+Positions = NDArray[np.int64]
+GramsAt = Callable[[Positions], Floats]  # (n,) to (n, K, K)
 Inner = tuple[float, float, float]  # ⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩
 
 _SAME = 1e-12  # far below what float32 weights can tell
 _LEAST_SINE = 1e-6  # below, the arc is a straight line
+_REMEMBERED = 1000  # genomes of some tens of kilobytes, and their matrices
 
 
 class Matrix(NamedTuple):
@@ -30,13 +36,29 @@ class Matrix(NamedTuple):
         rows: (S, K) float64.
     """
 
-    bounds: NDArray[np.int64]
+    bounds: Positions
     rows: Floats
 
-    def between(self, cuts: NDArray[np.int64]) -> Floats:
-        """(n, K) the rows between n + 1 cuts, of which those of ``bounds`` are some."""
-        found: Floats = self.rows[np.searchsorted(self.bounds, cuts[:-1], side="right") - 1]
-        return found
+
+class Matrices:
+    """The matrices of the latest genomes, by identity: lists of numbers take long to read again."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, tuple[Genome, Matrix]] = OrderedDict()
+
+    def keep(self, genome: Genome, matrix: Matrix) -> None:
+        """Know the matrix of this very genome; an equal one is not found."""
+        self._known[id(genome)] = genome, matrix  # the genome, too, lest its id be another's
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+    def of(self, genome: Genome) -> Matrix:
+        """The matrix of a genome with bounds and rows."""
+        if id(genome) not in self._known:
+            bounds, rows = genome.genes["bounds"], genome.genes["rows"]
+            self.keep(genome, Matrix(np.array(bounds, np.int64), np.array(rows, np.float64)))
+        self._known.move_to_end(id(genome))
+        return self._known[id(genome)][1]
 
 
 class Part(NamedTuple):
@@ -63,19 +85,14 @@ def inner_products(first: Matrix, second: Matrix, start: int, stop: int, grams: 
 
     Args:
         start, stop: the elements that are one vector; zeros where there are none.
-        grams: inner products of the sources up to a position.
+        grams: inner products of the sources up to positions.
     """
-    inside = [np.clip(matrix.bounds, start, stop) for matrix in (first, second)]
-    cuts = np.unique(np.concatenate(inside))
+    assert 0 <= start <= stop <= first.bounds[-1] == second.bounds[-1]
+    cuts = _cuts(first.bounds, second.bounds, start, stop)
     if len(cuts) < 2:
         return 0.0, 0.0, 0.0
-    grams_SKK = np.diff(grams([int(cut) for cut in cuts]), axis=0)
-    x, y = first.between(cuts), second.between(cuts)
-
-    def product(left: Floats, right: Floats) -> float:
-        return math.fsum(np.einsum("sk,skl,sl->s", left, grams_SKK, right).tolist())
-
-    return product(x, x), product(x, y), product(y, y)
+    found: Inner = _inner_products(*first, *second, cuts, grams(cuts))
+    return found
 
 
 def arc(inner: Inner, t: float) -> tuple[float, float]:
@@ -97,27 +114,88 @@ def arc(inner: Inner, t: float) -> tuple[float, float]:
 def cross(first: Matrix, second: Matrix, parts: Sequence[Part]) -> Matrix:
     """The child; of a parent and its equal, that parent.
 
+    A segment whose row agrees with that of the one before becomes part of it, whose row stays.
+
     Args:
         parts: from the first element to the last, without gaps.
     """
     if _equal(first, second):
         return first  # (1 - t) x + t x is not x to the last bit, and would be evaluated anew
-    inner = [part.start for part in parts] + [part.stop for part in parts]
-    cuts = np.unique(np.concatenate([first.bounds, second.bounds, np.array(inner, np.int64)]))
-    x, y = first.between(cuts), second.between(cuts)
-    rows = np.empty_like(x)
-    for part in parts:
-        here = (cuts[:-1] >= part.start) & (cuts[:-1] < part.stop)
-        rows[here] = part.a * x[here] + part.b * y[here]
-    return _joined(cuts, rows)
+    assert first.bounds[-1] == second.bounds[-1] == parts[-1].stop
+    stops = np.array([part.stop for part in parts], np.int64)
+    weights = np.array([(part.a, part.b) for part in parts], np.float64)
+    return Matrix(*_cross(*first, *second, stops, weights))
 
 
 def _equal(first: Matrix, second: Matrix) -> bool:
     return np.array_equal(first.bounds, second.bounds) and np.array_equal(first.rows, second.rows)
 
 
-def _joined(bounds: NDArray[np.int64], rows: Floats) -> Matrix:
-    """The same matrix, neighbours that agree as one segment."""
-    new = np.abs(np.diff(rows, axis=0)).max(1) > _SAME
-    starts = np.concatenate([[0], 1 + np.flatnonzero(new)])
-    return Matrix(np.append(bounds[starts], bounds[-1]), rows[starts])
+# x has S segments and y T, of K sources; neither loop looks whether their ends are the same
+
+
+@compiled
+def _cuts(bounds_x: Any, bounds_y: Any, start: int, stop: int) -> Any:
+    """(n,) from start to stop, and the bounds of both in between, each once."""
+    cuts = np.empty(bounds_x.size + bounds_y.size + 2, np.int64)
+    cuts[0] = start
+    count, i, j = 1, 0, 0
+    while cuts[count - 1] < stop:
+        last = cuts[count - 1]
+        while bounds_x[i] <= last:
+            i += 1
+        while bounds_y[j] <= last:
+            j += 1
+        cuts[count] = min(bounds_x[i], bounds_y[j], stop)
+        count += 1
+    return cuts[:count].copy()
+
+
+@compiled
+def _inner_products(
+    bounds_x: Any, rows_SK: Any, bounds_y: Any, rows_TK: Any, cuts: Any, grams_nKK: Any
+) -> Any:
+    """The sums over the stretches between n cuts."""
+    sources = rows_SK.shape[1]
+    xx, xy, yy = 0.0, 0.0, 0.0
+    i, j = 0, 0
+    for n in range(cuts.size - 1):
+        while bounds_x[i + 1] <= cuts[n]:
+            i += 1
+        while bounds_y[j + 1] <= cuts[n]:
+            j += 1
+        for k in range(sources):
+            for m in range(sources):
+                gram = grams_nKK[n + 1, k, m] - grams_nKK[n, k, m]
+                xx += rows_SK[i, k] * gram * rows_SK[i, m]
+                xy += rows_SK[i, k] * gram * rows_TK[j, m]
+                yy += rows_TK[j, k] * gram * rows_TK[j, m]
+    return xx, xy, yy
+
+
+@compiled
+def _cross(
+    bounds_x: Any, rows_SK: Any, bounds_y: Any, rows_TK: Any, stops: Any, weights: Any
+) -> Any:
+    """The child's bounds and rows, of P parts that end at stops and have (P, 2) weights."""
+    most, sources = rows_SK.shape[0] + rows_TK.shape[0] + stops.size, rows_SK.shape[1]
+    bounds, rows = np.zeros(most + 1, np.int64), np.empty((most, sources))
+    count, i, j, part = 0, 0, 0, 0
+    low = 0
+    while low < bounds_x[-1]:
+        while bounds_x[i + 1] <= low:
+            i += 1
+        while bounds_y[j + 1] <= low:
+            j += 1
+        while stops[part] <= low:
+            part += 1
+        agrees = count > 0
+        for k in range(sources):
+            value = weights[part, 0] * rows_SK[i, k] + weights[part, 1] * rows_TK[j, k]
+            rows[count, k] = value
+            agrees = agrees and abs(value - rows[count - 1, k]) <= _SAME
+        if not agrees:
+            count += 1
+        low = min(bounds_x[i + 1], bounds_y[j + 1], stops[part])
+        bounds[count] = low
+    return bounds[: count + 1].copy(), rows[:count].copy()

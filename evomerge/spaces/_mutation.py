@@ -72,7 +72,7 @@ def joined(parents: Sequence[Genome], step: Step) -> list[dict[str, Any]]:
 
 def without_noise(lineage: Lineage, sources: Sequence[str]) -> Matrix:
     """What a lineage leads to but for its noise, as weights of the sources."""
-    size = np.array([0, lineage.size])
+    size = np.array([0, lineage.size], np.int64)
     rows = np.eye(len(sources))
     known: dict[str | int, Matrix] = {
         name: Matrix(size, rows[place : place + 1]) for place, name in enumerate(sources)
@@ -126,9 +126,9 @@ class Individuals:
         self._kept.move_to_end(last)
         return self._kept[last]
 
-    def mixture(self, ends: Sequence[int], rows: Sequence[Sequence[float]]) -> Tensor:
-        """(N,) float32: a weighted sum of the sources up to each of the ends."""
-        return piecewise_sum(list(self.sources.values()), ends, rows)
+    def mixture(self, matrix: Matrix) -> Tensor:
+        """(N,) float32 of an individual without steps."""
+        return piecewise_sum(list(self.sources.values()), matrix.bounds[1:], matrix.rows)
 
     def offspring(self, step: Step, parents: Sequence[Tensor]) -> Tensor:
         """(N,) float32 of a child."""

@@ -18,7 +18,16 @@ from evomerge.operators import products
 from evomerge.recipes import Recipe, Step
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import Ground, Space
-from evomerge.spaces._crossing import Inner, Matrix, Part, arc, cross, inner_products, line
+from evomerge.spaces._crossing import (
+    Inner,
+    Matrices,
+    Matrix,
+    Part,
+    arc,
+    cross,
+    inner_products,
+    line,
+)
 from evomerge.spaces._mutation import (
     Individuals,
     Stretch,
@@ -95,6 +104,7 @@ class CrossoverSpace(Space):
                 for name in self.chromosomes
             ),
         )
+        self._matrices = Matrices()
         self._on_deltas = space == "task_vector"
         self._layout: Layout | None = None
         words = list(self.chromosomes.values())
@@ -142,7 +152,9 @@ class CrossoverSpace(Space):
                 genes[f"right[{name}]"] = [right.a, right.b]
             found = cross(first, second, parts)
         whole = {"bounds": found.bounds.tolist(), "rows": found.rows.tolist()}
-        return Genome({**genes, **whole}, genome.parents)
+        child = Genome({**genes, **whole}, genome.parents)
+        self._matrices.keep(child, found)
+        return child
 
     def step(
         self, genome: Genome, names: Sequence[str | int], parents: Sequence[Tensor] = ()
@@ -176,7 +188,7 @@ class CrossoverSpace(Space):
         """
         if "bounds" not in genome.genes:
             return self.individuals.elements(genome)
-        return self.individuals.mixture(genome.genes["bounds"][1:], genome.genes["rows"])
+        return self.individuals.mixture(self._matrix(genome))
 
     def _mutated(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
         genes = {name: gene for name, gene in genome.genes.items() if name != "source"}
@@ -228,10 +240,9 @@ class CrossoverSpace(Space):
 
     def _matrix(self, genome: Genome) -> Matrix:
         if "bounds" in genome.genes:
-            rows = np.array(genome.genes["rows"], np.float64)
-            return Matrix(np.array(genome.genes["bounds"], np.int64), rows)
+            return self._matrices.of(genome)
         one_hot = [float(name == genome.genes["source"]) for name in self.ground.sources]
-        return Matrix(np.array([0, self.layout.size]), np.array([one_hot]))
+        return Matrix(np.array([0, self.layout.size], np.int64), np.array([one_hot]))
 
     def _cut(self, start: int, stop: int, split: float) -> int:
         """The element at which a chromosome is split, the nearest that is allowed."""

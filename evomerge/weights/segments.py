@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from evomerge.errors import PlanError, RecipeError
 from evomerge.nouns import Gram
@@ -20,6 +20,8 @@ from evomerge.recipes.layout import Chromosomes, Layout, lay_out
 from evomerge.weights.models import Models, Slot
 
 Floats = NDArray[np.float64]
+
+_FIRST = 1024  # positions that there is room for at first
 
 
 def layout_of(models: Models, chromosomes: Chromosomes, *, task_vectors: bool = False) -> Layout:
@@ -69,8 +71,10 @@ class PrefixGrams:
     def __init__(self, models: Models, layout: Layout, *, task_vectors: bool = False) -> None:
         self._models, self._layout, self._task_vectors = models, layout, task_vectors
         self._slots = {slot.name: slot for slot in _merged(models)}
-        self._known: dict[int, Floats] = {}
-        self._fresh: list[int] = []  # of the known, those that nobody has on record
+        self._places: dict[int, int] = {}  # position to where its products stand
+        count = len(models.sources)
+        self._products = np.empty((_FIRST, count, count))  # twice as long whenever it is full
+        self._fresh: list[int] = []  # positions that nobody has on record
 
     @cached_property
     def digest(self) -> str:
@@ -84,51 +88,61 @@ class PrefixGrams:
 
     def recall(self, measured: Iterable[Gram]) -> None:
         """Take those that are of these models; of others, and what is known already, none."""
-        count = len(self._models.sources)
         for of, position, products in measured:
-            if of == self.digest and position not in self._known:
-                self._known[position] = np.array(products).reshape(count, count)
+            if of == self.digest and position not in self._places:
+                self._keep(position, np.array(products).reshape(self._products.shape[1:]))
 
     def fresh(self) -> list[Gram]:
         """Those measured since the last call."""
         positions, self._fresh = self._fresh, []
         return [
-            Gram(self.digest, position, tuple(self._known[position].reshape(-1).tolist()))
-            for position in positions
+            Gram(self.digest, position, tuple(products.reshape(-1).tolist()))
+            for position, products in zip(positions, self.at(positions), strict=True)
         ]
 
-    def at(self, positions: Sequence[int]) -> Floats:
+    def at(self, positions: ArrayLike) -> Floats:
         """(n, K, K) float64.
 
         Args:
             positions: (n,) elements of the layout, the end included.
         """
-        for position in positions:
-            if position not in self._known:
+        asked = np.asarray(positions).tolist()
+        for position in asked:
+            if position not in self._places:
                 self._measure(position)
-        return np.array([self._known[position] for position in positions])
+        found: Floats = self._products[[self._places[position] for position in asked]]
+        return found
 
     def _measure(self, position: int) -> None:
         index = bisect_right(self._layout.starts, position) - 1
         start = self._layout.starts[index]
-        if start not in self._known:
+        if start not in self._places:
             self._measure_starts()
         if position != start:
-            self._keep(position, self._known[start] + self._of_tensor(index, position - start))
+            before = self._products[self._places[start]]
+            self._add(position, before + self._of_tensor(index, position - start))
 
     def _measure_starts(self) -> None:
         starts = self._layout.starts
         count = len(self._models.sources)
         total = np.zeros((count, count))
-        self._keep(0, total)
+        self._add(0, total)
         for index, (start, stop) in enumerate(pairwise(starts)):
             total = total + self._of_tensor(index, stop - start)
-            self._keep(stop, total)
+            self._add(stop, total)
 
-    def _keep(self, position: int, gram: Floats) -> None:
-        if position not in self._known:
+    def _add(self, position: int, products: Floats) -> None:
+        """One that was measured, and may be known already."""
+        if position not in self._places:
             self._fresh.append(position)
-        self._known[position] = gram
+            self._keep(position, products)
+
+    def _keep(self, position: int, products: Floats) -> None:
+        place = len(self._places)
+        if place == len(self._products):
+            self._products = np.concatenate([self._products, np.empty_like(self._products)])
+        self._products[place] = products
+        self._places[position] = place
 
     def _of_tensor(self, index: int, stop: int) -> Floats:
         """(K, K) of the first elements of one tensor."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
-from evomerge.spaces._crossing import Floats, Matrix, Part, arc, cross, inner_products, line
+from evomerge.nouns import Genome
+from evomerge.spaces._crossing import (
+    Floats,
+    Matrices,
+    Matrix,
+    Part,
+    Positions,
+    arc,
+    cross,
+    inner_products,
+    line,
+)
 
 N, K = 200, 3
 RNG = np.random.default_rng(0)
 SOURCES_KN = RNG.normal(size=(K, N))
 
 
-def grams(positions: Sequence[int]) -> Floats:
+def grams(positions: Positions) -> Floats:
     parts = [SOURCES_KN[:, :position] for position in positions]
     return np.stack([part @ part.T for part in parts])
 
@@ -52,6 +61,26 @@ def test_neighbours_that_agree_become_one_segment() -> None:
     child = cross(seed(0), seed(1), [Part(0, 70, 0.5, 0.5), Part(70, N, 0.5, 0.5)])
     assert child.bounds.tolist() == [0, N]
     assert child.rows.tolist() == [[0.5, 0.5, 0.0]]
+
+
+def test_rows_that_drift_by_less_than_is_told_apart_do_not_all_become_one() -> None:
+    rows = np.zeros((30, K))
+    rows[:, 0] = 6e-13 * np.arange(30)
+    drifting = Matrix(np.append(np.arange(30), N), rows)
+    child = cross(drifting, seed(1), [Part(0, N, 1.0, 0.0)])
+    assert child.bounds.tolist() == [*range(0, 30, 2), N]
+    assert child.rows.tolist() == rows[::2].tolist()
+
+
+@pytest.mark.parametrize("size", [N - 1, N + 1])
+def test_individuals_of_two_sizes_are_not_crossed(size: int) -> None:
+    other = Matrix(np.array([0, size]), np.eye(K)[:1])
+    with pytest.raises(AssertionError):
+        cross(seed(0), other, [Part(0, N, 0.5, 0.5)])
+    with pytest.raises(AssertionError):
+        inner_products(seed(0), other, 0, N, grams)
+    with pytest.raises(AssertionError):
+        cross(seed(0), seed(1), [Part(0, size, 0.5, 0.5)])
 
 
 @pytest.mark.parametrize("t", [0.1, 0.3, 0.7, 0.9])
@@ -105,6 +134,21 @@ def test_three_hundred_generations_are_those_of_the_weights_themselves(spherical
     assert len(matrices[-1].bounds) > 20
 
 
+def test_equal_genomes_are_told_apart_and_any_one_is_read_again() -> None:
+    genes = {"bounds": [0, 40, N], "rows": [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]}
+    known, equal = Genome(genes), Genome(genes)
+    matrices, kept = Matrices(), seed(2)
+    matrices.keep(known, kept)
+    for number in range(3000):
+        assert matrices.of(known) is kept
+        assert matrices.of(equal).rows.tolist() == genes["rows"]
+        assert matrices.of(equal).bounds.tolist() == genes["bounds"]
+        matrices.keep(Genome({}, (number,)), seed(0))
+    for number in range(3000):
+        matrices.keep(Genome({}, (number,)), seed(0))
+    assert matrices.of(known).rows.tolist() == genes["rows"]  # forgotten, and read
+
+
 def test_the_arc_between_equal_models_is_the_line() -> None:
     assert arc(inner_products(seed(1), seed(1), 0, N, grams), 0.3) == (0.7, 0.3)
 
@@ -119,7 +163,7 @@ def test_the_arc_from_a_model_of_zeros_is_the_line() -> None:
 
 
 def test_the_middle_of_the_arc_between_orthogonal_models_is_longer_than_the_line() -> None:
-    def identity(positions: Sequence[int]) -> Floats:
+    def identity(positions: Positions) -> Floats:
         return np.stack([position * np.eye(K) for position in positions])
 
     found = arc(inner_products(seed(0), seed(1), 0, N, identity), 0.5)

@@ -84,6 +84,16 @@ def test_prefix_grams_are_the_same_in_whatever_order_they_are_asked_for(models: 
         assert np.array_equal(again.at([positions[number]])[0], once[number])
 
 
+def test_thousands_of_prefix_grams_are_kept_apart(models: Models) -> None:
+    layout = layout_of(models, [["all"]])
+    positions = list(range(0, 3 * 1024, 2))
+    once = PrefixGrams(models, layout)
+    answers = np.concatenate([once.at([position]) for position in positions])
+    assert np.array_equal(once.at(positions), answers)  # after it has grown
+    few = [0, 1022, 1968, 1970, 3000]
+    assert np.array_equal(once.at(few), PrefixGrams(models, layout).at(few))
+
+
 def test_what_was_measured_is_answered_from_memory_by_another(models: Models) -> None:
     layout = layout_of(models, [["all"]])
     asked = [700_001, 0, layout.size]
