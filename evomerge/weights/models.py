@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
-from evomerge.errors import CheckpointError, InputError, PlanError
+from evomerge.errors import PlanError
 from evomerge.operators import Rows
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
@@ -19,7 +19,7 @@ from evomerge.weights import chat_templates
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.alignment import Vocabulary, settle
 from evomerge.weights.block_numbers import displaced
-from evomerge.weights.checkpoint import Checkpoint, holds_adapter
+from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.layer_types import spelled_out
 from evomerge.weights.mismatches import (
@@ -29,13 +29,12 @@ from evomerge.weights.mismatches import (
     vocabulary_problems,
 )
 from evomerge.weights.nested import Nested
-from evomerge.weights.references import resolve
+from evomerge.weights.opening import Reference, key_of, label_of, open_all
 from evomerge.weights.slices import Slices, cut, range_problems
 from evomerge.weights.slots import Lineup, Slot, keep_outside, module_problems, refill
 
 __all__ = ["Input", "Models", "Slot"]
 
-Reference = str | Recipe
 Input = Tensor | Rows
 
 
@@ -92,9 +91,9 @@ class Models:
         opened: dict[str, Checkpoint] | None = None,
     ) -> None:
         self._opened = {} if opened is None else opened
-        found = _open_all(base, sources, self._opened)
-        self.base = found[_key(base)]
-        self.sources = {name: found[_key(reference)] for name, reference in sources.items()}
+        found = open_all(base, sources, self._opened)
+        self.base = found[key_of(base)]
+        self.sources = {name: found[key_of(reference)] for name, reference in sources.items()}
         self._references = dict(sources)
         self._base_reference = base
         self._slices = tuple(slices)
@@ -146,9 +145,9 @@ class Models:
             CheckpointError, PlanError: as the constructor.
         """
         opened = {} if opened is None else opened
-        found = _open_all(base, sources, opened)
-        layers = {name: found[_key(reference)].layers for name, reference in sources.items()}
-        same = set(layers.values()) <= {found[_key(base)].layers}
+        found = open_all(base, sources, opened)
+        layers = {name: found[key_of(reference)].layers for name, reference in sources.items()}
+        same = set(layers.values()) <= {found[key_of(base)].layers}
         slices = () if same else [{name: (0, count)} for name, count in layers.items() if count]
         return cls(base, sources, tokenizer, slices=slices, opened=opened)
 
@@ -194,10 +193,10 @@ class Models:
         if list(sources.items()) == list(self._references.items()):
             return self
         # where each comes from: a source of ours, or None for the base
-        known = {_key(reference): name for name, reference in self._references.items()}
-        origin = {name: known.get(_key(reference)) for name, reference in sources.items()}
-        own = _key(self._base_reference)
-        stray = [_label(r) for n, r in sources.items() if origin[n] is None and _key(r) != own]
+        known = {key_of(reference): name for name, reference in self._references.items()}
+        origin = {name: known.get(key_of(reference)) for name, reference in sources.items()}
+        own = key_of(self._base_reference)
+        stray = [label_of(r) for n, r in sources.items() if origin[n] is None and key_of(r) != own]
         if stray:
             raise PlanError(
                 f"not among the models of this search: {', '.join(stray)}. "
@@ -309,69 +308,3 @@ class Models:
         common = max(counts, key=counts.__getitem__, default="float32")
         known = common if common in ("bfloat16", "float16") else "float32"
         return cast(Literal["float32", "bfloat16", "float16"], known)
-
-
-def _open_all(
-    base: Reference, sources: Mapping[str, Reference], opened: dict[str, Checkpoint]
-) -> dict[str, Checkpoint]:
-    """Every model by its key, opened where it is not open yet.
-
-    Raises:
-        CheckpointError: folders that cannot be opened, and nothing worse.
-        InputError: likewise, and recipes that cannot be planned.
-    """
-    found: dict[str, Checkpoint] = {}
-    problems: list[str] = []
-    kinds: set[type[InputError]] = set()
-    for name, reference in (("base", base), *sources.items()):
-        try:
-            if _key(base) in found and _is_adapter(reference):
-                found[_key(reference)] = _open_adapter(reference, base, opened)
-            elif problems and _key(base) not in found and _is_adapter(reference):
-                continue  # what it is made for could not be opened, which is told already
-            else:
-                found[_key(reference)] = _open(reference, opened)
-        except InputError as error:
-            where = f"{name}: " if isinstance(reference, Recipe) else ""
-            problems += [f"{where}{problem}" for problem in error.problems]
-            kinds.add(type(error))
-    if problems:
-        kind = CheckpointError if kinds == {CheckpointError} else PlanError
-        raise kind(dict.fromkeys(problems))
-    return found
-
-
-def _open(reference: Reference, opened: dict[str, Checkpoint]) -> Checkpoint:
-    key = _key(reference)
-    if key in opened:
-        return opened[key]
-    if isinstance(reference, str):
-        opened[key] = Checkpoint(resolve(reference))
-        return opened[key]
-    from evomerge.weights.plan import make_plan  # a plan's models may be plans themselves
-
-    opened[key] = Nested(make_plan(reference, Models.of(reference, opened)))
-    return opened[key]
-
-
-def _open_adapter(
-    reference: Reference, base: Reference, opened: dict[str, Checkpoint]
-) -> Checkpoint:
-    assert isinstance(reference, str)
-    key = f"{reference} on {_key(base)}"  # another recipe may put it on another base
-    if key not in opened:
-        opened[key] = Adapter(resolve(reference), opened[_key(base)])
-    return opened[key]
-
-
-def _is_adapter(reference: Reference) -> bool:
-    return isinstance(reference, str) and holds_adapter(resolve(reference))
-
-
-def _key(reference: Reference) -> str:
-    """The same for references to the same model."""
-    return reference if isinstance(reference, str) else f"recipe {reference.digest}"
-
-
-def _label(reference: Reference) -> str:
-    return reference if isinstance(reference, str) else f"a recipe with {reference.operator}"
