@@ -26,6 +26,7 @@ class Method:
         runs: seeds, from 42 on, as in the published code.
         published: mean and standard error of the test accuracy in % by evaluations, of the
             published code or, where there is no error, read off the paper's figure.
+        published_runs: from how many seeds.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Method:
     pretrained: bool = False
     interpolation: Literal["lerp", "slerp"] = "slerp"
     runs: int = 10
+    published_runs: int = 3
 
     @property
     def crossing(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ METHODS = (
             10000: (82.5, None),
         },
         FROM_SCRATCH,
+        published_runs=10,
     ),
     Method(
         "without split point",
@@ -96,6 +99,7 @@ METHODS = (
             10000: (62.6, 2.1),
         },
         {**FROM_SCRATCH, "crossover": False},
+        runs=20,
     ),
     Method(
         "GA",
@@ -120,11 +124,13 @@ METHODS = (
             10000: (55.6, 0.5),
         },
         {**FROM_SCRATCH, **GRID},
+        runs=20,
     ),
     Method(
         "CMA-ES on the weights",
         "cmaes",
         {2000: (54.3, 2.9), 5000: (68.7, 1.7), 10000: (77.0, 2.9)},
+        published_runs=6,
     ),
     Method(
         "M2N2, pretrained",
@@ -150,6 +156,7 @@ METHODS = (
         },
         pretrained=True,
         interpolation="lerp",
+        runs=20,
     ),
     Method(
         "M2N2 without split point, pretrained",

@@ -1,5 +1,7 @@
 """What `run.py` recorded beside the published figures: a table, and with Matplotlib a figure.
 
+What `published.py` recorded, if anything, has rows of its own.
+
 python experiments/m2n2_digits/report.py
 """
 
@@ -20,6 +22,15 @@ CHECKPOINTS = (500, 1000, 2000, 5000, 10_000)
 HERE = Path(__file__).parent
 
 
+class Distance(NamedTuple):
+    """Attributes: of which mean, in published standard errors, and in those of both means."""
+
+    method: str
+    evaluations: int
+    published_errors: float
+    both_errors: float
+
+
 class Mean(NamedTuple):
     """Attributes: mean in %, its standard error (None of one run), and how many runs."""
 
@@ -35,7 +46,15 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=HERE / "figure.png")
     given = parser.parse_args()
     found = {method.name: curves(given.runs, method) for method in METHODS}
-    print(table(found))
+    print(table(found, {m.name: curves(given.runs / "published", m) for m in METHODS}))
+    apart = distances(found)
+    far = [d for d in apart if d.published_errors > 2]
+    print(
+        f"\n{len(far)} of {len(apart)} means are more than two published errors away, taken as of "
+        "samples; in brackets in errors of both means:"
+    )
+    for d in far:
+        print(f"- {d.method}, {d.evaluations}: {d.published_errors:.1f} ({d.both_errors:.1f})")
     try:
         draw(found, given.figure)
     except ImportError:
@@ -58,21 +77,53 @@ def mean_at(runs: Sequence[Mapping[int, float]], count: int) -> Mean | None:
     return Mean(statistics.fmean(values), error, len(values))
 
 
-def table(found: Mapping[str, Sequence[Mapping[int, float]]]) -> str:
-    """Markdown: for every method what was found, and below it what was published."""
+def table(
+    found: Mapping[str, Sequence[Mapping[int, float]]],
+    again: Mapping[str, Sequence[Mapping[int, float]]],
+) -> str:
+    """Markdown: for every method what was found, what was published, and what that gives again.
+
+    Args:
+        found: method to runs.
+        again: method to runs of the published method.
+    """
     lines = [
         f"| method | {' | '.join(map(str, CHECKPOINTS))} |",
         "|---" * (len(CHECKPOINTS) + 1) + "|",
     ]
     for method in METHODS:
-        runs = found[method.name]
-        means = [mean_at(runs, count) for count in CHECKPOINTS]
-        ours = [_cell(m.value, m.error) if m else "" for m in means]
-        count = max((m.runs for m in means if m), default=0)
+        lines.append(_row(method.name, found[method.name]))
         theirs = [_cell(*method.published.get(at, (None, None))) for at in CHECKPOINTS]
-        lines.append(f"| {method.name} ({count}) | {' | '.join(ours)} |")
         lines.append(f"| *published* | {' | '.join(theirs)} |")
+        if again[method.name]:
+            lines.append(_row("*published code, written again*", again[method.name]))
     return "\n".join(lines)
+
+
+def distances(found: Mapping[str, Sequence[Mapping[int, float]]]) -> list[Distance]:
+    """How far each mean is from the published one, where that has an error.
+
+    Published errors come from a deviation that divides by the number n of runs: only so do three
+    runs of `published.py` give those of MAP-Elites and of no crossover. That of a sample divides by
+    n - 1, so that they are taken times √(n / (n - 1)).
+    """
+    apart = []
+    for method in METHODS:
+        short = math.sqrt(method.published_runs / (method.published_runs - 1))
+        for count, (value, error) in method.published.items():
+            mean = mean_at(found[method.name], count)
+            if error is None or mean is None or mean.error is None:
+                continue
+            far, error = abs(mean.value - value), short * error
+            both = far / math.hypot(error, mean.error)
+            apart.append(Distance(method.name, count, far / error, both))
+    return apart
+
+
+def _row(name: str, runs: Sequence[Mapping[int, float]]) -> str:
+    means = [mean_at(runs, count) for count in CHECKPOINTS]
+    cells = [_cell(m.value, m.error) if m else "" for m in means]
+    return f"| {name} ({max((m.runs for m in means if m), default=0)}) | {' | '.join(cells)} |"
 
 
 def _cell(value: float | None, error: float | None) -> str:

@@ -12,7 +12,7 @@ import torch
 from classifier import SIZE, Classifier
 from loop import Population, best_mixture, search
 from methods import METHODS, Method
-from report import mean_at
+from report import distances, mean_at, table
 from starts import _key, _split
 
 from evomerge.build import build
@@ -103,6 +103,29 @@ def test_the_mean_of_runs_has_its_standard_error() -> None:
     assert at_500 == pytest.approx((20, 10 / 3**0.5, 3))
     assert at_1000 == (50, None, 1)
     assert mean_at(runs, 2000) is None
+
+
+def test_the_published_method_has_a_row_where_it_was_run_again() -> None:
+    none: dict[str, list[dict[int, float]]] = {method.name: [] for method in METHODS}
+    found = none | {"GA": [{500: 0.25}, {500: 0.35}]}
+    again = none | {"GA": [{500: 0.5, 1000: 0.625}]}
+    assert len(table(none, none).splitlines()) == 2 + 2 * len(METHODS)
+    rows = table(found, again).splitlines()
+    (place,) = (number for number, row in enumerate(rows) if row.startswith("| GA (2) "))
+    assert rows[place] == "| GA (2) | 30.0 ± 5.0 |  |  |  |  |"
+    assert rows[place + 1].startswith("| *published* | 33.8 ± 4.9 | 43.5 ± 2.5 |")
+    assert rows[place + 2] == "| *published code, written again* (1) | 50.0 | 62.5 |  |  |  |"
+    assert rows[place + 3].startswith("| MAP-Elites (0) ")
+
+
+def test_distances_are_in_errors_of_samples() -> None:
+    none: dict[str, list[dict[int, float]]] = {method.name: [] for method in METHODS}
+    assert distances(none) == []
+    # published: 33.8 ± 4.9 of three runs, which as a sample's is ± 6.0; no error at 1000
+    (apart,) = distances(none | {"GA": [{500: 0.408}, {500: 0.508}, {700: 1.0}]})
+    assert (apart.method, apart.evaluations) == ("GA", 500)
+    assert apart.published_errors == pytest.approx(12 / (4.9 * 1.5**0.5))
+    assert apart.both_errors == pytest.approx(12 / (4.9**2 * 1.5 + 5**2) ** 0.5)
 
 
 def test_every_method_has_a_file_name_of_its_own() -> None:
