@@ -107,9 +107,8 @@ class PrefixGrams:
             positions: (n,) elements of the layout, the end included.
         """
         asked = np.asarray(positions).tolist()
-        for position in asked:
-            if position not in self._places:
-                self._measure(position)
+        for position in sorted(set(asked) - self._places.keys()):
+            self._measure(position)
         found: Floats = self._products[[self._places[position] for position in asked]]
         return found
 
