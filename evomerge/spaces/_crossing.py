@@ -25,7 +25,7 @@ Inner = tuple[float, float, float]  # ⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩
 
 _SAME = 1e-12  # far below what float32 weights can tell
 _LEAST_SINE = 1e-6  # below, the arc is a straight line
-_REMEMBERED = 1000  # genomes of some tens of kilobytes, and their matrices
+_REMEMBERED = 256  # genomes of some tens of kilobytes, and their matrices
 
 
 class Matrix(NamedTuple):

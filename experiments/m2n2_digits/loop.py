@@ -83,7 +83,8 @@ class Population:
         parity = training.labels % 2
         self._classifier, self._even = training.sorted(parity), int((parity == 0).sum())
         self._sources = self.space.individuals.sources
-        self.genomes: list[Genome] = []  # all, as asked or, where nothing mutates, whole
+        # all as asked or, where nothing mutates, those in the archive whole
+        self.genomes: dict[int, Genome] = {}
         self.elements: dict[int, Floats] = {}  # of those in the archive
         self.solved: dict[int, int] = {}  # how many training images they get right
 
@@ -92,7 +93,7 @@ class Population:
         for number in range(len(NAMES) + budget):
             genome = self.optimizer.ask(number)
             assert genome is not None
-            self.elements[number] = self._make(genome)
+            self.elements[number] = self._make(number, genome)
             solved = self._classifier.solved(self.elements[number])
             self.solved[number] = int(solved.sum())
             self.optimizer.tell(number, self._evaluation(solved))
@@ -108,6 +109,8 @@ class Population:
 
     def recipe(self, number: int) -> Recipe:
         """From which the individual can be made again."""
+        if "bounds" in self.genomes[number].genes:
+            return self.space.decode(self.genomes[number])
         wanted, whole = {number}, dict[int, Genome]()
         for n in range(number, -1, -1):  # parents are older
             if n in wanted:
@@ -118,18 +121,18 @@ class Population:
             whole[n] = self.space.child(genome, parents) if parents else genome
         return self.space.decode(whole[number])
 
-    def _make(self, genome: Genome) -> Floats:
+    def _make(self, number: int, genome: Genome) -> Floats:
         """The individual's weights."""
-        self.genomes.append(genome)
+        self.genomes[number] = genome
         if not genome.parents:
             return self._sources[genome.genes["source"]].numpy()
         if "noise" in genome.genes:
-            parents = [torch.from_numpy(self.elements[number]) for number in genome.parents]
+            parents = [torch.from_numpy(self.elements[parent]) for parent in genome.parents]
             names = [self.genomes[n].genes.get("noise", NAMES[n % 2]) for n in genome.parents]
             step = self.space.step(genome, names, parents)
             return self.space.individuals.offspring(step, parents).numpy()
-        whole = self.space.child(genome, [self.genomes[number] for number in genome.parents])
-        self.genomes[-1] = whole
+        whole = self.space.child(genome, [self.genomes[parent] for parent in genome.parents])
+        self.genomes[number] = whole
         return self.space.elements(whole).numpy()
 
     def _evaluation(self, solved: NDArray[np.bool_]) -> Evaluation:
@@ -150,6 +153,8 @@ class Population:
         members = set(self._members())
         for number in [n for n in self.elements if n not in members]:
             del self.elements[number], self.solved[number]
+            if "bounds" in self.genomes[number].genes:
+                del self.genomes[number]
 
 
 def _task(solved: NDArray[np.bool_]) -> TaskScores:
