@@ -160,7 +160,11 @@ def two_members(archive: Archive, key: Array, alpha: float, attraction: bool) ->
 
 
 def two_elites(archive: Archive, key: Array) -> Array:
-    """(2,) cells, by accuracy; twice the same only while all accuracies sum to less than two."""
+    """(2,) cells, by accuracy; twice the same only while all accuracies sum to less than two.
+
+    Among all cells, of which empty ones have no chance: not the draws of the published code, which
+    numbers the taken ones.
+    """
     accuracy = archive.solved.mean(1)
     chances = accuracy / accuracy.sum()
     twice = random.choice(key, CELLS**2, (2,), p=chances)
