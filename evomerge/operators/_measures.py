@@ -203,19 +203,23 @@ def products(first: Tensor, second: Tensor) -> tuple[float, float, float]:
 @compiled
 def _products(x: Any, y: Any) -> Any:
     lanes = np.zeros((3, LANES))
+    xx, xy, yy = lanes[0], lanes[1], lanes[2]
     whole = x.size // LANES * LANES
     for start in range(0, whole, LANES):
+        # of stretches, not of x and y: else these loops do not become vector instructions
+        p, q = x[start : start + LANES], y[start : start + LANES]
         for lane in range(LANES):
-            a, b = np.float64(x[start + lane]), np.float64(y[start + lane])
-            lanes[0, lane] += a * a
-            lanes[1, lane] += a * b
-            lanes[2, lane] += b * b
+            xx[lane] += np.float64(p[lane]) * np.float64(p[lane])
+        for lane in range(LANES):
+            xy[lane] += np.float64(p[lane]) * np.float64(q[lane])
+        for lane in range(LANES):
+            yy[lane] += np.float64(q[lane]) * np.float64(q[lane])
     for j in range(whole, x.size):
         a, b = np.float64(x[j]), np.float64(y[j])
-        lanes[0, 0] += a * a
-        lanes[1, 0] += a * b
-        lanes[2, 0] += b * b
-    return lanes[0].sum(), lanes[1].sum(), lanes[2].sum()
+        xx[0] += a * a
+        xy[0] += a * b
+        yy[0] += b * b
+    return xx.sum(), xy.sum(), yy.sum()
 
 
 @compiled

@@ -1,10 +1,11 @@
-"""What is kept of measurements from candidate to candidate."""
+"""Measurements: what they give, and what is kept of them from candidate to candidate."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from evomerge.operators import Stack
+from evomerge.operators import Stack, products
 from evomerge.operators._measures import measures
 
 
@@ -26,3 +27,11 @@ def test_only_the_latest_settings_are_kept() -> None:
         find(settings)
     assert find(1) == -1
     assert calls.count(1) == 2
+
+
+@pytest.mark.parametrize("count", [0, 5, 64, 1003])
+def test_products_are_those_of_float64(count: int) -> None:
+    x, y = torch.randn(2, count, generator=torch.Generator().manual_seed(0))
+    a, b = x.double(), y.double()
+    expected = [float(a @ a), float(a @ b), float(b @ b)]
+    assert products(x, y) == pytest.approx(expected, rel=1e-12, abs=1e-12)
