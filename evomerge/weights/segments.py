@@ -71,7 +71,9 @@ class PrefixGrams:
     def __init__(self, models: Models, layout: Layout, *, task_vectors: bool = False) -> None:
         self._models, self._layout, self._task_vectors = models, layout, task_vectors
         self._slots = {slot.name: slot for slot in _merged(models)}
-        self._places: dict[int, int] = {}  # position to where its products stand
+        # those known, ascending, and where their products stand; the last is beyond any
+        self._positions = np.array([np.iinfo(np.int64).max])
+        self._places = np.array([-1])
         count = len(models.sources)
         self._products = np.empty((_FIRST, count, count))  # twice as long whenever it is full
         self._fresh: list[int] = []  # positions that nobody has on record
@@ -89,7 +91,7 @@ class PrefixGrams:
     def recall(self, measured: Iterable[Gram]) -> None:
         """Take those that are of these models; of others, and what is known already, none."""
         for of, position, products in measured:
-            if of == self.digest and position not in self._places:
+            if of == self.digest and not self._knows(position):
                 self._keep(position, np.array(products).reshape(self._products.shape[1:]))
 
     def fresh(self) -> list[Gram]:
@@ -106,20 +108,25 @@ class PrefixGrams:
         Args:
             positions: (n,) elements of the layout, the end included.
         """
-        asked = np.asarray(positions).tolist()
-        for position in sorted(set(asked) - self._places.keys()):
+        asked = np.asarray(positions, np.int64)
+        for position in np.unique(asked[~self._knows(asked)]).tolist():
             self._measure(position)
-        found: Floats = self._products[[self._places[position] for position in asked]]
+        found: Floats = self._products[self._places[self._positions.searchsorted(asked)]]
+        return found
+
+    def _knows(self, positions: ArrayLike) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = (
+            self._positions[self._positions.searchsorted(positions)] == positions
+        )
         return found
 
     def _measure(self, position: int) -> None:
         index = bisect_right(self._layout.starts, position) - 1
         start = self._layout.starts[index]
-        if start not in self._places:
+        if not self._knows(start):
             self._measure_starts()
         if position != start:
-            before = self._products[self._places[start]]
-            self._add(position, before + self._of_tensor(index, position - start))
+            self._add(position, self.at([start])[0] + self._of_tensor(index, position - start))
 
     def _measure_starts(self) -> None:
         starts = self._layout.starts
@@ -132,16 +139,18 @@ class PrefixGrams:
 
     def _add(self, position: int, products: Floats) -> None:
         """One that was measured, and may be known already."""
-        if position not in self._places:
+        if not self._knows(position):
             self._fresh.append(position)
             self._keep(position, products)
 
     def _keep(self, position: int, products: Floats) -> None:
-        place = len(self._places)
+        place = len(self._places) - 1
         if place == len(self._products):
             self._products = np.concatenate([self._products, np.empty_like(self._products)])
         self._products[place] = products
-        self._places[position] = place
+        index = self._positions.searchsorted(position)
+        self._positions = np.insert(self._positions, index, position)
+        self._places = np.insert(self._places, index, place)
 
     def _of_tensor(self, index: int, stop: int) -> Floats:
         """(K, K) of the first elements of one tensor."""
