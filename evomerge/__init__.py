@@ -1,3 +1,3 @@
 """evomerge searches for the best way to merge existing language models."""
 
-__version__ = "0.2.1"
+__version__ = "0.2.2"

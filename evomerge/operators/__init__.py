@@ -9,7 +9,7 @@ tensor([1.5000, 2.0000])
 
 from evomerge.operators._apply import Settings, apply, combine
 from evomerge.operators._bound import Bound
-from evomerge.operators._compiled import compiled
+from evomerge.operators._compiled import LANES, compiled
 from evomerge.operators._describe import Description, Setting, describe, modifiers
 from evomerge.operators._lanes import in_lane, lanes
 from evomerge.operators._measures import products
@@ -22,6 +22,7 @@ from evomerge.operators._stack import TILE, NotFiniteError, Rows, Stack, stretch
 from evomerge.operators._steps import offspring, replay
 
 __all__ = [
+    "LANES",
     "TILE",
     "Bound",
     "Description",

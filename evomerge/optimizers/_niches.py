@@ -9,12 +9,13 @@ Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import SearchError
+from evomerge.operators import LANES, compiled
 
 Scores = NDArray[np.float64]
 
@@ -81,16 +82,33 @@ class Contest:
         shares = self._shares
         if self._alpha != 1:
             shares = self._capacities / (np.power(self._z, self._alpha) + EPSILON)
-        found: Scores = (self._s * shares).sum(1)
+        found: Scores = _gains(self._s, np.zeros_like(shares), shares)
         return found
 
     def attraction(self, first: int) -> Scores:
         """(P,) as `Competition.attraction`."""
-        gain = self._s - self._s[first]
-        np.maximum(gain, 0.0, out=gain)
-        gain *= self._shares
-        found: Scores = gain.sum(1)
+        found: Scores = _gains(self._s, self._s[first], self._shares)
         return found
+
+
+@compiled
+def _gains(scores_PE: Any, over_E: Any, shares_E: Any) -> Any:
+    """(P,) Σ_j max(s_ij − over_j, 0) share_j, summed in the same order for every member."""
+    count, size = scores_PE.shape
+    found = np.empty(count)
+    lanes = np.empty(LANES)
+    whole = size // LANES * LANES
+    for i in range(count):
+        lanes[:] = 0.0
+        for start in range(0, whole, LANES):
+            stretch = slice(start, start + LANES)
+            s, over, share = scores_PE[i, stretch], over_E[stretch], shares_E[stretch]
+            for lane in range(LANES):
+                lanes[lane] += max(s[lane] - over[lane], 0.0) * share[lane]
+        for j in range(whole, size):
+            lanes[0] += max(scores_PE[i, j] - over_E[j], 0.0) * shares_E[j]
+        found[i] = lanes.sum()
+    return found
 
 
 class Archive:
@@ -141,5 +159,6 @@ def roulette(weights_P: Scores, rng: np.random.Generator) -> int:
     if not total[-1] > 0:
         return int(rng.integers(len(total)))
     drawn = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-    # a product may round up to the total itself
-    return min(drawn, int(np.flatnonzero(weights_P)[-1]))
+    if drawn == len(total):  # the product rounded up to the total itself
+        return int(np.flatnonzero(weights_P)[-1])
+    return drawn

@@ -47,6 +47,15 @@ def test_an_example_is_shared_among_those_who_solve_it() -> None:
     assert found == pytest.approx([1 / 3 + 1, 1 / 3, 1 / 3 + 1], abs=1e-5)
 
 
+def test_equals_are_equally_fit_to_the_last_bit() -> None:
+    scores = np.random.default_rng(0).random((7, 333))
+    scores[5] = scores[2]
+    fitness = Competition().fitness(scores)
+    assert fitness[5] == fitness[2]
+    others = np.delete(fitness, 5)
+    assert len(set(others)) == len(others)
+
+
 def test_without_competition_fitness_is_the_sum_of_scores() -> None:
     assert Competition(0.0, "one").fitness(SOLVED) == pytest.approx([2, 1, 2], abs=1e-5)
 
@@ -77,13 +86,16 @@ def test_one_attracts_another_by_what_the_other_does_not_solve() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.7])
 @pytest.mark.parametrize("subtract_worst", [False, True])
-def test_the_formulas_are_those_of_the_paper(alpha: float, subtract_worst: bool) -> None:
-    scores = np.random.default_rng(0).random((5, 11))
+@pytest.mark.parametrize("count", [11, 64, 150])
+def test_the_formulas_are_those_of_the_paper(
+    alpha: float, subtract_worst: bool, count: int
+) -> None:
+    scores = np.random.default_rng(0).random((5, count))
     rules = Competition(alpha, subtract_worst=subtract_worst)
     s = [[float(x) for x in row] for row in scores]
     if subtract_worst:
         s = [[x - min(row[j] for row in s) for j, x in enumerate(one)] for one in s]
-    examples = range(11)
+    examples = range(count)
     z = [sum(row[j] for row in s) for j in examples]
     c = [max(row[j] for row in s) for j in examples]
     f = [sum(row[j] * c[j] / (z[j] ** alpha + EPSILON) for j in examples) for row in s]
