@@ -79,10 +79,12 @@ class Contest:
 
     def fitness(self) -> Scores:
         """(P,) as `Competition.fitness`."""
-        shares = self._shares
-        if self._alpha != 1:
+        shares, divisor = self._shares, 1.0
+        if self._alpha == 0:  # divided last: whole numbers add up exactly, so equals stay equal
+            shares, divisor = self._capacities, 1 + EPSILON
+        elif self._alpha != 1:
             shares = self._capacities / (np.power(self._z, self._alpha) + EPSILON)
-        found: Scores = _gains(self._s, np.zeros_like(shares), shares)
+        found: Scores = _gains(self._s, np.zeros_like(shares), shares) / divisor
         return found
 
     def attraction(self, first: int) -> Scores:

@@ -56,6 +56,13 @@ def test_equals_are_equally_fit_to_the_last_bit() -> None:
     assert len(set(others)) == len(others)
 
 
+def test_who_solves_as_many_is_as_fit_without_competition() -> None:
+    rng = np.random.default_rng(0)
+    scores = np.array([rng.permutation([1.0] * 70 + [0.0] * 130) for _ in range(9)])
+    assert len(set(Competition(0.0, "one").fitness(scores))) == 1
+    assert len(set(Competition(0.0).fitness(scores))) == 1
+
+
 def test_without_competition_fitness_is_the_sum_of_scores() -> None:
     assert Competition(0.0, "one").fitness(SOLVED) == pytest.approx([2, 1, 2], abs=1e-5)
 
