@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import pairwise
 
@@ -90,9 +90,14 @@ class PrefixGrams:
 
     def recall(self, measured: Iterable[Gram]) -> None:
         """Take those that are of these models; of others, and what is known already, none."""
-        for of, position, products in measured:
-            if of == self.digest and not self._knows(position):
-                self._keep(position, np.array(products).reshape(self._products.shape[1:]))
+        shape = self._products.shape[1:]
+        self._keep(
+            {
+                position: np.array(products).reshape(shape)
+                for of, position, products in measured
+                if of == self.digest and not self._knows(position)
+            }
+        )
 
     def fresh(self) -> list[Gram]:
         """Those measured since the last call."""
@@ -141,16 +146,20 @@ class PrefixGrams:
         """One that was measured, and may be known already."""
         if not self._knows(position):
             self._fresh.append(position)
-            self._keep(position, products)
+            self._keep({position: products})
 
-    def _keep(self, position: int, products: Floats) -> None:
-        place = len(self._places) - 1
-        if place == len(self._products):
+    def _keep(self, products: Mapping[int, Floats]) -> None:
+        """Know those of positions that are not known yet."""
+        positions = np.array(sorted(products), np.int64)
+        first = len(self._places) - 1
+        last = first + len(positions)
+        while last > len(self._products):
             self._products = np.concatenate([self._products, np.empty_like(self._products)])
-        self._products[place] = products
-        index = self._positions.searchsorted(position)
-        self._positions = np.insert(self._positions, index, position)
-        self._places = np.insert(self._places, index, place)
+        for place, position in enumerate(positions.tolist(), first):
+            self._products[place] = products[position]
+        indices = self._positions.searchsorted(positions)
+        self._positions = np.insert(self._positions, indices, positions)
+        self._places = np.insert(self._places, indices, np.arange(first, last))
 
     def _of_tensor(self, index: int, stop: int) -> Floats:
         """(K, K) of the first elements of one tensor."""
