@@ -15,6 +15,7 @@ from evomerge.optimizers import Optimizer
 from evomerge.optimizers._draw import draw
 
 Insert = Literal["asked", "finished"]
+Scores = NDArray[np.float64]
 
 
 class Choice(NamedTuple):
@@ -149,7 +150,7 @@ class Breeder(Optimizer):
         return {p.name: value for p in self.parameters if p.name.startswith(f"{kind}[")}
 
 
-def example_scores(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:
+def example_scores(evaluation: Evaluation) -> dict[str, Scores]:
     """Task to the (E,) scores of its examples, tasks by name.
 
     What is not a number counts as 0, and so does what is below 0. Without example scores the
@@ -161,7 +162,7 @@ def example_scores(evaluation: Evaluation) -> dict[str, NDArray[np.float64]]:
     return {task: _shares(scores) for task, scores in found.items()}
 
 
-def _shares(scores: Sequence[float]) -> NDArray[np.float64]:
+def _shares(scores: Sequence[float]) -> Scores:
     found = np.array(scores, np.float64)
     found[~(found > 0) | np.isinf(found)] = 0.0
     return found

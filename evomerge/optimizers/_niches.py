@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evomerge.errors import SearchError
 from evomerge.operators import LANES, compiled
-
-Scores = NDArray[np.float64]
+from evomerge.optimizers._breeding import Scores
 
 EPSILON = 1e-6  # of the paper's denominators, so that an example that nobody solves counts nothing
 
@@ -161,6 +159,6 @@ def roulette(weights_P: Scores, rng: np.random.Generator) -> int:
     if not total[-1] > 0:
         return int(rng.integers(len(total)))
     drawn = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-    if drawn == len(total):  # the product rounded up to the total itself
+    if drawn == len(total):  # the product rounded up to a total that is hardly above 0
         return int(np.flatnonzero(weights_P)[-1])
     return drawn

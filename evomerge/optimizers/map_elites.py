@@ -10,8 +10,7 @@ from pydantic import Field
 
 from evomerge.errors import ConfigError
 from evomerge.nouns import Evaluation, Parameter
-from evomerge.optimizers._breeding import Breeder, Choice, Insert, example_scores
-from evomerge.optimizers._niches import Scores
+from evomerge.optimizers._breeding import Breeder, Choice, Insert, Scores, example_scores
 
 Cell = tuple[int, int]
 
