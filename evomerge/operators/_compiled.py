@@ -2,6 +2,7 @@
 
 Numba fuses no product with a sum and reorders nothing, so that a compiled loop gives the bits of
 the torch operations that it stands for, on every machine. On a GPU the torch operations are used.
+Loops over what is never on a GPU, as example scores, stand for none.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ def _products(x: Any, y: Any) -> Any:
     xx, xy, yy = lanes[0], lanes[1], lanes[2]
     whole = x.size // LANES * LANES
     for start in range(0, whole, LANES):
-        # of stretches, not of x and y: else these loops do not become vector instructions
+        # of stretches, not of x and y: else these three loops become no vector instructions
         p, q = x[start : start + LANES], y[start : start + LANES]
         for lane in range(LANES):
             xx[lane] += np.float64(p[lane]) * np.float64(p[lane])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,18 +49,21 @@ def test_an_example_is_shared_among_those_who_solve_it() -> None:
     assert found == pytest.approx([1 / 3 + 1, 1 / 3, 1 / 3 + 1], abs=1e-5)
 
 
-def test_equals_are_equally_fit_to_the_last_bit() -> None:
-    scores = np.random.default_rng(0).random((7, 333))
-    scores[5] = scores[2]
-    fitness = Competition().fitness(scores)
-    assert fitness[5] == fitness[2]
-    others = np.delete(fitness, 5)
-    assert len(set(others)) == len(others)
+@pytest.mark.parametrize("count", [5, 64, 333])
+def test_fitness_is_summed_in_64_lanes_on_every_machine(count: int) -> None:
+    scores = np.random.default_rng(0).random((7, count))
+    gains = scores * (scores.max(0) / (scores.sum(0) + EPSILON))
+    whole = count // 64 * 64
+    for row, fitness in zip(gains, Competition().fitness(scores), strict=True):
+        lanes = [0.0] * 64
+        for j in range(count):
+            lanes[j % 64 if j < whole else 0] += row[j]
+        assert fitness == functools.reduce(operator.add, lanes)
 
 
 def test_who_solves_as_many_is_as_fit_without_competition() -> None:
     rng = np.random.default_rng(0)
-    scores = np.array([rng.permutation([1.0] * 70 + [0.0] * 130) for _ in range(9)])
+    scores = np.array([rng.permutation([1.0] * 500 + [0.0] * 937) for _ in range(20)])
     assert len(set(Competition(0.0, "one").fitness(scores))) == 1
     assert len(set(Competition(0.0).fitness(scores))) == 1
 
@@ -147,6 +152,7 @@ def test_a_roulette_is_as_likely_to_stop_as_weights_say() -> None:
     assert drawn.count(1) == drawn.count(3) == 0
     assert drawn.count(2) / 4000 == pytest.approx(0.75, abs=0.03)
     assert {roulette(np.zeros(3), rng) for _ in range(50)} == {0, 1, 2}
+    assert {roulette(np.array([5e-324, 0.0]), rng) for _ in range(50)} == {0}
 
 
 def test_the_first_candidates_are_the_sources_in_their_order() -> None:
