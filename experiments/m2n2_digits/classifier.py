@@ -31,8 +31,8 @@ class Classifier:
         self.labels, count = labels, len(labels)
         # a pixel that is always on, so that the hidden layer's offset is one more row of weights
         self._pixels = torch.from_numpy(np.hstack([pixels, np.ones((count, 1), np.float32)]))
-        self._hidden = torch.empty(count, HIDDEN)
-        self._logits = torch.empty(count, CLASSES)
+        self._hidden = torch.empty(count, HIDDEN, dtype=torch.float32)
+        self._logits = torch.empty(count, CLASSES, dtype=torch.float32)
 
     @classmethod
     def of(cls, split: str) -> Classifier:

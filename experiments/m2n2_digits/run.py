@@ -2,7 +2,7 @@
 
     python experiments/m2n2_digits/run.py --processes 2
 
-Runs that are recorded already are not run again.
+Runs that this version has recorded already are not run again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import Any
 from loop import search
 from methods import METHODS, Method
 
+import evomerge
+
 FIRST_SEED = 42  # of the published runs
 
 
@@ -37,7 +39,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     chosen = [method for method in METHODS if given.only in method.name]
     jobs = [(m, FIRST_SEED + run) for m in chosen for run in range(m.runs)]
-    waiting = [job for job in jobs if not _path(given.out, *job).exists()]
+    waiting = [job for job in jobs if not _is_recorded(_path(given.out, *job))]
     with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(found, *job, given.evaluations): job for job in waiting}
         for number, future in enumerate(as_completed(futures), 1):
@@ -58,10 +60,16 @@ def found(method: Method, seed: int, budget: int) -> dict[str, Any]:
     return {
         "method": method.name,
         "seed": seed,
+        "evomerge": evomerge.__version__,
         "curve": [[count, accuracy] for count, accuracy in run.curve.items()],
         "cpu_ms_per_evaluation": 1000 * run.cpu_seconds / run.evaluations,
         "recipe_digest": None if run.recipe is None else run.recipe.digest,
     }
+
+
+def _is_recorded(path: Path) -> bool:
+    """Whether this version has run it: another may find something else."""
+    return path.exists() and json.loads(path.read_text()).get("evomerge") == evomerge.__version__
 
 
 def _path(folder: Path, method: Method, seed: int) -> Path:
