@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import sys
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Before anything imports torch or huggingface_hub; for the processes that tests start, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # at this size threads only wait for each other
@@ -16,10 +19,72 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
+ROOT = Path(__file__).parents[1]
+ZOO = ROOT / "experiments" / "zoo"
 WORDS = ("<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(36)))
 
 TinyFactory = Callable[..., Path]
+LONGEST = ("ray", "vllm")  # groups of files that share what is opened once
+
+
+class Done(NamedTuple):
+    """What became of a command: its exit code, and all that it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., Done]:
+    """Runs ``evomerge`` with these words, in this process; see `run_cli`."""
+    return run_cli
+
+
+def run_cli(*words: object, cwd: Path = ROOT) -> Done:
+    """A command and how it ends, without the seconds that a process of its own takes to import.
+
+    Args:
+        words: as typed after ``evomerge``.
+        cwd: the working folder meanwhile.
+    """
+    from evomerge.cli.app import _run  # main() less the signals, which belong to pytest here
+
+    out, talk, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
+        patch.setattr(sys, "argv", ["evomerge", *map(str, words)])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(talk):
+            try:
+                _run()
+            except SystemExit as end:
+                assert end.code is None or isinstance(end.code, int)
+                code = end.code or 0
+    return Done(code, out.getvalue(), talk.getvalue())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every file, or group of files, to one worker as a whole, the longest ones first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            file = item.path.relative_to(ROOT / "tests").with_suffix("")
+            item.add_marker(pytest.mark.xdist_group(str(file)))
+    items.sort(key=lambda item: _rank(item.get_closest_marker("xdist_group")))
+
+
+def _rank(group: pytest.Mark | None) -> int:
+    return LONGEST.index(group.args[0]) if group and group.args[0] in LONGEST else len(LONGEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def disk() -> Iterator[None]:
+    """No wait for the disk: only tests/store is about power cuts, and takes this back."""
+    from evomerge.store import database
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "SYNCHRONOUS", "OFF")
+        patch.setattr(database, "SYNCHRONOUS_WITH_LOG", "OFF")
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

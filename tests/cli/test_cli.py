@@ -7,29 +7,38 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 import pytest
 import yaml
+from lm_eval._cli import HarnessCLI
 from safetensors.torch import load_file, save_file
 
 from evomerge import registry
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
+QUICKSTART = ROOT / "experiments" / "quickstart" / "search.yaml"
 HEAVY = ("torch", "transformers", "lm_eval", "ray", "vllm", "optuna", "cmaes", "sqlalchemy")
 
-
-def evomerge(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from evomerge.cli import main; main()", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+Cli = Callable[..., Any]
 
 
-def data(*words: object, cwd: Path = ROOT) -> Any:
-    done = evomerge(*words, "--json", cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture(scope="session")
+def data(cli: Cli) -> Callable[..., Any]:
+    """Runs a command that succeeds, and reads the JSON that it prints."""
+
+    def read(*words: object, **options: Any) -> Any:
+        done = cli(*words, "--json", **options)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return read
 
 
 @pytest.mark.parametrize("code", ["import evomerge", "from evomerge.cli.app import app"])
@@ -40,11 +49,11 @@ def test_importing_evomerge_imports_nothing_heavy(code: str) -> None:
 
 
 @pytest.mark.parametrize("group", ["operators", "optimizers", "engines"])
-def test_list_finds_every_file_of_a_folder(group: str) -> None:
+def test_list_finds_every_file_of_a_folder(data: Cli, group: str) -> None:
     assert [row["name"] for row in data("list", group)] == list(registry.names(group))
 
 
-def test_list_tells_genes_and_parameters_of_operators() -> None:
+def test_list_tells_genes_and_parameters_of_operators(data: Cli) -> None:
     rows = {row["name"]: row for row in data("list", "operators")}
     ties = rows["ties"]
     assert ties["needs"] == ["a base"]
@@ -61,21 +70,21 @@ def test_list_tells_genes_and_parameters_of_operators() -> None:
     assert rows["opcm"]["genes"][-1] == {"name": "order", "per_source": True}
 
 
-def test_the_table_of_operators_fits_160_columns() -> None:
-    lines = evomerge("list", "operators").stdout.splitlines()
+def test_the_table_of_operators_fits_160_columns(cli: Cli) -> None:
+    lines = cli("list", "operators").stdout.splitlines()
     assert max(map(len, lines)) <= 160
     row = next(line for line in lines if line.strip().startswith("ties "))
     assert "a base" in row and "density_i 0.05…1 log, lam 0.3…2.5" in row
 
 
 @pytest.mark.parametrize(("group", "folder"), [("spaces", "search_spaces"), ("fitness", "fitness")])
-def test_list_finds_every_preset_and_says_where_from(group: str, folder: str) -> None:
+def test_list_finds_every_preset_and_says_where_from(data: Cli, group: str, folder: str) -> None:
     rows = data("list", group)
     assert [row["name"] for row in rows] == sorted(p.stem for p in (ROOT / folder).glob("*.yaml"))
     assert all(Path(row["from"]).is_file() and row["about"] for row in rows)
 
 
-def test_a_preset_of_the_working_folder_wins(tmp_path: Path) -> None:
+def test_a_preset_of_the_working_folder_wins(data: Cli, tmp_path: Path) -> None:
     mine = tmp_path / "search_spaces" / "ties_by_block.yaml"
     mine.parent.mkdir()
     mine.write_text("# mine\nkind: parameter\noperator: ties\n")
@@ -84,12 +93,12 @@ def test_a_preset_of_the_working_folder_wins(tmp_path: Path) -> None:
     assert "linear_by_block" in found
 
 
-def test_an_unknown_group_is_refused() -> None:
-    assert evomerge("list", "colours").returncode == 2
+def test_an_unknown_group_is_refused(cli: Cli) -> None:
+    assert cli("list", "colours").returncode == 2
 
 
-def test_check_tells_size_and_cost_and_writes_nothing(tmp_path: Path) -> None:
-    facts = data("check", ROOT / "experiments" / "quickstart" / "search.yaml", cwd=tmp_path)
+def test_check_tells_size_and_cost_and_writes_nothing(data: Cli, tmp_path: Path) -> None:
+    facts = data("check", QUICKSTART, cwd=tmp_path)
     assert facts["layers"] == 4
     assert facts["genome_dimension"] > 0
     assert facts["search_examples"]["arithmetic"] == 100
@@ -97,9 +106,8 @@ def test_check_tells_size_and_cost_and_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_check_can_time_one_candidate(tmp_path: Path) -> None:
-    search = ROOT / "experiments" / "quickstart" / "search.yaml"
-    facts = data("check", search, "--probe", cwd=tmp_path)
+def test_check_can_time_one_candidate(data: Cli, tmp_path: Path) -> None:
+    facts = data("check", QUICKSTART, "--probe", cwd=tmp_path)
     assert facts["fits_here"] == "yes"
     assert facts["seconds_per_candidate"] > 0
     assert facts["gpu_hours_for_the_budget"] == 0  # no GPU is asked for
@@ -110,48 +118,55 @@ def test_check_can_time_one_candidate(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_check_lists_all_problems_and_exits_with_2(tmp_path: Path) -> None:
-    search = yaml.safe_load((ROOT / "experiments" / "quickstart" / "search.yaml").read_text())
+def test_check_lists_all_problems_and_exits_with_2(cli: Cli, tmp_path: Path) -> None:
+    search = yaml.safe_load(QUICKSTART.read_text())
     search |= {"base": "/nowhere", "optimizer": {"name": "cmaes", "popsize": 3}}
     path = tmp_path / "search.yaml"
     path.write_text(yaml.safe_dump(search))
-    done = evomerge("check", path)
+    done = cli("check", path)
     assert done.returncode == 2
     assert done.stdout == ""
     for part in ("/nowhere: no such folder", "Did you mean 'population_size'", "problems:"):
         assert part in done.stderr
-    assert evomerge("run", path, "--run", tmp_path / "run").returncode == 2
+    assert cli("run", path, "--run", tmp_path / "run").returncode == 2
     assert not (tmp_path / "run").exists()
 
 
+def test_a_refusal_ends_the_process_with_2_and_says_why_on_stderr(tmp_path: Path) -> None:
+    """As a process: all other refusals are tested in this one."""
+    command = [sys.executable, "-c", "from evomerge.cli import main; main()"]
+    done = subprocess.run([*command, "show", tmp_path], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{tmp_path}: has no run")
+
+
 @pytest.mark.parametrize("command", ["resume", "show", "export"])
-def test_a_folder_without_a_run_is_refused(command: str, tmp_path: Path) -> None:
-    done = evomerge(command, tmp_path)
+def test_a_folder_without_a_run_is_refused(cli: Cli, command: str, tmp_path: Path) -> None:
+    done = cli(command, tmp_path)
     assert done.returncode == 2
     assert "has no run" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of the quickstart, with its checkpoint."""
     folder = tmp_path_factory.mktemp("cli") / "run"
-    search = ROOT / "experiments" / "quickstart" / "search.yaml"
     few = "budget={evaluations: 4}"
-    done = evomerge("run", search, "--run", folder, "--set", few, "--set", "champions=1")
+    done = cli("run", QUICKSTART, "--run", folder, "--set", few, "--set", "champions=1")
     assert done.returncode == 0, done.stderr
     (folder / "output.txt").write_text(done.stdout)
     return folder
 
 
-def test_a_run_goes_on_with_another_executor_and_nothing_else(run: Path) -> None:
-    done = evomerge("resume", run, "--set", "executor.name=local", "--set", "seed=1")
+def test_a_run_goes_on_with_another_executor_and_nothing_else(cli: Cli, run: Path) -> None:
+    done = cli("resume", run, "--set", "executor.name=local", "--set", "seed=1")
     assert done.returncode == 2
     assert "'seed=1': a run goes on as it began" in done.stderr
-    done = evomerge("resume", run, "--set", "executor=nonsense")
+    done = cli("resume", run, "--set", "executor=nonsense")
     assert done.returncode == 2
     assert "no executor is called 'nonsense'" in done.stderr
-    assert evomerge("resume", run, "--set", "executor=local").returncode == 0
+    assert cli("resume", run, "--set", "executor=local").returncode == 0
 
 
 def test_a_run_ends_with_the_table_and_where_things_are(run: Path) -> None:
@@ -163,55 +178,74 @@ def test_a_run_ends_with_the_table_and_where_things_are(run: Path) -> None:
     assert output.count("lm_eval --model hf") == 2
 
 
-def test_plain_lm_eval_gives_exactly_the_same_scores(run: Path, tmp_path: Path) -> None:
-    output = (run / "output.txt").read_text()
-    (command,) = [
-        line.partition(":")[2].strip()
-        for line in output.splitlines()
-        if line.startswith("score it (search)")
-    ]
-    words = shlex.split(command)
-    script = "from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words[1:], "--output_path", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    (path,) = tmp_path.rglob("results*.json")
+def printed(run: Path) -> list[str]:
+    """The words of the command that a run prints to score its best on the search's examples."""
+    lines = (run / "output.txt").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("score it (search)"))
+    return shlex.split(line.partition(":")[2])
+
+
+def compare(results: Path, best: dict[str, Any]) -> None:
+    """Exactly the scores that lm-eval has written."""
+    (path,) = results.rglob("results*.json")
     plain = json.loads(path.read_text())["results"]
-    ours = data("show", run)["best"]["tasks"]
-    assert len(ours) >= 3
+    assert len(best["tasks"]) >= 3
     theirs = {
         name: next(v for k, v in plain[f"zoo_{name}"].items() if k.startswith("exact_match,"))
-        for name in ours
+        for name in best["tasks"]
     }
-    assert theirs == ours
+    assert theirs == best["tasks"]
 
 
-def test_an_exported_recipe_builds_the_checkpoint_of_the_run(run: Path, tmp_path: Path) -> None:
+def test_lm_eval_gives_exactly_the_same_scores(
+    data: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program in this process, less the index of its own 14 000 task files."""
+    monkeypatch.setattr(sys, "argv", [*printed(run), "--output_path", str(tmp_path)])
+    manager = partial(lm_eval.tasks.TaskManager, include_defaults=False)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # it sets that for all that follows
+    monkeypatch.chdir(ROOT)
+    program = HarnessCLI()
+    with warnings.catch_warnings(action="ignore"):
+        program.execute(program.parse_args())
+    compare(tmp_path, data("show", run)["best"])
+
+
+@pytest.mark.slow
+def test_plain_lm_eval_gives_exactly_the_same_scores(data: Cli, run: Path, tmp_path: Path) -> None:
+    script = "from lm_eval.__main__ import cli_evaluate; cli_evaluate()"
+    command = [sys.executable, "-c", script, *printed(run)[1:], "--output_path", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900)
+    assert done.returncode == 0, done.stderr
+    compare(tmp_path, data("show", run)["best"])
+
+
+def test_an_exported_recipe_builds_the_checkpoint_of_the_run(
+    cli: Cli, run: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "recipe.yaml"
-    assert evomerge("export", run, "-o", recipe).returncode == 0
-    done = evomerge("build", recipe, tmp_path / "model")
+    assert cli("export", run, "-o", recipe).returncode == 0
+    done = cli("build", recipe, tmp_path / "model")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "model")
     name = "model.safetensors"
     assert (tmp_path / "model" / name).read_bytes() == (run / "best" / name).read_bytes()
 
 
-def test_a_mergekit_export_builds_the_same_weights(run: Path, tmp_path: Path) -> None:
+def test_a_mergekit_export_builds_the_same_weights(cli: Cli, run: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "mergekit.yaml"
-    assert evomerge("export", run, "--format", "mergekit", "-o", recipe).returncode == 0
+    assert cli("export", run, "--format", "mergekit", "-o", recipe).returncode == 0
     assert "merge_method" in yaml.safe_load(recipe.read_text())
-    done = evomerge("build", recipe, tmp_path / "model")
+    done = cli("build", recipe, tmp_path / "model")
     assert done.returncode == 0, done.stderr
     name = "model.safetensors"
     assert (tmp_path / "model" / name).read_bytes() == (run / "best" / name).read_bytes()
 
 
-def test_evaluate_gives_a_recipe_a_checkpoint_and_a_run_the_same_score(run: Path) -> None:
+def test_evaluate_gives_a_recipe_a_checkpoint_and_a_run_the_same_score(
+    data: Cli, run: Path
+) -> None:
     engine = "{name: transformers, batch_size: 128, threads: 1}"
     words = ("--fitness", "zoo_skills", "--engine", engine)
     best = data("show", run)["best"]
@@ -223,14 +257,14 @@ def test_evaluate_gives_a_recipe_a_checkpoint_and_a_run_the_same_score(run: Path
     assert checkpoint["half_width"] == best["held_out_half_width"]
 
 
-def test_a_candidate_that_does_not_exist_is_refused(run: Path) -> None:
-    done = evomerge("export", run, "--candidate", "999")
+def test_a_candidate_that_does_not_exist_is_refused(cli: Cli, run: Path) -> None:
+    done = cli("export", run, "--candidate", "999")
     assert done.returncode == 2
     assert "no candidate 999" in done.stderr
 
 
-def test_building_over_a_folder_is_refused(run: Path) -> None:
-    done = evomerge("build", run / "recipe.yaml", run / "best")
+def test_building_over_a_folder_is_refused(cli: Cli, run: Path) -> None:
+    done = cli("build", run / "recipe.yaml", run / "best")
     assert done.returncode == 2
     assert "exists already" in done.stderr
 
@@ -243,10 +277,10 @@ def test_building_over_a_folder_is_refused(run: Path) -> None:
         ("just text\n", "expected keys and values"),
     ],
 )
-def test_a_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_recipe_is_refused(cli: Cli, text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
-    done = evomerge("build", path, tmp_path / "model")
+    done = cli("build", path, tmp_path / "model")
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "model").exists()
@@ -264,18 +298,20 @@ def test_a_wrong_recipe_is_refused(text: str, message: str, tmp_path: Path) -> N
         (("evaluate", ZOO / "base", "--fitness", "zoo_skills", "--engine", "{"), "expected a name"),
     ],
 )
-def test_evaluate_refuses_what_does_not_exist(words: tuple[object, ...], message: str) -> None:
-    done = evomerge(*words)
+def test_evaluate_refuses_what_does_not_exist(
+    cli: Cli, words: tuple[object, ...], message: str
+) -> None:
+    done = cli(*words)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_a_nan_in_a_model_is_wrong_input_to_evaluate(tmp_path: Path) -> None:
+def test_a_nan_in_a_model_is_wrong_input_to_evaluate(cli: Cli, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(ZOO / "base", model)
     tensors = load_file(model / "model.safetensors")
     tensors["lm_head.weight"][0, 0] = float("nan")
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    done = evomerge("evaluate", model, "--fitness", "zoo_skills")
+    done = cli("evaluate", model, "--fitness", "zoo_skills")
     assert done.returncode == 2
     assert "tensor lm_head.weight holds 1 NaN" in done.stderr

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.statistics import open_statistics
 
-ROOT = Path(__file__).parents[2]
+Cli = Callable[..., Any]
 
 
-def statistics(*words: object) -> subprocess.CompletedProcess[str]:
-    script = "from evomerge.cli import main; main()"
-    command = [sys.executable, "-c", script, "statistics", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
-
-
-def test_statistics_of_a_zoo_model_are_written_and_told(zoo: Path, tmp_path: Path) -> None:
+def test_statistics_of_a_zoo_model_are_written_and_told(
+    cli: Cli, zoo: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     words = ("--kind", "gram", "--fitness", "zoo_skills", "--task", "strings", "--examples", 500)
-    done = statistics(zoo / "strings", *words, "-o", out, "--json")
+    done = cli("statistics", zoo / "strings", *words, "-o", out, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["folder"] == str(out)
@@ -32,9 +28,11 @@ def test_statistics_of_a_zoo_model_are_written_and_told(zoo: Path, tmp_path: Pat
     assert told["manifest"] == found.manifest.model_dump()
 
 
-def test_wrong_input_exits_with_2_and_writes_nothing(zoo: Path, tmp_path: Path) -> None:
+def test_wrong_input_exits_with_2_and_writes_nothing(cli: Cli, zoo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = statistics(zoo / "strings", "--kind", "fisher", "--text", "nowhere.txt", "-o", out)
+    done = cli(
+        "statistics", zoo / "strings", "--kind", "fisher", "--text", "nowhere.txt", "-o", out
+    )
     assert done.returncode == 2
     assert "nowhere.txt: no such file" in done.stderr
     assert done.stdout == ""
