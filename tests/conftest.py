@@ -93,6 +93,53 @@ def zoo() -> Path:
     return ZOO
 
 
+CODE = """
+import torch
+
+def build():
+    return torch.nn.Linear(6, 4)
+
+def chances(module, split, seed):
+    generator = torch.Generator().manual_seed(seed + (split == "held_out"))
+    inputs = torch.randn(8, 6, generator=generator)
+    wanted = torch.randint(4, (8,), generator=generator)
+    return module(inputs).softmax(1)[torch.arange(8), wanted]
+
+def one(module, split):
+    return chances(module, split, 10)
+
+def two(module, split):
+    return chances(module, split, 20)
+"""
+
+
+@pytest.fixture(scope="session")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Keys of a search among single layers, for tests that ask nothing of language models.
+
+    They are the base, the sources a, b and c, a fitness of two tasks of 8 examples in each split,
+    and the engine: a candidate takes a millisecond.
+    """
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("layers")
+    (folder / "code.py").write_text(CODE)
+    for seed, name in enumerate(("base", "a", "b", "c")):
+        layer = torch.nn.Linear(6, 4)
+        _randomize(layer, 0, 0.5)
+        if seed:
+            _randomize(layer, seed, 0.5)
+        (folder / name).mkdir()
+        tensors = {name: tensor.detach() for name, tensor in layer.named_parameters()}
+        save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
+    return {
+        "base": str(folder / "base"),
+        "sources": {name: str(folder / name) for name in ("a", "b", "c")},
+        "fitness": {"tasks": {n: {"scorer": f"{folder}/code.py:{n}"} for n in ("one", "two")}},
+        "engine": {"name": "torch", "module": f"{folder}/code.py:build", "threads": 1},
+    }
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
     """Makes tiny Llama checkpoints; see `make_tiny` for the options.

@@ -29,6 +29,8 @@ from evomerge.store.schema import HEAD
 
 BUSY_SECONDS = 30.0
 CACHE_KIB = 65536
+# When SQLite waits for the disk: until a log is begun, and beside one, which the syncer syncs.
+SYNCHRONOUS, SYNCHRONOUS_WITH_LOG = "FULL", "NORMAL"
 
 _CURES = {
     "is locked": " Another program holds it open: close that program, then resume the run.",
@@ -67,7 +69,7 @@ def open_file(path: Path, *, read_only: bool, create: bool = False) -> sqlite3.C
     )
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA trusted_schema = OFF")  # a run folder may come from a stranger
-    connection.execute("PRAGMA synchronous = FULL")  # until a log is begun
+    connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
     if not is_local(path.parent):
         _without_log(connection)
     # The default of 2 MB is less than the indexes of 10,000 candidates.

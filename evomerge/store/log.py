@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from evomerge.store import database
 from evomerge.store.syncing import Syncer
 
 # So long a log is moved by whoever commits, if the thread that does it can never catch up.
@@ -42,7 +43,7 @@ class WriteAheadLog:
         with _connection(self._engine) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode == "wal":
-                connection.execute("PRAGMA synchronous = NORMAL")  # the syncer syncs
+                connection.execute(f"PRAGMA synchronous = {database.SYNCHRONOUS_WITH_LOG}")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
                 connection.execute("PRAGMA journal_size_limit = 0")  # its size tells what is in it
                 self._syncer.start()

@@ -11,6 +11,11 @@ from evomerge.recipes import Recipe
 from evomerge.store import RunRecord
 
 
+@pytest.fixture(scope="module", autouse=True)
+def disk() -> None:
+    """What a power cut may take is what many of these tests are about: they wait for the disk."""
+
+
 @pytest.fixture
 def run() -> RunRecord:
     return RunRecord(
