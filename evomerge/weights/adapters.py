@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from evomerge.errors import CheckpointError
-from evomerge.operators import Rows
 from evomerge.weights._adapter_changes import STEM, Change, Changes
 from evomerge.weights.adapter_config import read_adapter_config
-from evomerge.weights.checkpoint import Checkpoint, digest_of, non_finite_sentence
+from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
-from evomerge.weights.low_rank import LowRank
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.operators import Rows
+    from evomerge.weights.low_rank import LowRank
 
 
 class Adapter(Checkpoint):
@@ -86,6 +89,8 @@ class Adapter(Checkpoint):
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the base's fingerprint, of the adapter's tensors and of how they count."""
+        from evomerge.weights.contents import digest_of
+
         own = digest_of(self.stored, self.tensor)
         parts = [self.base.fingerprint, own, repr(sorted(self.changes.items()))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -96,11 +101,17 @@ class Adapter(Checkpoint):
 
     def read(self, name: str) -> Tensor:
         """The base's tensor with what the adapter adds, all of it."""
+        from evomerge.weights.low_rank import LowRank
+
         found = self.input(name)
-        return found if isinstance(found, Tensor) else found.whole()
+        return found.whole() if isinstance(found, LowRank) else found
 
     def input(self, name: str) -> Tensor | LowRank:
         """The base's tensor with what the adapter adds, row by row where that is a product."""
+        from torch import Tensor
+
+        from evomerge.weights.low_rank import LowRank
+
         change = self.changes.get(name)
         if change is None:
             return self.base.read(name)
@@ -136,6 +147,8 @@ class Adapter(Checkpoint):
         return self.base.non_finite_in(name)
 
     def _own_non_finite(self, name: str) -> str | None:
+        from evomerge.weights.contents import non_finite_sentence
+
         return non_finite_sentence(self.stored[name], name, self.tensor(name))
 
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from evomerge.errors import CheckpointError
-from evomerge.operators import Rows, all_finite
-from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
+from evomerge.weights.headers import FLOATS, read_headers
 from evomerge.weights.names import Place, is_position, language_parts, places
-from evomerge.weights.vocabulary import token_ids
+from evomerge.weights.token_ids import token_ids
 
-_CHUNK = 1 << 22  # elements
-_SAMPLE_BYTES = 1 << 12
-_SAMPLES = 16
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.operators import Rows
 
 
 class Checkpoint:
@@ -122,8 +119,9 @@ class Checkpoint:
             return False
         if self.head is None or self.embedding is None:
             return True
-        head, embedding = self.read(self.head), self.read(self.embedding)
-        return torch.equal(head[:1], embedding[:1]) and torch.equal(head, embedding)
+        from evomerge.weights.contents import are_equal
+
+        return are_equal(self.read(self.head), self.read(self.embedding))
 
     @property
     def parameter_count(self) -> int:
@@ -140,6 +138,8 @@ class Checkpoint:
 
         It depends neither on the folder nor on how the tensors are spread over files.
         """
+        from evomerge.weights.contents import digest_of
+
         return digest_of(self.tensors, self.read)
 
     def read(self, name: str) -> Tensor:
@@ -165,43 +165,10 @@ class Checkpoint:
 
     def non_finite_in(self, name: str) -> str | None:
         """A sentence that names file and tensor if it holds a NaN or an infinity."""
+        from evomerge.weights.contents import non_finite_sentence
+
         info = self.tensors[name]
         return non_finite_sentence(info, name, self.read(name)) if info.dtype in FLOATS else None
-
-
-def digest_of(tensors: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) -> str:
-    """A digest of names, dtypes, shapes and of samples from every tensor."""
-    digest = hashlib.sha256()
-    for name, info in tensors.items():
-        digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
-        data = read(name).reshape(-1).view(torch.uint8).numpy()
-        if len(data) <= _SAMPLES * _SAMPLE_BYTES:
-            digest.update(data.data)
-            continue
-        for number in range(_SAMPLES):
-            start = (len(data) - _SAMPLE_BYTES) * number // (_SAMPLES - 1)
-            digest.update(data[start : start + _SAMPLE_BYTES].data)
-    return digest.hexdigest()
-
-
-def non_finite_sentence(info: TensorInfo, name: str, tensor: Tensor) -> str | None:
-    """Names file and tensor if it holds a NaN or an infinity; None where all is finite."""
-    found = _describe_non_finite(tensor)
-    if found is None:
-        return None
-    return f"{info.file}: tensor {name} holds {found}. Drop this model or repair the file."
-
-
-def _describe_non_finite(tensor: Tensor) -> str | None:
-    """``3 NaN and 1 infinite values``, or None where all is finite."""
-    flat = tensor.reshape(-1)
-    nans = infinities = 0
-    for start in range(0, flat.numel(), _CHUNK):
-        part = flat[start : start + _CHUNK]
-        if not all_finite(part):
-            nans += int(part.isnan().sum())
-            infinities += int(part.isinf().sum())
-    return f"{nans} NaN and {infinities} infinite values" if nans or infinities else None
 
 
 def holds_adapter(folder: Path) -> bool:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from evomerge.errors import CheckpointError
 
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -19,7 +17,10 @@ DTYPES = {
     **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "BOOL": "bool"},
     **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
 }
-_BYTES = {code: getattr(torch, name).itemsize for code, name in DTYPES.items()}
+BYTES = {  # of one element
+    **{"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1},
+    **{"U8": 1, "U64": 8, "U32": 4, "U16": 2, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1},
+}
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _AGAIN = "Copy the file again."
 
@@ -136,7 +137,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         tensors = {name: _info(file, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{file}: its header is damaged. {_AGAIN}") from None
-    unknown = [name for name, info in tensors.items() if info.dtype not in _BYTES]
+    unknown = [name for name, info in tensors.items() if info.dtype not in BYTES]
     if unknown:
         raise CheckpointError(
             f"{file}: tensor {unknown[0]} is stored as {tensors[unknown[0]].dtype}, which cannot "
@@ -164,7 +165,7 @@ def _check_layout(file: Path, tensors: Mapping[str, TensorInfo], data_bytes: int
     """Tensors must follow one another without gaps, and fill the file."""
     position = 0
     for name, info in sorted(tensors.items(), key=lambda item: item[1][3:]):
-        expected = math.prod(info.shape) * _BYTES[info.dtype]
+        expected = math.prod(info.shape) * BYTES[info.dtype]
         if info.start != position or info.end - info.start != expected:
             raise CheckpointError(f"{file}: header and data disagree (tensor {name}). {_AGAIN}")
         position = info.end

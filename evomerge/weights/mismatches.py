@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evomerge.weights.alignment import Vocabulary
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.names import language_config, language_parts
 from evomerge.weights.slots import Slot
+
+if TYPE_CHECKING:
+    from evomerge.weights.alignment import Vocabulary
 
 # Keys that change what the same weights compute, though every shape agrees.
 _SAME_CONFIG = ("model_type", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim")

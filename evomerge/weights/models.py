@@ -7,17 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, cast
 
 from evomerge.errors import PlanError
-from evomerge.operators import Rows
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
 from evomerge.weights import chat_templates
 from evomerge.weights.adapters import Adapter
-from evomerge.weights.alignment import Vocabulary, settle
 from evomerge.weights.block_numbers import displaced
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
@@ -33,9 +29,15 @@ from evomerge.weights.opening import Reference, key_of, label_of, open_all
 from evomerge.weights.slices import Slices, cut, range_problems
 from evomerge.weights.slots import Lineup, Slot, keep_outside, module_problems, refill
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.operators import Rows
+    from evomerge.weights.alignment import Vocabulary
+
 __all__ = ["Input", "Models", "Slot"]
 
-Input = Tensor | Rows
+Input = Union["Tensor", "Rows"]
 
 
 class Composition(Protocol):
@@ -161,7 +163,7 @@ class Models:
         ]
         vocabulary, rows = None, None
         try:
-            vocabulary = settle(base, sources, tokenizer)
+            vocabulary = _settled(base, sources, tokenizer)
             rows = None if vocabulary is None else vocabulary.padded_rows
         except PlanError as error:
             problems += error.problems
@@ -308,3 +310,13 @@ class Models:
         common = max(counts, key=counts.__getitem__, default="float32")
         known = common if common in ("bfloat16", "float16") else "float32"
         return cast(Literal["float32", "bfloat16", "float16"], known)
+
+
+def _settled(
+    base: Checkpoint, sources: Mapping[str, Checkpoint], tokenizer: str | Tokenizer | None
+) -> Vocabulary | None:
+    if tokenizer is None:
+        return None
+    from evomerge.weights.alignment import settle  # which works on tensors of row numbers
+
+    return settle(base, sources, tokenizer)

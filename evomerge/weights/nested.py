@@ -14,18 +14,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import DTYPES, TensorInfo
 from evomerge.weights.skeleton import write_skeleton
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from evomerge.weights.plan import Plan
 
 _KEPT_BYTES = 1 << 28  # of tensors that several readers may want
-_CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
+_CODES = {f"torch.{name}": code for code, name in DTYPES.items()}
 
 
 class Nested(Checkpoint):
@@ -47,7 +46,7 @@ class Nested(Checkpoint):
         self.config = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
         self._steps = {step.slot.name: step for step in plan.steps}
         self.tensors = {
-            name: TensorInfo(self.folder, _CODES[step.dtype], tuple(step.slot.shape), 0, 0)
+            name: TensorInfo(self.folder, _CODES[str(step.dtype)], tuple(step.slot.shape), 0, 0)
             for name, step in sorted(self._steps.items())
         }
         self._lock = threading.Lock()

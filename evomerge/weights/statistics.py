@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from evomerge.errors import CheckpointError
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import read_headers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "manifest.json"
 STEM = "statistics"

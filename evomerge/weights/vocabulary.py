@@ -1,42 +1,18 @@
-"""Tokens of a tokenizer.json, and tables of token rows in another order."""
+"""Tables of token rows in another order than their model's."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from evomerge.errors import CheckpointError
+from evomerge.weights.token_ids import token_ids
+
+__all__ = ["AlignedRows", "token_ids"]
 
 _ROWS = 4096  # gathered at once where a mean runs over all of them
-
-
-def token_ids(folder: Path) -> dict[str, int] | None:
-    """Token string to row, from tokenizer.json; None when the folder has none.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        vocabulary = content["model"]["vocab"]
-        if isinstance(vocabulary, list):  # Unigram: [token, score] pairs
-            ids = {str(token): row for row, (token, _) in enumerate(vocabulary)}
-        else:
-            ids = {str(token): int(row) for token, row in vocabulary.items()}
-        ids |= {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
-        if min(ids.values(), default=0) < 0:
-            raise ValueError("a negative token id")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a tokenizer: {error!r}. Copy the file again.") from None
-    return ids
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""What the weights of a checkpoint hold: digests of samples, and numbers that are none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from evomerge.operators import all_finite
+from evomerge.weights.headers import TensorInfo
+
+_CHUNK = 1 << 22  # elements
+_SAMPLE_BYTES = 1 << 12
+_SAMPLES = 16
+
+
+def are_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tables hold the same; those that do not mostly differ in the first row."""
+    return torch.equal(one[:1], other[:1]) and torch.equal(one, other)
+
+
+def digest_of(tensors: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) -> str:
+    """A digest of names, dtypes, shapes and of samples from every tensor."""
+    digest = hashlib.sha256()
+    for name, info in tensors.items():
+        digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
+        data = read(name).reshape(-1).view(torch.uint8).numpy()
+        if len(data) <= _SAMPLES * _SAMPLE_BYTES:
+            digest.update(data.data)
+            continue
+        for number in range(_SAMPLES):
+            start = (len(data) - _SAMPLE_BYTES) * number // (_SAMPLES - 1)
+            digest.update(data[start : start + _SAMPLE_BYTES].data)
+    return digest.hexdigest()
+
+
+def non_finite_sentence(info: TensorInfo, name: str, tensor: Tensor) -> str | None:
+    """Names file and tensor if it holds a NaN or an infinity; None where all is finite."""
+    found = _describe_non_finite(tensor)
+    if found is None:
+        return None
+    return f"{info.file}: tensor {name} holds {found}. Drop this model or repair the file."
+
+
+def _describe_non_finite(tensor: Tensor) -> str | None:
+    """``3 NaN and 1 infinite values``, or None where all is finite."""
+    flat = tensor.reshape(-1)
+    nans = infinities = 0
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        if not all_finite(part):
+            nans += int(part.isnan().sum())
+            infinities += int(part.isinf().sum())
+    return f"{nans} NaN and {infinities} infinite values" if nans or infinities else None
