@@ -97,7 +97,12 @@ def test_scores_are_lm_evals(
     ],
 )
 @pytest.mark.parametrize(
-    ("path", "task"), [(ZOO_TASKS, "zoo_strings"), (HERE, "choice"), (HERE, "shots")]
+    ("path", "task"),
+    [
+        (HERE, "shots"),
+        pytest.param(ZOO_TASKS, "zoo_strings", marks=pytest.mark.slow),
+        pytest.param(HERE, "choice", marks=pytest.mark.slow),
+    ],
 )
 def test_prompts_and_scores_are_those_of_simple_evaluate_with_the_same_options(
     options: dict[str, Any], path: str, task: str, chat: TransformersEngine

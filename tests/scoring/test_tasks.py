@@ -107,6 +107,7 @@ def test_a_mistyped_own_task_is_told_without_the_index_of_lm_eval(
     ]
 
 
+@pytest.mark.slow  # an index of lm-eval's 14 000 files that no other test can share
 def test_a_task_of_lm_eval_is_found_though_an_own_one_is_called_alike(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("task: arc_easy_\noutput_type: multiple_choice\n")
     known = Fitness.model_validate({"include_path": str(tmp_path), "tasks": ["arc_easy"]})
