@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -10,17 +11,21 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+
+from evomerge import clock as clock_of_runs
 
 ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
 FITNESS = Path(__file__).parents[1] / "fitness" / "zoo_skills"
 
 Content = dict[str, Any]
+Cli = Callable[..., Any]
+Result = Callable[[Path], Content]
 
 
 def small_search(**changes: Any) -> Content:
@@ -56,51 +61,84 @@ def write(folder: Path, content: Content) -> Path:
     return path
 
 
-def evomerge(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from evomerge.cli import main; main()", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+COMMAND = "from evomerge.cli import main; main()"
+STOPPING = f"""
+import os, signal, sys
+from sqlalchemy import Engine, event
+
+left = int(sys.argv.pop(1))
+
+def execute(cursor, statement, parameters, context):
+    global left
+    left -= statement.startswith("INSERT INTO events")
+    if left == 0:
+        left = -1
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+event.listen(Engine, "do_execute", execute)
+{COMMAND}
+"""
 
 
-def start(*words: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from evomerge.cli import main; main()", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Stopped:
+    """A process of a command that has stopped itself where it would record an event of a run.
 
+    Args:
+        event: the number of that one, counted from the beginning of this process.
+        words: the command.
+    """
 
-def events(folder: Path) -> int:
-    """How many events the run has recorded so far."""
-    if not (folder / "run.sqlite").exists():
-        return 0
-    # not read-only: after a kill the reader opens the log that was left
-    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
-        return int(base.execute("SELECT count(*) FROM events").fetchone()[0])
+    def __init__(self, event: int, *words: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", STOPPING, str(event), *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        status, deadline = 0, time.monotonic() + 300
+        while not status and time.monotonic() < deadline:
+            time.sleep(0.02)
+            _, status = os.waitpid(self.process.pid, os.WUNTRACED | os.WNOHANG)
+        if not os.WIFSTOPPED(status):
+            _, talk = self.end(signal.SIGKILL)
+            raise AssertionError(f"it did not come to event {event}: {talk}")
 
-
-def wait_until(met: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not met() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def result(folder: Path) -> Content:
-    """The run as ``show --json`` tells it, without what depends on the clock."""
-    shown = evomerge("show", folder, "--json")
-    assert shown.returncode == 0, shown.stderr
-    content: Content = json.loads(shown.stdout)
-    del content["run"], content["usage"]
-    return content
+    def end(self, *signals: signal.Signals) -> tuple[int, str]:
+        """Its exit code and all that it said, once it has got these signals, one after another."""
+        for one in signals:
+            self.process.send_signal(one)
+        _, talk = self.process.communicate(timeout=300)
+        return self.process.returncode, talk
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run that nobody disturbed."""
+def result(cli: Cli) -> Result:
+    """Reads a run as ``show --json`` tells it, without what depends on the clock."""
+
+    def read(folder: Path) -> Content:
+        shown = cli("show", folder, "--json")
+        assert shown.returncode == 0, shown.stderr
+        content: Content = json.loads(shown.stdout)
+        del content["run"], content["usage"]
+        return content
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed, by the command in a process of its own."""
     folder = tmp_path_factory.mktemp("finished")
-    done = evomerge("run", write(folder, small_search()), "--run", folder / "run")
+    words = ("run", write(folder, small_search()), "--run", folder / "run")
+    command = [sys.executable, "-c", COMMAND, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    yield folder / "run"
+    assert "small: finished, 13 candidates (13 done, 0 failed)" in done.stdout
+    assert "best recipe" in done.stdout
+    return folder / "run"
 
 
-def test_a_run_records_its_budget_and_every_baseline(finished: Path) -> None:
+def test_a_run_records_its_budget_and_every_baseline(result: Result, finished: Path) -> None:
     content = result(finished)
     assert [row["label"] for row in content["baselines"]] == [
         "base",
@@ -115,7 +153,9 @@ def test_a_run_records_its_budget_and_every_baseline(finished: Path) -> None:
     assert len({row["digest"] for row in content["candidates"]}) > 10
 
 
-def test_the_best_candidate_has_the_highest_value_and_a_held_out_score(finished: Path) -> None:
+def test_the_best_candidate_has_the_highest_value_and_a_held_out_score(
+    result: Result, finished: Path
+) -> None:
     content = result(finished)
     best = content["best"]
     assert best["value"] == max(row["value"] for row in content["candidates"])
@@ -123,79 +163,114 @@ def test_the_best_candidate_has_the_highest_value_and_a_held_out_score(finished:
     assert all(row["held_out"] is not None for row in content["baselines"])
 
 
-def test_the_run_folder_holds_the_best_recipe(finished: Path) -> None:
+def test_the_run_folder_holds_the_best_recipe(result: Result, finished: Path) -> None:
     recipe = yaml.safe_load((finished / "recipe.yaml").read_text())
     assert recipe["operator"] == "task_arithmetic"
     assert result(finished)["best"]["digest"] in (finished / "recipe.yaml").read_text()
 
 
-def test_another_run_in_the_same_folder_is_refused(finished: Path) -> None:
-    again = evomerge("run", write(finished.parent, small_search()), "--run", finished)
+def test_another_run_in_the_same_folder_is_refused(
+    cli: Cli, finished: Path, tmp_path: Path
+) -> None:
+    again = cli("run", write(tmp_path, small_search()), "--run", finished)
     assert again.returncode == 2
     assert f"evomerge resume {finished}" in again.stderr
 
 
-def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(cli: Cli, finished: Path) -> None:
     before = (finished / "run.sqlite").read_bytes()
-    assert evomerge("resume", finished).returncode == 0
+    assert cli("resume", finished).returncode == 0
     assert (finished / "run.sqlite").read_bytes() == before
 
 
-def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
-    finished: Path, tmp_path: Path
+def tells(folder: Path) -> tuple[int, int]:
+    """How many results the run was told, and of how many candidates."""
+    with sqlite3.connect(folder / "run.sqlite", timeout=60) as base:
+        found: tuple[int, int] = base.execute(
+            "SELECT count(*), count(DISTINCT candidate) FROM events WHERE kind='tell'"
+        ).fetchone()
+    return found
+
+
+def test_a_run_that_was_killed_ends_as_if_it_never_was(
+    cli: Cli, result: Result, finished: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    search = write(tmp_path, small_search())
+    running = Stopped(19, "run", write(tmp_path, small_search()), "--run", folder)
+    code, _ = running.end(signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert 5 < tells(folder)[0] < 18
+    assert cli("resume", folder).returncode == 0
+    assert result(folder) == result(finished)
+    assert tells(folder) == (18, 18)  # none lost, none twice
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
+    cli: Cli, result: Result, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
     moments = random.Random(0)
-    kills = 0
-    for wanted in (1, moments.randrange(6, 14), moments.randrange(16, 24), 30):
-        words = ("resume", folder) if events(folder) else ("run", search, "--run", folder)
-        process = start(*words)
-        wait_until(lambda wanted=wanted: events(folder) >= wanted, process)  # type: ignore[misc]
+    words: tuple[object, ...] = ("run", write(tmp_path, small_search()), "--run", folder)
+    codes = []
+    for event in (2, moments.randrange(6, 14), moments.randrange(4, 10), 3):
+        running = Stopped(event, *words)
+        running.process.send_signal(signal.SIGCONT)
         time.sleep(moments.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-    assert kills >= 3
-    last = evomerge("resume", folder)
-    assert last.returncode == 0, last.stderr
+        codes.append(running.end(signal.SIGKILL)[0])
+        words = ("resume", folder)
+    assert codes.count(-signal.SIGKILL) >= 3
+    assert cli("resume", folder).returncode == 0
     assert result(folder) == result(finished)
-    with sqlite3.connect(folder / "run.sqlite") as base:
-        told = base.execute(
-            "SELECT count(*), count(DISTINCT candidate) FROM events WHERE kind='tell'"
-        )
-        assert told.fetchone() == (18, 18)  # none lost, none twice
+    assert tells(folder) == (18, 18)
 
 
-def test_ctrl_c_stops_cleanly_and_says_how_to_resume(finished: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = start("run", write(tmp_path, small_search()), "--run", folder)
-    wait_until(lambda: events(folder) >= 2, process)  # long before the end, on a busy machine too
-    process.send_signal(signal.SIGINT)
-    _, talk = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"evomerge resume {folder}" in talk
-    assert "Traceback" not in talk
-    assert evomerge("resume", folder).returncode == 0
-    assert result(folder) == result(finished)
+class Interrupted(NamedTuple):
+    """What happened to a run while it was at work, and how it ended."""
+
+    folder: Path
+    number: int  # of its process
+    second: Any  # what became of another process on it
+    shown: Any  # and of one that reads
+    code: int
+    talk: str
 
 
-def test_a_second_process_on_a_run_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = start("run", write(tmp_path, small_search()), "--run", folder)
+@pytest.fixture(scope="module")
+def interrupted(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+    """A run that others came upon and that Ctrl-C then ended."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    run = folder / "run"
+    running = Stopped(4, "run", write(folder, small_search()), "--run", run)
     try:
-        wait_until(lambda: events(folder) >= 2, process)
-        process.send_signal(signal.SIGSTOP)
-        second = evomerge("resume", folder)
-        assert second.returncode == 2
-        assert f"in use by process {process.pid}" in second.stderr
-        assert evomerge("show", folder, "--json").returncode == 0  # readers are welcome
+        second, shown = cli("resume", run), cli("show", run, "--json")
+        code, talk = running.end(signal.SIGINT, signal.SIGCONT)
     finally:
-        process.kill()
-        process.communicate()
+        running.process.kill()
+        running.process.wait()
+    return Interrupted(run, running.process.pid, second, shown, code, talk)
 
 
-def test_a_failed_candidate_is_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_says_how_to_resume(
+    cli: Cli, result: Result, finished: Path, interrupted: Interrupted, tmp_path: Path
+) -> None:
+    assert interrupted.code == 130
+    assert f"evomerge resume {interrupted.folder}" in interrupted.talk
+    assert "Traceback" not in interrupted.talk
+    folder = shutil.copytree(interrupted.folder, tmp_path / "run")
+    assert cli("resume", folder).returncode == 0
+    assert result(folder) == result(finished)
+
+
+def test_a_second_process_on_a_run_is_refused(interrupted: Interrupted) -> None:
+    assert interrupted.second.returncode == 2
+    assert f"in use by process {interrupted.number}" in interrupted.second.stderr
+    assert interrupted.shown.returncode == 0  # readers are welcome
+
+
+def test_a_failed_candidate_is_recorded_and_the_search_goes_on(
+    cli: Cli, result: Result, tmp_path: Path
+) -> None:
     space = {
         "kind": "parameter",
         "operator": "task_arithmetic",
@@ -204,51 +279,86 @@ def test_a_failed_candidate_is_recorded_and_the_search_goes_on(tmp_path: Path) -
     }
     optimizer = {"name": "random"}
     search = small_search(space=space, optimizer=optimizer, stop_after_failures=12)
-    done = evomerge("run", write(tmp_path, search), "--run", tmp_path / "run")
+    done = cli("run", write(tmp_path, search), "--run", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     rows = result(tmp_path / "run")["candidates"]
     failed = [row for row in rows if row["status"] == "failed"]
     assert 0 < len(failed) < len(rows)
     assert all("cannot hold" in row["error"] and row["value"] is None for row in failed)
-    assert "failed: CandidateError" in evomerge("show", tmp_path / "run").stdout
+    assert "failed: CandidateError" in cli("show", tmp_path / "run").stdout
 
 
-def test_a_search_whose_first_candidates_all_fail_stops_and_says_why(tmp_path: Path) -> None:
+def test_a_search_whose_first_candidates_all_fail_stops_and_says_why(
+    cli: Cli, tmp_path: Path
+) -> None:
     space = {
         "kind": "parameter",
         "operator": "task_arithmetic",
         "parameters": {"lam": {"low": 1e50, "high": 1e60}},
     }
     search = small_search(space=space, stop_after_failures=3, optimizer={"name": "random"})
-    done = evomerge("run", write(tmp_path, search), "--run", tmp_path / "run")
+    done = cli("run", write(tmp_path, search), "--run", tmp_path / "run")
     assert done.returncode == 1
     assert "the first 3 candidates all failed" in done.stderr
     assert "cannot hold" in done.stderr
 
 
+def among(layers: Content, **changes: Any) -> Content:
+    """The small search among single layers, where what is merged does not matter."""
+    two = {name: layers["sources"][name] for name in ("a", "b")}
+    return small_search(**{**layers, "sources": two, **changes})
+
+
 @pytest.mark.parametrize("optimizer", [{"name": "random"}, {"name": "optuna"}])
-def test_other_optimizers_run_too(optimizer: Content, tmp_path: Path) -> None:
-    search = small_search(optimizer=optimizer, budget={"evaluations": 3})
-    done = evomerge("run", write(tmp_path, search), "--run", tmp_path / "run")
+def test_other_optimizers_run_too(
+    cli: Cli, result: Result, layers: Content, optimizer: Content, tmp_path: Path
+) -> None:
+    search = among(layers, optimizer=optimizer, budget={"evaluations": 3})
+    done = cli("run", write(tmp_path, search), "--run", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert len(result(tmp_path / "run")["candidates"]) == 3
 
 
-def test_a_time_budget_ends_a_run_and_survives_a_resume(tmp_path: Path) -> None:
-    search = small_search(budget={"seconds": 0.2})
-    done = evomerge("run", write(tmp_path, search), "--run", tmp_path / "run")
-    # the baselines alone may use the time up: then there is nothing to choose from
-    assert done.returncode in (0, 1), done.stderr
-    before = len(json.loads(evomerge("show", tmp_path / "run", "--json").stdout)["candidates"])
-    evomerge("resume", tmp_path / "run")
-    after = len(json.loads(evomerge("show", tmp_path / "run", "--json").stdout)["candidates"])
-    assert after == before
+class Clock:
+    """Goes on by a second each time that it is read."""
+
+    now = 1e6
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
 
 
-def test_normalized_values_are_relative_to_the_best_source(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "code"),
+    [(40, 0), (10, 1)],  # the baselines alone use it up: then there is nothing to choose from
+)
+def test_a_time_budget_ends_a_run_and_survives_a_resume(
+    cli: Cli,
+    result: Result,
+    layers: Content,
+    seconds: float,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock_of_runs, "time", Clock())
+    folder = tmp_path / "run"
+    search = among(layers, budget={"seconds": seconds})
+    done = cli("run", write(tmp_path, search), "--run", folder)
+    assert done.returncode == code, done.stderr
+    before = len(result(folder)["candidates"])
+    assert (before > 0) == (code == 0)
+    assert cli("resume", folder).returncode == code
+    assert len(result(folder)["candidates"]) == before
+
+
+def test_normalized_values_are_relative_to_the_best_source(
+    cli: Cli, result: Result, tmp_path: Path
+) -> None:
     search = small_search(budget={"evaluations": 2})
     search["fitness"]["normalize"] = "best_source"
-    done = evomerge("run", write(tmp_path, search), "--run", tmp_path / "run")
+    done = cli("run", write(tmp_path, search), "--run", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     content = result(tmp_path / "run")
     sources = [row for row in content["baselines"] if row["label"].startswith("source")]
@@ -270,26 +380,26 @@ def test_normalized_values_are_relative_to_the_best_source(tmp_path: Path) -> No
     assert all(stored[row["number"]] is not None for row in content["candidates"])
 
 
-def test_a_run_is_shown_after_its_models_are_gone(tmp_path: Path) -> None:
+def test_a_run_is_shown_after_its_models_are_gone(cli: Cli, result: Result, tmp_path: Path) -> None:
     copy = tmp_path / "arithmetic"
     shutil.copytree(ZOO / "arithmetic", copy)
     search = small_search(budget={"evaluations": 2})
     search["sources"]["arithmetic"] = str(copy)
-    assert evomerge("run", write(tmp_path, search), "--run", tmp_path / "run").returncode == 0
+    assert cli("run", write(tmp_path, search), "--run", tmp_path / "run").returncode == 0
     shutil.rmtree(copy)
     assert len(result(tmp_path / "run")["candidates"]) == 2
-    assert evomerge("export", tmp_path / "run").returncode == 0
-    assert evomerge("resume", tmp_path / "run").returncode == 2
+    assert cli("export", tmp_path / "run").returncode == 0
+    assert cli("resume", tmp_path / "run").returncode == 2
 
 
-def test_a_source_that_changed_since_is_refused(tmp_path: Path) -> None:
+def test_a_source_that_changed_since_is_refused(cli: Cli, tmp_path: Path) -> None:
     copy = tmp_path / "arithmetic"
     shutil.copytree(ZOO / "arithmetic", copy)
     search = small_search(budget={"evaluations": 2})
     search["sources"]["arithmetic"] = str(copy)
-    assert evomerge("run", write(tmp_path, search), "--run", tmp_path / "run").returncode == 0
+    assert cli("run", write(tmp_path, search), "--run", tmp_path / "run").returncode == 0
     shutil.copy(ZOO / "strings" / "model.safetensors", copy / "model.safetensors")
-    again = evomerge("resume", tmp_path / "run")
+    again = cli("resume", tmp_path / "run")
     assert again.returncode == 2
     assert "changed since the run began: the weights of its models" in again.stderr
 

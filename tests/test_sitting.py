@@ -27,32 +27,33 @@ from evomerge.store import Store
 from evomerge.usage import read_usage
 from evomerge.worker import Worker, WorkerSetup
 
-ROOT = Path(__file__).parents[1]
-ZOO = ROOT / "experiments" / "zoo"
 Content = dict[str, Any]
 
 
-def small_search(**changes: Any) -> Search:
-    few = {"search_examples": 8, "held_out_examples": 8}
+New = Callable[..., Search]
+
+
+@pytest.fixture(scope="module")
+def small_search(layers: Content) -> New:
+    """Makes a search among single layers: the loop does not see what is merged and scored."""
     content: Content = {
+        **layers,
         "name": "small",
-        "base": str(ZOO / "base"),
-        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
+        "sources": {name: layers["sources"][name] for name in ("a", "b")},
         "space": {
             "kind": "parameter",
             "operator": "task_arithmetic",
             "parameters": {"weight": {"low": 0, "high": 1.5}},
         },
-        "fitness": {
-            "include_path": str(ROOT / "fitness" / "zoo_skills"),
-            "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "strings")},
-        },
         "optimizer": {"name": "cmaes", "population_size": 4},
-        "engine": {"name": "transformers", "threads": 1},
         "budget": {"evaluations": 14},
         "seed": 3,
     }
-    return load_resolved(yaml.safe_dump(content | changes), "small").search
+
+    def make(**changes: Any) -> Search:
+        return load_resolved(yaml.safe_dump(content | changes), "small").search
+
+    return make
 
 
 class Stragglers(Executor):
@@ -121,7 +122,7 @@ def history(folder: Path) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
 def test_in_the_order_asked_cmaes_finds_the_same_on_any_number_of_workers(
-    workers: int, tmp_path: Path
+    workers: int, small_search: New, tmp_path: Path
 ) -> None:
     search = small_search()
     one = run_with(LocalExecutor(), search, tmp_path / "local")
@@ -131,7 +132,7 @@ def test_in_the_order_asked_cmaes_finds_the_same_on_any_number_of_workers(
 
 
 def test_in_the_order_asked_an_optimizer_that_never_waits_depends_on_the_lookahead_alone(
-    tmp_path: Path,
+    small_search: New, tmp_path: Path
 ) -> None:
     search = small_search(optimizer={"name": "optuna"}, budget={"evaluations": 24})
     one = run_with(LocalExecutor(lookahead=5), search, tmp_path / "local")
@@ -141,7 +142,9 @@ def test_in_the_order_asked_an_optimizer_that_never_waits_depends_on_the_lookahe
     assert run_with(LocalExecutor(), search, tmp_path / "another") != one
 
 
-def test_as_they_finish_no_worker_is_idle_while_the_budget_lasts(tmp_path: Path) -> None:
+def test_as_they_finish_no_worker_is_idle_while_the_budget_lasts(
+    small_search: New, tmp_path: Path
+) -> None:
     search = small_search(budget={"evaluations": 30})
     crew = Stragglers(4, "finished", seed=1)
     run_with(crew, search, tmp_path / "run")
@@ -162,7 +165,7 @@ def test_as_they_finish_no_worker_is_idle_while_the_budget_lasts(tmp_path: Path)
 @pytest.mark.parametrize("order", ["asked", "finished"])
 @pytest.mark.parametrize("optimizer", ["cmaes", "optuna", "random"])
 def test_a_run_stopped_again_and_again_replays_exactly(
-    order: TellOrder, optimizer: str, tmp_path: Path
+    order: TellOrder, optimizer: str, small_search: New, tmp_path: Path
 ) -> None:
     keys = {"name": "cmaes", "population_size": 4} if optimizer == "cmaes" else {"name": optimizer}
     search = small_search(optimizer=keys)
@@ -196,7 +199,7 @@ def until(limit: int) -> Callable[[Progress], None]:
 @pytest.mark.parametrize("order", ["asked", "finished"])
 @pytest.mark.parametrize("statement", ["INSERT INTO events", "INSERT INTO evaluations"])
 def test_what_finished_before_ctrl_c_is_not_evaluated_again(
-    statement: str, order: TellOrder, tmp_path: Path
+    statement: str, order: TellOrder, small_search: New, tmp_path: Path
 ) -> None:
     search, folder = small_search(), tmp_path / "run"
     crews = [Stragglers(3, order, seed=0), Stragglers(3, order, seed=1)]
@@ -224,7 +227,9 @@ def test_what_finished_before_ctrl_c_is_not_evaluated_again(
 
 
 @pytest.mark.parametrize("order", ["asked", "finished"])
-def test_a_recipe_at_work_is_not_evaluated_twice(order: TellOrder, tmp_path: Path) -> None:
+def test_a_recipe_at_work_is_not_evaluated_twice(
+    order: TellOrder, small_search: New, tmp_path: Path
+) -> None:
     space = {
         "kind": "parameter",
         "operator": ["linear", "task_arithmetic"],
@@ -238,28 +243,30 @@ def test_a_recipe_at_work_is_not_evaluated_twice(order: TellOrder, tmp_path: Pat
     assert max(crew.evaluated.values()) == 1
 
 
-def test_champions_are_scored_on_all_workers(tmp_path: Path) -> None:
+def test_champions_are_scored_on_all_workers(small_search: New, tmp_path: Path) -> None:
     crew = Stragglers(3, "asked", seed=0)
     rows = run_with(crew, small_search(champions=3), tmp_path / "run")
     assert crew.most == 3
     assert sum(row[1] != "baseline" and row[5] is not None for row in rows) == 3
 
 
-def test_a_budget_of_gpu_hours_needs_gpus(tmp_path: Path) -> None:
+def test_a_budget_of_gpu_hours_needs_gpus(small_search: New, tmp_path: Path) -> None:
     search = small_search(budget={"gpu_hours": 1})
     with pytest.raises(ConfigError, match="gpu_hours: 1, but the workers hold no GPU"):
         run_with(LocalExecutor(), search, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_budget_of_gpu_hours_is_refused_before_a_worker_opens(tmp_path: Path) -> None:
+def test_a_budget_of_gpu_hours_is_refused_before_a_worker_opens(
+    small_search: New, tmp_path: Path
+) -> None:
     crew = Stragglers(2, "finished", seed=0)
     with pytest.raises(ConfigError, match="gpu_hours: 1, but the workers hold no GPU"):
         run_with(crew, small_search(budget={"gpu_hours": 1}), tmp_path / "run")
     assert not crew.was_started
 
 
-def test_only_gpus_that_workers_hold_count(tmp_path: Path) -> None:
+def test_only_gpus_that_workers_hold_count(small_search: New, tmp_path: Path) -> None:
     search = small_search(budget={"gpu_hours": 1, "evaluations": 14}, optimizer={"name": "random"})
     crew = Stragglers(2, "finished", seed=0)
     many = 3600.0 * 3600.0
@@ -310,6 +317,7 @@ def test_a_budget_of_gpu_hours_ends_a_run(
     gpus: float,
     gpu_hours: float,
     evaluations: int,
+    small_search: New,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -322,7 +330,7 @@ def test_a_budget_of_gpu_hours_ends_a_run(
     assert {kind for _, kind, *_ in rows} == {"baseline", "search"}
 
 
-def test_a_worker_is_named_with_what_it_did(tmp_path: Path) -> None:
+def test_a_worker_is_named_with_what_it_did(small_search: New, tmp_path: Path) -> None:
     run_with(LocalExecutor(), small_search(), tmp_path / "run")
     with Store.open(tmp_path / "run", read_only=True) as store:
         usage = read_usage(store)

@@ -29,15 +29,14 @@ from evomerge.search import Progress, Search
 from evomerge.worker import Worker, WorkerSetup
 
 ROOT = Path(__file__).parents[1]
-ZOO = ROOT / "experiments" / "zoo"
 BASELINES = 6
 Content = dict[str, Any]
 Rows = list[tuple[Any, ...]]
 
 
-def content(**changes: Any) -> Content:
+@pytest.fixture(scope="module")
+def content(layers: Content) -> Content:
     """Two stages of five candidates: merge two sources, then merge the best with a third."""
-    few = {"search_examples": 8, "held_out_examples": 8}
 
     def stage(name: str, operator: str, *sources: str) -> Content:
         return {
@@ -52,34 +51,25 @@ def content(**changes: Any) -> Content:
             "budget": {"evaluations": 5},
         }
 
-    whole: Content = {
+    return {
+        **layers,  # what a stage sees does not depend on what is merged
         "name": "staged",
-        "base": str(ZOO / "base"),
-        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings", "kanji")},
         "stages": [
-            stage("merge", "task_arithmetic", "arithmetic", "strings"),
-            stage("add", "linear", "stage:merge", "kanji"),
+            stage("merge", "task_arithmetic", "a", "b"),
+            stage("add", "linear", "stage:merge", "c"),
         ],
-        "fitness": {
-            "include_path": str(ROOT / "fitness" / "zoo_skills"),
-            "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "kanji")},
-        },
-        "engine": {"name": "transformers", "threads": 1},
         "champions": 2,
         "seed": 3,
     }
-    return whole | changes
 
 
 def search_of(keys: Content) -> Search:
     return load_resolved(yaml.safe_dump(keys), "staged").search
 
 
-def with_budgets(*budgets: Content, **stage: Any) -> Search:
-    keys = content()
-    for one, budget in zip(keys["stages"], budgets, strict=True):
-        one |= {"budget": budget, **stage}
-    return search_of(keys)
+def with_budgets(content: Content, *budgets: Content, **stage: Any) -> Search:
+    pairs = zip(content["stages"], budgets, strict=True)
+    return search_of(content | {"stages": [{**one, "budget": b, **stage} for one, b in pairs]})
 
 
 class Crew(Executor):
@@ -148,10 +138,10 @@ def recipe_of(folder: Path, number: int) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def whole(content: Content, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    start(search_of(content()), folder, lambda progress: None)
+    start(search_of(content), folder, lambda progress: None)
     yield folder
 
 
@@ -169,7 +159,7 @@ def test_recipes_of_a_later_stage_hold_the_best_of_the_earlier_one(whole: Path) 
     best = min(merge, key=lambda row: (-row[5], row[0]))
     for number in range(BASELINES + 6, BASELINES + 12):
         sources = recipe_of(whole, number).sources
-        assert list(sources) == ["merge", "kanji"]
+        assert list(sources) == ["merge", "c"]
         assert isinstance(sources["merge"], Recipe)
         assert sources["merge"].digest == best[4]
 
@@ -182,29 +172,23 @@ def test_the_best_of_every_stage_are_scored_on_held_out_examples(whole: Path) ->
     }
 
 
-def test_show_and_lineage_tell_the_stage(whole: Path) -> None:
-    shown = evomerge("show", whole, "--json")
-    stages = [row["stage"] for row in json.loads(shown)["candidates"]]
+def test_show_and_lineage_tell_the_stage(cli: Callable[..., Any], whole: Path) -> None:
+    shown = json.loads(cli("show", whole, "--json").stdout)
+    stages = [row["stage"] for row in shown["candidates"]]
     assert stages == ["merge"] * 6 + ["add"] * 6
-    header = next(line for line in evomerge("show", whole).splitlines() if "held-out" in line)
+    lines = cli("show", whole).stdout.splitlines()
+    header = next(line for line in lines if "held-out" in line)
     assert header.split()[:2] == ["model", "stage"]
     last = str(BASELINES + 11)
-    family = json.loads(evomerge("lineage", whole, "--candidate", last, "--json"))
+    family = json.loads(cli("lineage", whole, "--candidate", last, "--json").stdout)
     best = min((r for r in rows(whole) if r[1] == "merge"), key=lambda row: (-row[5], row[0]))
     assert [one["number"] for one in family["ancestors"]] == [BASELINES + 11, best[0]]
 
 
-def evomerge(*words: object) -> str:
-    command = [sys.executable, "-c", "from evomerge.cli import main; main()", *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=True, cwd=ROOT
-    ).stdout
-
-
 def test_a_run_stopped_in_and_between_its_stages_ends_like_one_that_never_was(
-    whole: Path, tmp_path: Path
+    content: Content, whole: Path, tmp_path: Path
 ) -> None:
-    folder, search, go, told = tmp_path / "run", search_of(content()), start, 0
+    folder, search, go, told = tmp_path / "run", search_of(content), start, 0
     # among the baselines, in the first stage, at its end, in the second stage
     for tells, stage in ((4, ""), (5, "merge"), (3, "merge"), (2, "add")):
         with pytest.raises(KeyboardInterrupt):
@@ -219,51 +203,30 @@ def test_a_run_stopped_in_and_between_its_stages_ends_like_one_that_never_was(
     assert rows(folder) == rows(whole)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from sqlalchemy import Engine, event
-from evomerge.config import load_resolved
-from evomerge.runs import resume, start
-
-text, folder, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-done = 0
-
-def execute(cursor, statement, parameters, context):
-    global done
-    done += statement.startswith("INSERT INTO events")
-    if done == steps:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-event.listen(Engine, "do_execute", execute)
-go = resume if (folder / "run.sqlite").exists() else start
-go(load_resolved(text, "staged").search, folder, lambda progress: None)
-"""
-
-
+@pytest.mark.slow
 def test_a_run_killed_in_and_between_its_stages_ends_like_one_that_never_was(
-    whole: Path, tmp_path: Path
+    content: Content, whole: Path, tmp_path: Path
 ) -> None:
-    folder, text = tmp_path / "run", yaml.safe_dump(content())
-    wanted = history(whole)
-    # steps at which to die: in the first stage, where the second one begins, in the second stage
+    folder, wanted = tmp_path / "run", history(whole)
+    # events at which to die: in the first stage, where the second one begins, in the second stage
     first = wanted.index(("ask", BASELINES + 2, "merge"))
     second = wanted.index(("ask", BASELINES + 6, "add"))
     third = wanted.index(("tell", BASELINES + 8, "add"))
-    for step in (first, second, third):
-        recorded = len(history(folder)) if (folder / "run.sqlite").exists() else 0
-        words = [sys.executable, "-c", KILLED, text, str(folder), str(step + 1 - recorded)]
-        killed = subprocess.run(words, capture_output=True, text=True, timeout=300)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert history(folder) == wanted[: len(history(folder))]
-        assert len(history(folder)) <= step
-    resume(search_of(content()), folder, lambda progress: None)
+    steps = [step + 1 for step in (first, second, third)]
+    words = [sys.executable, str(ROOT / "tests" / "die_at.py"), str(folder), *map(str, steps)]
+    text = yaml.safe_dump(content)
+    done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=300)
+    ends = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert [code for code, _ in ends] == [-signal.SIGKILL] * 3, done.stderr
+    assert all(recorded < step for (_, recorded), step in zip(ends, steps, strict=True))
+    assert history(folder) == wanted[: ends[-1][1]]
+    resume(search_of(content), folder, lambda progress: None)
     assert rows(folder) == rows(whole)
     assert history(folder) == wanted
 
 
-def test_in_the_order_asked_many_workers_find_the_same(tmp_path: Path) -> None:
-    search = search_of(content())
+def test_in_the_order_asked_many_workers_find_the_same(content: Content, tmp_path: Path) -> None:
+    search = search_of(content)
     one = replace(search, new_executor=lambda: LocalExecutor(lookahead=4))
     start(one, tmp_path / "one", lambda progress: None)
     many = replace(search, new_executor=lambda: Crew(3, "asked", seed=5))
@@ -272,9 +235,9 @@ def test_in_the_order_asked_many_workers_find_the_same(tmp_path: Path) -> None:
 
 
 def test_as_they_finish_the_next_stage_waits_for_the_last_result_and_replays(
-    tmp_path: Path,
+    content: Content, tmp_path: Path
 ) -> None:
-    search, shown = search_of(content()), []
+    search, shown = search_of(content), []
     crews = [Crew(3, "finished", seed=1), Crew(3, "finished", seed=2)]
     stop = after(BASELINES + 8)
 
@@ -326,11 +289,15 @@ class TimedCrew(Crew):
     ],
 )
 def test_the_budget_of_a_stage_counts_from_its_beginning(
-    first: Content, second: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: Content,
+    first: Content,
+    second: Content,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(clock_of_runs, "time", clock)
-    search = with_budgets(first, second, optimizer={"name": "random"})
+    search = with_budgets(content, first, second, optimizer={"name": "random"})
     timed = replace(search, new_executor=lambda: TimedCrew(clock))
     with pytest.raises(KeyboardInterrupt):
         start(timed, tmp_path / "run", after(BASELINES + 5))  # in the second stage
