@@ -55,7 +55,9 @@ def _at_once(
         return None
     sources_M = np.array([tensor.data_ptr() for tensor in plain[: x.count]], np.uint64)
     base_address = np.uint64(plain[-1].data_ptr())
-    weight_M, factors = np.array(weight, np.float32), np.array([factor, divisor, 1], np.float32)
+    with np.errstate(over="ignore"):  # an infinite weight is told of where its sum is stored
+        weight_M = np.array(weight, np.float32)
+        factors = np.array([factor, divisor, 1], np.float32)
 
     def stretch(start: int, stop: int, again: float) -> Tensor:
         total = buffer("sum", (1, stop - start), x.device)[0]
