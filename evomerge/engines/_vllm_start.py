@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,12 +115,16 @@ def start(arguments: Mapping[str, Any]) -> LLM:
         from evomerge.engines._generators import Generators
 
         generators = Generators()
+        gc.freeze()  # what is there now is no garbage, and vLLM looks through all of it five times
         try:
             with compiling(not arguments["enforce_eager"]), _sockets_in(arguments["model"]):
                 # weights come later, unless the arguments say otherwise
                 llm = LLM(
                     **{"load_format": "dummy", **arguments, "worker_extension_cls": EXTENSION}
                 )
+        except BaseException:
+            gc.unfreeze()  # as vLLM does when it ends
+            raise
         finally:
             generators.restore()
     _running.append(llm)
@@ -127,16 +132,28 @@ def start(arguments: Mapping[str, Any]) -> LLM:
 
 
 def stop(llm: LLM) -> None:
-    """Give its memory back, once no other vLLM of this process runs.
+    """End it, once no other vLLM of this process runs; what it held is then garbage.
 
     A shutdown takes the process groups away from every vLLM of a process.
     """
     _running.remove(llm)
     _stopped.append(llm)
     if not _running:
-        for one in _stopped:
-            one.llm_engine.engine_core.shutdown()
+        with _collecting_later():
+            for one in _stopped:
+                one.llm_engine.engine_core.shutdown()
         _stopped.clear()
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Let nobody look for garbage: each shutdown does so twice, half a second each time."""
+    collect = gc.collect
+    gc.collect = lambda *_, **__: 0
+    try:
+        yield
+    finally:
+        gc.collect = collect
 
 
 @contextmanager

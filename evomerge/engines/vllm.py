@@ -199,7 +199,9 @@ class VllmEngine(Engine):
         try:
             self.open(models)
         except Exception as error:
-            return _without_locals(error)
+            error = _without_locals(error)
+            gc.collect()
+            return error
         finally:
             if self._models is None:
                 self._models, self._broken = before, True
@@ -246,11 +248,13 @@ class VllmEngine(Engine):
         self._lora = None
         if llm is not None:
             stop(llm)
-            del llm
         if self._met is not None:
             Path(self._met).unlink(missing_ok=True)
         if self._folder is not None:
             self._folder.cleanup()
+        if llm is None:
+            return
+        del llm
         gc.collect()  # vLLM's objects know each other in circles
         give_back()
         if torch.cuda.is_available():
