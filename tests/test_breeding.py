@@ -7,8 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ import yaml
 from evomerge.config import load, load_resolved
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.results import export_recipe
-from evomerge.runs import start
+from evomerge.runs import resume, start
+from evomerge.search import Progress
 from evomerge.sitting import Sitting
 from evomerge.store import Store
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "experiments" / "zoo"
-COMMAND = [sys.executable, "-c", "from evomerge.cli import main; main()"]
+Cli = Callable[..., Any]
 ROWS = """
     SELECT number, kind, genes, recipe_digest, group_concat(parent), value
     FROM candidates
@@ -91,24 +91,10 @@ def grams(folder: Path) -> list[tuple[Any, ...]]:
         return base.execute("SELECT * FROM grams ORDER BY position").fetchall()
 
 
-def told(folder: Path) -> int:
-    if not (folder / "run.sqlite").exists():
-        return 0
-    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
-        return int(base.execute("SELECT count(*) FROM events WHERE kind = 'tell'").fetchone()[0])
-
-
-def evomerge(*words: object) -> str:
-    done = subprocess.run(
-        [*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=300, check=True
-    )
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody disturbed."""
-    yield run(tmp_path_factory.mktemp("finished"))
+    return run(tmp_path_factory.mktemp("finished"))
 
 
 def test_seeds_cost_nothing_and_children_have_two_parents(finished: Path) -> None:
@@ -126,18 +112,8 @@ def test_the_same_search_has_the_same_children(finished: Path, tmp_path: Path) -
     assert archive(again) == archive(finished)
 
 
-def test_a_killed_search_goes_on_to_the_same_archive(finished: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    for words, wanted in ((("run", write(tmp_path), "--run", folder), 9), (("resume", folder), 14)):
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 240
-        while told(folder) < wanted and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    evomerge("resume", folder)
+def assert_same(folder: Path, finished: Path) -> None:
+    """Both runs have the same children, inner products and archive."""
     assert rows(folder) == rows(finished)
     assert grams(folder) == grams(finished)
     assert len(grams(folder)) > 30
@@ -145,9 +121,34 @@ def test_a_killed_search_goes_on_to_the_same_archive(finished: Path, tmp_path: P
     assert archive(folder) == archive(finished)
 
 
-def test_the_lineage_of_a_child_ends_at_the_sources(finished: Path) -> None:
+def test_a_stopped_search_goes_on_to_the_same_archive(finished: Path, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.done == 12:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        start(load(write(tmp_path)).search, folder, stop)
+    resume(load(write(tmp_path)).search, folder, lambda progress: None)
+    assert_same(folder, finished)
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_to_the_same_archive(finished: Path, tmp_path: Path) -> None:
+    search, folder = load(write(tmp_path)).search, tmp_path / "run"
+    # events at which to die: among the seeds, and among children of children
+    words = [sys.executable, str(ROOT / "tests" / "die_at.py"), str(folder), "19", "29"]
+    text = search.record.search_yaml
+    done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=300)
+    codes = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    assert codes == [-signal.SIGKILL] * 2, done.stderr
+    resume(search, folder, lambda progress: None)
+    assert_same(folder, finished)
+
+
+def test_the_lineage_of_a_child_ends_at_the_sources(cli: Cli, finished: Path) -> None:
     last = max(row[0] for row in rows(finished))
-    found = json.loads(evomerge("lineage", finished, "--candidate", last, "--json"))
+    found = json.loads(cli("lineage", finished, "--candidate", last, "--json").stdout)
     first, *others = found["ancestors"]
     assert (first["number"], first["share"]) == (last, 1.0)
     assert set(first["parents"]) <= {one["number"] for one in others}
@@ -158,8 +159,8 @@ def test_the_lineage_of_a_child_ends_at_the_sources(finished: Path) -> None:
     assert {one["genes"]["source"] for one in seeds} <= found["sources"].keys()
 
 
-def test_the_lineage_is_shown_as_a_tree(finished: Path) -> None:
-    text = evomerge("lineage", finished, "--depth", 20)
+def test_the_lineage_is_shown_as_a_tree(cli: Cli, finished: Path) -> None:
+    text = cli("lineage", finished, "--depth", 20).stdout
     assert "mlp split at 0." in text and "share of the weights" in text
     assert "source arithmetic" in text or "source strings" in text
 
