@@ -28,10 +28,10 @@ DEEP = [{"arithmetic": [0, 4]}, {"strings": [2, 4]}]
 VLLM = {"threads": 1, "vllm": {"kv_cache_memory_bytes": 1 << 26}}
 needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vllm")
 MERGED_PATH = [{"base": [0, 3], "merge": [0, 3], "strings": [0, 3]}, {"merge": [3, 4]}]
-NESTED_ENGINES = [pytest.param("vllm", VLLM, marks=needs_vllm)]
+NESTED_ENGINES = [pytest.param("vllm", VLLM, marks=[needs_vllm, pytest.mark.slow])]
 ENGINES = [
     ("transformers", {"threads": 1}, OTHER_ORDER),
-    pytest.param("vllm", VLLM, SHALLOW, marks=needs_vllm),
+    pytest.param("vllm", VLLM, SHALLOW, marks=[needs_vllm, pytest.mark.slow]),
 ]
 
 
@@ -114,6 +114,7 @@ def test_a_recipe_that_holds_other_models_is_refused() -> None:
 
 
 @needs_vllm
+@pytest.mark.slow
 def test_a_candidate_has_not_failed_where_the_machine_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
