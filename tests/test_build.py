@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -136,6 +137,27 @@ def test_building_twice_gives_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None
     one = build(random, tmp_path / "one" / "model", shard_bytes=20_000)
     two = build(random, tmp_path / "two" / "model", shard_bytes=20_000)
     assert files(one) == files(two)
+
+
+@pytest.mark.parametrize(
+    ("operator", "weight", "digest"),
+    [
+        ("linear", (0.5, 0.5), "741bf291dfe11609bdc42983f23e8ef19a0b01cc297bfd4073f6039dae6430dc"),
+        (
+            *("task_arithmetic", (0.5, 0.25)),
+            "442b6b0101de4924d8b7654211a58130ec0eb053618a142faa5bfc20db635e65",
+        ),
+    ],
+)
+def test_the_bytes_of_a_build_are_those_that_it_always_had(
+    zoo: Path, tmp_path: Path, operator: str, weight: tuple[float, float], digest: str
+) -> None:
+    """SHA-256 of files whose every number was that of the formula in float64, rounded once."""
+    weights = dict(zip(("s1", "s2"), weight, strict=True))
+    keys: dict[str, Any] = {"operator": operator, "parameters": {"weight": weights}}
+    sources = [zoo / name for name in ("arithmetic", "strings")]
+    out = build(recipe(zoo / "base", *sources, dtype="bfloat16", **keys), tmp_path / "out")
+    assert hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest() == digest
 
 
 def test_config_keys_that_a_merge_changes(tiny: Tiny, tmp_path: Path) -> None:
