@@ -125,17 +125,23 @@ def test_what_a_search_of_stacks_found_is_a_plain_checkpoint(tmp_path: Path) -> 
     assert sum(shares.values()) == pytest.approx(1.0)
 
 
-def test_the_best_of_a_pruning_is_the_shortest_that_is_good_enough(tmp_path: Path) -> None:
-    search, folder = shortest(), tmp_path / "run"
-    start(search.search, folder, lambda progress: None)
-    found = outcome(search, folder)
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pruning that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("pruned") / "run"
+    start(shortest().search, folder, lambda progress: None)
+    return folder
+
+
+def test_the_best_of_a_pruning_is_the_shortest_that_is_good_enough(pruned: Path) -> None:
+    found = outcome(shortest(), pruned)
     (whole,) = [row.search for row in found.baselines if row.label == "source: strings"]
     scores = {row.layers: row.search.value for row in found.candidates if row.search}
     assert whole is not None and found.best is not None and found.best.search is not None
     # the whole model scores more, and the shortest of all too little
     assert scores[2] < 0.5 * whole.value < found.best.search.value < scores[4] == whole.value
     assert found.best.layers == 3
-    recipe = Recipe.from_canonical_json(stored(folder, found.best.digest))
+    recipe = Recipe.from_canonical_json(stored(pruned, found.best.digest))
     assert [dict(s) for s in recipe.slices] == [{"strings": (n, n + 1)} for n in (0, 1, 3)]
 
 
@@ -161,9 +167,10 @@ def test_the_best_of_an_earlier_stage_is_pruned_as_far_as_its_own_score_allows(
     assert (found.best.stage, found.best.layers) == ("prune", least)
 
 
-def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path) -> None:
+def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(
+    pruned: Path, tmp_path: Path
+) -> None:
     whole = shortest()
-    start(whole.search, tmp_path / "whole", lambda progress: None)
 
     def stop(progress: Any) -> None:
         if progress.done == 10:
@@ -172,7 +179,7 @@ def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         start(whole.search, tmp_path / "stopped", stop)
     resume(shortest().search, tmp_path / "stopped", lambda progress: None)
-    one, two = (outcome(whole, tmp_path / name) for name in ("whole", "stopped"))
+    one, two = (outcome(whole, folder) for folder in (pruned, tmp_path / "stopped"))
     assert [r.digest for r in two.candidates] == [r.digest for r in one.candidates]
     assert two.best == one.best
 
