@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
 Tiny = Callable[..., Path]
+pytestmark = pytest.mark.xdist_group("vllm")  # which takes seconds to be imported
 
 # Modules without which an engine cannot run, and whether it needs a GPU.
 NEEDS: dict[str, tuple[tuple[str, ...], bool]] = {"vllm": (("vllm",), False)}
@@ -40,7 +41,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def engines() -> list[Any]:
+STOCK: list[Any] = []  # models of lm-eval, whose end would be that of every vLLM of this process
+
+
+def engines(cases: Sequence[str] = (), few: Sequence[str] = ()) -> list[Any]:
+    """Every engine, with every case if there are some.
+
+    Args:
+        cases: of a test.
+        few: those of them that ``make test`` runs on an engine that takes long to start.
+    """
     params = []
     for name in registry.names("engines"):
         if "task" not in registry.find("engines", name, Engine).serves:
@@ -51,7 +61,10 @@ def engines() -> list[Any]:
         if gpu:
             no_gpu = not torch.cuda.is_available()
             marks += [pytest.mark.gpu, pytest.mark.skipif(no_gpu, reason="needs a GPU")]
-        params.append(pytest.param(name, marks=marks))
+        params += [pytest.param(name, marks=marks)] if not cases else []
+        for case in cases:
+            slow = [pytest.mark.slow] if name in NEEDS and case not in few else []
+            params.append(pytest.param(name, case, marks=[*marks, *slow]))
     return params
 
 
@@ -64,21 +77,27 @@ def tiny(tiny: Tiny) -> Tiny:
 Opener = Callable[[Models], Engine]
 
 
+@pytest.fixture(scope="module")
+def opened() -> Iterator[list[Engine]]:
+    """Engines that are closed when all tests have ended: a vLLM alone takes long to be closed."""
+    engines: list[Engine] = []
+    yield engines
+    for engine in engines:
+        engine.close()
+
+
 @pytest.fixture(params=engines())
-def opener(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    """Opens engines of one kind and closes them afterwards."""
+def opener(request: pytest.FixtureRequest, opened: list[Engine]) -> Opener:
+    """Opens engines of one kind."""
     name = request.param
     kind = registry.find("engines", name, Engine)
-    opened: list[Engine] = []
 
     def make(models: Models) -> Engine:
         opened.append(kind(**registry.validate_options(kind, OPTIONS.get(name, {}), name)))
         opened[-1].open(models)
         return opened[-1]
 
-    yield make
-    for engine in opened:
-        engine.close()
+    return make
 
 
 class Answers(NamedTuple):
@@ -161,8 +180,12 @@ def pool(tiny: Tiny, kind: str) -> Pool:
     return Pool(base, {"a": one, "b": two})
 
 
+KINDS = ("untied", "tied", "tied base", "own", "turned vocabulary", "bfloat16")
+SHAPES = ("union", "source", "slices", "modules", "nested", "nested union")
+
+
 @pytest.mark.parametrize(
-    "kind", ["untied", "tied", "tied base", "own", "turned vocabulary", "bfloat16"]
+    ("opener", "kind"), engines(KINDS, few=("tied", "turned vocabulary")), indirect=["opener"]
 )
 def test_a_loaded_plan_answers_exactly_as_the_checkpoint_built_from_it(
     tiny: Tiny, opener: Opener, tmp_path: Path, kind: str
@@ -187,7 +210,9 @@ def test_a_loaded_plan_answers_exactly_as_the_checkpoint_built_from_it(
     assert load(engine, opened, candidates[0]) == seen[0]
 
 
-@pytest.mark.parametrize("kind", ["union", "source", "slices", "modules", "nested", "nested union"])
+@pytest.mark.parametrize(
+    ("opener", "kind"), engines(SHAPES, few=("slices", "nested union")), indirect=["opener"]
+)
 def test_a_recipe_of_any_shape_answers_exactly_as_its_checkpoint(
     tiny: Tiny, opener: Opener, tmp_path: Path, kind: str
 ) -> None:
@@ -316,6 +341,7 @@ def test_plain_lm_eval_repeats_the_answers(tiny: Tiny, opener: Opener, tmp_path:
         device=arguments["device"],
         **arguments["model_args"],
     )
+    STOCK.append(plain)
     assert ask(plain) == load(engine, opened, recipe)
 
 
