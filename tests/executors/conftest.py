@@ -34,7 +34,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     handler = signal.getsignal(signal.SIGTERM)
     # workers import what the tests import, whichever evomerge is installed
     path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "dashboard_port": 0})
+    # no web pages, and no processes before they are needed
+    less = {"include_dashboard": False, "_system_config": {"prestart_worker_first_driver": False}}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, **less})
     ray.init(
         address=made.address,
         log_to_driver=False,

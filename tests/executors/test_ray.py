@@ -3,51 +3,73 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small
+from processes import wait_for
 
 from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
 from evomerge.executors._inspection import differences, inspect_machine
 from evomerge.executors._ray_cluster import Demand
 from evomerge.executors._ray_crew import Agency, dismiss, has_answered
+from evomerge.executors._remote import Answer, Opened, Refusal, RemoteWorker
 from evomerge.executors.ray import FATAL, RayExecutor
 from evomerge.nouns import Evaluation, Job
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
 from evomerge.worker import Worker, WorkerSetup
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
-FITNESS = Fitness.model_validate(
+ARITHMETIC = Fitness.model_validate(
     {
         "include_path": str(ROOT / "fitness" / "zoo_skills"),
         "tasks": {"arithmetic": {"task": "zoo_arithmetic", "search_examples": 8}},
     }
 )
-KILLED_ONCE, KILLED_ALWAYS, HANGS_ONCE, OUT_OF_MEMORY, SLOW = 1.125, 1.25, 1.375, 1.5, 1.625
-UNUSABLE_ONCE = 1.6875
+NEARNESS = Fitness.model_validate({"tasks": {"nearness": {"scorer": small.SCORER}}})
+KILLED_ONCE, KILLED_ALWAYS, OUT_OF_MEMORY, UNUSABLE_ONCE = 1.125, 1.25, 1.5, 1.6875
+HANGS_ONCE, HANGS_LATER_ONCE, QUICK, SLOW = 1.375, 1.4375, 0.375, 1.625
+# long for a candidate of milliseconds on a machine that others keep busy
+DEADLINES: dict[str, Any] = {"first_deadline_seconds": 10, "deadline_minimum_seconds": 10}
 
 
-def setup(engine: str = "transformers", **options: Any) -> WorkerSetup:
+class Small:
+    """Models of one matrix, written into a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sources = small.write(folder)
+        self.base = self.sources.pop("base")
+
+    def setup(self, engine: str = "faulty", **options: Any) -> WorkerSetup:
+        keys = {"module": small.MODULE, **options}
+        return WorkerSetup(self.base, self.sources, None, NEARNESS, engine, keys)
+
+    def job(self, number: int, weight: float) -> Job:
+        return Job(number, recipe(self.base, self.sources, weight), "search")
+
+
+def zoo(**options: Any) -> WorkerSetup:
+    """Language models."""
     sources = {"arithmetic": str(ZOO / "arithmetic")}
-    return WorkerSetup(str(ZOO / "base"), sources, None, FITNESS, engine, options)
+    return WorkerSetup(str(ZOO / "base"), sources, None, ARITHMETIC, "transformers", options)
 
 
-def job(number: int, weight: float, arithmetic: Path = ZOO / "arithmetic") -> Job:
-    recipe = Recipe(
-        base=str(ZOO / "base"),
-        sources={"arithmetic": str(arithmetic)},
+def recipe(base: str, sources: dict[str, str], weight: float) -> Recipe:
+    return Recipe(
+        base=base,
+        sources=dict(sources),
         operator="task_arithmetic",
         parameters={"weight": weight},
         dtype="bfloat16",
     )
-    return Job(number, recipe, "search")
 
 
 def results(executor: RayExecutor, jobs: list[Job]) -> dict[int, Evaluation]:
@@ -58,9 +80,26 @@ def results(executor: RayExecutor, jobs: list[Job]) -> dict[int, Evaluation]:
     return {done.number: evaluation for done, evaluation in found}
 
 
+def noted(folder: Path) -> list[tuple[float, int]]:
+    """Weight and process of every load."""
+    log = folder / "loads"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(float(weight), int(pid)) for weight, pid in map(str.split, lines)]
+
+
 def loads(folder: Path) -> Counter[float]:
     """How often each weight was loaded, in any process."""
     return Counter(weight for weight, _ in noted(folder))
+
+
+def refused(folder: Path) -> int:
+    """How many engines found no place."""
+    return len(list(folder.glob("refused-*")))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return Small(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +108,42 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def executor(cluster: Any, faults: Path) -> Iterator[RayExecutor]:
-    """Two workers that fail on demand."""
-    made = RayExecutor(workers=2, deadline_minimum_seconds=5, first_deadline_seconds=8)
-    made.start(setup("faulty", folder=str(faults)))
+def executor(cluster: Any, models: Small, faults: Path) -> Iterator[RayExecutor]:
+    """Two workers that fail on demand; each that a test kills costs seconds."""
+    made = RayExecutor(workers=2, **DEADLINES)
+    made.start(models.setup(folder=str(faults)))
     yield made
     made.close()
 
 
-def test_scores_are_those_of_a_worker_in_this_process(executor: RayExecutor) -> None:
-    jobs = [job(number, weight) for number, weight in enumerate((0.0, 0.25, 0.5, 1.0))]
+def test_scores_are_those_of_a_worker_in_this_process(executor: RayExecutor, models: Small) -> None:
+    jobs = [models.job(number, weight) for number, weight in enumerate((0.0, 0.25, 0.5, 1.0))]
     found = results(executor, jobs)
-    worker = Worker(setup(threads=1))
+    worker = Worker(models.setup("torch", threads=1))
+    assert {n: e.tasks for n, e in found.items()} == {
+        item.number: worker.evaluate(item).tasks for item in jobs
+    }
+    worker.close()
+
+
+@pytest.mark.slow
+def test_scores_of_a_language_model_are_those_of_a_worker_in_this_process(cluster: Any) -> None:
+    wanted = zoo(threads=1)
+    jobs = [
+        Job(
+            number,
+            recipe(str(wanted.base), {"arithmetic": str(ZOO / "arithmetic")}, weight),
+            "search",
+        )
+        for number, weight in enumerate((0.0, 0.25, 0.5, 1.0))
+    ]
+    crew = RayExecutor()
+    try:
+        crew.start(wanted)
+        found = results(crew, jobs)
+    finally:
+        crew.close()
+    worker = Worker(wanted)
     assert {n: e.tasks for n, e in found.items()} == {
         item.number: worker.evaluate(item).tasks for item in jobs
     }
@@ -88,18 +151,18 @@ def test_scores_are_those_of_a_worker_in_this_process(executor: RayExecutor) -> 
 
 
 def test_a_candidate_whose_worker_is_killed_is_evaluated_elsewhere(
-    executor: RayExecutor, faults: Path
+    executor: RayExecutor, models: Small, faults: Path
 ) -> None:
-    found = results(executor, [job(0, KILLED_ONCE), job(1, 0.75)])
+    found = results(executor, [models.job(0, KILLED_ONCE), models.job(1, 0.75)])
     assert [found[n].status for n in (0, 1)] == ["done", "done"]
     assert loads(faults)[KILLED_ONCE] == 2
     assert loads(faults)[0.75] == 1
 
 
 def test_a_candidate_that_takes_three_workers_down_has_failed(
-    executor: RayExecutor, faults: Path
+    executor: RayExecutor, models: Small, faults: Path
 ) -> None:
-    found = results(executor, [job(0, KILLED_ALWAYS), job(1, 0.875)])
+    found = results(executor, [models.job(0, KILLED_ALWAYS), models.job(1, 0.875)])
     assert found[0].status == "failed"
     assert found[0].error is not None
     assert found[0].error.startswith("took 3 workers down, at last: ActorDiedError")
@@ -107,76 +170,87 @@ def test_a_candidate_that_takes_three_workers_down_has_failed(
     assert loads(faults)[KILLED_ALWAYS] == 3
 
 
-def test_a_worker_that_hangs_is_replaced(executor: RayExecutor, faults: Path) -> None:
-    found = results(executor, [job(0, HANGS_ONCE), job(1, 0.625)])
+def test_a_worker_that_hangs_is_replaced(
+    executor: RayExecutor, models: Small, faults: Path
+) -> None:
+    found = results(executor, [models.job(0, HANGS_ONCE), models.job(1, 0.625)])
     assert [found[n].status for n in (0, 1)] == ["done", "done"]
     assert loads(faults)[HANGS_ONCE] == 2
 
 
-def test_a_candidate_whose_engine_cannot_go_on_is_evaluated_elsewhere(
-    executor: RayExecutor, faults: Path
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_noticed_while_others_finish_often(
+    executor: RayExecutor, models: Small, faults: Path
 ) -> None:
-    found = results(executor, [job(0, UNUSABLE_ONCE)])
+    executor.submit(models.job(0, HANGS_LATER_ONCE))
+    number, done = 0, None
+    while done != 0:
+        assert number < 2000, "a stream of quick candidates hides the one that hangs"
+        number += 1
+        executor.submit(models.job(number, QUICK))
+        finished, evaluation = executor.result()
+        assert evaluation.status == "done"
+        done = finished.number
+    assert executor.result()[0].number == number  # still at work
+    assert loads(faults)[HANGS_LATER_ONCE] == 2
+
+
+def test_a_candidate_whose_engine_cannot_go_on_is_evaluated_elsewhere(
+    executor: RayExecutor, models: Small, faults: Path
+) -> None:
+    found = results(executor, [models.job(0, UNUSABLE_ONCE)])
     assert found[0].status == "done"
     places = {pid for weight, pid in noted(faults) if weight == UNUSABLE_ONCE}
     assert len(places) == loads(faults)[UNUSABLE_ONCE] == 2
 
 
 def test_an_engine_out_of_memory_fails_its_candidate_and_is_replaced(
-    executor: RayExecutor, faults: Path
+    executor: RayExecutor, models: Small, faults: Path
 ) -> None:
-    found = results(executor, [job(0, OUT_OF_MEMORY)])
+    found = results(executor, [models.job(0, OUT_OF_MEMORY)])
     assert found[0].status == "failed"
     assert found[0].error == "MemoryError: no room for the cache"
     assert loads(faults)[OUT_OF_MEMORY] == 1
     full = {pid for weight, pid in noted(faults) if weight == OUT_OF_MEMORY}
-    assert results(executor, [job(n, 0.5) for n in range(4)])[3].status == "done"
+    assert results(executor, [models.job(n, 0.5) for n in range(4)])[3].status == "done"
     assert full.isdisjoint(pid for _, pid in noted(faults)[-4:])
 
 
-def test_a_worker_that_hangs_is_noticed_while_others_finish_often(
-    cluster: Any, tmp_path: Path
-) -> None:
-    crew = RayExecutor(workers=2, deadline_minimum_seconds=5, first_deadline_seconds=5)
-    try:
-        crew.start(setup("faulty", folder=str(tmp_path)))
-        crew.submit(job(0, HANGS_ONCE))
-        number, done = 0, None
-        while done != 0:
-            assert number < 2000, "a stream of quick candidates hides the one that hangs"
-            number += 1
-            crew.submit(job(number, 0.5))
-            finished, evaluation = crew.result()
-            assert evaluation.status == "done"
-            done = finished.number
-        assert loads(tmp_path)[HANGS_ONCE] == 2
-    finally:
-        crew.close()
-
-
+@pytest.mark.slow
 def test_a_place_that_cannot_be_filled_does_not_stop_the_others(
-    cluster: Any, tmp_path: Path
+    cluster: Any, models: Small, tmp_path: Path
 ) -> None:
     crew = RayExecutor(workers=2)
     try:
-        crew.start(setup("faulty", folder=str(tmp_path), places=1, refusals=FATAL + 3))
+        crew.start(models.setup(folder=str(tmp_path), places=1, refusals=FATAL + 3))
         number = 0
         while refused(tmp_path) <= FATAL:  # while the other one is at work
-            assert results(crew, [job(number, SLOW)])[number].status == "done"
+            assert results(crew, [models.job(number, SLOW)])[number].status == "done"
             number += 1
         # the only open worker dies, and is not opened at once either
-        assert results(crew, [job(number, KILLED_ONCE)])[number].status == "done"
+        assert results(crew, [models.job(number, KILLED_ONCE)])[number].status == "done"
         assert refused(tmp_path) >= FATAL + 3
     finally:
         crew.close()
 
 
-def test_a_crew_that_cannot_be_opened_ends_the_run(cluster: Any, tmp_path: Path) -> None:
-    crew = RayExecutor(workers=2)
+@pytest.mark.parametrize(
+    ("workers", "fatal"), [(1, 1), pytest.param(2, FATAL, marks=pytest.mark.slow)]
+)
+def test_a_crew_that_cannot_be_opened_ends_the_run(
+    workers: int,
+    fatal: int,
+    cluster: Any,
+    models: Small,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("evomerge.executors.ray.FATAL", fatal)  # each attempt takes seconds
+    crew = RayExecutor(workers=workers)
     try:
         with pytest.raises(SearchError, match=r"(?s)no worker can be opened: .*no place on this"):
-            crew.start(setup("faulty", folder=str(tmp_path), places=0))
-        assert refused(tmp_path) >= 2 * FATAL
+            crew.start(models.setup(folder=str(tmp_path), places=0))
+        assert refused(tmp_path) >= workers * fatal
     finally:
         crew.close()
 
@@ -184,45 +258,36 @@ def test_a_crew_that_cannot_be_opened_ends_the_run(cluster: Any, tmp_path: Path)
 def test_a_node_with_other_files_that_joins_later_does_not_stop_the_others(
     cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arithmetic = tmp_path / "arithmetic"
-    shutil.copytree(ZOO / "arithmetic", arithmetic)
+    own = Small(tmp_path / "models")
     crew = RayExecutor(workers=2)
-    options = setup("faulty", folder=str(tmp_path))
     try:
-        crew.start(replace(options, sources={"arithmetic": str(arithmetic)}))
-        wait_for(lambda: (tmp_path / "made-1").exists())
-        (arithmetic / "tokenizer_config.json").write_text("{}")  # for all that open from now on
+        crew.start(own.setup(folder=str(tmp_path)))
         number = 0
-        while "tokenizer_config.json: differs from that on" not in caplog.text:
-            weight = KILLED_ONCE if number == 0 else SLOW
-            found = results(crew, [job(number, weight, arithmetic)])
+        while not (tmp_path / "made-1").exists():  # a crew opens workers while it is asked
+            results(crew, [own.job(number, QUICK)])
+        (tmp_path / "models" / "left" / "labels.json").write_text("{}")  # for all who open later
+        while "labels.json: " not in caplog.text:
+            assert number < 2000, "the worker with other files is not refused"
+            found = results(crew, [own.job(number, QUICK if number else KILLED_ONCE)])
             assert found[number].status == "done"
             number += 1
     finally:
         crew.close()
 
 
-def refused(folder: Path) -> int:
-    """How many engines found no place."""
-    return len(list(folder.glob("refused-*")))
-
-
-def noted(folder: Path) -> list[tuple[float, int]]:
-    log = folder / "loads"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [(float(weight), int(pid)) for weight, pid in map(str.split, lines)]
-
-
-def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_node_that_leaves_takes_no_candidate_with_it(
+    cluster: Any, models: Small, tmp_path: Path
+) -> None:
     nodes = [cluster.add_node(num_cpus=2, num_gpus=2)]
     cluster.wait_for_nodes()
     crew = RayExecutor(workers=2, gpus_per_worker=1)
     try:
-        wanted = setup("faulty", folder=str(tmp_path))
+        wanted = models.setup(folder=str(tmp_path))
         assert (crew.gpus, crew.planned_gpus(wanted)) == (0, 2)
         crew.start(wanted)
         assert 1 <= crew.gpus <= 2
-        jobs = [job(number, weight) for number, weight in enumerate((SLOW, 0.25, 0.5))]
+        jobs = [models.job(number, weight) for number, weight in enumerate((SLOW, 0.25, 0.5))]
         for item in jobs:
             crew.submit(item)
         wait_for(lambda: SLOW in loads(tmp_path))
@@ -239,12 +304,13 @@ def test_a_node_that_leaves_takes_no_candidate_with_it(cluster: Any, tmp_path: P
             cluster.remove_node(node)
 
 
-def test_the_gpus_of_a_worker_may_lie_on_several_nodes(cluster: Any) -> None:
+@pytest.mark.slow
+def test_the_gpus_of_a_worker_may_lie_on_several_nodes(cluster: Any, models: Small) -> None:
     from ray.util import placement_group_table
 
     nodes = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
-    wanted = setup()
+    wanted = models.setup("torch")
     member = Agency(wanted, inspect_machine(wanted), Demand(2, 1, 2), {}).hire(0)
     try:
         wait_for(lambda: has_answered(member))
@@ -260,7 +326,7 @@ def test_the_gpus_of_a_worker_may_lie_on_several_nodes(cluster: Any) -> None:
 def test_an_engine_of_one_process_does_not_spread_over_nodes() -> None:
     crew = RayExecutor(gpus_per_worker=2, nodes_per_worker=2)
     with pytest.raises(ConfigError, match="nodes_per_worker: 2, but the engine transformers"):
-        crew.start(setup())
+        crew.start(zoo())
     crew.close()
 
 
@@ -276,10 +342,10 @@ def test_a_model_is_not_spread_over_more_gpus_than_a_worker_has(
     RayExecutor().demand("vllm", options)  # as many processes on a CPU
 
 
-def test_what_does_not_fit_on_any_node_is_refused(cluster: Any) -> None:
+def test_what_does_not_fit_on_any_node_is_refused(cluster: Any, models: Small) -> None:
     crew = RayExecutor(gpus_per_worker=8, cpus_per_worker=5)
     with pytest.raises(InputError, match=r"needs 5 CPUs and 8 GPUs on 1 nodes; .* has 4 CPUs"):
-        crew.start(setup())
+        crew.start(models.setup("torch"))
     crew.close()
 
 
@@ -294,7 +360,7 @@ def test_another_model_on_a_node_is_refused_file_by_file(
     (there / "generation_config.json").unlink()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "here"))
     crew = RayExecutor(runtime_env={"env_vars": {"HF_HUB_CACHE": str(tmp_path / "there")}})
-    wanted = replace(setup(), sources={"arithmetic": "zoo/arithmetic"})
+    wanted = replace(zoo(), sources={"arithmetic": "zoo/arithmetic"})
     with pytest.raises(InputError) as refused:
         crew.start(wanted)
     crew.close()
@@ -307,7 +373,7 @@ def test_another_model_on_a_node_is_refused_file_by_file(
 
 
 def test_other_versions_on_a_node_are_named_all_at_once() -> None:
-    here = inspect_machine(setup())
+    here = inspect_machine(zoo())
     other = replace(here, versions={**here.versions, "torch": "2.0.0", "lm_eval": "0.4.0"})
     problems = differences(here, other, "node 10.0.0.7")
     assert len(problems) == 2
@@ -316,7 +382,7 @@ def test_other_versions_on_a_node_are_named_all_at_once() -> None:
 
 
 def test_another_fitness_on_a_node_is_not_taken_for_a_model() -> None:
-    here = inspect_machine(setup())
+    here = inspect_machine(zoo())
     stored = {**here.stored, "fitness": here.stored["fitness"]._replace(digest="f00")}
     (problem,) = differences(here, replace(here, stored=stored), "node 10.0.0.7")
     assert "zoo_skills: differs from that on" in problem
@@ -325,24 +391,40 @@ def test_another_fitness_on_a_node_is_not_taken_for_a_model() -> None:
     )
 
 
-def test_what_a_worker_refuses_comes_back_as_the_same_error(cluster: Any) -> None:
-    keys = FITNESS.model_dump()
-    keys["tasks"]["arithmetic"]["metric"] = "nonsense"
+def test_what_a_worker_refuses_comes_back_as_the_same_error(cluster: Any, models: Small) -> None:
     crew = RayExecutor()
-    with pytest.raises(ConfigError, match="nonsense"):
-        crew.start(replace(setup(), fitness=Fitness.model_validate(keys)))
+    with pytest.raises(ConfigError, match=r"tasks\.arithmetic: lm-eval cannot ask the engine"):
+        crew.start(replace(models.setup("torch"), fitness=ARITHMETIC))
     crew.close()
 
 
+def test_a_source_that_vanishes_is_refused_as_it_is_by_a_worker_here(tmp_path: Path) -> None:
+    own = Small(tmp_path)
+    wanted = own.setup("torch", threads=1)
+    worker = RemoteWorker(wanted, inspect_machine(wanted))
+    assert isinstance(worker.open(), Opened)
+    assert isinstance(worker.evaluate(own.job(0, 0.25)), Answer)
+    shutil.rmtree(tmp_path / "left")
+    refusal = worker.evaluate(own.job(1, 0.5))
+    worker.close()
+    assert isinstance(refusal, Refusal)
+    assert refusal.final
+    with pytest.raises(CheckpointError, match="left"):
+        raise refusal.error()
+
+
+@pytest.mark.slow
 def test_a_source_that_vanishes_stops_the_search(cluster: Any, tmp_path: Path) -> None:
-    shutil.copytree(ZOO / "arithmetic", tmp_path / "arithmetic")
+    own = Small(tmp_path)
     crew = RayExecutor()
-    crew.start(replace(setup(threads=1), sources={"arithmetic": str(tmp_path / "arithmetic")}))
-    shutil.rmtree(tmp_path / "arithmetic")
-    crew.submit(job(0, 0.5, arithmetic=tmp_path / "arithmetic"))
-    with pytest.raises(CheckpointError, match="arithmetic"):
-        crew.result()
-    crew.close()
+    try:
+        crew.start(own.setup("torch"))
+        shutil.rmtree(tmp_path / "left")
+        crew.submit(own.job(0, 0.5))
+        with pytest.raises(CheckpointError, match="left"):
+            crew.result()
+    finally:
+        crew.close()
 
 
 @pytest.mark.parametrize(
@@ -364,10 +446,3 @@ def hub(cache: Path) -> Path:
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text("f00")
     return place / "snapshots" / "f00"
-
-
-def wait_for(met: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not met():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

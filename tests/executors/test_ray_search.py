@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -9,37 +11,45 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import small
 import yaml
 
 from evomerge.config import load_resolved
 from evomerge.executors.local import LocalExecutor
 from evomerge.optimizers.m2n2 import M2n2
-from evomerge.runs import start
-from evomerge.search import Search
+from evomerge.runs import resume, start
+from evomerge.search import Progress, Search
 from evomerge.sitting import Sitting
 from evomerge.store import Store
 
-ROOT = Path(__file__).parents[2]
-ZOO = ROOT / "experiments" / "zoo"
+pytestmark = pytest.mark.xdist_group("ray")
+
+IN_ORDER = {"executor": {"name": "ray", "workers": 2, "tell_order": "asked"}}
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> dict[str, Any]:
+    """Models of one matrix, and a scorer that notes the processes in which it runs."""
+    sources = small.write(tmp_path / "models")
+    options = {"workers": str(tmp_path / "workers")}
+    return {
+        "base": sources.pop("base"),
+        "sources": sources,
+        "fitness": {"tasks": {"nearness": {"scorer": small.SCORER, "options": options}}},
+        "engine": {"name": "torch", "module": small.MODULE, "threads": 1},
+    }
 
 
 def search(**changes: Any) -> Search:
-    few = {"search_examples": 8, "held_out_examples": 8}
     content = {
         "name": "small",
-        "base": str(ZOO / "base"),
-        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
         "space": {
             "kind": "parameter",
             "operator": "task_arithmetic",
             "parameters": {"weight": {"low": 0, "high": 1.5}},
         },
-        "fitness": {
-            "include_path": str(ROOT / "fitness" / "zoo_skills"),
-            "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "strings")},
-        },
         "optimizer": {"name": "cmaes", "population_size": 4},
-        "engine": {"name": "transformers", "threads": 1},
         "budget": {"evaluations": 14},
     }
     return load_resolved(yaml.safe_dump(content | changes), "small").search
@@ -50,6 +60,10 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = base.execute(
             "SELECT number, kind, genes, recipe_digest, value, held_out_value FROM leaderboard"
         ).fetchall()
+        told = base.execute(
+            "SELECT count(*), count(DISTINCT candidate) FROM events WHERE kind = 'tell'"
+        ).fetchone()
+    assert told == (len(found), len(found))  # none lost, none twice
     return found
 
 
@@ -68,29 +82,55 @@ def run(search: Search, folder: Path, executor: Callable[[], Any]) -> list[tuple
     return rows(folder)
 
 
-def test_in_the_order_asked_ray_finds_what_one_worker_finds(cluster: Any, tmp_path: Path) -> None:
-    here = run(search(), tmp_path / "here", LocalExecutor)
-    made = search(executor={"name": "ray", "workers": 2, "tell_order": "asked"})
-    assert run(made, tmp_path / "ray", made.new_executor) == here
-
-
-def test_with_a_lag_ray_breeds_the_children_that_one_worker_breeds(
-    cluster: Any, tmp_path: Path
+def test_with_a_worker_killed_and_a_driver_interrupted_ray_finds_what_one_worker_finds(
+    cluster: Any, ground: dict[str, Any], tmp_path: Path
 ) -> None:
-    bred = {
+    here = run(search(**ground), tmp_path / "here", LocalExecutor)
+    workers = tmp_path / "workers"
+    workers.unlink()
+    made, folder = search(**ground, **IN_ORDER), tmp_path / "ray"
+    killed: list[int] = []
+
+    def disturb(progress: Progress) -> None:
+        if progress.done == 5 and not killed:
+            killed.append(small.noted(workers)[-1])
+            os.kill(killed[0], signal.SIGKILL)
+        if progress.done == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(made, folder, disturb)
+    first = small.noted(workers)
+    fewer = search(**ground, executor=IN_ORDER["executor"] | {"workers": 1})
+    resume(fewer, folder, lambda progress: None)
+    assert rows(folder) == here
+    later = small.noted(workers)[len(first) :]
+    assert os.getpid() not in (*first, *later)
+    assert set(first).isdisjoint(later)
+    assert killed
+
+
+@pytest.mark.slow
+def test_with_a_lag_ray_breeds_the_children_that_one_worker_breeds(
+    cluster: Any, ground: dict[str, Any], tmp_path: Path
+) -> None:
+    bred = ground | {
         "space": {"kind": "crossover", "interpolation": "slerp", "space": "task_vector"},
         "optimizer": {"name": "m2n2", "population_size": 4, "insert": "asked", "lag": 3},
     }
     here = run(search(**bred), tmp_path / "here", LocalExecutor)
-    made = search(**bred, executor={"name": "ray", "workers": 2, "tell_order": "asked"})
+    made = search(**bred, **IN_ORDER)
     assert run(made, tmp_path / "ray", made.new_executor) == here
     archives = [archive(tmp_path / name) for name in ("here", "ray")]
     assert archives[0] == archives[1]
     assert len(archives[0]) == 4
 
 
-def test_as_they_finish_every_candidate_is_told_once(cluster: Any, tmp_path: Path) -> None:
-    made = search(executor={"name": "ray", "workers": 2})
+@pytest.mark.slow
+def test_as_they_finish_every_candidate_is_told_once(
+    cluster: Any, ground: dict[str, Any], tmp_path: Path
+) -> None:
+    made = search(**ground, executor={"name": "ray", "workers": 2})
     found = run(made, tmp_path / "run", made.new_executor)
     assert Counter(row[1] for row in found)["search"] == 14
     assert all(row[4] is not None for row in found)

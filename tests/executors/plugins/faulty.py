@@ -1,4 +1,4 @@
-"""The Transformers engine, with the faults of a machine for certain weights."""
+"""The torch engine, with the faults of a machine for certain weights."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evomerge.engines.transformers import TransformersEngine as _Transformers
+from evomerge.engines.torch import TorchEngine as _Torch
 from evomerge.errors import SearchError
 from evomerge.weights.plan import Plan
 
-KILLED_ONCE, KILLED_ALWAYS, HANGS_ONCE, OUT_OF_MEMORY, SLOW = 1.125, 1.25, 1.375, 1.5, 1.625
-UNUSABLE_ONCE = 1.6875
+KILLED_ONCE, KILLED_ALWAYS, OUT_OF_MEMORY, UNUSABLE_ONCE = 1.125, 1.25, 1.5, 1.6875
+HANGS_ONCE = {1.375, 1.4375}
+TAKES_SECONDS = {0.375: 0.1, 1.625: 1.0}
 
 
-class FaultyEngine(_Transformers):
+class FaultyEngine(_Torch):
     """Does to its process what the recipe's weight says.
 
     Args:
         folder: where it notes every load, one line ``weight pid`` each.
         places: how many can be made; each that is refused is noted.
         refusals: after so many there is place for all.
+        options: of the torch engine.
     """
 
     def __init__(
@@ -35,9 +37,9 @@ class FaultyEngine(_Transformers):
             self._first(f"refused-{os.getpid()}")
             raise RuntimeError("no place on this machine")
 
-    def load(self, plan: Plan) -> None:
+    def load_at(self, slot: int, plan: Plan) -> None:
         """Merge, then fail as told."""
-        super().load(plan)
+        super().load_at(slot, plan)
         weight = plan.recipe.parameters["weight"]
         assert isinstance(weight, float)
         with (self.folder / "loads").open("a") as log:
@@ -45,14 +47,13 @@ class FaultyEngine(_Transformers):
         first = self._first(f"seen-{weight}")
         if weight == KILLED_ALWAYS or (weight == KILLED_ONCE and first):
             os.kill(os.getpid(), signal.SIGKILL)
-        if weight == HANGS_ONCE and first:
+        if weight in HANGS_ONCE and first:
             time.sleep(600)
         if weight == OUT_OF_MEMORY:
             raise MemoryError("no room for the cache")
         if weight == UNUSABLE_ONCE and first:
             raise SearchError("the device has gone")
-        if weight == SLOW:
-            time.sleep(3)
+        time.sleep(TAKES_SECONDS.get(weight, 0.0))
 
     def _first(self, name: str) -> bool:
         """Whether no process was here before with that name."""
