@@ -107,11 +107,6 @@ def fitness_from(name: str, folder: Path) -> Fitness:
     return fitness
 
 
-def read_resolved(text: str, where: str) -> SearchFile:
-    """The keys of the resolved YAML that a run keeps, whether or not its models still exist."""
-    return SearchFile.model_validate(parse_yaml(text, where))
-
-
 def load_resolved(text: str, where: str, overrides: Sequence[str] = ()) -> Loaded:
     """A search from the resolved YAML that a run keeps.
 

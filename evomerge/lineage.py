@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.config import read_resolved
 from evomerge.errors import RunError
 from evomerge.nouns import Candidate, Genome
 from evomerge.outcome import read_outcome
 from evomerge.recipes import Recipe
-from evomerge.spaces._mutation import without_noise
+from evomerge.search_file import read_resolved
 from evomerge.store import Store
 
 Shares = NDArray[np.float64]
@@ -222,6 +221,8 @@ def _of_sources(candidate: Candidate) -> dict[str, float]:
                 blocks[name] = blocks.get(name, 0.0) + (end - start) / len(slice_)
         return {name: count / recipe.depth for name, count in blocks.items()}
     if recipe.lineage is not None:
+        from evomerge.spaces._crossing import without_noise  # compiled code
+
         bounds, rows = without_noise(recipe.lineage, tuple(recipe.sources))
     elif recipe.segments is not None:
         bounds, rows = np.array(recipe.segments.bounds), np.array(recipe.segments.rows)

@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from evomerge.documents import parse_yaml
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
 
@@ -164,3 +165,8 @@ class SearchFile(BaseModel):
             name="", space=self.space, optimizer=self.optimizer, budget=self.budget
         )
         return (only,)
+
+
+def read_resolved(text: str, where: str) -> SearchFile:
+    """The keys of the resolved YAML that a run keeps, whether or not its models still exist."""
+    return SearchFile.model_validate(parse_yaml(text, where))

@@ -9,9 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from evomerge import registry
 from evomerge.engines import Engine
@@ -25,6 +23,9 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.slices import Slices
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,9 @@ class Worker:
     """
 
     def __init__(self, setup: WorkerSetup) -> None:
+        # operators are imported now, lest that take its time from the first candidate
+        import evomerge.weights.merge  # noqa: F401
+
         self.setup = setup
         self.exhausted = False
         self._opened: dict[str, Checkpoint] = {}
@@ -207,6 +211,8 @@ class Worker:
 
 def _lacks_memory(error: BaseException) -> bool:
     """Whether memory ran out; of a CPU's, torch says so in the text of a `RuntimeError`."""
+    import torch
+
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from evomerge.lm_eval_options import LmEvalOptions
-from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from torch import Tensor
     from torch.nn import Module
+
+    from evomerge.weights.models import Models
+    from evomerge.weights.plan import Plan
 
 Serves = Literal["task", "scorer"]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import PlanError
-from evomerge.weights.models import Models
+
+if TYPE_CHECKING:
+    import torch
+
+    from evomerge.weights.models import Models
 
 
 def empty_model(

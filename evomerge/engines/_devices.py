@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evomerge.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def present(device: str) -> str:
@@ -17,7 +24,56 @@ def present(device: str) -> str:
         ConfigError: torch does not know it, or it is not there.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if has_gpu() else "cpu"
+    if device == "cpu":
+        return device
+    if (re.fullmatch(r"cuda(:\d)?", device) and not has_gpu()) or not _is_there(device):
+        raise ConfigError(f"engine.device: {device!r} is not available here. Use cpu or auto.")
+    return device
+
+
+def has_gpu() -> bool:
+    """Whether torch can compute on a GPU; where there is no driver, torch is not imported."""
+    if "torch" not in sys.modules and sys.platform == "linux" and not _has_driver():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def is_cpu(device: str) -> bool:
+    """Whether one of torch's names is that of the CPU."""
+    return device.partition(":")[0] == "cpu"
+
+
+def torch_device(device: str) -> torch.device:
+    """The device of that name."""
+    import torch
+
+    return torch.device(device)
+
+
+def release(device: str) -> None:
+    """Give back what torch keeps of a GPU's memory for later."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _has_driver() -> bool:
+    """Whether one of the drivers is there that torch asks for GPUs: NVIDIA's, or AMD's."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
+
+
+def _is_there(device: str) -> bool:
+    """Whether torch finds it."""
+    import torch
+
     try:
         wanted = torch.device(device)
         module = torch.get_device_module(wanted)
@@ -27,6 +83,4 @@ def present(device: str) -> str:
         ) from None
     # a driver may count GPUs that it cannot start
     dead = wanted.type == "cuda" and not torch.cuda.is_available()
-    if dead or (wanted.index or 0) >= module.device_count():
-        raise ConfigError(f"engine.device: {device!r} is not available here. Use cpu or auto.")
-    return device
+    return not dead and (wanted.index or 0) < module.device_count()

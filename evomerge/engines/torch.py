@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn import Module
-from torch.nn.parameter import is_lazy
 
 from evomerge.engines import Engine, Serves
 from evomerge.engines._architecture import demand_fit
-from evomerge.engines._devices import present
-from evomerge.engines._generators import Generators
-from evomerge.engines._in_place import fill
-from evomerge.engines._slots import Slots, tensors
+from evomerge.engines._devices import present, release, torch_device
 from evomerge.errors import ConfigError
 from evomerge.user_code import code_files, content_digest, load_function
-from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+    from evomerge.engines._slots import Slots
+    from evomerge.weights.models import Models
+    from evomerge.weights.plan import Plan
 
 
 class TorchEngine(Engine):
@@ -79,6 +78,10 @@ class TorchEngine(Engine):
         Raises:
             ConfigError: the function fails, or returns something else than a module.
         """
+        import torch
+
+        from evomerge.engines._slots import Slots
+
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         module = self._build()
@@ -98,13 +101,19 @@ class TorchEngine(Engine):
     def _outline(self) -> Module:
         """The module without memory for its weights, where it can be made so."""
         try:
-            with torch.device("meta"):
+            with torch_device("meta"):
                 return self._build()
         except ConfigError:
             return self._build()  # what it computes with values, it may need
 
     def _build(self) -> Module:
         """What the function makes; the process's random generators stay as they were."""
+        from torch.nn import Module
+        from torch.nn.parameter import is_lazy
+
+        from evomerge.engines._generators import Generators
+        from evomerge.engines._slots import tensors
+
         before = Generators()
         try:
             module = self._function()
@@ -129,6 +138,8 @@ class TorchEngine(Engine):
         return module
 
     def _demand_fit(self, models: Models, module: Module) -> None:
+        from evomerge.engines._slots import tensors
+
         file = Path(self._reference).name
         kind, live = type(module).__name__, tensors(module)
         demand_fit(models, kind, live, file, "Build the module that the weights are of.")
@@ -140,7 +151,9 @@ class TorchEngine(Engine):
 
     def load_at(self, slot: int, plan: Plan) -> None:
         """See `Engine.load_at`."""
-        fill(self._opened.targets(slot), plan, torch.device(self.device))
+        from evomerge.engines._in_place import fill
+
+        fill(self._opened.targets(slot), plan, torch_device(self.device))
 
     def turn_to(self, slot: int) -> None:
         """See `Engine.turn_to`."""
@@ -174,8 +187,7 @@ class TorchEngine(Engine):
     def close(self) -> None:
         """See `Engine.close`."""
         self._module = self._shape = self._slots = None
-        if torch.device(self.device).type == "cuda":
-            torch.cuda.empty_cache()
+        release(self.device)
 
 
 @contextmanager

@@ -8,24 +8,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from evomerge.engines import Engine, Serves
 from evomerge.engines._architecture import demand_config, demand_fit, empty_model, open_tokenizer
-from evomerge.engines._devices import present
-from evomerge.engines._in_place import fill
-from evomerge.engines._skeleton import Skeleton
-from evomerge.engines._stacks import Stacks
+from evomerge.engines._devices import is_cpu, present, release, torch_device
 from evomerge.errors import ConfigError
 from evomerge.lm_eval_options import LmEvalOptions
-from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan
 from evomerge.weights.skeleton import write_skeleton
 
 if TYPE_CHECKING:
+    import torch
     from lm_eval.api.model import LM
     from torch.nn import Module
+
+    from evomerge.engines._stacks import Stacks
+    from evomerge.weights.models import Models
+    from evomerge.weights.plan import Plan
 
 
 class TransformersEngine(Engine):
@@ -84,6 +83,7 @@ class TransformersEngine(Engine):
         Opened with slices, the engine expects stacks: it takes no memory before the first.
         """
         # seconds of import each, so not at the top
+        import torch
         from lm_eval.models.huggingface import HFLM
         from transformers import GenerationConfig
 
@@ -107,12 +107,12 @@ class TransformersEngine(Engine):
             max_length=self.max_length,
             **self.lm_eval.model_args(),
         )
-        lm._device = torch.device(self.device)  # that of a model without weights is none
+        lm._device = torch_device(self.device)  # that of a model without weights is none
         self._lm = lm
 
     def _open_plain(self, models: Models, folder: Path) -> Any:
         """The model whose weights are merged in place."""
-        device, dtype = torch.device(self.device), self._dtype(models)
+        device, dtype = torch_device(self.device), self._dtype(models)
         model = empty_model(models, folder, dtype, device, **self._options())
         live = model.state_dict()
         demand_fit(models, type(model).__name__, live)
@@ -123,7 +123,9 @@ class TransformersEngine(Engine):
         return model
 
     def _open_stacks(self, models: Models) -> Stacks:
-        device, dtype = torch.device(self.device), self._dtype(models)
+        from evomerge.engines._stacks import Stacks
+
+        device, dtype = torch_device(self.device), self._dtype(models)
         self._stacks = Stacks(models, dtype, device, self._generation, **self._options())
         return self._stacks
 
@@ -134,6 +136,10 @@ class TransformersEngine(Engine):
         """See `Engine.demand`: a model is refused that Transformers cannot build."""
         demand_config(plan.models)
         if plan.recipe.slices:
+            import torch
+
+            from evomerge.engines._skeleton import Skeleton
+
             # without weights the device does not matter
             Skeleton(plan.models, torch.float32, torch.device("cpu"), **self._options())
 
@@ -142,13 +148,15 @@ class TransformersEngine(Engine):
 
         A plan may stack other blocks, and another number of them, than the engine was opened with.
         """
+        from evomerge.engines._in_place import fill
+
         lm: Any = self.lm
         assert self._models is not None
         if plan.recipe.slices or self._plain is None:
             model = (self._stacks or self._open_stacks(self._models)).load(plan)
         else:
             model = self._plain
-            fill(self._targets, plan, torch.device(self.device))
+            fill(self._targets, plan, torch_device(self.device))
         lm._model, lm._config = model, model.config
 
     @property
@@ -167,7 +175,7 @@ class TransformersEngine(Engine):
 
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
         """See `Engine.lm_eval_arguments`."""
-        model_args = {"dtype": str(self._dtype(models)).removeprefix("torch.")}
+        model_args = {"dtype": self._dtype_name(models)}
         if self.max_length is not None:
             model_args["max_length"] = str(self.max_length)
         if self.attention is not None:
@@ -183,16 +191,19 @@ class TransformersEngine(Engine):
             "device": self.device,
         }
 
+    def _dtype_name(self, models: Models) -> str:
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if is_cpu(self.device) else models.dtype
+
     def _dtype(self, models: Models) -> torch.dtype:
-        name = self.dtype
-        if name == "auto":
-            name = "float32" if torch.device(self.device).type == "cpu" else models.dtype
-        dtype: torch.dtype = getattr(torch, name)
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self._dtype_name(models))
         return dtype
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._lm = self._plain = self._stacks = self._models = None
         self._targets = {}
-        if torch.device(self.device).type == "cuda":
-            torch.cuda.empty_cache()
+        release(self.device)

@@ -11,25 +11,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import AfterValidator, Field
 
 from evomerge import errors
 from evomerge.engines import Engine
 from evomerge.engines._architecture import demand_config, demand_fit, empty_model, open_tokenizer
 from evomerge.engines._depth import demand_same_architecture, has_the_blocks
+from evomerge.engines._devices import has_gpu, release
 from evomerge.engines._heap import give_back
-from evomerge.engines._vllm_lora import Adapters, demand_sum, link_weights, lora_arguments
 from evomerge.engines._vllm_start import demand_vllm, known_arguments, start, stop
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
 from evomerge.lm_eval_options import LmEvalOptions
-from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan
 from evomerge.weights.skeleton import write_skeleton
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from vllm import LLM
+
+    from evomerge.engines._vllm_lora import Adapters
+    from evomerge.weights.models import Models
+    from evomerge.weights.plan import Plan
 
 _CPU_CACHE_BYTES = 1 << 30  # of keys and values; vLLM would take most of the machine's memory
 
@@ -97,6 +98,8 @@ class VllmEngine(Engine):
     def open(self, models: Models) -> None:
         """See `Engine.open`."""
         if self.threads is not None:
+            import torch
+
             torch.set_num_threads(self.threads)
         self._folder = TemporaryDirectory(prefix="evomerge-")
         try:
@@ -108,6 +111,7 @@ class VllmEngine(Engine):
     def _open(self, models: Models, folder: Path) -> None:
         """Start vLLM on a folder with all but the weights."""
         from evomerge.engines._vllm_lm import live_lm
+        from evomerge.engines._vllm_lora import Adapters, link_weights, lora_arguments
 
         arguments = self._arguments(models) | {"model": str(folder)}
         if self.adapters == "lora":
@@ -133,6 +137,8 @@ class VllmEngine(Engine):
         """See `Engine.demand`."""
         demand_config(plan.models)
         if self.adapters == "lora":
+            from evomerge.engines._vllm_lora import demand_sum
+
             demand_sum(plan)
 
     def load(self, plan: Plan) -> None:
@@ -257,12 +263,12 @@ class VllmEngine(Engine):
         del llm
         gc.collect()  # vLLM's objects know each other in circles
         give_back()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if has_gpu():
+            release("cuda")
 
 
 def _on_cpu() -> bool:
-    return not torch.cuda.is_available()
+    return not has_gpu()
 
 
 def _demand_known(models: Models, folder: Path) -> None:
@@ -270,6 +276,7 @@ def _demand_known(models: Models, folder: Path) -> None:
 
     Where Transformers renames tensors when it loads them, as those of experts, vLLM alone decides.
     """
+    import torch
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     open_tokenizer(models, folder)

@@ -1,40 +1,24 @@
-"""Loops over arrays as machine code: one pass where torch takes one for each operation.
+"""Compiled loops over the memory of tensors: one pass where torch takes one for each operation.
 
-Numba fuses no product with a sum and reorders nothing, so that a compiled loop gives the bits of
-the torch operations that it stands for, on every machine. On a GPU the torch operations are used.
-Loops over what is never on a GPU, as example scores, stand for none.
+A loop gives the bits of the torch operations that it stands for. On a GPU these are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-F = TypeVar("F", bound=Callable[..., Any])
+from evomerge.loops import LANES, compiled
+
+__all__ = ["BLOCK", "LANES", "NOTHING", "array", "as_bits", "as_float", "compiled", "fits", "rows"]
+
 BLOCK = 512  # elements that a loop with several passes holds in the innermost cache
 NOTHING = np.empty(0, np.float32)  # for an argument that is not given
-LANES = 64  # sums that grow side by side, as vector registers do
-
-
-def compiled(function: F) -> F:
-    """The function, compiled at its first call and kept on the disk for later processes.
-
-    It must always be called with the same types: several processes that compile several forms of
-    one function at the same time would mix them up on the disk.
-    """
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        found: F = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in: compiled by every process anew
-        found = numba.njit(**options)(function)
-    return found
 
 
 def fits(*tensors: Tensor) -> bool:

@@ -9,12 +9,11 @@ Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from evomerge.errors import SearchError
-from evomerge.operators import LANES, compiled
 from evomerge.optimizers._breeding import Scores
 
 EPSILON = 1e-6  # of the paper's denominators, so that an example that nobody solves counts nothing
@@ -77,38 +76,22 @@ class Contest:
 
     def fitness(self) -> Scores:
         """(P,) as `Competition.fitness`."""
+        from evomerge.optimizers._gains import gains  # compiled code
+
         shares, divisor = self._shares, 1.0
         if self._alpha == 0:  # divided last: whole numbers add up exactly, so equals stay equal
             shares, divisor = self._capacities, 1 + EPSILON
         elif self._alpha != 1:
             shares = self._capacities / (np.power(self._z, self._alpha) + EPSILON)
-        found: Scores = _gains(self._s, np.zeros_like(shares), shares) / divisor
+        found: Scores = gains(self._s, np.zeros_like(shares), shares) / divisor
         return found
 
     def attraction(self, first: int) -> Scores:
         """(P,) as `Competition.attraction`."""
-        found: Scores = _gains(self._s, self._s[first], self._shares)
+        from evomerge.optimizers._gains import gains
+
+        found: Scores = gains(self._s, self._s[first], self._shares)
         return found
-
-
-@compiled
-def _gains(scores_PE: Any, over_E: Any, shares_E: Any) -> Any:
-    """(P,) Σ_j max(s_ij − over_j, 0) share_j, summed in the same order for every member."""
-    count, size = scores_PE.shape
-    found = np.empty(count)
-    lanes = np.empty(LANES)
-    whole = size // LANES * LANES
-    for i in range(count):
-        lanes[:] = 0.0
-        for start in range(0, whole, LANES):
-            stretch = slice(start, start + LANES)
-            s, over, share = scores_PE[i, stretch], over_E[stretch], shares_E[stretch]
-            for lane in range(LANES):
-                lanes[lane] += max(s[lane] - over[lane], 0.0) * share[lane]
-        for j in range(whole, size):
-            lanes[0] += max(scores_PE[i, j] - over_E[j], 0.0) * shares_E[j]
-        found[i] = lanes.sum()
-    return found
 
 
 class Archive:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple, Protocol
 
-import cmaes
 import numpy as np
 from pydantic import Field
 
@@ -66,7 +66,7 @@ class Cmaes(Optimizer):
         super().__init__(parameters, seed)
         values = {parameter.name: _values(parameter) for parameter in self.parameters}
         self._fixed = {name: some[0] for name, some in values.items() if len(some) == 1}
-        free = [parameter for parameter in self.parameters if parameter.name not in self._fixed]
+        self._free = free = [p for p in self.parameters if p.name not in self._fixed]
         if not free:
             raise ConfigError(
                 "optimizer: cmaes needs a parameter to vary, and every parameter of the space "
@@ -74,13 +74,15 @@ class Cmaes(Optimizer):
             )
         self.population_size = population_size or 3 * (4 + math.floor(3 * math.log(len(free))))
         library_seed = int(np.random.default_rng(seed).integers(2**32))  # it takes 32 bits
-        start = _Start(self.population_size, sigma, library_seed)
-        floats_only = all(parameter.kind == "float" for parameter in free)
-        self._distribution: _Distribution = (
-            _Floats(free, start) if floats_only else _Mix(free, start)
-        )
+        self._start = _Start(self.population_size, sigma, library_seed)
         self._points: dict[int, _Drawn] = {}  # not learnt from yet, by candidate
         self._values: dict[int, float] = {}  # of this generation
+
+    @cached_property
+    def _distribution(self) -> _Distribution:
+        """Made when it is first drawn from: the library takes a second to import."""
+        floats_only = all(parameter.kind == "float" for parameter in self._free)
+        return (_Floats if floats_only else _Mix)(self._free, self._start)
 
     @property
     def algorithm(self) -> str:
@@ -165,6 +167,8 @@ class _Floats:
     """A normal distribution in the unit cube: `CMA`, or `SepCMA` where D is large."""
 
     def __init__(self, parameters: Sequence[Parameter], start: _Start) -> None:
+        import cmaes
+
         self.parameters = parameters
         D = len(parameters)
         full = D <= MOST_DIMENSIONS_OF_A_FULL_COVARIANCE
@@ -200,6 +204,8 @@ class _Mix:
     """A normal distribution with margin beside a categorical one: `CatCMAwM`."""
 
     def __init__(self, parameters: Sequence[Parameter], start: _Start) -> None:
+        import cmaes
+
         levels = {parameter.name: _values(parameter) for parameter in parameters}
         continua = [p for p in parameters if not levels[p.name]]
         # The library asks for binary variables as categories.

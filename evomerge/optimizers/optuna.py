@@ -7,15 +7,17 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
 
 from evomerge.errors import ConfigError
 from evomerge.nouns import Evaluation, Gene, Genome, Parameter
 from evomerge.optimizers import Optimizer
 from evomerge.registry import did_you_mean
+
+if TYPE_CHECKING:
+    import optuna
 
 # What a YAML cannot use, and why.
 UNFIT = {
@@ -51,6 +53,8 @@ class Optuna(Optimizer):
         sampler: str = "TPESampler",
         sampler_options: dict[str, Any] | None = None,
     ) -> None:
+        import optuna
+
         super().__init__(parameters, seed)
         self._distributions = {p.name: _distribution(p) for p in self.parameters}
         self._trials: dict[int, optuna.Trial] = {}  # in flight, by candidate
@@ -70,10 +74,12 @@ class Optuna(Optimizer):
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Finish the candidate's trial, as failed where it has no value."""
+        from optuna.trial import TrialState
+
         trial, value = self._trials.pop(number), evaluation.value
         with _quietly():
             if evaluation.status == "failed" or value is None or math.isnan(value):
-                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                self._study.tell(trial, state=TrialState.FAIL)
             else:
                 self._study.tell(trial, value)
 
@@ -106,29 +112,33 @@ def _find(name: str) -> type[optuna.samplers.BaseSampler]:
     """The sampler class of that name, if a search can use it."""
     if name in UNFIT:
         raise ConfigError(f"optimizer.sampler: {name} {UNFIT[name]}. Choose another sampler.")
-    known = [item for item in optuna.samplers.__all__ if item.endswith("Sampler")]
+    from optuna import samplers
+
+    known = [item for item in samplers.__all__ if item.endswith("Sampler")]
     fit = [item for item in known if item not in UNFIT]
     if name not in fit:
         raise ConfigError(
             f"optimizer.sampler: optuna.samplers has no {name!r}.{did_you_mean(name, fit)}"
         )
-    found: type[optuna.samplers.BaseSampler] = getattr(optuna.samplers, name)
+    found: type[optuna.samplers.BaseSampler] = getattr(samplers, name)
     return found
 
 
 def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
     """The parameter in Optuna's terms."""
+    from optuna import distributions
+
     log = parameter.scale == "log"
     match parameter.kind:
         case "float":
-            return optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=log)
+            return distributions.FloatDistribution(parameter.low, parameter.high, log=log)
         case "int":
             low, high = math.ceil(parameter.low), math.floor(parameter.high)
-            return optuna.distributions.IntDistribution(low, high, log=log)
+            return distributions.IntDistribution(low, high, log=log)
         case "bool":
-            return optuna.distributions.CategoricalDistribution((False, True))
+            return distributions.CategoricalDistribution((False, True))
         case "choice":
-            return optuna.distributions.CategoricalDistribution(parameter.choices)
+            return distributions.CategoricalDistribution(parameter.choices)
 
 
 def _gene(parameter: Parameter, value: Any) -> Gene:
@@ -147,6 +157,8 @@ def _gene(parameter: Parameter, value: Any) -> Gene:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Optuna without its log and without notices that a search cannot act on, for one call."""
+    import optuna
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from evomerge.errors import CandidateError, ConfigError
@@ -19,12 +18,13 @@ from evomerge.scoring.fitness import Fitness, Task
 from evomerge.user_code import load_function
 
 if TYPE_CHECKING:
+    import torch
     from torch.nn import Module
 
 log = logging.getLogger(__name__)
 
 Scoring = Callable[["Module", str], Any]
-AtAll = Callable[[Callable[["Module"], torch.Tensor]], torch.Tensor]
+AtAll = Callable[[Callable[["Module"], "torch.Tensor"]], "torch.Tensor"]
 
 
 class PythonScorer:
@@ -63,6 +63,8 @@ class PythonScorer:
         Returns:
             (N, E) by the task's name in the fitness.
         """
+        import torch
+
         found: dict[str, torch.Tensor] = {}
         for name, function in self._functions.items():
             if not self._together.get(name, True):
@@ -97,6 +99,8 @@ class PythonScorer:
         Raises:
             CandidateError: a scorer fails, or returns something else than finite scores.
         """
+        import torch
+
         started = time.perf_counter()
         answers: dict[str, Any] = dict(known or {})
         with torch.no_grad():
@@ -184,6 +188,8 @@ def _where(name: str, task: Task) -> str:
 
 def _numbers(answer: Any) -> NDArray[np.float64] | None:
     """An array of what was returned; None where that are no real numbers."""
+    import torch
+
     if isinstance(answer, torch.Tensor):
         if answer.is_complex():
             return None

@@ -9,16 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
 from evomerge.errors import RecipeError
 from evomerge.nouns import Genome, Gram, Parameter
-from evomerge.operators import get
 from evomerge.recipes import Lineage, Recipe
 from evomerge.registry import explain
-from evomerge.weights.models import Models
+
+if TYPE_CHECKING:
+    from evomerge.weights.models import Models
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Ground:
             "experimental": self.experimental,
             **(stack or {}),
         }
+        from evomerge.operators import get  # which imports torch, as a lineage needs not
+
         if get(operator).statistics is not None:
             of = self.statistics
             content["statistics"] = {name: of[name] for name in self.sources if name in of}

@@ -19,7 +19,7 @@ from torch import Tensor
 from evomerge.nouns import Genome
 from evomerge.operators import offspring, piecewise_sum, replay
 from evomerge.recipes import Lineage, Step
-from evomerge.spaces._crossing import Matrix, Part, cross
+from evomerge.spaces._crossing import Matrix
 
 _MOST_BYTES = 1 << 30  # of individuals in memory; one that is not there is made again
 _FEWEST = 40
@@ -68,24 +68,6 @@ def joined(parents: Sequence[Genome], step: Step) -> list[dict[str, Any]]:
     steps = {s["number"]: s for parent in parents for s in parent.genes.get("steps", ())}
     own = step.model_dump(mode="json")
     return [*(steps[number] for number in sorted(steps)), own]
-
-
-def without_noise(lineage: Lineage, sources: Sequence[str]) -> Matrix:
-    """What a lineage leads to but for its noise, as weights of the sources."""
-    size = np.array([0, lineage.size], np.int64)
-    rows = np.eye(len(sources))
-    known: dict[str | int, Matrix] = {
-        name: Matrix(size, rows[place : place + 1]) for place, name in enumerate(sources)
-    }
-    for step in lineage.steps:
-        first, second = known[step.parents[0]], known[step.parents[-1]]
-        starts = (0, *step.ends[:-1])
-        parts = [
-            Part(start, stop, row[0], sum(row[1:]))
-            for start, stop, row in zip(starts, step.ends, step.weights, strict=True)
-        ]
-        known[step.number] = cross(first, second, parts)
-    return known[lineage.steps[-1].number]
 
 
 class Individuals:

@@ -6,20 +6,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, ConfigError, PlanError
-from evomerge.operators import Operator, get
 from evomerge.recipes import Recipe
 from evomerge.registry import did_you_mean
 from evomerge.weights.folding import Fold, folds
 from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models, Slot
+from evomerge.weights.outline import depth_problems
 from evomerge.weights.segments import layout_of
 from evomerge.weights.statistics import Kind, Statistics, open_statistics
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from evomerge.operators import Operator
 
 # What operators call their statistics, and what the manifest of a folder of them says.
 _KINDS: Mapping[str, Kind] = {
@@ -104,6 +107,8 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
     Raises:
         CheckpointError, PlanError, ConfigError: all mismatches of their kind at once.
     """
+    from evomerge.operators import get  # which imports torch, as the types of a plan need not
+
     operator = get(recipe.operator)
     models = models or Models.of(recipe)
     problems = _recipe_problems(recipe, operator, models.layers)
@@ -129,17 +134,7 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
 
 def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[str]:
     """What is wrong with a recipe whatever its tensors are."""
-    problems = [
-        f"parameters.{path}: {count} values, but the model has {layers} blocks. "
-        "Give one value a block."
-        for path, count in recipe.lists()
-        if count != layers
-    ]
-    if recipe.scales and len(recipe.scales) != layers:
-        problems.append(
-            f"scales: {len(recipe.scales)} values, but the model has {layers} blocks. "
-            "Give one value a block."
-        )
+    problems = depth_problems(recipe, layers)
     for name, setting in recipe.parameters.items():
         if name not in operator.parameters:
             known = did_you_mean(name, operator.parameters)
@@ -265,7 +260,7 @@ class _Planner:
         # mergekit's rule: outside the blocks, even after them, the first value counts
         role, layer = slot.place.role, slot.place.layer or 0
         if not slot.floating:
-            return Step(slot, getattr(torch, DTYPES[slot.stored]), {}, {})
+            return Step(slot, _dtype(DTYPES[slot.stored]), {}, {})
         per_source = {
             name: tuple(self._per_source(name, source, slot) for source in slot.inputs)
             for name in self.operator.per_source
@@ -276,8 +271,7 @@ class _Planner:
             if name not in self.operator.per_source
             and (value := self.recipe.setting(name, None, role, layer, slot.name)) is not None
         }
-        dtype: torch.dtype = getattr(torch, self.recipe.dtype)
-        return Step(slot, dtype, per_source, self._shared(shared))
+        return Step(slot, _dtype(self.recipe.dtype), per_source, self._shared(shared))
 
     def _per_source(self, name: str, source: str, slot: Slot) -> float:
         bound = self.operator.per_source[name]
@@ -299,3 +293,10 @@ class _Planner:
                 self.problems += error.problems
                 self._validated[key] = dict(self.operator.shared)
         return self._validated[key]
+
+
+def _dtype(name: str) -> torch.dtype:
+    import torch
+
+    found: torch.dtype = getattr(torch, name)
+    return found

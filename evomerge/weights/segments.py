@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from evomerge.errors import PlanError, RecipeError
 from evomerge.nouns import Gram
-from evomerge.operators import Stack, prefix_grams
 from evomerge.recipes.layout import Chromosomes, Layout, lay_out
 from evomerge.weights.models import Models, Slot
 
@@ -163,6 +162,8 @@ class PrefixGrams:
 
     def _of_tensor(self, index: int, stop: int) -> Floats:
         """(K, K) of the first elements of one tensor."""
+        from evomerge.operators import Stack, prefix_grams  # which import torch
+
         slot, models = self._slots[self._layout.names[index]], self._models
         stack = Stack(
             [models.input(slot, source) for source in models.sources],

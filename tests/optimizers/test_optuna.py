@@ -123,12 +123,15 @@ def test_nothing_is_logged_and_the_verbosity_is_restored(capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_libraries_are_loaded_only_by_their_own_file() -> None:
+def test_the_libraries_are_loaded_only_by_their_own_optimizer() -> None:
+    loaded = "print(sorted({'optuna', 'cmaes', 'torch', 'scipy'} & set(sys.modules)))\n"
     script = (
-        "import sys, evomerge.optimizers, evomerge.optimizers.random\n"
-        "print(sorted({'optuna', 'cmaes', 'torch', 'scipy'} & set(sys.modules)))\n"
-        "import evomerge.optimizers.optuna\n"
-        "print(sorted({'optuna', 'cmaes', 'torch', 'scipy'} & set(sys.modules)))"
+        "import sys, evomerge.optimizers.random, evomerge.optimizers.cmaes\n"
+        "from evomerge.nouns import Parameter\n"
+        "from evomerge.optimizers.optuna import Optuna\n"
+        f"{loaded}"
+        "Optuna([Parameter('x', 'float', 0.5)], 0).ask(0)\n"
+        f"{loaded}"
     )
     command = [sys.executable, "-c", script]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
