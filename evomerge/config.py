@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from evomerge import __version__, presets, registry
 from evomerge.baselines import baselines
-from evomerge.documents import dump_yaml, parse_yaml, read_yaml
+from evomerge.documents import dump_yaml, read_yaml
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
 from evomerge.executors import Executor
@@ -24,6 +24,7 @@ from evomerge.overrides import override
 from evomerge.parts import Parts, attempt, validated
 from evomerge.recipes import Recipe
 from evomerge.registry import Component, component
+from evomerge.resuming import resumed
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.tasks import task_problems
@@ -113,15 +114,7 @@ def load_resolved(text: str, where: str, overrides: Sequence[str] = ()) -> Loade
     Args:
         overrides: as for `load`, of the executor alone: all else a run keeps to its end.
     """
-    content, problems = parse_yaml(text, where), list[str]()
-    for one in overrides:
-        if one.partition("=")[0].partition(".")[0] != "executor":
-            problems.append(
-                f"--set: {one!r}: a run goes on as it began. Only executor and its keys may be set."
-            )
-        else:
-            attempt(problems, "--set", override, content, one)
-    return _compose(content, where, problems)
+    return _compose(resumed(text, where, overrides), where, [])
 
 
 def _compose(

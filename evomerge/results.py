@@ -11,8 +11,6 @@ from typing import Any, Literal
 import yaml
 
 from evomerge import registry
-from evomerge.build import build, read_recipe
-from evomerge.config import fitness_from, read_resolved
 from evomerge.documents import parse_value
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
@@ -22,10 +20,11 @@ from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
 from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
-from evomerge.search_file import SearchFile
+from evomerge.search_file import SearchFile, read_resolved
 from evomerge.store import Store
 from evomerge.user_code import anchor_code
 from evomerge.weights.models import Models
+from evomerge.weights.outline import outline
 from evomerge.weights.plan import make_plan
 from evomerge.weights.references import anchor
 from evomerge.worker import Worker, WorkerSetup
@@ -46,6 +45,8 @@ def write_results(file: SearchFile, outcome: Outcome) -> None:
     partial.replace(path)
     checkpoint = outcome.folder / CHECKPOINT
     if file.build_best and (changed or not checkpoint.exists()):
+        from evomerge.build import build, read_recipe
+
         shutil.rmtree(checkpoint, ignore_errors=True)
         build(read_recipe(path), checkpoint, title=outcome.run.name)
 
@@ -62,8 +63,9 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
     """
     with Store.open(folder, read_only=True) as store:
         file = read_resolved(store.run().search_yaml, str(folder))
-        best = read_outcome(folder, file.fitness, store).best
+        outcome = read_outcome(folder, file.fitness, store)
         recipes = {str(c.number): c.recipe for c in store.candidates()}
+    best = outcome.best
     if candidate == "best" and best is None:
         raise RunError(f"{folder}: no candidate has been scored yet")
     number = str(best.number) if candidate == "best" and best else candidate
@@ -72,10 +74,10 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
     recipe = recipes[number]
     if format_ == "evomerge":
         return to_yaml(recipe)
-    steps = make_plan(recipe).steps
-    places = {step.slot.name: step.slot.place for step in steps}
-    shapes = {step.slot.name: step.slot.shape for step in steps}
-    return to_mergekit(recipe, places, shapes, {step.slot.name: step.fold for step in steps})
+    rows = (*outcome.baselines, *outcome.candidates)
+    if not any(row.status == "done" for row in rows if str(row.number) == number):
+        make_plan(recipe)  # says why it cannot be merged; what was scored could be
+    return to_mergekit(recipe, *outline(recipe))
 
 
 def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> Score:
@@ -90,6 +92,9 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
         InputError: anything of this does not exist or does not fit.
         CandidateError: it cannot be scored.
     """
+    from evomerge.build import read_recipe
+    from evomerge.config import fitness_from
+
     fitness = fitness_from(fitness_name, Path.cwd())
     if is_recipe(Path(model)):
         recipe = read_recipe(Path(model))

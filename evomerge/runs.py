@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, RunError
 from evomerge.executors import Executor
+from evomerge.resuming import OTHER_VERSION
 from evomerge.search import Observer, Search
 from evomerge.sitting import Sitting
 from evomerge.store import Store
@@ -48,9 +49,7 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
     with Store.open(folder) as store:
         stored = store.run()
         changes = {
-            "evomerge's version, and perhaps what recipes mean": (
-                stored.versions.get("evomerge") != search.record.versions["evomerge"]
-            ),
+            OTHER_VERSION: (stored.versions.get("evomerge") != search.record.versions["evomerge"]),
             "the weights of its models": stored.sources_fingerprints != _fingerprints(search.setup),
             "the files of its fitness": stored.fitness_digest != search.record.fitness_digest,
             "the engine's dtype, device or module": stored.settings_digest

@@ -92,9 +92,11 @@ def resume(
     ] = [],  # noqa: B006
 ) -> None:
     """Go on with a run that was stopped or killed; nothing finished is evaluated again."""
+    loaded = _stored(folder, overrides)
+
     from evomerge.runs import resume as resume_search
 
-    _search(_stored(folder, overrides), folder, resume_search)
+    _search(loaded, folder, resume_search)
 
 
 def show(folder: Folder, as_json: Json = False) -> None:
@@ -129,18 +131,23 @@ def _listed(value: Any) -> str:
 
 def _stored(folder: Path, overrides: list[str]) -> Loaded:
     """The search that a run was started with, perhaps on other workers."""
-    from evomerge.config import load_resolved
+    from evomerge.resuming import demand_version, resumed
     from evomerge.store import Store
 
     with Store.open(folder) as store:  # as a writer, which brings an older file up to date
-        text = store.run().search_yaml
-    return load_resolved(text, str(folder), overrides)
+        run = store.run()
+    resumed(run.search_yaml, str(folder), overrides)
+    demand_version(run, folder)
+
+    from evomerge.config import load_resolved  # seconds of imports, after what needs none
+
+    return load_resolved(run.search_yaml, str(folder), overrides)
 
 
 def _outcome(folder: Path) -> tuple[SearchFile, Outcome]:
     """A run's keys and what came out so far; its models need not exist any more."""
-    from evomerge.config import read_resolved
     from evomerge.outcome import read_outcome
+    from evomerge.search_file import read_resolved
     from evomerge.store import Store
 
     with Store.open(folder, read_only=True) as store:

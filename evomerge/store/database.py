@@ -7,10 +7,8 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import (
     Connection,
     Engine,
@@ -26,6 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from evomerge.errors import StoreError
 from evomerge.store.filesystems import is_local
 from evomerge.store.schema import HEAD
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 BUSY_SECONDS = 30.0
 CACHE_KIB = 65536
@@ -170,6 +171,8 @@ def prepare(engine: Engine, path: Path, *, read_only: bool) -> None:
 
 def migrate(engine: Engine) -> None:
     """Run the missing migrations, all in one transaction."""
+    from alembic import command  # which most files need not
+
     with engine.begin() as connection:
         config = migrations()
         config.attributes["connection"] = connection
@@ -178,6 +181,8 @@ def migrate(engine: Engine) -> None:
 
 def migrations() -> Config:
     """Where Alembic finds the migrations; it reads no file and configures no logging."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "evomerge.store:migrations")
     return config
@@ -191,6 +196,8 @@ def _revision(engine: Engine) -> str | None:
 
 
 def _known_revisions() -> list[str]:
+    from alembic.script import ScriptDirectory
+
     scripts = ScriptDirectory.from_config(migrations())
     return [script.revision for script in scripts.walk_revisions()]
 
