@@ -1,12 +1,14 @@
 """Dies in a search, again and again: ``python die_at.py FOLDER STEP ... < RESOLVED_SEARCH``.
 
-Each process begins the run or goes on with it, and kills itself with SIGKILL where the run would
-record its STEPth event, counted from its beginning. All are forked from this one, for which the
-imports are done once. Prints the exit code of each, and how many events were recorded by then.
+Each process begins the run or goes on with it, and dies by SIGKILL where the run would record its
+STEPth event, counted from its beginning; where that is 19+0.02, by SIGPROF when it has computed for
+0.02 s from there on. All are forked from this one, for which the imports are done once. Prints the
+exit code of each, and how many events were recorded by then.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sqlite3
@@ -28,14 +30,18 @@ def recorded(folder: Path) -> int:
         return int(base.execute("SELECT count(*) FROM events").fetchone()[0])
 
 
-def go(text: str, folder: Path, step: int) -> None:
-    """Search, and die at that event."""
+def go(text: str, folder: Path, step: int, seconds: float) -> None:
+    """Search, and die at that event or so many seconds of this process's time after it."""
     done = recorded(folder)
 
     def execute(cursor: Any, statement: str, parameters: Any, context: Any) -> None:
         nonlocal done
-        done += statement.startswith("INSERT INTO events")
-        if done == step:
+        if not statement.startswith("INSERT INTO events"):
+            return
+        done += 1
+        if done == step and seconds:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+        elif done == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     event.listen(Engine, "do_execute", execute)
@@ -43,16 +49,20 @@ def go(text: str, folder: Path, step: int) -> None:
     begin(load_resolved(text, str(folder)).search, folder, lambda progress: None)
 
 
-def main(text: str, folder: Path, *steps: int) -> None:
+def main(text: str, folder: Path, *steps: str) -> None:
     """One process a step, one after the other."""
+    if "name: transformers" in text:
+        importlib.import_module("lm_eval.tasks")
+        importlib.import_module("lm_eval.models.huggingface")  # Transformers with it
     for step in steps:
         number = os.fork()
         if not number:
-            go(text, folder, step)
+            events, _, seconds = step.partition("+")
+            go(text, folder, int(events), float(seconds or 0))
             os._exit(0)  # it was to die
         _, status = os.waitpid(number, 0)
         print(os.waitstatus_to_exitcode(status), recorded(folder))
 
 
 if __name__ == "__main__":
-    main(sys.stdin.read(), Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(sys.stdin.read(), Path(sys.argv[1]), *sys.argv[2:])

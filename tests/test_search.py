@@ -209,17 +209,14 @@ def test_a_run_that_was_killed_ends_as_if_it_never_was(
 def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
     cli: Cli, result: Result, finished: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    moments = random.Random(0)
-    words: tuple[object, ...] = ("run", write(tmp_path, small_search()), "--run", folder)
-    codes = []
-    for event in (2, moments.randrange(6, 14), moments.randrange(4, 10), 3):
-        running = Stopped(event, *words)
-        running.process.send_signal(signal.SIGCONT)
-        time.sleep(moments.random() * 0.05)
-        codes.append(running.end(signal.SIGKILL)[0])
-        words = ("resume", folder)
-    assert codes.count(-signal.SIGKILL) >= 3
+    folder, moments = tmp_path / "run", random.Random(0)
+    events = (1, moments.randrange(6, 14), moments.randrange(16, 24), 30)
+    steps = [f"{event}+{0.001 + moments.random() * 0.05}" for event in events]
+    words = [sys.executable, str(Path(__file__).parent / "die_at.py"), str(folder), *steps]
+    text = yaml.safe_dump(small_search())
+    done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=600)
+    codes = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    assert codes == [-signal.SIGPROF] * 4, done.stderr
     assert cli("resume", folder).returncode == 0
     assert result(folder) == result(finished)
     assert tells(folder) == (18, 18)
