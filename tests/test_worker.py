@@ -27,11 +27,12 @@ SHALLOW = [{"arithmetic": [0, 2]}, {"strings": [3, 4]}]
 DEEP = [{"arithmetic": [0, 4]}, {"strings": [2, 4]}]
 VLLM = {"threads": 1, "vllm": {"kv_cache_memory_bytes": 1 << 26}}
 needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="needs vllm")
+with_vllm = [needs_vllm, pytest.mark.xdist_group("vllm")]  # whose import takes seconds
 MERGED_PATH = [{"base": [0, 3], "merge": [0, 3], "strings": [0, 3]}, {"merge": [3, 4]}]
-NESTED_ENGINES = [pytest.param("vllm", VLLM, marks=[needs_vllm, pytest.mark.slow])]
+NESTED_ENGINES = [pytest.param("vllm", VLLM, marks=[*with_vllm, pytest.mark.slow])]
 ENGINES = [
     ("transformers", {"threads": 1}, OTHER_ORDER),
-    pytest.param("vllm", VLLM, SHALLOW, marks=[needs_vllm, pytest.mark.slow]),
+    pytest.param("vllm", VLLM, SHALLOW, marks=with_vllm),
 ]
 
 
@@ -114,6 +115,7 @@ def test_a_recipe_that_holds_other_models_is_refused() -> None:
 
 
 @needs_vllm
+@pytest.mark.xdist_group("vllm")
 @pytest.mark.slow
 def test_a_candidate_has_not_failed_where_the_machine_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
