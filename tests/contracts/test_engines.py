@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge import registry
 from evomerge.build import build
-from evomerge.engines import Engine
+from evomerge.engines import Engine, _vllm_start
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, PlanError
 from evomerge.recipes import Recipe
@@ -39,9 +39,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "transformers": {"batch_size": 4},
     "vllm": {"vllm": {"kv_cache_memory_bytes": 1 << 24}},
 }
-
-
-STOCK: list[Any] = []  # models of lm-eval, whose end would be that of every vLLM of this process
 
 
 def engines(cases: Sequence[str] = (), few: Sequence[str] = ()) -> list[Any]:
@@ -341,7 +338,8 @@ def test_plain_lm_eval_repeats_the_answers(tiny: Tiny, opener: Opener, tmp_path:
         device=arguments["device"],
         **arguments["model_args"],
     )
-    STOCK.append(plain)
+    if arguments["model"] == "vllm":  # its end would be the end of every other of this process
+        _vllm_start._stopped.append(plain.model)
     assert ask(plain) == load(engine, opened, recipe)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 # A process of its own: what it does to the heap holds for all that it runs.
 MEASURE = """
-import resource, torch
+import os, resource, torch
 from evomerge.engines._heap import give_back, keep_freed_memory
 
 def faults_of_the_last_time():
@@ -25,28 +25,26 @@ def resident_mib():
     return int(open("/proc/self/statm").read().split()[1]) * 4 >> 10
 
 torch.set_num_threads(1)
+if child := os.fork():
+    os.waitpid(child, 0)
+else:
+    os.environ["MALLOC_TRIM_THRESHOLD_"] = "1000000"
 keep_freed_memory()
 kept = faults_of_the_last_time()
 full = resident_mib()
 give_back()
-print(kept, full - resident_mib())
+print(kept, full - resident_mib(), flush=True)
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-@pytest.mark.parametrize("variables", [{}, {"MALLOC_TRIM_THRESHOLD_": "1000000"}])
-def test_tensors_as_large_as_those_before_cost_no_page_faults(
-    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+def test_tensors_as_large_as_those_before_cost_no_page_faults() -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True
     )
-    faults, given_back_mib = map(int, done.stdout.split())
+    theirs, ours = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
     pages = (226 << 20) // 4096
-    if variables:  # who sets one has the last word
-        assert faults > pages // 2
-    else:
-        assert faults < pages // 20
-        assert given_back_mib > 100
+    assert theirs[0] > pages // 2  # who sets one of the variables has the last word
+    faults, given_back_mib = ours
+    assert faults < pages // 20
+    assert given_back_mib > 100

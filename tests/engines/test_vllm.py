@@ -12,12 +12,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
 from evomerge import registry
 from evomerge.build import build
+from evomerge.engines import _vllm_start
 from evomerge.errors import ConfigError, PlanError, SearchError
 from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.recipes import Recipe
@@ -35,6 +36,7 @@ from evomerge.engines.vllm import VllmEngine
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
+pytestmark = pytest.mark.xdist_group("vllm")  # which takes seconds to be imported
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 TASKS = str(ROOT / "tests" / "scoring" / "tasks")
@@ -44,7 +46,6 @@ CACHE = {"kv_cache_memory_bytes": 1 << 26}
 LONG = [("12+34=46;" * 16)[:140] + end for end in ("7+8=", "rev ab=", "3*3=")]
 SHORT = ["12+5=", "rev abc=", "9-4="]
 WORDS = [" ".join(f"w{n % 35}" for n in range(140)) + end for end in ("", " w1", " w7")]
-STOCK: list[Any] = []
 
 
 class Answers(NamedTuple):
@@ -76,9 +77,10 @@ def fresh(engine: VllmEngine, recipe: Recipe, out: Path) -> LM:
     checkpoint = build(recipe, out)
     itself = Models(str(checkpoint), {"itself": str(checkpoint)})
     arguments = engine.lm_eval_arguments(itself)
-    found: LM = get_model("vllm")(pretrained=str(checkpoint), **_values(arguments["model_args"]))
-    STOCK.append(found)  # its end would be the end of every other vLLM of this process
-    return found
+    found: Any = get_model("vllm")(pretrained=str(checkpoint), **_values(arguments["model_args"]))
+    # its end would be the end of every other vLLM of this process: it comes with the last one's
+    _vllm_start._stopped.append(found.model)
+    return cast("LM", found)
 
 
 def _values(model_args: dict[str, str]) -> dict[str, Any]:
@@ -294,6 +296,7 @@ def test_an_engine_without_graphs_compiles_nothing_and_leaves_the_compiler_to_ot
     assert graphs.frame_count == 1
 
 
+@pytest.mark.slow
 def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:
     recipe = live.recipe("ties", parameters={"density": 0.4})
     alone = live.load(recipe)
@@ -306,6 +309,7 @@ def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:
             assert found.likelihoods == pytest.approx(alone.likelihoods, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_ranks_that_ctrl_c_ends_too_end_the_run_and_leave_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -383,7 +387,7 @@ def plain(text: str) -> list[str]:
     return [word for word in text.split() if word[0] != "<"]
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_packed_bfloat16_weights_answer_as_fresh_ones(
     tied: bool, tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -429,26 +433,39 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmEngine,
     engine.close()
 
 
+TASK_OPTIONS: dict[str, dict[str, Any]] = {
+    "as the task is": {},
+    "chat": {"apply_chat_template": True, "num_fewshot": 2, "system_instruction": "12"},
+    "stop": {"gen_kwargs": {"until": ["3"], "max_gen_toks": 6}},
+    "sampled": {"gen_kwargs": {"do_sample": True, "temperature": 1.0}},
+}
+# Each option with a task that it changes, and each task, in `make test`.
+FEW = {("zoo_strings", "sampled"), ("choice", "chat"), ("perplexing", "as the task is")}
+FEW |= {("shots", "stop"), ("zoo_strings", "as the task is")}
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("path", "task", "asked"),
     [
-        {},
-        {"apply_chat_template": True, "num_fewshot": 2, "system_instruction": "12"},
-        {"gen_kwargs": {"until": ["3"], "max_gen_toks": 6}},
-        {"gen_kwargs": {"do_sample": True, "temperature": 1.0}},
+        pytest.param(
+            *(path, task, asked),
+            marks=[] if (task, asked) in FEW else pytest.mark.slow,
+            id=f"{task}, {asked}",
+        )
+        for path, task in (
+            *((ZOO_TASKS, "zoo_strings"), (TASKS, "choice")),
+            *((TASKS, "perplexing"), (TASKS, "shots")),
+        )
+        for asked in TASK_OPTIONS
     ],
-    ids=["as the task is", "chat", "stop", "sampled"],
-)
-@pytest.mark.parametrize(
-    ("path", "task"),
-    [(ZOO_TASKS, "zoo_strings"), (TASKS, "choice"), (TASKS, "perplexing"), (TASKS, "shots")],
 )
 def test_metrics_are_those_of_simple_evaluate_with_its_own_vllm(
-    options: dict[str, Any], path: str, task: str, chat: tuple[VllmEngine, Any]
+    path: str, task: str, asked: str, chat: tuple[VllmEngine, Any]
 ) -> None:
     from lm_eval import evaluator
 
     engine, stock = chat
+    options = TASK_OPTIONS[asked]
     one = fitness(path, task)
     scorer = LmEvalScorer(one, "search", engine.lm, LmEvalOptions(**options))
     ours = scorer.score(engine.lm)["x"]
@@ -518,6 +535,58 @@ def test_wrong_keys_of_vllm_and_of_the_engine_are_told_together() -> None:
     assert places == ["engine.vllm.enforce_eager", "engine.vllm.sed", "engine.dtipe"]
 
 
+def test_without_vllm_the_engine_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # what an import finds where it is not installed
+    with pytest.raises(ConfigError, match=r"pip install 'evomerge\[vllm\]'"):
+        VllmEngine(vllm={"block_size": 16})
+
+
+ENDINGS = """
+import gc, sys, weakref
+from pathlib import Path
+from evomerge.engines.vllm import VllmEngine
+from evomerge.errors import PlanError
+from evomerge.recipes import Recipe
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+
+base, source = sys.argv[1:]
+engine = VllmEngine(threads=1, vllm={"kv_cache_memory_bytes": 2_900_000})
+
+def plan(blocks):
+    slices = [{"a": [block, block + 1]} for block in blocks]
+    whole = {"base": base, "sources": {"a": source}, "operator": "linear"}
+    return make_plan(Recipe.model_validate({"dtype": "float32", **whole, "slices": slices}))
+
+def weights():
+    return weakref.ref(engine._llm.apply_model(lambda model: model)[0])
+
+engine.open(Models(base, {"a": source}))
+before = weights()
+try:
+    engine.load(plan([0, 1, 2, 3] * 3))  # which is too deep for the memory
+except PlanError:
+    print(before() is None)
+engine.load(plan([0, 1]))
+again = weights()
+print(sum("LlamaForCausalLM" in str(type(o)) for o in gc.get_objects()), gc.get_freeze_count() > 0)
+collect = gc.collect
+engine.close()
+print(again() is None, gc.get_freeze_count(), gc.collect is collect)
+"""
+
+
+@pytest.mark.slow
+def test_a_vllm_that_ends_or_fails_to_start_leaves_no_model_in_memory() -> None:
+    found = [ZOO / "base", ZOO / "arithmetic"]
+    done = subprocess.run(
+        [sys.executable, "-c", ENDINGS, *found], capture_output=True, text=True, check=True
+    )
+    # the one that runs is frozen, and not among what may be garbage
+    assert done.stdout.split() == ["True", "0", "True", "True", "0", "True"]
+
+
+@pytest.mark.slow
 def test_without_vllm_all_but_the_engine_works() -> None:
     program = """
 import sys

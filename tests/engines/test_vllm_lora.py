@@ -24,6 +24,7 @@ from evomerge.engines.vllm import VllmEngine
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
+pytestmark = pytest.mark.xdist_group("vllm")  # which takes seconds to be imported
 ZOO = Path(__file__).parents[2] / "experiments" / "zoo"
 Made = Callable[..., Path]
 CACHE = {"kv_cache_memory_bytes": 1 << 26}
