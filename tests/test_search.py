@@ -222,6 +222,12 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
     assert tells(folder) == (18, 18)
 
 
+def among(layers: Content, **changes: Any) -> Content:
+    """The small search among single layers, where what is merged does not matter."""
+    two = {name: layers["sources"][name] for name in ("a", "b")}
+    return small_search(**{**layers, "sources": two, **changes})
+
+
 class Interrupted(NamedTuple):
     """What happened to a run while it was at work, and how it ended."""
 
@@ -234,11 +240,11 @@ class Interrupted(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def interrupted(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
+def interrupted(cli: Cli, layers: Content, tmp_path_factory: pytest.TempPathFactory) -> Interrupted:
     """A run that others came upon and that Ctrl-C then ended."""
     folder = tmp_path_factory.mktemp("interrupted")
     run = folder / "run"
-    running = Stopped(4, "run", write(folder, small_search()), "--run", run)
+    running = Stopped(4, "run", write(folder, among(layers)), "--run", run)
     try:
         second, shown = cli("resume", run), cli("show", run, "--json")
         code, talk = running.end(signal.SIGINT, signal.SIGCONT)
@@ -249,14 +255,16 @@ def interrupted(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Interrupt
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_resume(
-    cli: Cli, result: Result, finished: Path, interrupted: Interrupted, tmp_path: Path
+    cli: Cli, result: Result, layers: Content, interrupted: Interrupted, tmp_path: Path
 ) -> None:
     assert interrupted.code == 130
     assert f"evomerge resume {interrupted.folder}" in interrupted.talk
     assert "Traceback" not in interrupted.talk
-    folder = shutil.copytree(interrupted.folder, tmp_path / "run")
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    shutil.copytree(interrupted.folder, folder)
     assert cli("resume", folder).returncode == 0
-    assert result(folder) == result(finished)
+    assert cli("run", write(tmp_path, among(layers)), "--run", whole).returncode == 0
+    assert result(folder) == result(whole)
 
 
 def test_a_second_process_on_a_run_is_refused(interrupted: Interrupted) -> None:
@@ -298,12 +306,6 @@ def test_a_search_whose_first_candidates_all_fail_stops_and_says_why(
     assert done.returncode == 1
     assert "the first 3 candidates all failed" in done.stderr
     assert "cannot hold" in done.stderr
-
-
-def among(layers: Content, **changes: Any) -> Content:
-    """The small search among single layers, where what is merged does not matter."""
-    two = {name: layers["sources"][name] for name in ("a", "b")}
-    return small_search(**{**layers, "sources": two, **changes})
 
 
 @pytest.mark.parametrize("optimizer", [{"name": "random"}, {"name": "optuna"}])
