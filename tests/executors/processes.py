@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import small
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -77,12 +78,16 @@ class Processes:
 
 
 class Run(Processes):
-    """``evomerge run`` with two workers."""
+    """``evomerge run`` with two workers, of small models unless the engine is another.
+
+    Attributes:
+        shared: files in shared memory that its processes, or those of a cluster, had mapped.
+    """
 
     def __init__(
         self,
         folder: Path,
-        engine: str = "transformers",
+        engine: str = "torch",
         *,
         variables: Mapping[str, str] | None = None,
         **executor: Any,
@@ -90,11 +95,20 @@ class Run(Processes):
         super().__init__(variables)
         self.folder = folder / "run"
         self.file = folder / "search.yaml"
-        self.file.write_text(yaml.safe_dump(search(engine, executor)))
-        self.shared_before = set(Path("/dev/shm").iterdir())
+        self.file.write_text(yaml.safe_dump(search(folder, engine, executor)))
+        self.pace = folder / "pace"
+        self.shared: set[Path] = set()
 
     def begin(self, *words: str) -> subprocess.Popen[str]:
         return self.start(evomerge("run", self.file, "--run", self.folder, *words))
+
+    def begin_slowly(self, *words: str) -> subprocess.Popen[str]:
+        """Begin; until `hurry` candidates take so long that none of much happens is the last."""
+        self.pace.touch()
+        return self.begin(*words)
+
+    def hurry(self) -> None:
+        self.pace.unlink()
 
     def go_on(self, *words: str) -> subprocess.Popen[str]:
         return self.start(evomerge("resume", self.folder, *words))
@@ -104,16 +118,24 @@ class Run(Processes):
         _, talk = process.communicate(timeout=PATIENCE_SECONDS)
         return process.returncode, talk
 
+    def note_shared(self) -> None:
+        """Note the shared memory of all that lives now, to look for it when nothing does."""
+        for number in self.living():
+            with suppress(OSError):  # it ended meanwhile
+                lines = Path(f"/proc/{number}/maps").read_text().splitlines()
+                self.shared |= {
+                    Path(line[line.index("/dev/shm/") :]) for line in lines if "/dev/shm/" in line
+                }
+
     def left_behind(self) -> set[str]:
-        """Temporary files, and shared memory that nobody has mapped, from here or any resume."""
+        """Temporary files, and shared memory, from here or any resume."""
         clusters = [
             folder
             for process in self.started
             for folder in Path("/tmp").glob(f"evomerge-ray-{process.pid}-*")
         ]
-        shared = set(Path("/dev/shm").iterdir()) - self.shared_before
-        unmapped = {place for place in shared if not mapped(place)}
-        return {str(place) for place in (*self.temporary.iterdir(), *clusters, *unmapped)}
+        shared = [place for place in self.shared if place.exists()]
+        return {str(place) for place in (*self.temporary.iterdir(), *clusters, *shared)}
 
     def events(self) -> int:
         if not (self.folder / "run.sqlite").exists():
@@ -138,25 +160,43 @@ def evomerge(*words: object) -> list[str]:
     return [sys.executable, "-c", "from evomerge.cli import main; main()", *map(str, words)]
 
 
-def search(engine: str, executor: dict[str, Any]) -> dict[str, Any]:
-    few = {"search_examples": 40, "held_out_examples": 8}
+def search(folder: Path, engine: str, executor: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": "small",
-        "base": str(ZOO / "base"),
-        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
+        **(small_models(folder) if engine == "torch" else zoo(engine)),
         "space": {
             "kind": "parameter",
             "operator": "task_arithmetic",
             "parameters": {"weight": {"low": 0, "high": 1.5}},
         },
-        "fitness": {
-            "include_path": str(ROOT / "fitness" / "zoo_skills"),
-            "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "strings")},
-        },
         "optimizer": {"name": "cmaes", "population_size": 4},
-        "engine": {"name": engine} | ({} if engine == "vllm" else {"threads": 1}),
         "executor": executor,
         "budget": {"evaluations": 24},
+    }
+
+
+def small_models(folder: Path) -> dict[str, Any]:
+    sources = small.write(folder / "models")
+    options = {"pace": str(folder / "pace")}
+    return {
+        "base": sources.pop("base"),
+        "sources": sources,
+        "fitness": {"tasks": {"nearness": {"scorer": small.SCORER, "options": options}}},
+        "engine": {"name": "torch", "module": small.MODULE, "threads": 1},
+    }
+
+
+def zoo(engine: str) -> dict[str, Any]:
+    few = {"search_examples": 40, "held_out_examples": 8}
+    names = ("arithmetic", "strings")
+    return {
+        "base": str(ZOO / "base"),
+        "sources": {name: str(ZOO / name) for name in names},
+        "fitness": {
+            "include_path": str(ROOT / "fitness" / "zoo_skills"),
+            "tasks": {name: {"task": f"zoo_{name}", **few} for name in names},
+        },
+        "engine": {"name": engine},
     }
 
 
@@ -170,17 +210,6 @@ def wait_for(met: Callable[[], bool], process: subprocess.Popen[str] | None = No
             pytest.fail(f"it ended: {process.communicate()[1]}")
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def mapped(place: Path) -> bool:
-    """Whether any process, ours or of somebody else, has a file in its memory."""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            if f" {place}\n" in maps.read_text():
-                return True
-        except OSError:
-            continue  # it ended meanwhile
-    return False
 
 
 def assert_nothing_is_left(run: Run) -> None:
