@@ -25,9 +25,7 @@ from evomerge.store import Store
 from evomerge.user_code import anchor_code
 from evomerge.weights.models import Models
 from evomerge.weights.outline import outline
-from evomerge.weights.plan import make_plan
 from evomerge.weights.references import anchor
-from evomerge.worker import Worker, WorkerSetup
 
 RECIPE = "recipe.yaml"
 CHECKPOINT = "best"
@@ -76,6 +74,8 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
         return to_yaml(recipe)
     rows = (*outcome.baselines, *outcome.candidates)
     if not any(row.status == "done" for row in rows if str(row.number) == number):
+        from evomerge.weights.plan import make_plan
+
         make_plan(recipe)  # says why it cannot be merged; what was scored could be
     return to_mergekit(recipe, *outline(recipe))
 
@@ -94,6 +94,7 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
     """
     from evomerge.build import read_recipe
     from evomerge.config import fitness_from
+    from evomerge.worker import Worker, WorkerSetup
 
     fitness = fitness_from(fitness_name, Path.cwd())
     if is_recipe(Path(model)):

@@ -26,7 +26,9 @@ HEAVY = (
 
 NOTHING: frozenset[str] = frozenset()
 NUMBERS = frozenset({"numpy"})
-A_RUN = frozenset({"numpy", "sqlalchemy"})
+A_RUN = frozenset({"sqlalchemy"})
+WITH_NUMPY = A_RUN | NUMBERS
+COMPILED = frozenset({"numba", "scipy"})  # of which numba asks the version
 
 # words of a command, the exit code, a part of what it says, what it may import
 COMMANDS: tuple[tuple[tuple[str, ...], int, str, frozenset[str]], ...] = (
@@ -36,19 +38,19 @@ COMMANDS: tuple[tuple[tuple[str, ...], int, str, frozenset[str]], ...] = (
     (("list", "optimizers"), 0, "sampler_options", NUMBERS),
     (("list", "engines"), 0, "gpu_memory_utilization", NUMBERS),
     # an operator is known by the types of its function, whose file works on tensors
-    (("list", "operators"), 0, "dare_ties", NUMBERS | {"torch", "numba", "scipy"}),
+    (("list", "operators"), 0, "dare_ties", NUMBERS | COMPILED | {"torch"}),
     (("show", "RUN"), 0, "--model hf", A_RUN),
     (("show", "RUN", "--json"), 0, '"value": 0.75', A_RUN),
-    (("lineage", "RUN"), 0, "2  0.750", A_RUN),
+    (("lineage", "RUN"), 0, "2  0.750", WITH_NUMPY),
     # how steps with noise add up is compiled code
-    (("lineage", "RUN", "--candidate", "3"), 0, "arithmetic 50.0%", A_RUN | {"numba", "scipy"}),
+    (("lineage", "RUN", "--candidate", "3"), 0, "arithmetic 50.0%", WITH_NUMPY | COMPILED),
     (("export", "RUN"), 0, "operator: linear", A_RUN),
     (("export", "RUN", "--format", "mergekit"), 0, "merge_method: linear", A_RUN),
-    (("resume", "."), 2, "has no run", A_RUN),
-    (("resume", "RUN", "--set", "seed=1"), 2, "a run goes on as it began", A_RUN),
-    (("resume", "RUN", "--set", "executor=rai"), 2, "no executor is called 'rai'", A_RUN),
-    (("resume", "RUN", "--set", "executor.worker=2"), 2, "executor.worker: unknown key", A_RUN),
-    (("resume", "OLD"), 2, "changed since the run began: evomerge's version", A_RUN),
+    (("resume", "."), 2, "has no run", WITH_NUMPY),
+    (("resume", "RUN", "--set", "seed=1"), 2, "a run goes on as it began", WITH_NUMPY),
+    (("resume", "RUN", "--set", "executor=rai"), 2, "no executor is called 'rai'", WITH_NUMPY),
+    (("resume", "RUN", "--set", "executor.worker=2"), 2, "worker: unknown key", WITH_NUMPY),
+    (("resume", "OLD"), 2, "changed since the run began: evomerge's version", WITH_NUMPY),
 )
 
 
@@ -148,7 +150,7 @@ READERS: tuple[tuple[str, frozenset[str]], ...] = (
         "    keys = read_resolved(store.run().search_yaml, 'run')\n"
         "    assert read_outcome(RUN, keys.fitness, store).best.number == 2\n"
         "    read_usage(store)\n",
-        frozenset({"sqlalchemy"}),
+        A_RUN,
     ),
 )
 
