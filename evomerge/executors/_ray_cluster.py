@@ -21,6 +21,8 @@ from evomerge.worker import WorkerSetup
 _KNOCK_SECONDS = 10.0
 _INSPECTION_SECONDS = 600.0
 _JOIN_PAUSES = (3.0, 3.0)  # seconds
+# what Ray says where the server that it started for a driver has ended at once
+_ENDED_SERVER = ("Starting Ray client server failed", "ZombieProcess", "NoSuchProcess")
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +242,7 @@ def _connect(address: str, options: dict[str, Any]) -> None:
     """Join a cluster; where Ray has just ended another driver's server, once more after a while.
 
     ``ray://`` may give out the port of a server that is still ending, and refuse whoever gets it.
+    On a busy machine a server may end before Ray has seen it begin.
     """
     import ray
 
@@ -247,7 +250,7 @@ def _connect(address: str, options: dict[str, Any]) -> None:
         try:
             ray.init(address=address, **options)
         except ConnectionAbortedError as error:
-            if "Starting Ray client server failed" not in str(error):
+            if not any(words in str(error) for words in _ENDED_SERVER):
                 raise  # such as a runtime environment that cannot be made
             time.sleep(pause)
         else:
