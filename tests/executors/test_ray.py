@@ -218,18 +218,20 @@ def test_an_engine_out_of_memory_fails_its_candidate_and_is_replaced(
 
 @pytest.mark.slow
 def test_a_place_that_cannot_be_filled_does_not_stop_the_others(
-    cluster: Any, models: Small, tmp_path: Path
+    cluster: Any, models: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fatal = 2  # each attempt takes seconds
+    monkeypatch.setattr("evomerge.executors.ray.FATAL", fatal)
     crew = RayExecutor(workers=2)
     try:
-        crew.start(models.setup(folder=str(tmp_path), places=1, refusals=FATAL + 3))
+        crew.start(models.setup(folder=str(tmp_path), places=1, refusals=fatal + 2))
         number = 0
-        while refused(tmp_path) <= FATAL:  # while the other one is at work
+        while refused(tmp_path) <= fatal:  # while the other one is at work
             assert results(crew, [models.job(number, SLOW)])[number].status == "done"
             number += 1
         # the only open worker dies, and is not opened at once either
         assert results(crew, [models.job(number, KILLED_ONCE)])[number].status == "done"
-        assert refused(tmp_path) >= FATAL + 3
+        assert refused(tmp_path) >= fatal + 2
     finally:
         crew.close()
 

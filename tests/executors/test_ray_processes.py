@@ -93,6 +93,7 @@ def test_a_killed_vllm_and_a_killed_driver_lose_nothing_and_fewer_workers_go_on(
 
 
 def test_a_run_whose_only_node_has_died_ends_and_may_be_resumed(run: Run) -> None:
+    run.variables["RAY_health_check_period_ms"] = "500"  # and not 3000
     process = run.begin_slowly("--set", "budget.evaluations=2000")  # Ray takes its time to notice
     wait_for(lambda: run.events() > 3 and bool(run.workers()), process)
     run.note_shared()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.errors import InputError, SearchError
 from evomerge.executors._ray_cluster import Cluster
 from evomerge.executors._ray_scratch import Scratch
 
@@ -80,8 +81,6 @@ def test_the_next_run_ends_what_a_killed_one_left_and_leaves_others_alone(owner:
 def test_a_machine_too_slow_for_ray_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from evomerge.errors import SearchError
-
     def too_slow(**options: object) -> None:
         raise Exception("The current node timed out during startup.")  # Ray's own class and words
 
@@ -94,3 +93,13 @@ def test_a_machine_too_slow_for_ray_is_a_sentence(monkeypatch: pytest.MonkeyPatc
     cluster.leave()
     assert {*Path(tempfile.gettempdir()).glob(f"evomerge-ray-{os.getpid()}-*")} == before
     assert "EVOMERGE_RAY_FOLDER" not in os.environ
+
+
+def test_no_cluster_at_an_address_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    cluster = Cluster("127.0.0.1:1", {})
+    with pytest.raises(InputError, match=r"address: 127\.0\.0\.1:1: no Ray cluster answers there"):
+        cluster.join(1)
+    cluster.leave()
