@@ -277,18 +277,18 @@ def test_a_node_with_other_files_that_joins_later_does_not_stop_the_others(
         crew.close()
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_node_that_leaves_takes_no_candidate_with_it(
-    cluster: Any, models: Small, tmp_path: Path
+    workers: int, cluster: Any, models: Small, tmp_path: Path
 ) -> None:
-    nodes = [cluster.add_node(num_cpus=2, num_gpus=2)]
+    nodes = [cluster.add_node(num_cpus=2, num_gpus=workers)]
     cluster.wait_for_nodes()
-    crew = RayExecutor(workers=2, gpus_per_worker=1)
+    crew = RayExecutor(workers=workers, gpus_per_worker=1)
     try:
         wanted = models.setup(folder=str(tmp_path))
-        assert (crew.gpus, crew.planned_gpus(wanted)) == (0, 2)
+        assert (crew.gpus, crew.planned_gpus(wanted)) == (0, workers)
         crew.start(wanted)
-        assert 1 <= crew.gpus <= 2
+        assert 1 <= crew.gpus <= workers
         jobs = [models.job(number, weight) for number, weight in enumerate((SLOW, 0.25, 0.5))]
         for item in jobs:
             crew.submit(item)
@@ -299,7 +299,7 @@ def test_a_node_that_leaves_takes_no_candidate_with_it(
         assert {done.number for done, _ in found} == {0, 1, 2}
         assert all(evaluation.status == "done" for _, evaluation in found)
         assert loads(tmp_path)[SLOW] == 2
-        assert crew.gpus == 1  # the other worker finds no room
+        assert crew.gpus == 1  # another worker finds no room
     finally:
         crew.close()
         for node in nodes:
