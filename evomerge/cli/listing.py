@@ -59,9 +59,9 @@ def _rows(group: Group) -> list[dict[str, Any]]:
 
 def _operator(name: str) -> dict[str, Any]:
     from evomerge import presets
-    from evomerge.operators import describe, get
+    from evomerge.operators import describe, outline
 
-    found = get(name)
+    found = outline(name)
     told = describe(found)
     preset = presets.available("search_spaces").get(name)
     return {
@@ -91,12 +91,12 @@ def genes(preset: Path) -> list[dict[str, Any]]:
         ``name`` and ``per_source`` of each, and those of the keys of `Range` that it gives.
     """
     from evomerge.documents import read_yaml
-    from evomerge.operators import get
+    from evomerge.operators import outline
     from evomerge.spaces.parameter import Range
 
     keys = read_yaml(preset)
     operator = keys.get("operator", preset.stem)
-    operators = [get(name) for name in ([operator] if isinstance(operator, str) else operator)]
+    operators = [outline(name) for name in ([operator] if isinstance(operator, str) else operator)]
     found = [
         {"name": name, "per_source": any(name in o.per_source for o in operators), **setting}
         for name, setting in (keys.get("parameters") or {}).items()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-Space = Literal["weights", "task_vector"]
 
 _LEAST_NORM = 1e-7
 # Below it sin θ is mostly the rounding of the inner products. On the side of θ = 0 the straight

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from evomerge.operators._compiled import BLOCK, array, compiled, fits, rows
 from evomerge.operators._memory import scratch
+from evomerge.operators._words import Consensus, Negative
 
-Consensus = Literal["sum", "count"]
-Negative = Literal["subtract", "elect"]
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from evomerge import registry
 from evomerge.operators import _modifiers
 from evomerge.operators._operator import Operator
 
@@ -69,7 +68,7 @@ def describe(operator: Operator) -> Description:
     own = [name for name in operator.parameters if name not in _modifiers.NAMES]
     return Description(
         operator.name,
-        (registry.module("operators", operator.name).__doc__ or "").strip(),
+        (inspect.unwrap(operator.function).__globals__["__doc__"] or "").strip(),
         sections[""],
         words.get("x", ""),
         tuple(_needs(operator)),

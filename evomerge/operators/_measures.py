@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from evomerge.operators._cuts import Cut
 from evomerge.operators._memory import doubled, scratch
 from evomerge.operators._ranks import Ranking
 from evomerge.operators._stack import Kernel, Known, Stack, Tile
+from evomerge.operators._words import Scope
 
-Scope = Literal["tensor", "global"]
 _SAMPLED = 1 << 18  # elements from which on a sample pays
 _lock = threading.RLock()
 _LATEST = 8  # tensors of several roles may take turns with settings of their own

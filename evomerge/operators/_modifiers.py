@@ -4,19 +4,18 @@ In the order of the specification: each source is sparsified, then compressed as
 operator merges them; LiNeS scales the merged task vector by the depth of its block.
 """
 
-from __future__ import annotations
-
+# without `annotations` from `__future__`: the types of keywords are read before torch is imported
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._measures import Scope
-from evomerge.operators._quantize import signs_times_deviation
-from evomerge.operators._sparsify import Method, Norm, sparsified
-from evomerge.operators._stack import Stack
+from evomerge.operators._words import Method, Norm, Scope
+
+if TYPE_CHECKING:
+    from evomerge.operators._stack import Stack
 
 PER_SOURCE: Mapping[str, Bound] = {
     "sparsify_density": Bound(1.0, above=0.0, most=1.0),
@@ -26,7 +25,7 @@ PER_SOURCE: Mapping[str, Bound] = {
 
 
 def modified(
-    x: Stack,
+    x: "Stack",
     *,
     sparsify_density: Floats,
     compeft_density: Floats,
@@ -36,7 +35,7 @@ def modified(
     sparsify_gamma: Annotated[float, Field(ge=0, lt=1)] = 0.01,
     sparsify_epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
     compeft_scope: Scope = "tensor",
-) -> Stack:
+) -> "Stack":
     """The task vectors that the operator gets to see.
 
     Args:
@@ -56,15 +55,19 @@ def modified(
     Belilovsky 2024, arXiv:2312.06795; Yadav et al. 2023, arXiv:2311.13171.
     """
     if any(d < 1 for d in sparsify_density):
+        from evomerge.operators._sparsify import sparsified
+
         settings = (sparsify_gamma, sparsify_epsilon)
         x = sparsified(x, sparsify_density, sparsify_method, sparsify_rescale, *settings)
     if any(compeft_density):
+        from evomerge.operators._quantize import signs_times_deviation
+
         x = signs_times_deviation(x, compeft_density, compeft_alpha, compeft_scope)
     return x
 
 
 def depth_factor(
-    x: Stack,
+    x: "Stack",
     *,
     lines_alpha: float = 1.0,
     lines_beta: float = 0.0,
@@ -88,7 +91,7 @@ def depth_factor(
 
 
 def _keywords(function: Any) -> list[inspect.Parameter]:
-    found = inspect.signature(function, eval_str=True).parameters.values()
+    found = inspect.signature(function).parameters.values()
     return [p for p in found if p.kind is p.KEYWORD_ONLY and p.name not in PER_SOURCE]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -13,7 +13,9 @@ from evomerge import registry
 from evomerge.errors import ConfigError
 from evomerge.operators._bound import Bound
 from evomerge.operators._modifiers import PER_SOURCE, SHARED
-from evomerge.operators._stack import Merged
+
+if TYPE_CHECKING:
+    from evomerge.operators._stack import Merged
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 On = Literal["weights", "task_vectors", "either", "pair"]

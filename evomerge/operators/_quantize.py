@@ -10,8 +10,9 @@ from torch import Tensor
 
 from evomerge.operators._consensus import kept_count
 from evomerge.operators._cuts import keep
-from evomerge.operators._measures import Measures, Scope, magnitude, measures
+from evomerge.operators._measures import Measures, magnitude, measures
 from evomerge.operators._stack import Stack, Tile
+from evomerge.operators._words import Scope
 
 
 def signs_times_deviation(

@@ -15,9 +15,10 @@ from torch.nn.functional import hardshrink
 
 from evomerge.operators._consensus import kept_count
 from evomerge.operators._cuts import below_float, keep
-from evomerge.operators._measures import Scope, measures
+from evomerge.operators._measures import measures
 from evomerge.operators._stack import Input, Kernel, Stack, Tile
 from evomerge.operators._statistics import recorded, whole
+from evomerge.operators._words import Scope
 
 Mask = Callable[[Tile], Tensor]
 

@@ -13,13 +13,11 @@ from evomerge.errors import OperatorError
 from evomerge.operators._compiled import array, compiled, fits
 from evomerge.operators._consensus import divided, kept_count
 from evomerge.operators._cuts import keep
-from evomerge.operators._measures import Scope, magnitude, measures
+from evomerge.operators._measures import magnitude, measures
 from evomerge.operators._row_ranks import ranks
 from evomerge.operators._stack import Kernel, Stack, Tile
+from evomerge.operators._words import Method, Norm, Rescale, Scope
 
-Method = Literal["magnitude", "random", "della", "breadcrumbs"]
-Rescale = Literal["inverse", "l1", "none"]
-Norm = Literal["l1", "l2", "linf"]
 _LEAST_NORM = 1e-30  # below it nothing is rescaled; mergekit's 1e-7 misses small tensors
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
-from evomerge.operators._sparsify import Rescale, dropped
+from evomerge.operators._sparsify import dropped
 from evomerge.operators._stack import Merged, Stack
 from evomerge.operators._summed import summed
+from evomerge.operators._words import Rescale
 
 
 @operator(

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import Consensus, Negative
 from evomerge.operators._operator import operator
-from evomerge.operators._sparsify import Rescale, pruned_by_rank
+from evomerge.operators._sparsify import pruned_by_rank
 from evomerge.operators._stack import Merged, Stack
 from evomerge.operators._summed import summed
+from evomerge.operators._words import Consensus, Negative, Rescale
 
 
 @operator(

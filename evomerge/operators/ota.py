@@ -9,10 +9,10 @@ from torch import Tensor
 
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._consensus import nonzero
-from evomerge.operators._measures import Scope
 from evomerge.operators._operator import operator
 from evomerge.operators._saliency import curvature, masks
 from evomerge.operators._stack import Merged, Stack, Tile
+from evomerge.operators._words import Scope
 
 
 @operator(

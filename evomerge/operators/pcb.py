@@ -11,10 +11,11 @@ from torch import Tensor
 
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._consensus import divided
-from evomerge.operators._measures import Measures, Scope, magnitude, measures
+from evomerge.operators._measures import Measures, magnitude, measures
 from evomerge.operators._operator import operator
 from evomerge.operators._ranks import Ranking
 from evomerge.operators._stack import Kernel, Merged, Stack, Tile
+from evomerge.operators._words import Scope
 
 
 @operator(

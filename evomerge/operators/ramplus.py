@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomerge.operators._measures import Scope, measures
+from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
 from evomerge.operators._stack import Kernel, Merged, Stack, Tile
+from evomerge.operators._words import Scope
 
 
 @operator(

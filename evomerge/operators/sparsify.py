@@ -9,8 +9,9 @@ from pydantic import Field
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._consensus import scaled, weighted_sum
 from evomerge.operators._operator import operator
-from evomerge.operators._sparsify import Method, Norm, sparsified
+from evomerge.operators._sparsify import sparsified
 from evomerge.operators._stack import Merged, Stack
+from evomerge.operators._words import Method, Norm
 
 
 @operator(

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import Consensus, Negative
-from evomerge.operators._measures import Scope, measures
+from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
 from evomerge.operators._sparsify import trimmed
 from evomerge.operators._stack import Merged, Stack, Tile
 from evomerge.operators._summed import summed
+from evomerge.operators._words import Consensus, Negative, Scope
 
 
 @operator(

@@ -37,8 +37,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], int, str, frozenset[str]], ...] = (
     (("list", "fitness"), 0, "zoo_skills", NOTHING),
     (("list", "optimizers"), 0, "sampler_options", NUMBERS),
     (("list", "engines"), 0, "gpu_memory_utilization", NUMBERS),
-    # an operator is known by the types of its function, whose file works on tensors
-    (("list", "operators"), 0, "dare_ties", NUMBERS | COMPILED | {"torch"}),
+    (("list", "operators"), 0, "dare_ties", NOTHING),
     (("show", "RUN"), 0, "--model hf", A_RUN),
     (("show", "RUN", "--json"), 0, '"value": 0.75', A_RUN),
     (("lineage", "RUN"), 0, "2  0.750", WITH_NUMPY),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from evomerge import operators, registry
@@ -379,6 +381,16 @@ def test_textbook_settings_are_valid_and_documented(name: str) -> None:
     assert apply(name, base, [source], **found.textbook).isfinite().all()
     assert found.paper
     assert "Source:" in (found.function.__doc__ or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_listing_knows_all_of_an_operator_but_how_it_merges(name: str) -> None:
+    found, whole = operators.outline(name), operators.get(name)
+    assert found is not whole
+    assert operators.describe(found) == operators.describe(whole)
+    assert operators.modifiers(found) == operators.modifiers(whole)
+    ours, theirs = (replace(o, function=whole.function, options=BaseModel) for o in (found, whole))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "density" in operators.get(n).per_source])

@@ -7,10 +7,10 @@ import torch
 
 from evomerge.operators import _consensus
 from evomerge.operators._bounds import between
-from evomerge.operators._consensus import Consensus, Negative
 from evomerge.operators._passes import added, read, rounded
 from evomerge.operators._random import uniforms
 from evomerge.operators._row_ranks import ranks
+from evomerge.operators._words import Consensus, Negative
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
