@@ -62,6 +62,7 @@ def run_cli(*words: object, cwd: Path = ROOT) -> Done:
     return Done(code, out.getvalue(), talk.getvalue())
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every file, or group of files, to one worker as a whole, the longest ones first."""
     for item in items:
