@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from evomerge.errors import RunError
 from evomerge.nouns import Candidate, Genome
 from evomerge.outcome import read_outcome
-from evomerge.recipes import Recipe
+from evomerge.recipes import Recipe, Step
 from evomerge.search_file import read_resolved
 from evomerge.store import Store
 
 Shares = NDArray[np.float64]
+Positions = NDArray[np.int64]
 _RECIPE = ("bounds", "rows", "steps")  # genes that the recipe repeats
 
 
@@ -221,9 +222,7 @@ def _of_sources(candidate: Candidate) -> dict[str, float]:
                 blocks[name] = blocks.get(name, 0.0) + (end - start) / len(slice_)
         return {name: count / recipe.depth for name, count in blocks.items()}
     if recipe.lineage is not None:
-        from evomerge.spaces._crossing import without_noise  # compiled code
-
-        bounds, rows = without_noise(recipe.lineage, tuple(recipe.sources))
+        bounds, rows = _without_noise(recipe.lineage.steps, tuple(recipe.sources))
     elif recipe.segments is not None:
         bounds, rows = np.array(recipe.segments.bounds), np.array(recipe.segments.rows)
     else:
@@ -232,3 +231,16 @@ def _of_sources(candidate: Candidate) -> dict[str, float]:
     amounts = np.abs(rows).T @ lengths
     shares = (amounts / (amounts.sum() or 1.0)).tolist()
     return dict(zip(recipe.sources, shares, strict=True))
+
+
+def _without_noise(steps: Sequence[Step], sources: Sequence[str]) -> tuple[Positions, Shares]:
+    """What steps lead to but for their noise: (S + 1,) bounds, (S, K) weights of K sources."""
+    bounds = np.array(sorted({0}.union(*(step.ends for step in steps))))
+    owed: dict[str | int, Shares] = {name: np.zeros(len(bounds) - 1) for name in sources}
+    owed[steps[-1].number] = np.ones(len(bounds) - 1)
+    for step in reversed(steps):
+        counts = np.diff(np.searchsorted(bounds, (0, *step.ends)))
+        child = owed.pop(step.number, 0.0)
+        for parent, weights in zip(step.parents, np.array(step.weights).T, strict=True):
+            owed[parent] = owed.get(parent, 0.0) + child * np.repeat(weights, counts)
+    return bounds, np.stack([owed[name] for name in sources], axis=1)

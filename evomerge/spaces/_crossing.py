@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from evomerge.loops import compiled
 from evomerge.nouns import Genome
-from evomerge.recipes import Lineage
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -126,24 +125,6 @@ def cross(first: Matrix, second: Matrix, parts: Sequence[Part]) -> Matrix:
     stops = np.array([part.stop for part in parts], np.int64)
     weights = np.array([(part.a, part.b) for part in parts], np.float64)
     return Matrix(*_cross(*first, *second, stops, weights))
-
-
-def without_noise(lineage: Lineage, sources: Sequence[str]) -> Matrix:
-    """What a lineage leads to but for its noise, as weights of the sources."""
-    size = np.array([0, lineage.size], np.int64)
-    rows = np.eye(len(sources))
-    known: dict[str | int, Matrix] = {
-        name: Matrix(size, rows[place : place + 1]) for place, name in enumerate(sources)
-    }
-    for step in lineage.steps:
-        first, second = known[step.parents[0]], known[step.parents[-1]]
-        starts = (0, *step.ends[:-1])
-        parts = [
-            Part(start, stop, row[0], sum(row[1:]))
-            for start, stop, row in zip(starts, step.ends, step.weights, strict=True)
-        ]
-        known[step.number] = cross(first, second, parts)
-    return known[lineage.steps[-1].number]
 
 
 def _equal(first: Matrix, second: Matrix) -> bool:
