@@ -82,13 +82,19 @@ def run(search: Search, folder: Path, executor: Callable[[], Any]) -> list[tuple
     return rows(folder)
 
 
-def test_with_a_worker_killed_and_a_driver_interrupted_ray_finds_what_one_worker_finds(
+BRED = {
+    "space": {"kind": "crossover", "interpolation": "slerp", "space": "task_vector"},
+    "optimizer": {"name": "m2n2", "population_size": 4, "insert": "asked", "lag": 3},
+}
+
+
+def test_with_a_worker_killed_and_a_driver_interrupted_ray_breeds_what_one_worker_breeds(
     cluster: Any, ground: dict[str, Any], tmp_path: Path
 ) -> None:
-    here = run(search(**ground), tmp_path / "here", LocalExecutor)
+    here = run(search(**ground, **BRED), tmp_path / "here", LocalExecutor)
     workers = tmp_path / "workers"
     workers.unlink()
-    made, folder = search(**ground, **IN_ORDER), tmp_path / "ray"
+    made, folder = search(**ground, **BRED, **IN_ORDER), tmp_path / "ray"
     killed: list[int] = []
 
     def disturb(progress: Progress) -> None:
@@ -101,9 +107,12 @@ def test_with_a_worker_killed_and_a_driver_interrupted_ray_finds_what_one_worker
     with pytest.raises(KeyboardInterrupt):
         start(made, folder, disturb)
     first = small.noted(workers)
-    fewer = search(**ground, executor=IN_ORDER["executor"] | {"workers": 1})
+    fewer = search(**ground, **BRED, executor=IN_ORDER["executor"] | {"workers": 1})
     resume(fewer, folder, lambda progress: None)
     assert rows(folder) == here
+    archives = [archive(tmp_path / name) for name in ("here", "ray")]
+    assert archives[0] == archives[1]
+    assert len(archives[0]) == 4
     later = small.noted(workers)[len(first) :]
     assert os.getpid() not in (*first, *later)
     assert set(first).isdisjoint(later)
@@ -111,19 +120,13 @@ def test_with_a_worker_killed_and_a_driver_interrupted_ray_finds_what_one_worker
 
 
 @pytest.mark.slow
-def test_with_a_lag_ray_breeds_the_children_that_one_worker_breeds(
-    cluster: Any, ground: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("keys", [{}, BRED], ids=["cmaes", "m2n2"])
+def test_in_the_order_asked_ray_finds_what_one_worker_finds(
+    keys: dict[str, Any], cluster: Any, ground: dict[str, Any], tmp_path: Path
 ) -> None:
-    bred = ground | {
-        "space": {"kind": "crossover", "interpolation": "slerp", "space": "task_vector"},
-        "optimizer": {"name": "m2n2", "population_size": 4, "insert": "asked", "lag": 3},
-    }
-    here = run(search(**bred), tmp_path / "here", LocalExecutor)
-    made = search(**bred, **IN_ORDER)
+    here = run(search(**ground, **keys), tmp_path / "here", LocalExecutor)
+    made = search(**ground, **keys, **IN_ORDER)
     assert run(made, tmp_path / "ray", made.new_executor) == here
-    archives = [archive(tmp_path / name) for name in ("here", "ray")]
-    assert archives[0] == archives[1]
-    assert len(archives[0]) == 4
 
 
 @pytest.mark.slow

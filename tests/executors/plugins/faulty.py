@@ -12,8 +12,8 @@ from evomerge.engines.torch import TorchEngine as _Torch
 from evomerge.errors import SearchError
 from evomerge.weights.plan import Plan
 
-KILLED_ONCE, KILLED_ALWAYS, OUT_OF_MEMORY, UNUSABLE_ONCE = 1.125, 1.25, 1.5, 1.6875
-HANGS_ONCE = {1.375, 1.4375}
+KILLED_ALWAYS, OUT_OF_MEMORY, UNUSABLE_ONCE = 1.25, 1.5, 1.6875
+KILLED_ONCE, HANGS_ONCE = {1.125, 1.1875}, {1.375, 1.4375}
 TAKES_SECONDS = {0.375: 0.1, 1.625: 1.0}
 
 
@@ -45,7 +45,7 @@ class FaultyEngine(_Torch):
         with (self.folder / "loads").open("a") as log:
             log.write(f"{weight} {os.getpid()}\n")
         first = self._first(f"seen-{weight}")
-        if weight == KILLED_ALWAYS or (weight == KILLED_ONCE and first):
+        if weight == KILLED_ALWAYS or (weight in KILLED_ONCE and first):
             os.kill(os.getpid(), signal.SIGKILL)
         if weight in HANGS_ONCE and first:
             time.sleep(600)
