@@ -7,6 +7,7 @@ import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy import Engine, event
 
 from evomerge import clock as clock_of_runs
 from evomerge.config import load_resolved
-from evomerge.errors import ConfigError, SearchError
+from evomerge.errors import ConfigError, ReplayError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
 from evomerge.nouns import Evaluation, Job
@@ -186,6 +187,40 @@ def test_a_run_stopped_again_and_again_replays_exactly(
         alone = run_with(Stragglers(1, "asked", seed=9), search, tmp_path / "whole")
         assert leaderboard(folder) == alone
         assert max(evaluated.values()) == 1  # what finished before its turn was not lost
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (
+            "UPDATE candidates SET genes = replace(genes, ': ', ': 1') WHERE number = 7",
+            r"candidate 7 .*: gene \w+.* is 0\.\d+, recorded 10\.\d+. Resume with the versions",
+        ),
+        (
+            "UPDATE candidates SET recipe_digest = (SELECT recipe_digest FROM candidates WHERE"
+            " number = 6) WHERE number = 7",
+            "candidate 7 is not what the run recorded: its kind, parents or recipe differ",
+        ),
+        (
+            "DELETE FROM evaluations WHERE recipe_digest = (SELECT recipe_digest FROM candidates"
+            " WHERE number = 7)",
+            "candidate 7 was told but has no evaluation",
+        ),
+    ],
+    ids=["gene", "recipe", "evaluation"],
+)
+def test_a_history_that_this_code_does_not_reproduce_is_refused_and_left_as_it_is(
+    change: str, difference: str, small_search: New, tmp_path: Path
+) -> None:
+    search, folder = small_search(), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        start(search, folder, until(9))
+    with closing(sqlite3.connect(folder / "run.sqlite")) as base, base:
+        assert base.execute(change).rowcount == 1
+    before = history(folder)
+    with pytest.raises(ReplayError, match=difference):
+        resume(search, folder, lambda progress: None)
+    assert history(folder) == before
 
 
 def until(limit: int) -> Callable[[Progress], None]:
