@@ -37,7 +37,8 @@ class Processes:
         name, value = "EVOMERGE_TEST", str(uuid.uuid4())
         self.mark = f"{name}={value}"
         self.temporary = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # sockets: short paths
-        self.variables = {name: value, "TMPDIR": str(self.temporary), **(variables or {})}
+        # the mark comes last: Ray writes the names of its processes over the first ones
+        self.variables = {"TMPDIR": str(self.temporary), **(variables or {}), name: value}
         self.started: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
