@@ -240,6 +240,24 @@ def test_a_request_that_fails_leaves_nothing_to_the_next_candidate(live: Live) -
     assert live.load(recipe) == before
 
 
+def test_a_load_that_breaks_off_starts_vllm_anew_for_the_next_candidate(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = live.recipe("linear")
+    before, vllm = live.load(recipe), live.engine._llm
+    assert vllm is not None
+
+    def lost(*_: object, **__: object) -> None:
+        raise ConnectionError("a rank has gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(vllm, "collective_rpc", lost)
+        with pytest.raises(ConnectionError):
+            live.load(live.recipe("ties"))
+    assert live.load(recipe) == before
+    assert live.engine._llm is not vllm
+
+
 def test_a_request_left_over_keeps_no_cached_answers_for_the_next_candidate(live: Live) -> None:
     from vllm import SamplingParams
 
