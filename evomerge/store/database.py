@@ -68,14 +68,18 @@ def open_file(path: Path, *, read_only: bool, create: bool = False) -> sqlite3.C
         isolation_level=None,  # the driver begins nothing by itself: _begin does
         check_same_thread=False,  # the pool hands it to one thread at a time
     )
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA trusted_schema = OFF")  # a run folder may come from a stranger
-    connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
-    if not is_local(path.parent):
-        _without_log(connection)
-    # The default of 2 MB is less than the indexes of 10,000 candidates.
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")  # a run folder may come from a stranger
+        connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
+        if not is_local(path.parent):
+            _without_log(connection)
+        # The default of 2 MB is less than the indexes of 10,000 candidates.
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
+    except BaseException:
+        connection.close()  # what the error holds would keep its locks, too
+        raise
     return connection
 
 

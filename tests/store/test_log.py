@@ -17,7 +17,7 @@ import pytest
 
 from evomerge.errors import StoreError
 from evomerge.nouns import Gram
-from evomerge.store import Store, filesystems, syncing
+from evomerge.store import Store, database, filesystems, syncing
 from evomerge.store.syncing import Syncer
 
 
@@ -207,6 +207,48 @@ def test_a_run_that_is_resumed_while_it_is_copied_is_read_whole(
         monkeypatch.setattr(shutil, "copyfile", resumed)
         with nobody_may_write(copy):
             assert numbers(copy) == [0, 1]
+
+
+def synchronous(store: Store) -> int:
+    """How SQLite waits for the disk: 2 at every commit, 1 beside a log, 0 never."""
+    with store._engine.connect() as connection:
+        return int(connection.exec_driver_sql("PRAGMA synchronous").scalar() or 0)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("ext4", (2, 1)), ("nfs4", (2, 2))])
+def test_commits_wait_for_the_disk_unless_a_log_is_synced_beside_them(
+    kind: str,
+    expected: tuple[int, int],
+    tmp_path: Path,
+    run: Any,
+    candidate: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Store.create(mounted(tmp_path, kind, monkeypatch), run) as store:
+        before = synchronous(store)
+        store.record_ask(candidate(0), 0.5)
+        assert (before, synchronous(store)) == expected
+
+
+def test_a_file_that_cannot_be_opened_is_let_go_at_once(
+    local: Path, run: Any, candidate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.create(local, run) as store:
+        store.record_ask(candidate(0), 0.5)
+        copy = killed(local, local / "copy")
+
+    def broken(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        raise sqlite3.OperationalError("disk I/O error")
+
+    mounted(copy, "nfs4", monkeypatch)
+    with monkeypatch.context() as failing:
+        failing.setattr(database, "_without_log", broken)
+        with pytest.raises(StoreError, match="disk I/O error") as kept:
+            numbers(copy)
+    assert numbers(copy) == [0]
+    assert kept.tb is not None  # whose frames held the connection
 
 
 def test_on_a_network_file_system_there_is_no_log(
