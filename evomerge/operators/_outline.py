@@ -14,6 +14,9 @@ from importlib.util import find_spec, module_from_spec
 from evomerge import registry
 from evomerge.operators._operator import Operator, get
 
+# They define a name of their own and change no other.
+_HARMLESS = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+
 
 @cache
 def outline(name: str) -> Operator:
@@ -30,28 +33,43 @@ def outline(name: str) -> Operator:
     if spec is None or not isinstance(spec.loader, InspectLoader):
         return get(name)
     tree = ast.parse(spec.loader.get_source(spec.name) or "")
+    declaration = _declaration(tree, name)
+    if declaration is None:
+        return get(name)
     module = module_from_spec(spec)  # which nobody else sees
     module.__doc__ = ast.get_docstring(tree, clean=False)
-    code = compile(_declaration(tree, name), str(spec.origin), "exec", dont_inherit=True)
+    code = compile(declaration, str(spec.origin), "exec", dont_inherit=True)
     try:
         exec(code, vars(module))  # noqa: S102 - as importing it would
-    except NameError:
+    except Exception:  # something is missing, or wrong: the import says what
         return get(name)
     found = getattr(module, name, None)
     return found if isinstance(found, Operator) else get(name)
 
 
-def _declaration(tree: ast.Module, name: str) -> ast.Module:
-    """The operator's function, and before it the statements that define what it names."""
+def _declaration(tree: ast.Module, name: str) -> ast.Module | None:
+    """The operator's function, and before it the statements that define what it names.
+
+    None where other statements work on these too, as on a table that is filled line by line.
+    """
     kept: list[ast.stmt] = []
+    left: list[ast.stmt] = []
     needed = {name}
     for statement in reversed(tree.body):
-        if needed & _defined(statement):
-            if isinstance(statement, ast.FunctionDef) and statement.name == name:
-                _empty(statement)
-            needed |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-            kept.append(statement)
+        if not needed & _defined(statement):
+            left.append(statement)
+            continue
+        if isinstance(statement, ast.FunctionDef) and statement.name == name:
+            _empty(statement)
+        needed |= _named(statement)
+        kept.append(statement)
+    if any(needed & _named(s) for s in left if not isinstance(s, _HARMLESS)):
+        return None
     return ast.fix_missing_locations(ast.Module(kept[::-1], type_ignores=[]))
+
+
+def _named(statement: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
 
 
 def _defined(statement: ast.stmt) -> set[str]:

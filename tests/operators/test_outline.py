@@ -45,11 +45,20 @@ def test_an_operator_of_a_plug_in_is_outlined_without_its_packages(folder: Path)
     assert [(s.name, s.domain) for s in told.settings] == [("weight", "≤ 1"), ("word", "good, bad")]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "globals().update(Word=str, HALF=0.5)",
+        'TABLE = {}\nTABLE["half"] = 0.5\nWord, HALF = str, TABLE["half"]',
+    ],
+    ids=["names from nowhere", "a table filled line by line"],
+)
 def test_an_operator_that_is_declared_in_another_way_is_imported(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "no_such_package", SimpleNamespace(Merged=object))
-    words = "globals().update(Word=str, HALF=0.5)"
+    monkeypatch.delitem(sys.modules, "evomerge.operators.theirs", raising=False)
+    outline.cache_clear()
     (folder / "theirs.py").write_text(FILE.format(name="theirs", words=words))
     assert outline("theirs") is get("theirs")
     assert [s.kind for s in describe(outline("theirs")).settings] == ["number", "word"]
