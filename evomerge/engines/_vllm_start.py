@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ _SOCKETS = "VLLM_RPC_BASE_PATH"
 _SOCKET_BYTES = 107  # of a path, at most; vLLM gives each socket a name of 36
 _running: list[LLM] = []
 _stopped: list[LLM] = []
+_collecting = threading.Lock()  # while garbage is not looked for
 
 
 def demand_vllm() -> None:
@@ -115,7 +117,8 @@ def start(arguments: Mapping[str, Any]) -> LLM:
         from evomerge.engines._generators import Generators
 
         generators = Generators()
-        gc.freeze()  # what is there now is no garbage, and vLLM looks through all of it five times
+        gc.collect()
+        gc.freeze()  # what is left is no garbage, and vLLM would look through it five times
         try:
             with compiling(not arguments["enforce_eager"]), _sockets_in(arguments["model"]):
                 # weights come later, unless the arguments say otherwise
@@ -145,15 +148,21 @@ def stop(llm: LLM) -> None:
         _stopped.clear()
 
 
+def stop_with_the_last(llm: LLM) -> None:
+    """End a vLLM that `start` did not start, with the last of those that it did."""
+    _stopped.append(llm)
+
+
 @contextmanager
 def _collecting_later() -> Iterator[None]:
     """Let nobody look for garbage: each shutdown does so twice, half a second each time."""
-    collect = gc.collect
-    gc.collect = lambda *_, **__: 0
-    try:
-        yield
-    finally:
-        gc.collect = collect
+    with _collecting:
+        collect = gc.collect
+        gc.collect = lambda *_, **__: 0
+        try:
+            yield
+        finally:
+            gc.collect = collect
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def fresh(engine: VllmEngine, recipe: Recipe, out: Path) -> LM:
     arguments = engine.lm_eval_arguments(itself)
     found: Any = get_model("vllm")(pretrained=str(checkpoint), **_values(arguments["model_args"]))
     # its end would be the end of every other vLLM of this process: it comes with the last one's
-    _vllm_start._stopped.append(found.model)
+    _vllm_start.stop_with_the_last(found.model)
     return cast("LM", found)
 
 
@@ -314,7 +314,6 @@ def test_an_engine_without_graphs_compiles_nothing_and_leaves_the_compiler_to_ot
     assert graphs.frame_count == 1
 
 
-@pytest.mark.slow
 def test_two_ranks_answer_as_one_engine_does(live: Live) -> None:
     recipe = live.recipe("ties", parameters={"density": 0.4})
     alone = live.load(recipe)
