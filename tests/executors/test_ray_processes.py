@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 from processes import PATIENCE_SECONDS, RAY, Run, assert_nothing_is_left, wait_for
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
@@ -23,6 +21,20 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield made
 
 
+def test_a_run_on_a_cluster_of_its_own_finds_what_one_worker_finds_and_leaves_nothing(
+    undisturbed: list[tuple[Any, ...]], run: Run
+) -> None:
+    process = run.begin_slowly()
+    wait_for(lambda: run.events() > 3 and bool(run.workers()), process)
+    run.note_shared()
+    run.hurry()
+    _, talk = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, talk
+    assert run.rows() == undisturbed
+    assert_nothing_is_left(run)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_every_process_and_says_how_to_resume(
     number: int, code: int, run: Run
@@ -45,6 +57,7 @@ def test_a_signal_ends_every_process_and_says_how_to_resume(
     assert_nothing_is_left(run)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_killed_driver_lose_nothing(
     undisturbed: list[tuple[Any, ...]], run: Run
 ) -> None:
@@ -63,6 +76,7 @@ def test_a_killed_worker_and_a_killed_driver_lose_nothing(
     assert_nothing_is_left(run)
 
 
+@pytest.mark.slow
 def test_a_killed_vllm_and_a_killed_driver_lose_nothing_and_fewer_workers_go_on(
     tmp_path: Path,
 ) -> None:
@@ -92,6 +106,7 @@ def test_a_killed_vllm_and_a_killed_driver_lose_nothing_and_fewer_workers_go_on(
         wait_for(lambda: not crew.living())
 
 
+@pytest.mark.slow
 def test_a_run_whose_only_node_has_died_ends_and_may_be_resumed(run: Run) -> None:
     run.variables["RAY_health_check_period_ms"] = "500"  # and not 3000
     process = run.begin_slowly("--set", "budget.evaluations=2000")  # Ray takes its time to notice
@@ -107,6 +122,7 @@ def test_a_run_whose_only_node_has_died_ends_and_may_be_resumed(run: Run) -> Non
     assert_nothing_is_left(run)
 
 
+@pytest.mark.slow
 def test_no_cluster_at_an_address_is_refused(tmp_path: Path) -> None:
     with Run(tmp_path, **RAY | {"address": "127.0.0.1:1"}) as run:
         process = run.begin()
@@ -132,6 +148,7 @@ thread.join()
 """
 
 
+@pytest.mark.slow
 def test_a_cluster_is_joined_from_any_thread() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IN_A_THREAD],
