@@ -18,6 +18,7 @@ from evomerge.store import RunRecord, Store
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
+QUICKSTART = ROOT / "experiments" / "quickstart" / "search.yaml"
 SOURCES: dict[str, str | Recipe] = {name: str(ZOO / name) for name in ("arithmetic", "strings")}
 HEAVY = (
     *("torch", "numba", "scipy", "pandas", "datasets", "lm_eval", "transformers", "vllm", "ray"),
@@ -28,6 +29,8 @@ NOTHING: frozenset[str] = frozenset()
 NUMBERS = frozenset({"numpy"})
 A_RUN = frozenset({"sqlalchemy"})
 WITH_NUMPY = A_RUN | NUMBERS
+# operators, and lm-eval for its tasks; no optimizer that is not drawn from, and no model
+A_CHECK = frozenset(HEAVY) - {"optuna", "cmaes", "vllm", "ray", "alembic"}
 
 # words of a command, the exit code, a part of what it says, what it may import
 COMMANDS: tuple[tuple[tuple[str, ...], int, str, frozenset[str]], ...] = (
@@ -48,6 +51,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], int, str, frozenset[str]], ...] = (
     (("resume", "RUN", "--set", "executor=rai"), 2, "no executor is called 'rai'", WITH_NUMPY),
     (("resume", "RUN", "--set", "executor.worker=2"), 2, "worker: unknown key", WITH_NUMPY),
     (("resume", "OLD"), 2, "changed since the run began: evomerge's version", WITH_NUMPY),
+    (("check", str(QUICKSTART)), 0, "genome dimension", A_CHECK),
 )
 
 
