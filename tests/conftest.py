@@ -78,7 +78,7 @@ def _rank(group: pytest.Mark | None) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def disk() -> Iterator[None]:
-    """No wait for the disk: only tests/store is about power cuts, and takes this back."""
+    """No wait for the disk, `os.fsync` included; tests/store, about power cuts, takes this back."""
     from evomerge.store import database
 
     with pytest.MonkeyPatch.context() as patch:
