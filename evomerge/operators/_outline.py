@@ -14,9 +14,6 @@ from importlib.util import find_spec, module_from_spec
 from evomerge import registry
 from evomerge.operators._operator import Operator, get
 
-# They define a name of their own and change no other.
-_HARMLESS = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-
 
 @cache
 def outline(name: str) -> Operator:
@@ -63,9 +60,16 @@ def _declaration(tree: ast.Module, name: str) -> ast.Module | None:
             _empty(statement)
         needed |= _named(statement)
         kept.append(statement)
-    if any(needed & _named(s) for s in left if not isinstance(s, _HARMLESS)):
+    own = {defined for statement in kept for defined in _defined(statement)}
+    if any(own & _named(statement) for statement in left if not _only_defines(statement)):
         return None
     return ast.fix_missing_locations(ast.Module(kept[::-1], type_ignores=[]))
+
+
+def _only_defines(statement: ast.stmt) -> bool:
+    """Whether it makes new names and changes nothing else."""
+    simple = (ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+    return isinstance(statement, simple) and bool(_defined(statement))
 
 
 def _named(statement: ast.stmt) -> set[str]:

@@ -50,8 +50,9 @@ def test_an_operator_of_a_plug_in_is_outlined_without_its_packages(folder: Path)
     [
         "globals().update(Word=str, HALF=0.5)",
         'TABLE = {}\nTABLE["half"] = 0.5\nWord, HALF = str, TABLE["half"]',
+        'TABLE = {}\nfor key in ("half",):\n    TABLE[key] = 0.5\nWord, HALF = str, TABLE["half"]',
     ],
-    ids=["names from nowhere", "a table filled line by line"],
+    ids=["names from nowhere", "a table filled line by line", "a table filled in a loop"],
 )
 def test_an_operator_that_is_declared_in_another_way_is_imported(
     words: str, folder: Path, monkeypatch: pytest.MonkeyPatch
