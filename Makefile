@@ -48,8 +48,8 @@ lint: $(STAMP)  ## Check format, style and the direction of imports (5 s)
 types: $(STAMP)  ## Check types (1 min; 5 s once it has been run)
 	$(BIN)/mypy
 
-test: $(STAMP)  ## Test all that a change can break, on a real vLLM and Ray too (6 min on 2 cores)
-	@echo "Running all tests but the slow ones: about 6 minutes on 2 cores"
+test: $(STAMP)  ## Test all that a change can break, on a real vLLM and Ray too (4 min on 2 cores)
+	@echo "Running all tests but the slow ones: about 4 minutes on 2 cores"
 	@$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)  ## The other tests: repetitions, kill schedules, clusters, engine pairs (14 min)
@@ -60,7 +60,7 @@ test-all: $(STAMP)  ## All tests (20 min)
 	@echo "Running all tests: about 20 minutes on 2 cores"
 	@$(PYTEST)
 
-check: lint types test  ## What a change must pass before it is committed (8 min)
+check: lint types test  ## What a change must pass before it is committed (6 min)
 
 docs: $(STAMP)  ## Rewrite docs/operators from docstrings and presets (5 s)
 	$(BIN)/python docs/make_operator_pages.py
