@@ -210,7 +210,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
     cli: Cli, result: Result, finished: Path, tmp_path: Path
 ) -> None:
     folder, moments = tmp_path / "run", random.Random(0)
-    events = (1, moments.randrange(6, 14), moments.randrange(16, 24), 30)
+    events = (1, moments.randrange(6, 14), moments.randrange(16, 20), 24)  # of 36
     steps = [f"{event}+{0.001 + moments.random() * 0.05}" for event in events]
     words = [sys.executable, str(Path(__file__).parent / "die_at.py"), str(folder), *steps]
     text = yaml.safe_dump(small_search())
