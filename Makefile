@@ -52,12 +52,12 @@ test: $(STAMP)  ## Test all that a change can break, on a real vLLM and Ray too 
 	@echo "Running all tests but the slow ones: about 4 minutes on 2 cores"
 	@$(PYTEST) -m "not slow"
 
-test-slow: $(STAMP)  ## The other tests: repetitions, kill schedules, clusters, engine pairs (14 min)
-	@echo "Running the slow tests: about 14 minutes on 2 cores"
+test-slow: $(STAMP)  ## The other tests: repetitions, kill schedules, clusters, engine pairs (6 min)
+	@echo "Running the slow tests: about 6 minutes on 2 cores"
 	@$(PYTEST) -m slow
 
-test-all: $(STAMP)  ## All tests (20 min)
-	@echo "Running all tests: about 20 minutes on 2 cores"
+test-all: $(STAMP)  ## All tests (10 min)
+	@echo "Running all tests: about 10 minutes on 2 cores"
 	@$(PYTEST)
 
 check: lint types test  ## What a change must pass before it is committed (6 min)
