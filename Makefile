@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Bytecode is written by all cores, and not of what nobody imports: pip would take three times as
 # long. It fails for libraries' templates, which are no Python.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/testing/|transformers/models/' $(VENV)/lib || true
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/testing/|transformers/models/' $(VENV)/lib evomerge || true
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 PRODUCT = $(VENV)/.product
 STAMP = $(VENV)/.installed
