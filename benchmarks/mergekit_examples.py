@@ -33,7 +33,7 @@ from torch import Tensor
 
 from evomerge.build import build, read_recipe
 from evomerge.errors import InputError
-from evomerge.weights.vocabulary import token_ids
+from evomerge.weights.token_ids import token_ids
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "tests" / "recipes" / "mergekit_examples"
 BLOCKS = 6  # of models of whose blocks an example says nothing

@@ -20,7 +20,6 @@ from evomerge.operators._outline import outline
 # What works on tensors takes a second to import, and is looked up at its first use (PEP 562).
 _ON_TENSORS = {
     "_apply": ("Settings", "apply", "combine"),
-    "_compiled": ("LANES", "compiled"),
     "_lanes": ("in_lane", "lanes"),
     "_measures": ("products",),
     "_normals": ("normals",),
@@ -32,7 +31,6 @@ _ON_TENSORS = {
 }
 if TYPE_CHECKING:
     from evomerge.operators._apply import Settings, apply, combine
-    from evomerge.operators._compiled import LANES, compiled
     from evomerge.operators._lanes import in_lane, lanes
     from evomerge.operators._measures import products
     from evomerge.operators._normals import normals
@@ -52,7 +50,6 @@ else:
 
 
 __all__ = [
-    "LANES",
     "TILE",
     "Bound",
     "Description",
@@ -65,7 +62,6 @@ __all__ = [
     "all_finite",
     "apply",
     "combine",
-    "compiled",
     "describe",
     "get",
     "in_lane",

@@ -8,10 +8,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from evomerge.weights.token_ids import token_ids
-
-__all__ = ["AlignedRows", "token_ids"]
-
 _ROWS = 4096  # gathered at once where a mean runs over all of them
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from evomerge.errors import CheckpointError
-from evomerge.weights.vocabulary import AlignedRows, token_ids
+from evomerge.weights.token_ids import token_ids
+from evomerge.weights.vocabulary import AlignedRows
 
 
 def test_token_ids_are_those_of_the_tokenizer(tiny: Callable[..., Path]) -> None:
