@@ -18,8 +18,8 @@ from pathlib import Path
 
 from evomerge.build import build
 from evomerge.config import load
-from evomerge.nouns import Job
 from evomerge.recipes import Recipe
+from evomerge.types import Job
 from evomerge.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 from _mergekit import Mergekit
 from merge import make_model
 
-from evomerge.nouns import Job
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
+from evomerge.types import Job
 from evomerge.weights.plan import Plan
 from evomerge.worker import Worker, WorkerSetup
 

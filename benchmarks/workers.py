@@ -24,11 +24,11 @@ import yaml
 from evomerge.baselines import baselines
 from evomerge.config import load_resolved
 from evomerge.executors import Executor, TellOrder
-from evomerge.nouns import Evaluation, Job, TaskScores
 from evomerge.outcome import read_outcome
 from evomerge.runs import resume, start
 from evomerge.search import Progress, Search
 from evomerge.store import Store
+from evomerge.types import Evaluation, Job, TaskScores
 from evomerge.worker import WorkerSetup
 
 ROOT = Path(__file__).parents[1]

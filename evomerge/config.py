@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from evomerge import __version__, presets, registry
 from evomerge.baselines import baselines
-from evomerge.documents import dump_yaml, read_yaml
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
 from evomerge.executors import Executor
@@ -40,6 +39,7 @@ from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.references import anchor
 from evomerge.worker import WorkerSetup, unserved
+from evomerge.yaml_files import dump_yaml, read_yaml
 
 _LIBRARIES = (
     *("torch", "transformers", "lm_eval", "cmaes", "optuna", "safetensors", "numpy"),

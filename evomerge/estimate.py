@@ -18,10 +18,10 @@ from evomerge.engines import Engine
 from evomerge.errors import CandidateError
 from evomerge.executors import Executor
 from evomerge.executors.local import LocalExecutor
-from evomerge.nouns import Job
 from evomerge.recipes import Recipe
 from evomerge.scoring.tasks import example_counts
 from evomerge.search import Budget, Stage
+from evomerge.types import Job
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan
 from evomerge.worker import Worker

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.clock import Reading
-from evomerge.nouns import Candidate, Evaluation, Genome, Kind
 from evomerge.recipes import Recipe
 from evomerge.search import Stage
 from evomerge.tally import Tally
+from evomerge.types import Candidate, Evaluation, Genome, Kind
 
 
 class Leg:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import RunError
-from evomerge.nouns import Candidate, Genome
 from evomerge.outcome import read_outcome
 from evomerge.recipes import Recipe, Step
 from evomerge.search_file import read_resolved
 from evomerge.store import Store
+from evomerge.types import Candidate, Genome
 
 Shares = NDArray[np.float64]
 Positions = NDArray[np.int64]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import SearchError
-from evomerge.nouns import Candidate, Evaluation, Kind, Split
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
 from evomerge.store import RunRecord, Store
+from evomerge.types import Candidate, Evaluation, Kind, Split
 
 
 @dataclass(frozen=True, slots=True)

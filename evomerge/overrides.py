@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from evomerge.documents import parse_value
 from evomerge.errors import ConfigError
 from evomerge.registry import did_you_mean
+from evomerge.yaml_files import parse_value
 
 
 def override(content: dict[str, Any], text: str) -> None:

@@ -11,10 +11,8 @@ from typing import Any, Literal
 import yaml
 
 from evomerge import registry
-from evomerge.documents import parse_value
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
-from evomerge.nouns import Job, Split
 from evomerge.outcome import Outcome, Score, read_outcome, score
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
@@ -22,10 +20,12 @@ from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile, read_resolved
 from evomerge.store import Store
+from evomerge.types import Job, Split
 from evomerge.user_code import anchor_code
 from evomerge.weights.models import Models
 from evomerge.weights.outline import outline
 from evomerge.weights.references import anchor
+from evomerge.yaml_files import parse_value
 
 RECIPE = "recipe.yaml"
 CHECKPOINT = "best"

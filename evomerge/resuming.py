@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from evomerge import __version__
-from evomerge.documents import parse_yaml
 from evomerge.errors import ConfigError, RunError
 from evomerge.executors import Executor
 from evomerge.overrides import override
@@ -17,6 +16,7 @@ from evomerge.parts import attempt
 from evomerge.registry import component
 from evomerge.search_file import SearchFile
 from evomerge.store import RunRecord
+from evomerge.yaml_files import parse_yaml
 
 OTHER_VERSION = "evomerge's version, and perhaps what recipes mean"
 

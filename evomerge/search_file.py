@@ -15,9 +15,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from evomerge.documents import parse_yaml
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
+from evomerge.yaml_files import parse_yaml
 
 
 class BudgetKeys(BaseModel):

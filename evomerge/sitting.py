@@ -10,7 +10,6 @@ from evomerge.clock import Clock, Reading
 from evomerge.errors import ReplayError
 from evomerge.executors import Executor
 from evomerge.leg import Leg
-from evomerge.nouns import Candidate, Evaluation, Genome, Job
 from evomerge.outcome import champions, references, scores_alone, winner, worth, worths
 from evomerge.recipes import Recipe
 from evomerge.scoring import fitness_value
@@ -18,6 +17,7 @@ from evomerge.scoring.python import uneven
 from evomerge.search import Observer, Progress, Search, Stage
 from evomerge.store import Store
 from evomerge.tally import Tally
+from evomerge.types import Candidate, Evaluation, Genome, Job
 
 _STEPS = 64  # that may be recorded as one
 

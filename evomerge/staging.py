@@ -13,7 +13,6 @@ from evomerge import registry
 from evomerge.agreement import check_descriptors, check_parents, check_shorten
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
-from evomerge.nouns import Gene
 from evomerge.optimizers import Optimizer
 from evomerge.parts import Parts
 from evomerge.recipes import ROLES, Recipe
@@ -21,6 +20,7 @@ from evomerge.registry import Component, component, did_you_mean
 from evomerge.search import Budget, Stage
 from evomerge.search_file import SearchFile, StageKeys
 from evomerge.spaces import Ground, Space
+from evomerge.types import Gene
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan

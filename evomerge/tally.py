@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from evomerge.errors import SearchError
-from evomerge.nouns import Candidate, Evaluation, Kind
+from evomerge.types import Candidate, Evaluation, Kind
 
 
 @dataclass(slots=True)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from evomerge import registry
 from evomerge.engines import Engine
 from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
-from evomerge.nouns import Evaluation, Job, Split, TaskScores
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.whole import WholeScorer
+from evomerge.types import Evaluation, Job, Split, TaskScores
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan

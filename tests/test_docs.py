@@ -11,7 +11,6 @@ import yaml
 
 from evomerge.cli.app import app
 from evomerge.config import load
-from evomerge.documents import parse_yaml
 from evomerge.executors import Executor
 from evomerge.operators import get
 from evomerge.recipes.yaml import from_yaml
@@ -21,6 +20,7 @@ from evomerge.search_file import SearchFile, StageKeys
 from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.joint import JointSpace
+from evomerge.yaml_files import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(

@@ -13,8 +13,8 @@ import yaml
 from evomerge.config import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.estimate import estimate, place, totals
-from evomerge.nouns import Evaluation, Job
 from evomerge.search import Budget
+from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker
 
 ROOT = Path(__file__).parents[1]

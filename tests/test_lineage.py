@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from evomerge.lineage import Lineage, lineage
-from evomerge.nouns import Candidate, Genome
 from evomerge.recipes import Recipe
 from evomerge.spaces._crossing import Matrix, Part, cross, line
+from evomerge.types import Candidate, Genome
 
 N = 100
 SOURCES = ("math", "code")

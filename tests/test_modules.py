@@ -21,13 +21,13 @@ from evomerge.estimate import estimate
 from evomerge.executors import Executor
 from evomerge.executors._inspection import inspect_machine
 from evomerge.executors.ray import RayExecutor
-from evomerge.nouns import Evaluation, Job
 from evomerge.outcome import read_outcome
 from evomerge.recipes import Recipe
 from evomerge.results import evaluate_model, export_recipe, lm_eval_commands
 from evomerge.runs import resume, start
 from evomerge.scoring import Fitness
 from evomerge.store import Store
+from evomerge.types import Evaluation, Job
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.worker import Worker, unserved
 

@@ -21,10 +21,10 @@ from evomerge.config import load_resolved
 from evomerge.errors import ConfigError, ReplayError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
-from evomerge.nouns import Evaluation, Job
 from evomerge.runs import resume, start
 from evomerge.search import Progress, Search
 from evomerge.store import Store
+from evomerge.types import Evaluation, Job
 from evomerge.usage import read_usage
 from evomerge.worker import Worker, WorkerSetup
 

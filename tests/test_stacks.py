@@ -17,12 +17,12 @@ from evomerge.build import build, read_recipe
 from evomerge.config import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.lineage import read_lineage
-from evomerge.nouns import Genome
 from evomerge.outcome import Outcome, read_outcome
 from evomerge.recipes import Recipe
 from evomerge.results import evaluate_model, export_recipe, write_results
 from evomerge.runs import resume, start
 from evomerge.store import Store
+from evomerge.types import Genome
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "experiments" / "zoo"

@@ -21,11 +21,11 @@ from evomerge.config import load_resolved
 from evomerge.errors import SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
-from evomerge.nouns import Candidate, Evaluation, Genome, Job
 from evomerge.outcome import winner
 from evomerge.recipes import Recipe
 from evomerge.runs import resume, start
 from evomerge.search import Progress, Search
+from evomerge.types import Candidate, Evaluation, Genome, Job
 from evomerge.worker import Worker, WorkerSetup
 
 ROOT = Path(__file__).parents[1]

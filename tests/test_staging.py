@@ -12,9 +12,9 @@ import yaml
 from evomerge.config import load, load_resolved
 from evomerge.errors import InputError
 from evomerge.estimate import estimate
-from evomerge.nouns import Genome
 from evomerge.recipes import Recipe
 from evomerge.search import Search
+from evomerge.types import Genome
 
 ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.nouns import Candidate, Evaluation, Genome
 from evomerge.recipes import Recipe
 from evomerge.store import RunRecord, Store
+from evomerge.types import Candidate, Evaluation, Genome
 from evomerge.usage import Share, read_usage
 
 

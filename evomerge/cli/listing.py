@@ -90,9 +90,9 @@ def genes(preset: Path) -> list[dict[str, Any]]:
     Returns:
         ``name`` and ``per_source`` of each, and those of the keys of `Range` that it gives.
     """
-    from evomerge.documents import read_yaml
     from evomerge.operators import outline
     from evomerge.spaces.parameter import Range
+    from evomerge.yaml_files import read_yaml
 
     keys = read_yaml(preset)
     operator = keys.get("operator", preset.stem)

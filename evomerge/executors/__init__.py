@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from evomerge.nouns import Evaluation, Job
+from evomerge.types import Evaluation, Job
 from evomerge.worker import WorkerSetup
 
 TellOrder = Literal["finished", "asked"]

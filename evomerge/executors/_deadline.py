@@ -6,7 +6,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 from typing import get_args
 
-from evomerge.nouns import Evaluation, Job, Split
+from evomerge.types import Evaluation, Job, Split
 
 _ENOUGH = 8  # observed times, before they count
 _QUANTILE = 0.95

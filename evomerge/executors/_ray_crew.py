@@ -11,7 +11,7 @@ from typing import Any, Literal
 from evomerge.executors._inspection import Inspection
 from evomerge.executors._ray_cluster import Demand
 from evomerge.executors._remote import Arrived, RemoteWorker
-from evomerge.nouns import Job
+from evomerge.types import Job
 from evomerge.worker import WorkerSetup
 
 log = logging.getLogger(__name__)

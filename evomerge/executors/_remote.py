@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from evomerge import errors
 from evomerge.errors import EvomergeError, InputError, SearchError
 from evomerge.executors._inspection import Inspection, differences, inspect_machine
-from evomerge.nouns import Evaluation, Job
+from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker, WorkerSetup
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from evomerge.executors import Executor
-from evomerge.nouns import Evaluation, Job
+from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker, WorkerSetup, planned_gpus
 
 

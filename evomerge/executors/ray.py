@@ -22,7 +22,7 @@ from evomerge.executors._openings import Openings
 from evomerge.executors._ray_cluster import Cluster, Demand, broken_connections
 from evomerge.executors._ray_crew import Agency, Member, dismiss, has_answered, has_left
 from evomerge.executors._remote import Answer, Arrived, Opened, Refusal
-from evomerge.nouns import Evaluation, Job, Split
+from evomerge.types import Evaluation, Job, Split
 from evomerge.worker import WorkerSetup
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from evomerge.nouns import Evaluation, Genome, Parameter
+from evomerge.types import Evaluation, Genome, Parameter
 
 
 class Optimizer(ABC):

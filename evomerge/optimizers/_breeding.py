@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Evaluation, Genome, Parameter
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers._draw import draw
+from evomerge.types import Evaluation, Genome, Parameter
 
 Insert = Literal["asked", "finished"]
 Scores = NDArray[np.float64]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from evomerge.nouns import Gene, Parameter
+from evomerge.types import Gene, Parameter
 
 
 def draw(parameter: Parameter, rng: np.random.Generator) -> Gene:

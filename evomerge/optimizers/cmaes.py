@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Evaluation, Gene, Genome, Parameter
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers._injection import shortened
+from evomerge.types import Evaluation, Gene, Genome, Parameter
 
 # Beyond, a diagonal covariance finds the better genome from equal evaluations (measured at
 # D = 256), and faster: 5 ms a generation against 600 ms at D = 512.

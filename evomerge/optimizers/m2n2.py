@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from evomerge.nouns import Evaluation, Parameter
 from evomerge.optimizers._breeding import Breeder, Choice, Insert, example_scores
 from evomerge.optimizers._niches import Archive, Capacity, Competition, Contest, roulette
+from evomerge.types import Evaluation, Parameter
 
 
 class M2n2(Breeder):

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Evaluation, Parameter
 from evomerge.optimizers._breeding import Breeder, Choice, Insert, Scores, example_scores
+from evomerge.types import Evaluation, Parameter
 
 Cell = tuple[int, int]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Evaluation, Gene, Genome, Parameter
 from evomerge.optimizers import Optimizer
 from evomerge.registry import did_you_mean
+from evomerge.types import Evaluation, Gene, Genome, Parameter
 
 if TYPE_CHECKING:
     import optuna

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from evomerge.nouns import Evaluation, Genome
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers._draw import draw
+from evomerge.types import Evaluation, Genome
 
 
 class Random(Optimizer):

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.documents import read_documents
 from evomerge.errors import RecipeError
 from evomerge.recipes._mergekit_places import PlacesOf
 from evomerge.recipes.mergekit import from_documents, is_mergekit
 from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.yaml import from_yaml, is_recipe
+from evomerge.yaml_files import read_documents
 
 
 @dataclass(frozen=True, slots=True)

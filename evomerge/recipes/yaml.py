@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evomerge.documents import dump_yaml
 from evomerge.errors import RecipeError
 from evomerge.recipes.recipe import Recipe
 from evomerge.registry import explain
+from evomerge.yaml_files import dump_yaml
 
 FORMAT = "evomerge"
 VERSION = 1

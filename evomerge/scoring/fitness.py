@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from evomerge.nouns import Split
 from evomerge.scoring.shorten import Shorten
+from evomerge.types import Split
 from evomerge.user_code import content_digest
 
 _LM_EVAL_KEYS = (

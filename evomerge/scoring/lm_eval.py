@@ -11,10 +11,10 @@ import numpy as np
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.lm_eval_options import LmEvalOptions
-from evomerge.nouns import Split, TaskScores
 from evomerge.scoring._author import Author
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.scoring.tasks import choose, load_task, name_problems, task_manager
+from evomerge.types import Split, TaskScores
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.nouns import Split, TaskScores
 from evomerge.scoring.fitness import Fitness, Task
+from evomerge.types import Split, TaskScores
 from evomerge.user_code import load_function
 
 if TYPE_CHECKING:

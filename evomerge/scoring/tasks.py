@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Split
 from evomerge.registry import did_you_mean
 from evomerge.scoring.fitness import Fitness, Task, leak
+from evomerge.types import Split
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from evomerge.nouns import TaskScores
 from evomerge.scoring.fitness import Fitness
+from evomerge.types import TaskScores
 
 
 def fitness_value(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from evomerge.errors import ConfigError
 from evomerge.lm_eval_options import LmEvalOptions
-from evomerge.nouns import Split, TaskScores
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.python import PythonScorer
+from evomerge.types import Split, TaskScores
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

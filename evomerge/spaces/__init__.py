@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import ValidationError
 
 from evomerge.errors import RecipeError
-from evomerge.nouns import Genome, Gram, Parameter
 from evomerge.recipes import Lineage, Recipe
 from evomerge.registry import explain
+from evomerge.types import Genome, Gram, Parameter
 
 if TYPE_CHECKING:
     from evomerge.weights.models import Models

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.loops import compiled
-from evomerge.nouns import Genome
+from evomerge.types import Genome
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]

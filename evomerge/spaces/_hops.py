@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evomerge.nouns import Parameter
 from evomerge.recipes import SCALE_SPAN
 from evomerge.spaces._path import Slot, Slots
+from evomerge.types import Parameter
 
 Genes = Mapping[str, Any]
 Kind = Literal["none", "hop", "matrix", "network"]

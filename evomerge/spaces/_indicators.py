@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from evomerge.nouns import Parameter
 from evomerge.spaces._path import Slot, Slots
+from evomerge.types import Parameter
 
 Genes = Mapping[str, Any]
 _STEPS_IN = 2 / 3  # two of the standard deviations with which a search starts, of 1/6 of [-1, 1]

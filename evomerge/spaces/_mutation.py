@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from evomerge.nouns import Genome
 from evomerge.operators import offspring, piecewise_sum, replay
 from evomerge.recipes import Lineage, Step
 from evomerge.spaces._crossing import Matrix
+from evomerge.types import Genome
 
 _MOST_BYTES = 1 << 30  # of individuals in memory; one that is not there is made again
 _FEWEST = 40

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from evomerge.nouns import Gene, Parameter
 from evomerge.recipes import ROLES
+from evomerge.types import Gene, Parameter
 
 Role = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 

@@ -13,7 +13,6 @@ import numpy as np
 from torch import Tensor
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Genome, Gram, Parameter
 from evomerge.operators import products
 from evomerge.recipes import Recipe, Step
 from evomerge.recipes.layout import Layout
@@ -36,6 +35,7 @@ from evomerge.spaces._mutation import (
     make_step,
     name_of,
 )
+from evomerge.types import Genome, Gram, Parameter
 from evomerge.weights.flat import flat_sources
 from evomerge.weights.segments import PrefixGrams, layout_of
 

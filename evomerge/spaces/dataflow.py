@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Genome
 from evomerge.recipes import Recipe
 from evomerge.registry import did_you_mean
 from evomerge.spaces import Ground, Space
@@ -30,6 +29,7 @@ from evomerge.spaces._indicators import (
     sorted_path,
 )
 from evomerge.spaces._path import Block, Limits, Slot, Slots
+from evomerge.types import Genome
 from evomerge.weights.checkpoint import Checkpoint
 
 BASE = "base"

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Genome
 from evomerge.recipes import Recipe
 from evomerge.registry import made_of
 from evomerge.spaces import Ground, Space
 from evomerge.spaces.dataflow import BASE, DataflowSpace
 from evomerge.spaces.parameter import ParameterSpace
+from evomerge.types import Genome
 
 T = TypeVar("T", bound=Space)
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Gene, Genome, Parameter
 from evomerge.operators import Operator, get
 from evomerge.recipes import ROLES, Recipe
 from evomerge.registry import did_you_mean, explain
 from evomerge.spaces import Ground, Space
 from evomerge.spaces._range import Granularity, Range, softmax
+from evomerge.types import Gene, Genome, Parameter
 
 __all__ = ["Granularity", "ParameterSpace", "Range"]
 

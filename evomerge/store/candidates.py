@@ -8,11 +8,11 @@ import json
 from sqlalchemy import Connection, Text, bindparam, exists, insert, select
 
 from evomerge.errors import StoreError
-from evomerge.nouns import Candidate, Genome
 from evomerge.recipes import Recipe
 from evomerge.store.lineages import Steps
 from evomerge.store.records import to_json, utc_now
 from evomerge.store.schema import candidates, parents, recipes
+from evomerge.types import Candidate, Genome
 
 # Built once: building them takes longer than SQLite does.
 _ADD = insert(candidates)

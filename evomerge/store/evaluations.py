@@ -9,7 +9,6 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, func, insert, select
 
 from evomerge.errors import StoreError
-from evomerge.nouns import Evaluation, Split, TaskScores
 from evomerge.store.records import (
     printable,
     scores_from_json,
@@ -18,6 +17,7 @@ from evomerge.store.records import (
     utc_now,
 )
 from evomerge.store.schema import evaluations, task_scores
+from evomerge.types import Evaluation, Split, TaskScores
 
 
 class Key(NamedTuple):

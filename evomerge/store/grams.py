@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, insert, select
 
-from evomerge.nouns import Gram
 from evomerge.store.records import to_json
 from evomerge.store.schema import grams
+from evomerge.types import Gram
 
 _ADD = insert(grams)
 

@@ -12,7 +12,6 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import RunError, StoreError
-from evomerge.nouns import Candidate, Evaluation, Gram, Split
 from evomerge.store import candidates, database, evaluations, grams, history, runs
 from evomerge.store.filesystems import is_local
 from evomerge.store.lineages import Steps
@@ -20,6 +19,7 @@ from evomerge.store.lock import WriterLock
 from evomerge.store.log import WriteAheadLog
 from evomerge.store.reading import readable
 from evomerge.store.records import Event, RunRecord
+from evomerge.types import Candidate, Evaluation, Gram, Split
 
 FILE_NAME = "run.sqlite"
 

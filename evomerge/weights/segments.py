@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evomerge.errors import PlanError, RecipeError
-from evomerge.nouns import Gram
 from evomerge.recipes.layout import Chromosomes, Layout, lay_out
+from evomerge.types import Gram
 from evomerge.weights.models import Models, Slot
 
 Floats = NDArray[np.float64]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from evomerge.config import load
-from evomerge.nouns import Job, Split
 from evomerge.recipes import Recipe
 from evomerge.scoring import fitness_value
+from evomerge.types import Job, Split
 from evomerge.worker import Worker
 
 

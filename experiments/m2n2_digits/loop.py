@@ -18,12 +18,12 @@ from methods import Method
 from numpy.typing import NDArray
 from starts import NAMES, noise, pretrained_models, write_starts
 
-from evomerge.nouns import Evaluation, Genome, TaskScores
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.optimizers.map_elites import MapElites
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
+from evomerge.types import Evaluation, Genome, TaskScores
 from evomerge.weights.models import Models
 
 EVERY = 50  # evaluations between two points of a curve

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.config import load_resolved
-from evomerge.nouns import Evaluation
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.store import Store
+from evomerge.types import Evaluation
 
 Floats = NDArray[np.float64]
 POPULATION = 20  # M2N2's archive; of the others the best so many, which is what one would keep

@@ -9,9 +9,9 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from evomerge.config import load_resolved
-from evomerge.nouns import Job
 from evomerge.scoring import fitness_value
 from evomerge.store import Store
+from evomerge.types import Job
 from evomerge.worker import Worker
 
 

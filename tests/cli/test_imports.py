@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from evomerge import __version__
-from evomerge.nouns import Candidate, Evaluation, Genome, TaskScores
 from evomerge.recipes import Lineage, Recipe, Step
 from evomerge.results import CHECKPOINT
 from evomerge.store import RunRecord, Store
+from evomerge.types import Candidate, Evaluation, Genome, TaskScores
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from evomerge import registry
-from evomerge.nouns import Evaluation, Genome, Parameter
 from evomerge.optimizers import Optimizer
+from evomerge.types import Evaluation, Genome, Parameter
 
 FAILED = Evaluation("failed", error="it does not load")
 MOST_ASKED_AT_ONCE = 200

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from evomerge import operators, presets, registry
-from evomerge.documents import read_yaml
-from evomerge.nouns import Gene, Genome, Parameter
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground, Space
+from evomerge.types import Gene, Genome, Parameter
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
+from evomerge.yaml_files import read_yaml
 
 FOLDER = presets.shipped("search_spaces")
 ZOO = Path(__file__).parents[2] / "experiments" / "zoo"

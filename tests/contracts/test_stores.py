@@ -11,9 +11,9 @@ from typing import Literal
 import pytest
 
 from evomerge.errors import RunError, StoreError
-from evomerge.nouns import Candidate, Evaluation, Genome, Gram, TaskScores
 from evomerge.recipes import Recipe
 from evomerge.store import Event, RunRecord, Store
+from evomerge.types import Candidate, Evaluation, Genome, Gram, TaskScores
 
 RUN = RunRecord(
     name="数学 + 日本語",

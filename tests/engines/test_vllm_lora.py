@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from evomerge.config import load
-from evomerge.documents import dump_yaml
 from evomerge.errors import ConfigError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
+from evomerge.yaml_files import dump_yaml
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("needs vllm", allow_module_level=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge.executors._deadline import Deadline, Deadlines
-from evomerge.nouns import Evaluation, Job, Split
 from evomerge.recipes import Recipe
+from evomerge.types import Evaluation, Job, Split
 
 ZOO = Path(__file__).parents[2] / "experiments" / "zoo"
 

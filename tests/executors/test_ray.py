@@ -19,9 +19,9 @@ from evomerge.executors._ray_cluster import Demand
 from evomerge.executors._ray_crew import Agency, dismiss, has_answered
 from evomerge.executors._remote import Opened, Refusal, RemoteWorker
 from evomerge.executors.ray import FATAL, RayExecutor
-from evomerge.nouns import Evaluation, Job
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
+from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker, WorkerSetup
 
 pytestmark = pytest.mark.xdist_group("ray")

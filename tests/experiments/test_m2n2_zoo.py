@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.nouns import Candidate, Evaluation, Genome, Kind, Parameter, TaskScores
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.optimizers.random import Random
 from evomerge.recipes import Recipe
 from evomerge.store import RunRecord, Store
+from evomerge.types import Candidate, Evaluation, Genome, Kind, Parameter, TaskScores
 from experiments.m2n2_zoo import courses
 from experiments.m2n2_zoo.courses import Course, course
 from experiments.m2n2_zoo.drawing import draw

@@ -8,8 +8,8 @@ import pytest
 
 from evomerge import registry
 from evomerge.errors import ConfigError
-from evomerge.nouns import Evaluation, Gene, Genome, Parameter
 from evomerge.optimizers.cmaes import Cmaes
+from evomerge.types import Evaluation, Gene, Genome, Parameter
 
 FAILED = Evaluation("failed", error="it does not load")
 

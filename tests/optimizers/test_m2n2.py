@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError, SearchError
-from evomerge.nouns import Evaluation, Genome, Parameter, TaskScores
 from evomerge.optimizers._niches import EPSILON, Archive, Competition, roulette
 from evomerge.optimizers.m2n2 import M2n2
+from evomerge.types import Evaluation, Genome, Parameter, TaskScores
 
 SOURCES = ("math", "code", "chat")
 CROSSED = (

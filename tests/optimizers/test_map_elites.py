@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Evaluation, Parameter, TaskScores
 from evomerge.optimizers.map_elites import Elite, MapElites
+from evomerge.types import Evaluation, Parameter, TaskScores
 
 CROSSED = (
     Parameter("source", "choice", "math", choices=("math", "code")),

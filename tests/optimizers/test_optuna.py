@@ -10,8 +10,8 @@ import optuna
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.nouns import Evaluation, Genome, Parameter
 from evomerge.optimizers.optuna import Optuna
+from evomerge.types import Evaluation, Genome, Parameter
 
 FLOATS = [Parameter("x", "float", 0.9), Parameter("y", "float", 0.1)]
 MIXED = [
@@ -127,7 +127,7 @@ def test_the_libraries_are_loaded_only_by_their_own_optimizer() -> None:
     loaded = "print(sorted({'optuna', 'cmaes', 'torch', 'scipy'} & set(sys.modules)))\n"
     script = (
         "import sys, evomerge.optimizers.random, evomerge.optimizers.cmaes\n"
-        "from evomerge.nouns import Parameter\n"
+        "from evomerge.types import Parameter\n"
         "from evomerge.optimizers.optuna import Optuna\n"
         f"{loaded}"
         "Optuna([Parameter('x', 'float', 0.5)], 0).ask(0)\n"

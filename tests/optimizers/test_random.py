@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from evomerge.nouns import Evaluation, Gene, Parameter
 from evomerge.optimizers.random import Random
+from evomerge.types import Evaluation, Gene, Parameter
 
 
 def _draws(parameter: Parameter, count: int = 2000) -> list[Gene]:

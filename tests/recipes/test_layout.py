@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import ValidationError
 
-from evomerge.documents import parse_yaml
 from evomerge.errors import RecipeError
 from evomerge.recipes import Recipe
 from evomerge.recipes.layout import Layout, lay_out
 from evomerge.recipes.recipe import Segments
 from evomerge.recipes.yaml import from_yaml, to_yaml
+from evomerge.yaml_files import parse_yaml
 
 
 class Spot(NamedTuple):

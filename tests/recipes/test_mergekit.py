@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from evomerge import operators, registry
-from evomerge.documents import parse_yaml
 from evomerge.errors import ExportError, RecipeError
 from evomerge.recipes import ROLES, Recipe
 from evomerge.recipes._mergekit_methods import METHODS, interpolate, pick
 from evomerge.recipes.mergekit import from_mergekit, is_mergekit, to_mergekit
+from evomerge.yaml_files import parse_yaml
 
 LAYERS = 3
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from evomerge.documents import parse_documents, read_documents
 from evomerge.errors import ExportError
 from evomerge.recipes import Recipe
 from evomerge.recipes._mergekit_methods import METHODS
 from evomerge.recipes.mergekit import from_documents, from_mergekit, to_mergekit
+from evomerge.yaml_files import parse_documents, read_documents
 
 Scopes = Sequence[Mapping[str, Any] | None]
 

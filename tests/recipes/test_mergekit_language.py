@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from evomerge.documents import parse_documents, parse_yaml
 from evomerge.errors import ExportError, RecipeError
 from evomerge.recipes import Recipe, Tokenizer
 from evomerge.recipes.mergekit import from_documents, to_mergekit
+from evomerge.yaml_files import parse_documents, parse_yaml
 
 LAYERS = 6
 BLOCK = {"input_layernorm": "norm", "self_attn.q_proj": "attention", "mlp.up_proj": "mlp"}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from evomerge.documents import parse_yaml
 from evomerge.errors import RecipeError
 from evomerge.recipes import Recipe
 from evomerge.recipes.yaml import from_yaml, is_recipe, to_yaml
+from evomerge.yaml_files import parse_yaml
 
 RECIPE = Recipe(
     base="org/base",

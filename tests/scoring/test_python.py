@@ -11,9 +11,9 @@ import torch
 
 from evomerge.engines._slots import Slots
 from evomerge.errors import CandidateError
-from evomerge.nouns import TaskScores
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import PythonScorer, scorer_problems, uneven
+from evomerge.types import TaskScores
 
 CODE = """
 import numpy as np

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from evomerge.nouns import TaskScores
 from evomerge.scoring import Fitness, fitness_value, interval
+from evomerge.types import TaskScores
 
 
 def scores(*examples: float) -> TaskScores:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evomerge.nouns import Genome
 from evomerge.spaces._crossing import (
     Floats,
     Matrices,
@@ -17,6 +16,7 @@ from evomerge.spaces._crossing import (
     inner_products,
     line,
 )
+from evomerge.types import Genome
 
 N, K = 200, 3
 RNG = np.random.default_rng(0)

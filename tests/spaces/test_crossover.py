@@ -16,11 +16,11 @@ from evomerge.baselines import baselines
 from evomerge.build import build, read_recipe
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import ConfigError, PlanError
-from evomerge.nouns import Evaluation, Genome, TaskScores
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.recipes.yaml import to_yaml
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
+from evomerge.types import Evaluation, Genome, TaskScores
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

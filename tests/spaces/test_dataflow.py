@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from evomerge.build import build
 from evomerge.errors import ConfigError
-from evomerge.nouns import Gene, Genome, Parameter
 from evomerge.optimizers.cmaes import Cmaes
 from evomerge.recipes import Recipe
 from evomerge.registry import made_of, validate_options
 from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import DataflowSpace
+from evomerge.types import Gene, Genome, Parameter
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

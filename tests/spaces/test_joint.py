@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from evomerge.build import build
 from evomerge.errors import ConfigError
-from evomerge.nouns import Gene, Genome, Parameter
 from evomerge.recipes import Recipe
 from evomerge.registry import validate_options
 from evomerge.spaces import Ground
 from evomerge.spaces.joint import JointSpace
 from evomerge.spaces.parameter import ParameterSpace
+from evomerge.types import Gene, Genome, Parameter
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

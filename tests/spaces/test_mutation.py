@@ -14,11 +14,11 @@ from torch import Tensor
 
 from evomerge.build import build
 from evomerge.lineage import _of_sources as shares_of_sources
-from evomerge.nouns import Candidate, Evaluation, Genome, TaskScores
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
+from evomerge.types import Candidate, Evaluation, Genome, TaskScores
 from evomerge.weights.models import Models
 
 SHAPES = {"layer1.matrix": (8, 5), "layer1.offset": (5,), "layer2.matrix": (5, 3)}

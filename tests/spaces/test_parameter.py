@@ -10,10 +10,10 @@ import pytest
 
 from evomerge import registry
 from evomerge.errors import ConfigError, RecipeError
-from evomerge.nouns import Evaluation, Genome, Parameter
 from evomerge.optimizers import Optimizer
 from evomerge.spaces import Ground
 from evomerge.spaces.parameter import Granularity, ParameterSpace
+from evomerge.types import Evaluation, Genome, Parameter
 
 GROUND = Ground("/base", {"a": "/a", "b": "/b"}, layers=4, dtype="float32", seed=7)
 

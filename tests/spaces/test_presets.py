@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from evomerge import operators, presets, registry
-from evomerge.documents import read_yaml
-from evomerge.nouns import Gene, Genome, Parameter
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.joint import JointSpace
 from evomerge.spaces.parameter import ParameterSpace
+from evomerge.types import Gene, Genome, Parameter
 from evomerge.weights.models import Models
+from evomerge.yaml_files import read_yaml
 
 FOLDER = presets.shipped("search_spaces")
 KINDS = {path.stem: read_yaml(path)["kind"] for path in sorted(FOLDER.glob("*.yaml"))}

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from evomerge.nouns import Candidate, Evaluation, Genome, TaskScores
 from evomerge.recipes import Recipe
 from evomerge.store import RunRecord
+from evomerge.types import Candidate, Evaluation, Genome, TaskScores
 
 
 @pytest.fixture(scope="module", autouse=True)

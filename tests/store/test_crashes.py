@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 120
 WRITER = """
 from pathlib import Path
 import sys
-from evomerge.nouns import Candidate, Evaluation, Genome, TaskScores
+from evomerge.types import Candidate, Evaluation, Genome, TaskScores
 from evomerge.recipes import Recipe
 from evomerge.store import RunRecord, Store
 

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Engine, event
 
 from evomerge.errors import RunError, StoreError
-from evomerge.nouns import Candidate, Evaluation, Genome
 from evomerge.store import Event, Store, database
+from evomerge.types import Candidate, Evaluation, Genome
 
 COLUMNS = {
     "runs": "id name search_yaml seed fitness_digest settings_digest versions"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from evomerge.errors import StoreError
-from evomerge.nouns import Candidate, Genome
 from evomerge.recipes import Recipe
 from evomerge.store import Store
+from evomerge.types import Candidate, Genome
 
 SOURCES = {"x": "models/x", "y": "models/y"}
 

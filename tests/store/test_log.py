@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from evomerge.errors import StoreError
-from evomerge.nouns import Gram
 from evomerge.store import Store, database, filesystems, syncing
 from evomerge.store.syncing import Syncer
+from evomerge.types import Gram
 
 
 @pytest.fixture

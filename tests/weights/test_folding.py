@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.build import build
-from evomerge.documents import parse_yaml
 from evomerge.errors import ExportError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import from_mergekit, to_mergekit
 from evomerge.weights.folding import FAMILIES
 from evomerge.weights.merge import merge
 from evomerge.weights.plan import make_plan
+from evomerge.yaml_files import parse_yaml
 
 Tiny = Callable[..., Path]
 Pair = tuple[Path, Path]

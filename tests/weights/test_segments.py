@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.documents import parse_yaml
 from evomerge.errors import ExportError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import from_mergekit, to_mergekit
@@ -19,6 +18,7 @@ from evomerge.weights.merge import merge
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.segments import PrefixGrams, layout_of
+from evomerge.yaml_files import parse_yaml
 
 SOURCES = ("arithmetic", "strings", "kanji")
 

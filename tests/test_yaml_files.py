@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from evomerge.documents import dump_yaml, parse_value, parse_yaml
 from evomerge.scoring import Fitness
+from evomerge.yaml_files import dump_yaml, parse_value, parse_yaml
 
 
 @pytest.mark.parametrize("text", ["1e-05", "0.00001", "1.0e-5", "1.E-5", ".1e-4", "+1E-05"])
