@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import presets, registry
+from evomerge import presets
 from evomerge.cli.listing import genes
 from evomerge.operators import Description, Setting, describe, get, modifiers
+from evomerge.plugins import registry
 
 FOLDER = Path(__file__).parent / "operators"
 MADE = "<!-- Made by docs/make_operator_pages.py from evomerge/operators/{name}.py -->"

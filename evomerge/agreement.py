@@ -7,7 +7,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
 from evomerge.spaces import Space
 

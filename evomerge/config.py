@@ -14,15 +14,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evomerge import __version__, presets, registry
+from evomerge import __version__, presets
 from evomerge.baselines import baselines
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
 from evomerge.executors import Executor
 from evomerge.overrides import override
 from evomerge.parts import Parts, attempt, validated
+from evomerge.plugins import registry
+from evomerge.plugins.registry import Component, component
+from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes import Recipe
-from evomerge.registry import Component, component
 from evomerge.resuming import resumed
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import scorer_problems
@@ -33,7 +35,6 @@ from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import other_base
 from evomerge.staging import Staging
 from evomerge.store import RunRecord
-from evomerge.user_code import anchor_code
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evomerge import registry
 from evomerge.baselines import baselines
 from evomerge.config import Loaded
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError
 from evomerge.executors import Executor
 from evomerge.executors.local import LocalExecutor
+from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.scoring.tasks import example_counts
 from evomerge.search import Budget, Stage

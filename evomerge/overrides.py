@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from evomerge.errors import ConfigError
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 from evomerge.yaml_files import parse_value
 
 

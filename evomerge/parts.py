@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from evomerge.errors import InputError
-from evomerge.registry import explain
+from evomerge.plugins.registry import explain
 from evomerge.search_file import SearchFile
 
 T = TypeVar("T")

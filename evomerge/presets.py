@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from evomerge.errors import ConfigError
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 
 Kind = Literal["search_spaces", "fitness"]
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import yaml
 
-from evomerge import registry
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.outcome import Outcome, Score, read_outcome, score
+from evomerge.plugins import registry
+from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
 from evomerge.recipes.yaml import is_recipe, to_yaml
@@ -21,7 +22,6 @@ from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile, read_resolved
 from evomerge.store import Store
 from evomerge.types import Job, Split
-from evomerge.user_code import anchor_code
 from evomerge.weights.models import Models
 from evomerge.weights.outline import outline
 from evomerge.weights.references import anchor

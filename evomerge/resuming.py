@@ -13,7 +13,7 @@ from evomerge.errors import ConfigError, RunError
 from evomerge.executors import Executor
 from evomerge.overrides import override
 from evomerge.parts import attempt
-from evomerge.registry import component
+from evomerge.plugins.registry import component
 from evomerge.search_file import SearchFile
 from evomerge.store import RunRecord
 from evomerge.yaml_files import parse_yaml

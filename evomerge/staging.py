@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from evomerge import registry
 from evomerge.agreement import check_descriptors, check_parents, check_shorten
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer
 from evomerge.parts import Parts
+from evomerge.plugins import registry
+from evomerge.plugins.registry import Component, component, did_you_mean
 from evomerge.recipes import ROLES, Recipe
-from evomerge.registry import Component, component, did_you_mean
 from evomerge.search import Budget, Stage
 from evomerge.search_file import SearchFile, StageKeys
 from evomerge.spaces import Ground, Space

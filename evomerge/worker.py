@@ -11,9 +11,9 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from evomerge import registry
 from evomerge.engines import Engine
 from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
+from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
 from evomerge.scoring.fitness import Fitness

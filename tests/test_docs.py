@@ -13,8 +13,8 @@ from evomerge.cli.app import app
 from evomerge.config import load
 from evomerge.executors import Executor
 from evomerge.operators import get
+from evomerge.plugins.registry import component, options_model, validate_options
 from evomerge.recipes.yaml import from_yaml
-from evomerge.registry import component, options_model, validate_options
 from evomerge.scoring import Fitness
 from evomerge.search_file import SearchFile, StageKeys
 from evomerge.spaces import Ground

@@ -44,7 +44,8 @@ def list_(
 
 
 def _rows(group: Group) -> list[dict[str, Any]]:
-    from evomerge import presets, registry
+    from evomerge import presets
+    from evomerge.plugins import registry
 
     if group == "operators":
         return [_operator(name) for name in registry.names("operators")]
@@ -128,9 +129,9 @@ def _short(value: Any) -> str:
 
 
 def _component(group: str, name: str) -> dict[str, Any]:
-    from evomerge import registry
     from evomerge.engines import Engine
     from evomerge.optimizers import Optimizer
+    from evomerge.plugins import registry
 
     about = (registry.module(group, name).__doc__ or "").strip().splitlines()[0]
     kinds: dict[str, type[Any]] = {"optimizers": Optimizer, "engines": Engine}

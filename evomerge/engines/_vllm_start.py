@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from evomerge.errors import ConfigError
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 
 if TYPE_CHECKING:
     from vllm import LLM

@@ -13,7 +13,7 @@ from evomerge.engines import Engine, Serves
 from evomerge.engines._architecture import demand_fit
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.errors import ConfigError
-from evomerge.user_code import code_files, content_digest, load_function
+from evomerge.plugins.user_code import code_files, content_digest, load_function
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from evomerge import registry
 from evomerge.errors import ConfigError
 from evomerge.operators._bound import Bound
 from evomerge.operators._modifiers import PER_SOURCE, SHARED
+from evomerge.plugins import registry
 
 if TYPE_CHECKING:
     from evomerge.operators._stack import Merged

@@ -11,8 +11,8 @@ from functools import cache
 from importlib.abc import InspectLoader
 from importlib.util import find_spec, module_from_spec
 
-from evomerge import registry
 from evomerge.operators._operator import Operator, get
+from evomerge.plugins import registry
 
 
 @cache

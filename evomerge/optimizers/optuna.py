@@ -13,7 +13,7 @@ import numpy as np
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 from evomerge.types import Evaluation, Gene, Genome, Parameter
 
 if TYPE_CHECKING:

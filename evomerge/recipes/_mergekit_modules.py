@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 
 DEFAULT = "default"  # mergekit's only module of a model that is not composite
 

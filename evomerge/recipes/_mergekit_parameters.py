@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._mergekit_entries import Model, Part, Run, shown
 from evomerge.recipes._mergekit_methods import FILTERS, RESCALED, Method
 from evomerge.recipes._mergekit_settings import Line, Problem, Scope, read_lines
 from evomerge.recipes._mergekit_spread import Spread, Stretch
 from evomerge.recipes._settings import canonical
 from evomerge.recipes.recipe import ROLES, Scalar
-from evomerge.registry import did_you_mean
 
 _HINTS = ("int8_mask",)  # how much memory mergekit takes; the result is the same
 _TARGETS = frozenset(ROLES) - {"other"} | {"final_norm"}

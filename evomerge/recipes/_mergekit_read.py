@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from evomerge.errors import RecipeError
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._mergekit_definitions import Definitions
 from evomerge.recipes._mergekit_entries import (
     Entries,
@@ -33,7 +34,6 @@ from evomerge.recipes._mergekit_tokens import read_tokenizer
 from evomerge.recipes._slices import BASE
 from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.yaml import validated
-from evomerge.registry import did_you_mean
 
 DIALECT = "dialect"
 

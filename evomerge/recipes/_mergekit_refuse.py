@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._mergekit_layout import Layout, Value
 from evomerge.recipes._mergekit_methods import Method
 from evomerge.recipes.recipe import Recipe, Scalar
-from evomerge.registry import did_you_mean
 
 At = Callable[[str, str | None], Value]  # parameter and source to its values
 

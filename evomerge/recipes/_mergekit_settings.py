@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._mergekit_methods import interpolate, pick
 from evomerge.recipes.recipe import Scalar
-from evomerge.registry import did_you_mean
 
 Gradient = Scalar | list[Scalar]
 Scope = tuple[str, Any]  # where a ``parameters`` stands, and what it holds

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from evomerge.errors import ExportError
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import _mergekit_refuse as refuse
 from evomerge.recipes._mergekit_layout import Layout
 from evomerge.recipes._mergekit_methods import METHOD_OF, METHODS, Method
@@ -20,7 +21,6 @@ from evomerge.recipes._mergekit_tokens import write_tokenizer
 from evomerge.recipes._mergekit_values import Values, has_rows, with_rescale
 from evomerge.recipes._slices import BASE, length
 from evomerge.recipes.recipe import Recipe
-from evomerge.registry import did_you_mean
 
 PAIRS = ("slerp", "nearswap", "arcee_fusion")  # of two sources the first is the base
 _WHOLE_NUMBERS = ("max_iter",)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 
 ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 
 Slice = dict[str, tuple[int, int]]
 

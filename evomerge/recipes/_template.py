@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 
 AUTO = "auto"  # the one that most models have
 TEMPLATES = ("alpaca", "chatml", "exaone", "llama3", "mistral")  # as in mergekit 0.1.5

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 
 WORDS = ("base", "union")
 

@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from itertools import accumulate, pairwise
 
 from evomerge.errors import RecipeError
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._mergekit_places import Placed, precedes_blocks
 from evomerge.recipes._segments import Segments
 from evomerge.recipes.recipe import ROLES
-from evomerge.registry import did_you_mean
 
 REST = ("rest", "all")
 Chromosomes = Sequence[Sequence[str]]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._lineage import Lineage, Step, lineage_problems
 from evomerge.recipes._scales import canonical_scales, scale_problems
 from evomerge.recipes._segments import Segments, segment_problems
@@ -22,7 +23,6 @@ from evomerge.recipes._tokenizer import (
     canonical_tokenizer,
     tokenizer_problems,
 )
-from evomerge.registry import did_you_mean
 
 __all__ = [
     "DTYPES",

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from evomerge.errors import RecipeError
+from evomerge.plugins.registry import explain
 from evomerge.recipes.recipe import Recipe
-from evomerge.registry import explain
 from evomerge.yaml_files import dump_yaml
 
 FORMAT = "evomerge"

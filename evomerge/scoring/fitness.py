@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.plugins.user_code import content_digest
 from evomerge.scoring.shorten import Shorten
 from evomerge.types import Split
-from evomerge.user_code import content_digest
 
 _LM_EVAL_KEYS = (
     *("held_out", "metric", "filter", "num_fewshot", "search_examples", "held_out_examples"),

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import CandidateError, ConfigError
+from evomerge.plugins.user_code import load_function
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.types import Split, TaskScores
-from evomerge.user_code import load_function
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring.fitness import Fitness, Task, leak
 from evomerge.types import Split
 

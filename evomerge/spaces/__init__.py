@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import ValidationError
 
 from evomerge.errors import RecipeError
+from evomerge.plugins.registry import explain
 from evomerge.recipes import Lineage, Recipe
-from evomerge.registry import explain
 from evomerge.types import Genome, Gram, Parameter
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from evomerge.errors import ConfigError
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
-from evomerge.registry import did_you_mean
 from evomerge.spaces import Ground, Space
 from evomerge.spaces._hops import KINDS, Scaling
 from evomerge.spaces._indicators import (

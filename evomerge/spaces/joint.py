@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from evomerge.errors import ConfigError
+from evomerge.plugins.registry import made_of
 from evomerge.recipes import Recipe
-from evomerge.registry import made_of
 from evomerge.spaces import Ground, Space
 from evomerge.spaces.dataflow import BASE, DataflowSpace
 from evomerge.spaces.parameter import ParameterSpace

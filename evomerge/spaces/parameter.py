@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from evomerge.errors import ConfigError
 from evomerge.operators import Operator, get
+from evomerge.plugins.registry import did_you_mean, explain
 from evomerge.recipes import ROLES, Recipe
-from evomerge.registry import did_you_mean, explain
 from evomerge.spaces import Ground, Space
 from evomerge.spaces._range import Granularity, Range, softmax
 from evomerge.types import Gene, Genome, Parameter

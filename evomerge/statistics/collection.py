@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evomerge.config import fitness_from
 from evomerge.errors import ConfigError
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
 from evomerge.weights.statistics import Kind
 

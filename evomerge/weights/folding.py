@@ -16,7 +16,7 @@ from operator import mul
 from typing import Any, NamedTuple
 
 from evomerge.errors import PlanError
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 from evomerge.weights.names import language_parts, precedes_blocks, within_block
 from evomerge.weights.slots import Slot
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, ConfigError, PlanError
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
-from evomerge.registry import did_you_mean
 from evomerge.weights.folding import Fold, folds
 from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models, Slot

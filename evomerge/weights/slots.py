@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.names import Place, stack

@@ -19,7 +19,7 @@ import yaml
 from lm_eval._cli import HarnessCLI
 from safetensors.torch import load_file, save_file
 
-from evomerge import registry
+from evomerge.plugins import registry
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"

@@ -13,10 +13,11 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from evomerge import operators, registry
+from evomerge import operators
 from evomerge.errors import OperatorError
 from evomerge.operators import _ranks, _stack
 from evomerge.operators._measures import magnitude, measures
+from evomerge.plugins import registry
 
 NAMES = registry.names("operators")
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evomerge import registry
 from evomerge.optimizers import Optimizer
+from evomerge.plugins import registry
 from evomerge.types import Evaluation, Genome, Parameter
 
 FAILED = Evaluation("failed", error="it does not load")

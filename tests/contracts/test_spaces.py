@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evomerge import operators, presets, registry
+from evomerge import operators, presets
+from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground, Space
 from evomerge.types import Gene, Genome, Parameter

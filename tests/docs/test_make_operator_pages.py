@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from evomerge import registry
+from evomerge.plugins import registry
 
 DOCS = Path(__file__).parents[2] / "docs"
 

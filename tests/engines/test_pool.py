@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge import operators, registry
+from evomerge import operators
 from evomerge.engines._pool import Pool, identities
 from evomerge.errors import CandidateError
+from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.merge import merge

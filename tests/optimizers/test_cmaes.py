@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from evomerge import registry
 from evomerge.errors import ConfigError
 from evomerge.optimizers.cmaes import Cmaes
+from evomerge.plugins import registry
 from evomerge.types import Evaluation, Gene, Genome, Parameter
 
 FAILED = Evaluation("failed", error="it does not load")

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from evomerge import operators, registry
+from evomerge import operators
 from evomerge.errors import ExportError, RecipeError
+from evomerge.plugins import registry
 from evomerge.recipes import ROLES, Recipe
 from evomerge.recipes._mergekit_methods import METHODS, interpolate, pick
 from evomerge.recipes.mergekit import from_mergekit, is_mergekit, to_mergekit

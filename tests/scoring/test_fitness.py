@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from evomerge.registry import explain
+from evomerge.plugins.registry import explain
 from evomerge.scoring import Fitness
 
 

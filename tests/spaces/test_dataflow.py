@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from evomerge.build import build
 from evomerge.errors import ConfigError
 from evomerge.optimizers.cmaes import Cmaes
+from evomerge.plugins.registry import made_of, validate_options
 from evomerge.recipes import Recipe
-from evomerge.registry import made_of, validate_options
 from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.types import Gene, Genome, Parameter

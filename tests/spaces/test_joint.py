@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from evomerge.build import build
 from evomerge.errors import ConfigError
+from evomerge.plugins.registry import validate_options
 from evomerge.recipes import Recipe
-from evomerge.registry import validate_options
 from evomerge.spaces import Ground
 from evomerge.spaces.joint import JointSpace
 from evomerge.spaces.parameter import ParameterSpace

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from evomerge import registry
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.optimizers import Optimizer
+from evomerge.plugins import registry
 from evomerge.spaces import Ground
 from evomerge.spaces.parameter import Granularity, ParameterSpace
 from evomerge.types import Evaluation, Genome, Parameter

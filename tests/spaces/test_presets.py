@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge import operators, presets, registry
+from evomerge import operators, presets
+from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evomerge import operators, registry
+from evomerge import operators
 from evomerge.errors import CandidateError, CheckpointError
+from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.weights import merge as merge_module
 from evomerge.weights.merge import Out, merge, merge_into

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from evomerge.errors import ConfigError
-from evomerge.user_code import code_files, content_digest, load_function
+from evomerge.plugins.user_code import code_files, content_digest, load_function
 
 Write = Callable[..., Path]
 

@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from evomerge.errors import ConfigError
-from evomerge.neighbours import Folder, neighbours
-from evomerge.registry import did_you_mean
+from evomerge.plugins.registry import did_you_mean
+from evomerge.plugins.user_imports import Folder, neighbours
 
 
 class CodeReference(NamedTuple):

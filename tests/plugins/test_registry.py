@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import evomerge.engines
-from evomerge import registry
+from evomerge.plugins import registry
 
 
 def test_a_plug_in_is_known_also_after_the_first_look(
