@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from evomerge.baselines import baselines
 from evomerge.config import load_resolved
 from evomerge.executors import Executor, TellOrder
 from evomerge.outcome import read_outcome
-from evomerge.runs import resume, start
-from evomerge.search import Progress, Search
+from evomerge.search.baselines import baselines
+from evomerge.search.run import resume, start
+from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
 from evomerge.types import Evaluation, Job, TaskScores
 from evomerge.worker import WorkerSetup

@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from evomerge import __version__, presets
-from evomerge.baselines import baselines
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
 from evomerge.executors import Executor
@@ -29,7 +28,8 @@ from evomerge.resuming import resumed
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.tasks import task_problems
-from evomerge.search import Search, Stage
+from evomerge.search.baselines import baselines
+from evomerge.search.spec import Search, Stage
 from evomerge.search_file import SearchFile
 from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import other_base

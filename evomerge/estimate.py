@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evomerge.baselines import baselines
 from evomerge.config import Loaded
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError
@@ -20,7 +19,8 @@ from evomerge.executors.local import LocalExecutor
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.scoring.tasks import example_counts
-from evomerge.search import Budget, Stage
+from evomerge.search.baselines import baselines
+from evomerge.search.spec import Budget, Stage
 from evomerge.types import Job
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import SearchError
-from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
+from evomerge.search.selection import ranked, references, worths
 from evomerge.store import RunRecord, Store
 from evomerge.types import Candidate, Evaluation, Kind, Split
 
@@ -145,142 +144,6 @@ def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
         searched,
         None if best is None else rows[best.number],
     )
-
-
-def worths(
-    fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
-) -> dict[int, float]:
-    """What each candidate that was scored is worth, by number: its value, as a rule."""
-    values = {c.number: results[c.number].value for c in candidates if c.number in results}
-    known = {number: value for number, value in values.items() if value is not None}
-    if fitness.shorten is None:
-        return known
-    alone = scores_alone(fitness, candidates, results)
-    return {
-        c.number: worth(fitness, c, known[c.number], alone) for c in candidates if c.number in known
-    }
-
-
-def worth(
-    fitness: Fitness, candidate: Candidate, value: float, alone: Mapping[str, float]
-) -> float:
-    """What a candidate is worth to a fitness that may prefer fewer blocks; else its value.
-
-    Args:
-        alone: from `scores_alone`.
-    """
-    depth, leading = candidate.recipe.depth, alone.get(_reference(candidate.recipe.base))
-    if fitness.shorten is None:
-        return value
-    if depth is None:  # no block is left out: the last of all that are good enough beside it
-        return fitness.shorten.floor(value)
-    if leading is None:
-        return value
-    return fitness.shorten.worth(value, leading, depth)
-
-
-def scores_alone(
-    fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
-) -> dict[str, float]:
-    """The fitness of each model that was scored alone: as a baseline, or in an earlier stage."""
-    best = references(candidates, results)
-    searched = {
-        _reference(c.recipe): value
-        for c in candidates
-        if c.kind != "baseline"
-        and c.number in results
-        and (value := results[c.number].value) is not None
-    }
-    return searched | {
-        _reference(next(iter(c.recipe.sources.values()))): fitness_value(
-            fitness, results[c.number].tasks, best
-        )
-        for c in candidates
-        if c.kind == "baseline"
-        and len(c.recipe.sources) == 1
-        and c.number in results
-        and results[c.number].status == "done"
-    }
-
-
-def _reference(model: str | Recipe) -> str:
-    return model if isinstance(model, str) else model.digest
-
-
-def ranked(candidates: Sequence[Candidate], worth: Mapping[int, float]) -> list[Candidate]:
-    """Those that were scored, best first; of equals, the one found first."""
-    scored = [c for c in candidates if c.number in worth]
-    return sorted(scored, key=lambda c: (-worth[c.number], c.number))
-
-
-def winner(
-    stage: str,
-    candidates: Sequence[Candidate],
-    results: Mapping[int, Evaluation],
-    worth: Mapping[int, float],
-) -> Candidate:
-    """The best of a stage's searched candidates and its mean; of equals, the one found first.
-
-    Args:
-        worth: from `worths`.
-
-    Raises:
-        SearchError: none of them was scored.
-    """
-    own = [c for c in candidates if c.stage == stage and c.kind != "baseline"]
-    best = next(iter(ranked(own, worth)), None)
-    if best is None:
-        raise SearchError(f"stage {stage}: {_nothing([results.get(c.number) for c in own])}")
-    return best
-
-
-def champions(
-    candidates: Sequence[Candidate],
-    results: Mapping[int, Evaluation],
-    count: int,
-    worth: Mapping[int, float],
-) -> list[Candidate]:
-    """Who is scored on held-out examples: every baseline and the best of each stage's recipes.
-
-    Args:
-        worth: from `worths`.
-
-    Raises:
-        SearchError: nothing was scored.
-    """
-    best: dict[str, list[Candidate]] = {}
-    known: set[str] = set()
-    for candidate in ranked([c for c in candidates if c.kind != "baseline"], worth):
-        if candidate.recipe.digest not in known:
-            known.add(candidate.recipe.digest)
-            best.setdefault(candidate.stage, []).append(candidate)
-    compared = [
-        c
-        for c in candidates
-        if c.kind == "baseline" and c.number in results and results[c.number].status == "done"
-    ]
-    chosen = [*compared, *(c for of_stage in best.values() for c in of_stage[:count])]
-    if not best:
-        raise SearchError(_nothing(results.values()))
-    return sorted(chosen, key=lambda c: c.number)
-
-
-def _nothing(found: Iterable[Evaluation | None]) -> str:
-    """Why there is no best candidate."""
-    errors = [one.error for one in found if one is not None and one.error]
-    return f"no candidate could be scored: {errors[0] if errors else 'none asked'}"
-
-
-def references(
-    candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
-) -> dict[str, float]:
-    """The best source's score by task, among the sources scored so far."""
-    best: dict[str, float] = {}
-    for candidate in candidates:
-        if candidate.label.startswith("source: ") and candidate.number in results:
-            for task, scores in results[candidate.number].tasks.items():
-                best[task] = max(best.get(task, scores.score), scores.score)
-    return best
 
 
 def score(

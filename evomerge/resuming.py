@@ -16,9 +16,8 @@ from evomerge.parts import attempt
 from evomerge.plugins.registry import component
 from evomerge.search_file import SearchFile
 from evomerge.store import RunRecord
+from evomerge.store.records import OTHER_VERSION
 from evomerge.yaml_files import parse_yaml
-
-OTHER_VERSION = "evomerge's version, and perhaps what recipes mean"
 
 
 def resumed(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

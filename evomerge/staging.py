@@ -17,7 +17,7 @@ from evomerge.parts import Parts
 from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component, did_you_mean
 from evomerge.recipes import ROLES, Recipe
-from evomerge.search import Budget, Stage
+from evomerge.search.spec import Budget, Stage
 from evomerge.search_file import SearchFile, StageKeys
 from evomerge.spaces import Ground, Space
 from evomerge.types import Gene

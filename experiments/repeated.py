@@ -11,8 +11,8 @@ import numpy as np
 from evomerge.config import load, load_resolved
 from evomerge.outcome import Outcome, read_outcome
 from evomerge.results import write_results
-from evomerge.runs import resume, start
-from evomerge.search import Progress
+from evomerge.search.run import resume, start
+from evomerge.search.spec import Progress
 from evomerge.store import Store
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.config import load, load_resolved
 from evomerge.errors import ConfigError, InputError
-from evomerge.runs import start
+from evomerge.search.run import start
 from evomerge.weights.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[1]

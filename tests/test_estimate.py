@@ -13,7 +13,7 @@ import yaml
 from evomerge.config import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.estimate import estimate, place, totals
-from evomerge.search import Budget
+from evomerge.search.spec import Budget
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker
 

@@ -13,7 +13,7 @@ from evomerge.config import load, load_resolved
 from evomerge.errors import InputError
 from evomerge.estimate import estimate
 from evomerge.recipes import Recipe
-from evomerge.search import Search
+from evomerge.search.spec import Search
 from evomerge.types import Genome
 
 ZOO = Path(__file__).parents[1] / "experiments" / "zoo"

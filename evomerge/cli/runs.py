@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from evomerge.config import Loaded
     from evomerge.outcome import Outcome, Row
     from evomerge.reports.table import Cell
-    from evomerge.search import Progress as Standing
+    from evomerge.search.spec import Progress as Standing
     from evomerge.search_file import SearchFile
     from evomerge.usage import Usage
 
@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Run a search and print what it found."""
     from evomerge.config import load
-    from evomerge.runs import start
+    from evomerge.search.run import start
 
     loaded = load(search, overrides)
     place = folder or Path("runs") / loaded.file.name
@@ -94,7 +94,7 @@ def resume(
     """Go on with a run that was stopped or killed; nothing finished is evaluated again."""
     loaded = _stored(folder, overrides)
 
-    from evomerge.runs import resume as resume_search
+    from evomerge.search.run import resume as resume_search
 
     _search(loaded, folder, resume_search)
 

@@ -1,4 +1,4 @@
-"""What a store holds besides the nouns, and how sequences become JSON text."""
+"""What a store holds besides the shared types, and how sequences become JSON text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
+
+# what keeps a run from going on where its record names another version
+OTHER_VERSION = "evomerge's version, and perhaps what recipes mean"
 
 
 def utc_now() -> str:

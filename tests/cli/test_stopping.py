@@ -15,7 +15,7 @@ import pytest
 
 from evomerge.cli import _stopping, runs
 from evomerge.cli._stopping import Stopping
-from evomerge.search import Progress
+from evomerge.search.spec import Progress
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from processes import Run
 
 import evomerge.engines
 from evomerge.config import load
-from evomerge.runs import start
+from evomerge.search.run import start
 
 HERE = Path(__file__).parent
 

@@ -18,9 +18,9 @@ import yaml
 from evomerge.config import load_resolved
 from evomerge.executors.local import LocalExecutor
 from evomerge.optimizers.m2n2 import M2n2
-from evomerge.runs import resume, start
-from evomerge.search import Progress, Search
-from evomerge.sitting import Sitting
+from evomerge.search.loop import Sitting
+from evomerge.search.run import resume, start
+from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
 
 pytestmark = pytest.mark.xdist_group("ray")

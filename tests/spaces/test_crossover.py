@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evomerge.baselines import baselines
 from evomerge.build import build, read_recipe
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import ConfigError, PlanError
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.recipes.yaml import to_yaml
+from evomerge.search.baselines import baselines
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Evaluation, Genome, TaskScores

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, RunError
 from evomerge.executors import Executor
-from evomerge.resuming import OTHER_VERSION
-from evomerge.search import Observer, Search
-from evomerge.sitting import Sitting
+from evomerge.search.loop import Sitting
+from evomerge.search.spec import Observer, Search
 from evomerge.store import Store
+from evomerge.store.records import OTHER_VERSION
 from evomerge.weights.models import Models
 from evomerge.worker import WorkerSetup
 

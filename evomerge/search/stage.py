@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evomerge.clock import Reading
 from evomerge.recipes import Recipe
-from evomerge.search import Stage
-from evomerge.tally import Tally
+from evomerge.search.clock import Reading
+from evomerge.search.counts import Tally
+from evomerge.search.spec import Stage
 from evomerge.types import Candidate, Evaluation, Genome, Kind
 
 

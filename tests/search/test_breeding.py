@@ -17,12 +17,12 @@ import yaml
 from evomerge.config import load, load_resolved
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.results import export_recipe
-from evomerge.runs import resume, start
-from evomerge.search import Progress
-from evomerge.sitting import Sitting
+from evomerge.search.loop import Sitting
+from evomerge.search.run import resume, start
+from evomerge.search.spec import Progress
 from evomerge.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 Cli = Callable[..., Any]
 ROWS = """

@@ -20,11 +20,11 @@ from evomerge.lineage import read_lineage
 from evomerge.outcome import Outcome, read_outcome
 from evomerge.recipes import Recipe
 from evomerge.results import evaluate_model, export_recipe, write_results
-from evomerge.runs import resume, start
+from evomerge.search.run import resume, start
 from evomerge.store import Store
 from evomerge.types import Genome
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 
 

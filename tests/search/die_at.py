@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from evomerge.config import load_resolved
-from evomerge.runs import resume, start
+from evomerge.search.run import resume, start
 
 
 def recorded(folder: Path) -> int:

@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge import clock as clock_of_runs
 from evomerge.config import load_resolved
 from evomerge.errors import SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
-from evomerge.outcome import winner
 from evomerge.recipes import Recipe
-from evomerge.runs import resume, start
-from evomerge.search import Progress, Search
+from evomerge.search.run import resume, start
+from evomerge.search.selection import winner
+from evomerge.search.spec import Progress, Search
+from evomerge.search import clock as clock_of_runs
 from evomerge.types import Candidate, Evaluation, Genome, Job
 from evomerge.worker import Worker, WorkerSetup
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BASELINES = 6
 Content = dict[str, Any]
 Rows = list[tuple[Any, ...]]

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from evomerge import clock as clock_of_runs
+from evomerge.search import clock as clock_of_runs
 
-ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
-FITNESS = Path(__file__).parents[1] / "fitness" / "zoo_skills"
+ZOO = Path(__file__).parents[2] / "experiments" / "zoo"
+FITNESS = Path(__file__).parents[2] / "fitness" / "zoo_skills"
 
 Content = dict[str, Any]
 Cli = Callable[..., Any]

@@ -24,14 +24,14 @@ from evomerge.executors.ray import RayExecutor
 from evomerge.outcome import read_outcome
 from evomerge.recipes import Recipe
 from evomerge.results import evaluate_model, export_recipe, lm_eval_commands
-from evomerge.runs import resume, start
 from evomerge.scoring import Fitness
+from evomerge.search.run import resume, start
 from evomerge.store import Store
 from evomerge.types import Evaluation, Job
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.worker import Worker, unserved
 
-DIGITS = Path(__file__).parents[1] / "experiments" / "m2n2_digits"
+DIGITS = Path(__file__).parents[2] / "experiments" / "m2n2_digits"
 ZOO = DIGITS.parent / "zoo"
 SCORERS = """
 import torch

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from evomerge.baselines import baselines
-from evomerge.clock import Clock, Reading
 from evomerge.errors import ReplayError
 from evomerge.executors import Executor
-from evomerge.leg import Leg
-from evomerge.outcome import champions, references, scores_alone, winner, worth, worths
 from evomerge.recipes import Recipe
 from evomerge.scoring import fitness_value
 from evomerge.scoring.python import uneven
-from evomerge.search import Observer, Progress, Search, Stage
+from evomerge.search.baselines import baselines
+from evomerge.search.clock import Clock, Reading
+from evomerge.search.counts import Tally
+from evomerge.search.selection import champions, references, scores_alone, winner, worth, worths
+from evomerge.search.spec import Observer, Progress, Search, Stage
+from evomerge.search.stage import Leg
 from evomerge.store import Store
-from evomerge.tally import Tally
 from evomerge.types import Candidate, Evaluation, Genome, Job
 
 _STEPS = 64  # that may be recorded as one

@@ -1,0 +1,1 @@
+"""One reader of a run: its candidates, its speed, its ancestry, what is exported."""
