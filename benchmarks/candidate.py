@@ -17,7 +17,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from evomerge.build import build
-from evomerge.config import load
+from evomerge.config.load import load
 from evomerge.recipes import Recipe
 from evomerge.types import Job
 from evomerge.worker import Worker

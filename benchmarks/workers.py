@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from evomerge.config import load_resolved
+from evomerge.config.load import load_resolved
 from evomerge.executors import Executor, TellOrder
 from evomerge.outcome import read_outcome
 from evomerge.search.baselines import baselines

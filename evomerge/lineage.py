@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.config.schema import read_resolved
 from evomerge.errors import RunError
 from evomerge.outcome import read_outcome
 from evomerge.recipes import Recipe, Step
-from evomerge.search_file import read_resolved
 from evomerge.store import Store
 from evomerge.types import Candidate, Genome
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from evomerge.config.schema import SearchFile, read_resolved
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.outcome import Outcome, Score, read_outcome, score
@@ -19,7 +20,6 @@ from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
 from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
-from evomerge.search_file import SearchFile, read_resolved
 from evomerge.store import Store
 from evomerge.types import Job, Split
 from evomerge.weights.models import Models
@@ -93,7 +93,7 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
         CandidateError: it cannot be scored.
     """
     from evomerge.build import read_recipe
-    from evomerge.config import fitness_from
+    from evomerge.config.load import fitness_from
     from evomerge.worker import Worker, WorkerSetup
 
     fitness = fitness_from(fitness_name, Path.cwd())

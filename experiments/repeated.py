@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.config import load, load_resolved
+from evomerge.config.load import load, load_resolved
 from evomerge.outcome import Outcome, read_outcome
 from evomerge.results import write_results
 from evomerge.search.run import resume, start

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from evomerge.cli.app import app
-from evomerge.config import load
+from evomerge.config.load import load
+from evomerge.config.schema import SearchFile, StageKeys
 from evomerge.executors import Executor
 from evomerge.operators import get
 from evomerge.plugins.registry import component, options_model, validate_options
 from evomerge.recipes.yaml import from_yaml
 from evomerge.scoring import Fitness
-from evomerge.search_file import SearchFile, StageKeys
 from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.joint import JointSpace

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from evomerge.config import Loaded, load
-from evomerge.estimate import estimate
+from evomerge.config.estimate import estimate
+from evomerge.config.load import Loaded, load
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "dataflow_zoo"

@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evomerge.cli._stopping import stopping
 
 if TYPE_CHECKING:
-    from evomerge.config import Loaded
+    from evomerge.config.load import Loaded
+    from evomerge.config.schema import SearchFile
     from evomerge.outcome import Outcome, Row
     from evomerge.reports.table import Cell
     from evomerge.search.spec import Progress as Standing
-    from evomerge.search_file import SearchFile
     from evomerge.usage import Usage
 
 File = Annotated[Path, typer.Argument(help="The search YAML.", show_default=False)]
@@ -47,8 +47,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Report all problems of a search at once, its size and its cost."""
-    from evomerge.config import load
-    from evomerge.estimate import estimate
+    from evomerge.config.estimate import estimate
+    from evomerge.config.load import load
 
     loaded = load(search, overrides)
     facts = estimate(loaded, probe=probe)
@@ -74,7 +74,7 @@ def run(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Run a search and print what it found."""
-    from evomerge.config import load
+    from evomerge.config.load import load
     from evomerge.search.run import start
 
     loaded = load(search, overrides)
@@ -131,7 +131,7 @@ def _listed(value: Any) -> str:
 
 def _stored(folder: Path, overrides: list[str]) -> Loaded:
     """The search that a run was started with, perhaps on other workers."""
-    from evomerge.resuming import demand_version, resumed
+    from evomerge.config.resume import demand_version, resumed
     from evomerge.store import Store
 
     with Store.open(folder) as store:  # as a writer, which brings an older file up to date
@@ -139,15 +139,15 @@ def _stored(folder: Path, overrides: list[str]) -> Loaded:
     resumed(run.search_yaml, str(folder), overrides)
     demand_version(run, folder)
 
-    from evomerge.config import load_resolved  # seconds of imports, after what needs none
+    from evomerge.config.load import load_resolved  # seconds of imports, after what needs none
 
     return load_resolved(run.search_yaml, str(folder), overrides)
 
 
 def _outcome(folder: Path) -> tuple[SearchFile, Outcome]:
     """A run's keys and what came out so far; its models need not exist any more."""
+    from evomerge.config.schema import read_resolved
     from evomerge.outcome import read_outcome
-    from evomerge.search_file import read_resolved
     from evomerge.store import Store
 
     with Store.open(folder, read_only=True) as store:

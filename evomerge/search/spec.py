@@ -75,7 +75,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A validated search, its parts composed by `evomerge.config`.
+    """A validated search, its parts composed by `evomerge.config.load`.
 
     Attributes:
         ground: what all recipes have in common.

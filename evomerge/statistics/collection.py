@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.config import fitness_from
+from evomerge.config.load import fitness_from
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness

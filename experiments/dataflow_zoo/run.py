@@ -21,7 +21,7 @@ import numpy as np
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evomerge.config import load_resolved
+from evomerge.config.load import load_resolved
 from evomerge.outcome import Outcome, Row, Score
 from evomerge.store import Store
 from experiments.dataflow_zoo import paths

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from evomerge.config import load
+from evomerge.config.load import load
 from evomerge.recipes import Recipe
 from evomerge.scoring import fitness_value
 from evomerge.types import Job, Split

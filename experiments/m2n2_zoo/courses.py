@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.config import load_resolved
+from evomerge.config.load import load_resolved
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.store import Store

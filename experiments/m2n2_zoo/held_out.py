@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from evomerge.config import load_resolved
+from evomerge.config.load import load_resolved
 from evomerge.scoring import fitness_value
 from evomerge.store import Store
 from evomerge.types import Job

@@ -144,7 +144,7 @@ READERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("from evomerge.weights.models import Models; Models(BASE, {'base': BASE})", NOTHING),
     (
         "from evomerge.outcome import read_outcome\n"
-        "from evomerge.search_file import read_resolved\n"
+        "from evomerge.config.schema import read_resolved\n"
         "from evomerge.store import Store\n"
         "from evomerge.usage import read_usage\n"
         "with Store.open(RUN, read_only=True) as store:\n"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from evomerge.config import load
+from evomerge.config.load import load
 from evomerge.errors import ConfigError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.models import Models

@@ -12,7 +12,7 @@ import pytest
 from processes import Run
 
 import evomerge.engines
-from evomerge.config import load
+from evomerge.config.load import load
 from evomerge.search.run import start
 
 HERE = Path(__file__).parent

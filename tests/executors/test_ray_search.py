@@ -15,7 +15,7 @@ import pytest
 import small
 import yaml
 
-from evomerge.config import load_resolved
+from evomerge.config.load import load_resolved
 from evomerge.executors.local import LocalExecutor
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.search.loop import Sitting

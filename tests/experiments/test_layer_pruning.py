@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge.config import load
-from evomerge.estimate import estimate
+from evomerge.config.estimate import estimate
+from evomerge.config.load import load
 from evomerge.results import evaluate_model
 from experiments.layer_pruning.examiner import Examiner
 from experiments.layer_pruning.make_deep import BLOCKS

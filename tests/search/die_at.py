@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from evomerge.config import load_resolved
+from evomerge.config.load import load_resolved
 from evomerge.search.run import resume, start
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge.config import load, load_resolved
+from evomerge.config.load import load, load_resolved
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.results import export_recipe
 from evomerge.search.loop import Sitting

@@ -16,13 +16,13 @@ import pytest
 import yaml
 from sqlalchemy import Engine, event
 
-from evomerge.config import load_resolved
+from evomerge.config.load import load_resolved
 from evomerge.errors import ConfigError, ReplayError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
+from evomerge.search import clock as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
-from evomerge.search import clock as clock_of_runs
 from evomerge.store import Store
 from evomerge.types import Evaluation, Job
 from evomerge.usage import read_usage

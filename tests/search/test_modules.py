@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from evomerge.build import build, read_recipe
-from evomerge.config import Loaded, load, load_resolved
+from evomerge.config.estimate import estimate
+from evomerge.config.load import Loaded, load, load_resolved
 from evomerge.engines.torch import TorchEngine
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
 from evomerge.errors import ConfigError, RunError, SearchError
-from evomerge.estimate import estimate
 from evomerge.executors import Executor
 from evomerge.executors._inspection import inspect_machine
 from evomerge.executors.ray import RayExecutor

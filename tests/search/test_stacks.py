@@ -14,7 +14,7 @@ import yaml
 from transformers import LlamaForCausalLM
 
 from evomerge.build import build, read_recipe
-from evomerge.config import Loaded, load_resolved
+from evomerge.config.load import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.lineage import read_lineage
 from evomerge.outcome import Outcome, read_outcome

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge.config import load_resolved
+from evomerge.config.load import load_resolved
 from evomerge.errors import SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
 from evomerge.recipes import Recipe
+from evomerge.search import clock as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.selection import winner
 from evomerge.search.spec import Progress, Search
-from evomerge.search import clock as clock_of_runs
 from evomerge.types import Candidate, Evaluation, Genome, Job
 from evomerge.worker import Worker, WorkerSetup
 

@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from evomerge import __version__
+from evomerge.config.overrides import override
+from evomerge.config.schema import SearchFile
+from evomerge.config.validation import attempt
 from evomerge.errors import ConfigError, RunError
 from evomerge.executors import Executor
-from evomerge.overrides import override
-from evomerge.parts import attempt
 from evomerge.plugins.registry import component
-from evomerge.search_file import SearchFile
 from evomerge.store import RunRecord
 from evomerge.store.records import OTHER_VERSION
 from evomerge.yaml_files import parse_yaml

@@ -15,25 +15,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from evomerge import __version__, presets
+from evomerge.config.overrides import override
+from evomerge.config.resume import resumed
+from evomerge.config.schema import SearchFile
+from evomerge.config.stages import Staging
+from evomerge.config.validation import Parts, attempt, validated
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
 from evomerge.executors import Executor
-from evomerge.overrides import override
-from evomerge.parts import Parts, attempt, validated
 from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component
 from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes import Recipe
-from evomerge.resuming import resumed
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.tasks import task_problems
 from evomerge.search.baselines import baselines
 from evomerge.search.spec import Search, Stage
-from evomerge.search_file import SearchFile
 from evomerge.spaces import Ground
 from evomerge.spaces.dataflow import other_base
-from evomerge.staging import Staging
 from evomerge.store import RunRecord
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models

@@ -12,12 +12,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from evomerge.config import load, load_resolved
+from evomerge.config.load import load, load_resolved
 from evomerge.errors import ConfigError, InputError
 from evomerge.search.run import start
 from evomerge.weights.checkpoint import Checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 OWN_TASKS = {"include_path": str(ROOT / "fitness" / "zoo_skills")}
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 import yaml
 
-from evomerge.config import Loaded, load_resolved
+from evomerge.config.estimate import estimate, place, totals
+from evomerge.config.load import Loaded, load_resolved
 from evomerge.errors import ConfigError
-from evomerge.estimate import estimate, place, totals
 from evomerge.search.spec import Budget
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 
 

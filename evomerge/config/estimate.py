@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evomerge.config import Loaded
+from evomerge.config.load import Loaded
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError
 from evomerge.executors import Executor

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge.config import load, load_resolved
+from evomerge.config.estimate import estimate
+from evomerge.config.load import load, load_resolved
 from evomerge.errors import InputError
-from evomerge.estimate import estimate
 from evomerge.recipes import Recipe
 from evomerge.search.spec import Search
 from evomerge.types import Genome
 
-ZOO = Path(__file__).parents[1] / "experiments" / "zoo"
+ZOO = Path(__file__).parents[2] / "experiments" / "zoo"
 
 GOOD: dict[str, Any] = {
     "name": "good",
@@ -297,7 +297,7 @@ def test_check_tells_of_every_stage_and_adds_them_up(tmp_path: Path) -> None:
 
 def test_the_timed_candidates_are_one_of_each_stage(tmp_path: Path) -> None:
     few = {"task": "zoo_arithmetic", "search_examples": 8}
-    fitness = str(Path(__file__).parents[1] / "fitness" / "zoo_skills")
+    fitness = str(Path(__file__).parents[2] / "fitness" / "zoo_skills")
     content = GOOD | {"fitness": {"include_path": fitness, "tasks": {"arithmetic": few}}}
     facts = estimate(load(write(tmp_path, content)), probe=True)
     timed = facts["timed_stages"]

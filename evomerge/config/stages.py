@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.agreement import check_descriptors, check_parents, check_shorten
+from evomerge.config.schema import SearchFile, StageKeys
+from evomerge.config.validation import Parts, check_descriptors, check_parents, check_shorten
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer
-from evomerge.parts import Parts
 from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component, did_you_mean
 from evomerge.recipes import ROLES, Recipe
 from evomerge.search.spec import Budget, Stage
-from evomerge.search_file import SearchFile, StageKeys
 from evomerge.spaces import Ground, Space
 from evomerge.types import Gene
 from evomerge.weights.checkpoint import Checkpoint

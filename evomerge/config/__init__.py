@@ -1,0 +1,1 @@
+"""From a search YAML to a validated search: the one place where its parts are put together."""
