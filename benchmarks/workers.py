@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from evomerge.analysis.summary import read_outcome
 from evomerge.config.load import load_resolved
 from evomerge.executors import Executor, TellOrder
-from evomerge.outcome import read_outcome
 from evomerge.search.baselines import baselines
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from evomerge.analysis.export import write_results
+from evomerge.analysis.summary import Outcome, read_outcome
 from evomerge.config.load import load, load_resolved
-from evomerge.outcome import Outcome, read_outcome
-from evomerge.results import write_results
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress
 from evomerge.store import Store

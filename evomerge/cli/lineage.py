@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 if TYPE_CHECKING:
-    from evomerge.lineage import Ancestor, Lineage
+    from evomerge.analysis.ancestry import Ancestor, Lineage
 
 _MOST_ROWS = 20
 
@@ -31,7 +31,7 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print data as JSON.")] = False,
 ) -> None:
     """Show whom a candidate descends from, why they were crossed, and what each gave."""
-    from evomerge.lineage import read_lineage
+    from evomerge.analysis.ancestry import read_lineage
 
     found = read_lineage(folder, candidate)
     if as_json:

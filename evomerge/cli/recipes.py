@@ -29,7 +29,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a candidate's recipe as YAML."""
-    from evomerge.results import export_recipe
+    from evomerge.analysis.export import export_recipe
 
     text = export_recipe(folder, candidate, format_)
     if out is None:
@@ -67,7 +67,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model or a recipe on a fitness."""
-    from evomerge.results import evaluate_model
+    from evomerge.analysis.export import evaluate_model
 
     score = evaluate_model(model, fitness, engine, split)
     if as_json:

@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evomerge.cli._stopping import stopping
 
 if TYPE_CHECKING:
+    from evomerge.analysis.summary import Outcome, Row
+    from evomerge.analysis.throughput import Usage
     from evomerge.config.load import Loaded
     from evomerge.config.schema import SearchFile
-    from evomerge.outcome import Outcome, Row
     from evomerge.reports.table import Cell
     from evomerge.search.spec import Progress as Standing
-    from evomerge.usage import Usage
 
 File = Annotated[Path, typer.Argument(help="The search YAML.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
@@ -146,8 +146,8 @@ def _stored(folder: Path, overrides: list[str]) -> Loaded:
 
 def _outcome(folder: Path) -> tuple[SearchFile, Outcome]:
     """A run's keys and what came out so far; its models need not exist any more."""
+    from evomerge.analysis.summary import read_outcome
     from evomerge.config.schema import read_resolved
-    from evomerge.outcome import read_outcome
     from evomerge.store import Store
 
     with Store.open(folder, read_only=True) as store:
@@ -157,8 +157,8 @@ def _outcome(folder: Path) -> tuple[SearchFile, Outcome]:
 
 def _usage(folder: Path) -> Usage:
     """Where the run's time went."""
+    from evomerge.analysis.throughput import read_usage
     from evomerge.store import Store
-    from evomerge.usage import read_usage
 
     with Store.open(folder, read_only=True) as store:
         return read_usage(store)
@@ -166,7 +166,7 @@ def _usage(folder: Path) -> Usage:
 
 def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
     """Search under a progress bar, then write what was found and show it."""
-    from evomerge.results import write_results
+    from evomerge.analysis.export import write_results
 
     columns = (
         TextColumn("{task.description}"),
@@ -217,8 +217,8 @@ def _time_left(now: Standing) -> str:
 
 def _print(file: SearchFile, outcome: Outcome, folder: Path) -> None:
     """The table, then where things are."""
+    from evomerge.analysis.export import CHECKPOINT, RECIPE, lm_eval_commands
     from evomerge.reports.table import Line, comparison
-    from evomerge.results import CHECKPOINT, RECIPE, lm_eval_commands
 
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -21,8 +21,8 @@ import numpy as np
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from evomerge.analysis.summary import Outcome, Row, Score
 from evomerge.config.load import load_resolved
-from evomerge.outcome import Outcome, Row, Score
 from evomerge.store import Store
 from experiments.dataflow_zoo import paths
 from experiments.repeated import complete, spread

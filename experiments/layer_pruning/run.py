@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evomerge.outcome import Outcome
+from evomerge.analysis.summary import Outcome
 from evomerge.store import Store
 from experiments.layer_pruning.examiner import Examiner, Scores
 from experiments.layer_pruning.rules import (

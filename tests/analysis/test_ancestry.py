@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evomerge.lineage import Lineage, lineage
+from evomerge.analysis.ancestry import Lineage, lineage
 from evomerge.recipes import Recipe
 from evomerge.spaces._crossing import Matrix, Part, cross, line
 from evomerge.types import Candidate, Genome

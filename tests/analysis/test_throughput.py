@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evomerge.analysis.throughput import Share, read_usage
 from evomerge.recipes import Recipe
 from evomerge.store import RunRecord, Store
 from evomerge.types import Candidate, Evaluation, Genome
-from evomerge.usage import Share, read_usage
 
 
 def candidate(number: int) -> Candidate:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from evomerge import __version__
+from evomerge.analysis.export import CHECKPOINT
 from evomerge.recipes import Lineage, Recipe, Step
-from evomerge.results import CHECKPOINT
 from evomerge.store import RunRecord, Store
 from evomerge.types import Candidate, Evaluation, Genome, TaskScores
 
@@ -143,10 +143,10 @@ READERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("from evomerge.cli.app import app", NOTHING),
     ("from evomerge.weights.models import Models; Models(BASE, {'base': BASE})", NOTHING),
     (
-        "from evomerge.outcome import read_outcome\n"
+        "from evomerge.analysis.summary import read_outcome\n"
         "from evomerge.config.schema import read_resolved\n"
         "from evomerge.store import Store\n"
-        "from evomerge.usage import read_usage\n"
+        "from evomerge.analysis.throughput import read_usage\n"
         "with Store.open(RUN, read_only=True) as store:\n"
         "    keys = read_resolved(store.run().search_yaml, 'run')\n"
         "    assert read_outcome(RUN, keys.fitness, store).best.number == 2\n"

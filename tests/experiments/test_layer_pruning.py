@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evomerge.analysis.export import evaluate_model
 from evomerge.config.estimate import estimate
 from evomerge.config.load import load
-from evomerge.results import evaluate_model
 from experiments.layer_pruning.examiner import Examiner
 from experiments.layer_pruning.make_deep import BLOCKS
 from experiments.layer_pruning.rules import (

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from evomerge.analysis.export import export_recipe
 from evomerge.config.load import load, load_resolved
 from evomerge.optimizers.m2n2 import M2n2
-from evomerge.results import export_recipe
 from evomerge.search.loop import Sitting
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from sqlalchemy import Engine, event
 
+from evomerge.analysis.throughput import read_usage
 from evomerge.config.load import load_resolved
 from evomerge.errors import ConfigError, ReplayError, SearchError
 from evomerge.executors import Executor, TellOrder
@@ -25,7 +26,6 @@ from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
 from evomerge.types import Evaluation, Job
-from evomerge.usage import read_usage
 from evomerge.worker import Worker, WorkerSetup
 
 Content = dict[str, Any]

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from evomerge.analysis.export import evaluate_model, export_recipe, lm_eval_commands
+from evomerge.analysis.summary import read_outcome
 from evomerge.build import build, read_recipe
 from evomerge.config.estimate import estimate
 from evomerge.config.load import Loaded, load, load_resolved
@@ -21,9 +23,7 @@ from evomerge.errors import ConfigError, RunError, SearchError
 from evomerge.executors import Executor
 from evomerge.executors._inspection import inspect_machine
 from evomerge.executors.ray import RayExecutor
-from evomerge.outcome import read_outcome
 from evomerge.recipes import Recipe
-from evomerge.results import evaluate_model, export_recipe, lm_eval_commands
 from evomerge.scoring import Fitness
 from evomerge.search.run import resume, start
 from evomerge.store import Store

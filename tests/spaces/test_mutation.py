@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evomerge.analysis.ancestry import _of_sources as shares_of_sources
 from evomerge.build import build
-from evomerge.lineage import _of_sources as shares_of_sources
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground

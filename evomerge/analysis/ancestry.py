@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.analysis.summary import read_outcome
 from evomerge.config.schema import read_resolved
 from evomerge.errors import RunError
-from evomerge.outcome import read_outcome
 from evomerge.recipes import Recipe, Step
 from evomerge.store import Store
 from evomerge.types import Candidate, Genome

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import yaml
 
+from evomerge.analysis.summary import Outcome, Score, read_outcome, score
 from evomerge.config.schema import SearchFile, read_resolved
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
-from evomerge.outcome import Outcome, Score, read_outcome, score
 from evomerge.plugins import registry
 from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes import Recipe
