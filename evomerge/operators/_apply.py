@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
+from evomerge.kernels.passes import added, all_finite
+from evomerge.kernels.stack import Merged, Stack, Tiles
+from evomerge.kernels.threads import in_lane
 from evomerge.operators import _modifiers
 from evomerge.operators._bound import Bound
-from evomerge.operators._lanes import in_lane
 from evomerge.operators._operator import Operator, get
-from evomerge.operators._passes import added, all_finite
-from evomerge.operators._stack import Merged, Stack, Tiles
 
 Out = Callable[[int, Tensor], None]
 

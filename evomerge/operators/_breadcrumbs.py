@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge.operators._consensus import kept_count
-from evomerge.operators._row_ranks import ranks
+from evomerge.kernels.consensus import kept_count
+from evomerge.kernels.row_ranks import ranks
+from evomerge.kernels.stack import Stack, Tile
 from evomerge.operators._sparsify import banded
-from evomerge.operators._stack import Stack, Tile
 
 
 def without_outliers(x: Stack, density: Sequence[float], gamma: float, *, per_row: bool) -> Stack:

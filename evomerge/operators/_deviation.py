@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge.operators._consensus import scaled, weighted_sum
-from evomerge.operators._measures import Measures, measures, sums
-from evomerge.operators._stack import Merged, Stack, Tile
+from evomerge.kernels.consensus import scaled, weighted_sum
+from evomerge.kernels.measures import Measures, measures, sums
+from evomerge.kernels.stack import Merged, Stack, Tile
 
 
 def averaged_by_size(x: Stack, q: float, lam: float) -> Merged:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from evomerge.kernels.choices import Method, Norm, Scope
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._words import Method, Norm, Scope
 
 if TYPE_CHECKING:
-    from evomerge.operators._stack import Stack
+    from evomerge.kernels.stack import Stack
 
 PER_SOURCE: Mapping[str, Bound] = {
     "sparsify_density": Bound(1.0, above=0.0, most=1.0),

@@ -15,7 +15,7 @@ from evomerge.operators._modifiers import PER_SOURCE, SHARED
 from evomerge.plugins import registry
 
 if TYPE_CHECKING:
-    from evomerge.operators._stack import Merged
+    from evomerge.kernels.stack import Merged
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 On = Literal["weights", "task_vectors", "either", "pair"]

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evomerge.operators._consensus import kept_count
-from evomerge.operators._cuts import keep
-from evomerge.operators._measures import Measures, magnitude, measures
-from evomerge.operators._stack import Stack, Tile
-from evomerge.operators._words import Scope
+from evomerge.kernels.choices import Scope
+from evomerge.kernels.consensus import kept_count
+from evomerge.kernels.cuts import keep
+from evomerge.kernels.measures import Measures, magnitude, measures
+from evomerge.kernels.stack import Stack, Tile
 
 
 def signs_times_deviation(

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from evomerge.operators._consensus import kept_count
-from evomerge.operators._cuts import below_float, keep
-from evomerge.operators._measures import measures
-from evomerge.operators._stack import Input, Kernel, Stack, Tile
+from evomerge.kernels.choices import Scope
+from evomerge.kernels.consensus import kept_count
+from evomerge.kernels.cuts import below_float, keep
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Input, Kernel, Stack, Tile
 from evomerge.operators._statistics import recorded, whole
-from evomerge.operators._words import Scope
 
 Mask = Callable[[Tile], Tensor]
 

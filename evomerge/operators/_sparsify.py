@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.operators._compiled import array, compiled, fits
-from evomerge.operators._consensus import divided, kept_count
-from evomerge.operators._cuts import keep
-from evomerge.operators._measures import magnitude, measures
-from evomerge.operators._row_ranks import ranks
-from evomerge.operators._stack import Kernel, Stack, Tile
-from evomerge.operators._words import Method, Norm, Rescale, Scope
+from evomerge.kernels.choices import Method, Norm, Rescale, Scope
+from evomerge.kernels.compiled import array, compiled, fits
+from evomerge.kernels.consensus import divided, kept_count
+from evomerge.kernels.cuts import keep
+from evomerge.kernels.measures import magnitude, measures
+from evomerge.kernels.row_ranks import ranks
+from evomerge.kernels.stack import Kernel, Stack, Tile
 
 _LEAST_NORM = 1e-30  # below it nothing is rescaled; mergekit's 1e-7 misses small tensors
 

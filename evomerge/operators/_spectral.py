@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.operators._consensus import weighted_sum
-from evomerge.operators._stack import Stack, Tiles
+from evomerge.kernels.consensus import weighted_sum
+from evomerge.kernels.stack import Stack, Tiles
 
 _DIRECT = 512  # up to this smaller dimension a matrix is decomposed as it is
 _LEAST = 1e-7  # rule R14: of the largest singular value

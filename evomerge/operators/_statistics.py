@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.operators._stack import Input, Stack, stretch
+from evomerge.kernels.stack import Input, Stack, stretch
 
 _STEP = 1 << 20  # elements summed up at once, in float64
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge.operators._consensus import consensus_sum, plain_divisor, scaled
-from evomerge.operators._stack import Merged, Stack, Tile
-from evomerge.operators._sums import weighted
-from evomerge.operators._words import Consensus, Negative
+from evomerge.kernels.choices import Consensus, Negative
+from evomerge.kernels.consensus import consensus_sum, plain_divisor, scaled
+from evomerge.kernels.stack import Merged, Stack, Tile
+from evomerge.kernels.sums import weighted
 
 
 def summed(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from evomerge.kernels.consensus import weighted_sum
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import weighted_sum
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
 
 
 @operator(

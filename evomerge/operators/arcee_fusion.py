@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from evomerge.operators._cuts import below_float
-from evomerge.operators._measures import measures
+from evomerge.kernels.cuts import below_float
+from evomerge.kernels.measures import measures
+from evomerge.kernels.ranks import Ranking
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
-from evomerge.operators._ranks import Ranking
-from evomerge.operators._stack import Merged, Stack, Tile
 
 
 @operator(

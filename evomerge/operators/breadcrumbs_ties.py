@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from evomerge.kernels.choices import Consensus, Negative
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._breadcrumbs import without_outliers
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
 from evomerge.operators._summed import summed
-from evomerge.operators._words import Consensus, Negative
 
 
 @operator(

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._deviation import averaged_by_size
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
 
 
 @operator(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from evomerge.kernels.choices import Scope
+from evomerge.kernels.consensus import scaled, weighted_sum
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import scaled, weighted_sum
 from evomerge.operators._operator import operator
 from evomerge.operators._quantize import signs_times_deviation
-from evomerge.operators._stack import Merged, Stack
-from evomerge.operators._words import Scope
 
 
 @operator(

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
 
 
 @operator(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from evomerge.kernels.choices import Consensus, Negative, Rescale
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
 from evomerge.operators._sparsify import dropped
-from evomerge.operators._stack import Merged, Stack
 from evomerge.operators._summed import summed
-from evomerge.operators._words import Consensus, Negative, Rescale
 
 
 @operator(

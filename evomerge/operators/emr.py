@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge.operators._consensus import elected_sign, scaled
+from evomerge.kernels.consensus import elected_sign, scaled
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
 
 
 @operator(on="task_vectors", textbook={"lam": 0.4}, paper="Huang et al. 2024, arXiv:2405.17461")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
 from evomerge.operators._statistics import whole
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from evomerge.kernels.choices import Scope
+from evomerge.kernels.consensus import scaled
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import scaled
 from evomerge.operators._operator import operator
 from evomerge.operators._saliency import masks
-from evomerge.operators._stack import Merged, Stack, Tile
-from evomerge.operators._words import Scope
 
 
 @operator(

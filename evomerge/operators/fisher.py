@@ -8,11 +8,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.consensus import divided, plain_divisor, weighted_sum
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import divided, plain_divisor, weighted_sum
-from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
 from evomerge.operators._statistics import recorded, sums
 
 _LEAST = 1e-12  # of the largest mean, in place of no floor at all

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._operator import operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, polar, scaled_mean, svd
-from evomerge.operators._stack import Merged, Stack
 from evomerge.operators.iso_c import LEAST
 
 

@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.choices import Space
+from evomerge.kernels.consensus import plain_divisor, weighted_sum
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import plain_divisor, weighted_sum
-from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
-from evomerge.operators._words import Space
 
 
 @operator(

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.consensus import plain_divisor
+from evomerge.kernels.stack import Merged, Stack, Tiles
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import plain_divisor
 from evomerge.operators._operator import operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, scaled_mean, svd
-from evomerge.operators._stack import Merged, Stack, Tiles
 from evomerge.operators.ties import ties
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from evomerge.kernels.consensus import plain_divisor
+from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import weighted
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import plain_divisor
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
-from evomerge.operators._sums import weighted
 
 
 @operator(

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.consensus import scaled, weighted_sum
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import scaled, weighted_sum
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
 
 Head = Literal["first", "last"]
 Layer = int | Literal["head"] | None

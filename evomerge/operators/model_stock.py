@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evomerge.operators._consensus import scaled, weighted_sum
-from evomerge.operators._measures import measures
+from evomerge.kernels.consensus import scaled, weighted_sum
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
 
 Average = Literal["cos", "angle"]
 

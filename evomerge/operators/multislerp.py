@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from evomerge.kernels.choices import Space
+from evomerge.kernels.consensus import plain_divisor, weighted_sum
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import plain_divisor, weighted_sum
-from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
-from evomerge.operators._words import Space
 
 _LEAST_LENGTH = 1e-6  # of Σ w_i û_i, relative to Σ |w_i|: below it float32 holds but its rounding
 

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from evomerge.errors import OperatorError
+from evomerge.kernels.consensus import weighted_sum
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import weighted_sum
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
 
 Kind = Literal["loss", "steps", "softmax"]
 

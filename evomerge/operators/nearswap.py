@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
 
 
 @operator(

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from evomerge.kernels.choices import Space
+from evomerge.kernels.consensus import weighted_sum
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._arc import Products, arc_weights
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import weighted_sum
-from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
-from evomerge.operators._words import Space
 
 
 @operator(

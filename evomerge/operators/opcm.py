@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomerge.operators._measures import measures
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, svd
-from evomerge.operators._stack import Merged, Stack, Tile
 
 
 @operator(

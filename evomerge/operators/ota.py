@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.choices import Scope
+from evomerge.kernels.consensus import nonzero
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import nonzero
 from evomerge.operators._operator import operator
 from evomerge.operators._saliency import curvature, masks
-from evomerge.operators._stack import Merged, Stack, Tile
-from evomerge.operators._words import Scope
 
 
 @operator(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from evomerge.kernels.consensus import scaled
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import scaled
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
 
 
 @operator(

@@ -9,13 +9,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.choices import Scope
+from evomerge.kernels.consensus import divided
+from evomerge.kernels.measures import Measures, magnitude, measures
+from evomerge.kernels.ranks import Ranking
+from evomerge.kernels.stack import Kernel, Merged, Stack, Tile
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import divided
-from evomerge.operators._measures import Measures, magnitude, measures
 from evomerge.operators._operator import operator
-from evomerge.operators._ranks import Ranking
-from evomerge.operators._stack import Kernel, Merged, Stack, Tile
-from evomerge.operators._words import Scope
 
 
 @operator(

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
 
 
 @operator(on="task_vectors", textbook={"epsilon": 1e-5}, paper="arXiv:2601.13572")

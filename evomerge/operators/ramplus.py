@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomerge.operators._measures import measures
+from evomerge.kernels.choices import Scope
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Kernel, Merged, Stack, Tile
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Kernel, Merged, Stack, Tile
-from evomerge.operators._words import Scope
 
 
 @operator(

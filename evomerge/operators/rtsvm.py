@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._bound import Floats
-from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
 from evomerge.operators._spectral import has_matrices, scaled_mean
-from evomerge.operators._stack import Merged, Stack, Tile
 from evomerge.operators.tsvm import tsvm
 
 _SMALL = 0.1  # of the root mean square: below it an entry counts as nearly zero

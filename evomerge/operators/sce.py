@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomerge.operators._compiled import BLOCK, NOTHING, array, compiled, fits, rows
-from evomerge.operators._consensus import scaled
+from evomerge.kernels.compiled import BLOCK, NOTHING, array, compiled, fits, rows
+from evomerge.kernels.consensus import scaled
+from evomerge.kernels.measures import measures
+from evomerge.kernels.memory import scratch
+from evomerge.kernels.selection import mask, selected
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._deviation import shares, squares
-from evomerge.operators._measures import measures
-from evomerge.operators._memory import scratch
 from evomerge.operators._operator import operator
-from evomerge.operators._selection import mask, selected
-from evomerge.operators._stack import Merged, Stack, Tile
 
 
 @operator(

@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from evomerge.operators._consensus import weighted_sum
+from evomerge.kernels.consensus import weighted_sum
+from evomerge.kernels.stack import Merged, Stack, Tile
+from evomerge.kernels.steps import replay
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
-from evomerge.operators._steps import replay
 
 
 @operator(on="either", paper="M2N2, GECCO 2025, arXiv:2508.16204")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from evomerge.operators._consensus import weighted_sum
-from evomerge.operators._measures import measures
+from evomerge.kernels.consensus import weighted_sum
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack
 
 
 @operator(

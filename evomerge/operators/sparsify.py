@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from evomerge.kernels.choices import Method, Norm
+from evomerge.kernels.consensus import scaled, weighted_sum
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._consensus import scaled, weighted_sum
 from evomerge.operators._operator import operator
 from evomerge.operators._sparsify import sparsified
-from evomerge.operators._stack import Merged, Stack
-from evomerge.operators._words import Method, Norm
 
 
 @operator(

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from evomerge.kernels.choices import Consensus, Negative, Scope
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._measures import measures
 from evomerge.operators._operator import operator
 from evomerge.operators._sparsify import trimmed
-from evomerge.operators._stack import Merged, Stack, Tile
 from evomerge.operators._summed import summed
-from evomerge.operators._words import Consensus, Negative, Scope
 
 
 @operator(

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomerge.operators._measures import measures
+from evomerge.kernels.measures import measures
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
-from evomerge.operators._stack import Merged, Stack, Tile
 
 Kind = Literal["linear", "embedding"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.loops import LANES, compiled
+from evomerge.kernels.loops import LANES, compiled
 
 
 @compiled

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.loops import compiled
+from evomerge.kernels.loops import compiled
 from evomerge.types import Genome
 
 Floats = NDArray[np.float64]

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from evomerge.operators import offspring, piecewise_sum, replay
+from evomerge.kernels.pieces import piecewise_sum
+from evomerge.kernels.steps import offspring, replay
 from evomerge.recipes import Lineage, Step
 from evomerge.spaces._crossing import Matrix
 from evomerge.types import Genome

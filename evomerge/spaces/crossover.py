@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from evomerge.errors import ConfigError
-from evomerge.operators import products
+from evomerge.kernels.measures import products
 from evomerge.recipes import Recipe, Step
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import Ground, Space

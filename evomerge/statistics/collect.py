@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from evomerge import __version__
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CheckpointError
-from evomerge.operators import all_finite
+from evomerge.kernels.passes import all_finite
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
 from evomerge.scoring.texts import search_texts

@@ -16,7 +16,7 @@ from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.operators import Rows
+    from evomerge.kernels.stack import Rows
     from evomerge.weights.low_rank import LowRank
 
 

@@ -19,7 +19,7 @@ from evomerge.weights.token_ids import token_ids
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.operators import Rows
+    from evomerge.kernels.stack import Rows
 
 
 class Checkpoint:

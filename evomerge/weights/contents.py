@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from evomerge.operators import all_finite
+from evomerge.kernels.passes import all_finite
 from evomerge.weights.headers import TensorInfo
 
 _CHUNK = 1 << 22  # elements

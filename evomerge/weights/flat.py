@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, cat
 
-from evomerge.operators import Stack
+from evomerge.kernels.stack import Stack
 from evomerge.recipes.layout import Layout
 from evomerge.weights.models import Models
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evomerge.operators import Rows, stretch
+from evomerge.kernels.stack import Rows, stretch
 
 _ROWS = 1024  # computed at once where all are wanted: float64 takes twice the memory
 

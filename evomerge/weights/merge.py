@@ -12,19 +12,10 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError, CheckpointError, PlanError
-from evomerge.operators import (
-    TILE,
-    NotFiniteError,
-    Rows,
-    Settings,
-    Stack,
-    all_finite,
-    combine,
-    in_lane,
-    lanes,
-    rounded,
-    stretch,
-)
+from evomerge.kernels.passes import all_finite, rounded
+from evomerge.kernels.stack import TILE, NotFiniteError, Rows, Stack, stretch
+from evomerge.kernels.threads import in_lane, lanes
+from evomerge.operators import Settings, combine
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models, Slot
 from evomerge.weights.plan import Plan, Step

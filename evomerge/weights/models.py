@@ -32,7 +32,7 @@ from evomerge.weights.slots import Lineup, Slot, keep_outside, module_problems, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.operators import Rows
+    from evomerge.kernels.stack import Rows
     from evomerge.weights.alignment import Vocabulary
 
 __all__ = ["Input", "Models", "Slot"]

@@ -162,7 +162,8 @@ class PrefixGrams:
 
     def _of_tensor(self, index: int, stop: int) -> Floats:
         """(K, K) of the first elements of one tensor."""
-        from evomerge.operators import Stack, prefix_grams  # which import torch
+        from evomerge.kernels.prefix import prefix_grams
+        from evomerge.kernels.stack import Stack  # which import torch
 
         slot, models = self._slots[self._layout.names[index]], self._models
         stack = Stack(

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from evomerge import operators
 from evomerge.errors import OperatorError
-from evomerge.operators import _ranks, _stack
-from evomerge.operators._measures import magnitude, measures
+from evomerge.kernels import ranks
+from evomerge.kernels.measures import magnitude, measures
+from evomerge.kernels.stack import Stack
 from evomerge.plugins import registry
 
 NAMES = registry.names("operators")
@@ -266,7 +267,7 @@ def test_inputs_are_left_alone_and_threads_change_no_bit(name: str) -> None:
 def test_how_a_tensor_is_cut_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base, *sources = tensors((90, 70), 1 + source_count(name, 3))
     whole = apply(name, base, sources)
-    monkeypatch.setattr(_stack, "TILE", 1000)
+    monkeypatch.setattr("evomerge.kernels.stack.TILE", 1000)
     torch.testing.assert_close(apply(name, base, sources), whole, rtol=1e-5, atol=1e-6)
 
 
@@ -359,14 +360,14 @@ def test_minus_zero_stays_where_nothing_is_added(name: str) -> None:
 
 
 def test_ranks_keep_to_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_ranks, "BUDGET_BYTES", 2_000_000)
-    stacks = [_stack.Stack(tensors((300, 100), 3, seed)) for seed in range(12)]
+    monkeypatch.setattr(ranks, "BUDGET_BYTES", 2_000_000)
+    stacks = [Stack(tensors((300, 100), 3, seed)) for seed in range(12)]
     for density in (0.1, 0.3, 0.5):
         for stack in stacks:
             measure = measures(stack)
             measure.cuts(magnitude, [int(density * stack.size)] * 3, "magnitude")
     kept = [value for stack in stacks for value in stack.known.values()]
-    rankings = [value for value in kept if isinstance(value, _ranks.Ranking)]
+    rankings = [value for value in kept if isinstance(value, ranks.Ranking)]
     assert len(rankings) == len(stacks)
     assert sum(ranking.nbytes for ranking in rankings) <= 2_000_000
     again = measures(stacks[0]).cuts(magnitude, [9000] * 3, "magnitude")

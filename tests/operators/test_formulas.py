@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evomerge import operators
-from evomerge.operators import TILE
+from evomerge.kernels.stack import TILE
 
 Array = Any  # float64 of NumPy; sources are (M, *shape)
 Reference = Callable[[Array, Array], Array]

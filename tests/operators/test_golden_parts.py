@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.operators import Stack, _sparsify
+from evomerge.kernels.measures import measures
+from evomerge.kernels.ranks import Ranking
+from evomerge.kernels.selection import selected
+from evomerge.kernels.stack import Stack
+from evomerge.operators import _sparsify
 from evomerge.operators import arcee_fusion as arcee_module
 from evomerge.operators import consensus_ta as consensus_module
 from evomerge.operators import emr as emr_module
 from evomerge.operators import model_stock as stock_module
 from evomerge.operators import mwa as mwa_module
 from evomerge.operators._deviation import shares, squares
-from evomerge.operators._measures import measures
-from evomerge.operators._ranks import Ranking
-from evomerge.operators._selection import selected
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -17,7 +17,8 @@ FILE = '''"""A plug-in's operator."""
 from typing import Literal
 
 import no_such_package
-from evomerge.operators import Bound, Stack, operator
+from evomerge.operators import Bound, operator
+from evomerge.kernels.stack import Stack
 
 {words}
 MOST = 2.0 * HALF

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.operators import Stack, apply
+from evomerge.kernels.stack import Stack
+from evomerge.operators import apply
 from evomerge.operators.ramplus import amplification
 
 

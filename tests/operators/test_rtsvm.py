@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from evomerge.operators import Stack, apply
+from evomerge.kernels.stack import Stack
+from evomerge.operators import apply
 from evomerge.operators.rtsvm import outlier_weights
 
 

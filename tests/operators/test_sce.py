@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from evomerge import operators
-from evomerge.operators import TILE, Stack, _selection
-from evomerge.operators._measures import measures
-from evomerge.operators._selection import selected
+from evomerge.kernels import selection
+from evomerge.kernels.measures import measures
+from evomerge.kernels.selection import selected
+from evomerge.kernels.stack import TILE, Stack
 
 
 def sources_of(count: int, *, coarse: bool) -> list[Tensor]:
@@ -28,7 +29,7 @@ def test_selecting_in_one_pass_finds_what_the_ranks_find(
     count: int, fraction: float, coarse: bool
 ) -> None:
     x = Stack(sources_of(count, coarse=coarse))
-    exact = _selection._by_ranking(measures(x), fraction)
+    exact = selection._by_ranking(measures(x), fraction)
     found = selected(x, fraction)
     assert found.cut == exact.cut
     torch.testing.assert_close(found.squares, exact.squares, rtol=1e-6, atol=0)
@@ -37,14 +38,14 @@ def test_selecting_in_one_pass_finds_what_the_ranks_find(
 def test_one_pass_is_all_it_takes() -> None:
     x = Stack(sources_of(3, coarse=True))
     for fraction in (0.1, 0.5, 0.9):
-        assert _selection._at_once(x, measures(x), fraction) is not None
+        assert selection._at_once(x, measures(x), fraction) is not None
 
 
 def test_a_sample_that_misleads_is_found_out() -> None:
     first = torch.arange(1.0, 300_001.0)
     first[: 1 << 10] = 1e9  # the first block of the sample is like no other
     x = Stack([first, torch.zeros(300_000)])
-    exact = _selection._by_ranking(measures(x), 0.001)
+    exact = selection._by_ranking(measures(x), 0.001)
     assert selected(x, 0.001).cut == exact.cut
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.operators import Settings, Stack, combine, get, prefix_grams
-from evomerge.operators._stack import TILE
+from evomerge.kernels.prefix import prefix_grams
+from evomerge.kernels.stack import TILE, Stack
+from evomerge.operators import Settings, combine, get
 
 
 def tensors(size: int, count: int) -> list[Tensor]:

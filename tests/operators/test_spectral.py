@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.operators import Stack, apply
+from evomerge.kernels.stack import Stack
 from evomerge.operators import _spectral as spectral
+from evomerge.operators import apply
 
 
 def matrix(m: int, n: int, values: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
-from evomerge.operators import all_finite
+from evomerge.kernels.passes import all_finite
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.names import Place
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._compiled import NOTHING, array, compiled, fits
-from evomerge.operators._memory import buffer
-from evomerge.operators._normals import normals
+from evomerge.kernels.compiled import NOTHING, array, compiled, fits
+from evomerge.kernels.memory import buffer
+from evomerge.kernels.normals import normals
 from evomerge.recipes import Lineage, Step
 
 

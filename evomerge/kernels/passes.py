@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._compiled import NOTHING, array, as_bits, as_float, compiled, fits
-from evomerge.operators._memory import fill, scratch
+from evomerge.kernels.compiled import NOTHING, array, as_bits, as_float, compiled, fits
+from evomerge.kernels.memory import fill, scratch
 
 _EXPONENT = np.uint32(0x7F800000)
 

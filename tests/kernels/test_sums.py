@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.operators import NotFiniteError, Stack
-from evomerge.operators._passes import added
-from evomerge.operators._stack import TILE
-from evomerge.operators._sums import weighted
+from evomerge.kernels.passes import added
+from evomerge.kernels.stack import TILE, NotFiniteError, Stack
+from evomerge.kernels.sums import weighted
 
 WEIGHTS = (0.3, -1.7, 1.0)
 

@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from evomerge.loops import LANES, compiled
+from evomerge.kernels.loops import LANES, compiled
 
 __all__ = ["BLOCK", "LANES", "NOTHING", "array", "as_bits", "as_float", "compiled", "fits", "rows"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evomerge.operators._measures import inner_products
-from evomerge.operators._stack import Stack
+from evomerge.kernels.measures import inner_products
+from evomerge.kernels.stack import Stack
 
 
 def prefix_grams(x: Stack, stops: Sequence[int]) -> Tensor:

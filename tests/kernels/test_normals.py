@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.operators import normals
+from evomerge.kernels.normals import normals
 
 WORD = (1 << 64) - 1
 

@@ -17,10 +17,10 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from evomerge.operators._compiled import BLOCK, array, as_bits, as_float, compiled, fits
-from evomerge.operators._consensus import divided, scaled, weighted_sum
-from evomerge.operators._memory import buffer
-from evomerge.operators._stack import NotFiniteError, Stack, Tile, Tiles
+from evomerge.kernels.compiled import BLOCK, array, as_bits, as_float, compiled, fits
+from evomerge.kernels.consensus import divided, scaled, weighted_sum
+from evomerge.kernels.memory import buffer
+from evomerge.kernels.stack import NotFiniteError, Stack, Tile, Tiles
 
 _EXPONENT = np.uint32(0x7F800000)
 _HALF = np.uint32(16)

@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
-from evomerge.operators import _consensus
-from evomerge.operators._bounds import between
-from evomerge.operators._passes import added, read, rounded
-from evomerge.operators._random import uniforms
-from evomerge.operators._row_ranks import ranks
-from evomerge.operators._words import Consensus, Negative
+from evomerge.kernels.bounds import between
+from evomerge.kernels.choices import Consensus, Negative
+from evomerge.kernels.consensus import _consensus_sum_by_torch, consensus_sum, weighted_sum
+from evomerge.kernels.passes import added, read, rounded
+from evomerge.kernels.row_ranks import ranks
+from evomerge.kernels.uniforms import uniforms
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -91,10 +91,8 @@ def test_sums_of_what_agrees(count: int) -> None:
     ):
         weight = full[:count]
         votes = [w >= 0 or negative == "elect" for w in weight]
-        expected = _consensus._consensus_sum_by_torch(
-            values.clone(), weight, votes, normalize, consensus
-        )
-        found = _consensus.consensus_sum(
+        expected = _consensus_sum_by_torch(values.clone(), weight, votes, normalize, consensus)
+        found = consensus_sum(
             values.clone(), weight, normalize=normalize, consensus=consensus, negative=negative
         )
         assert same_bits(found, expected), (weight, normalize, consensus, negative)
@@ -103,7 +101,7 @@ def test_sums_of_what_agrees(count: int) -> None:
 def test_weighted_sums_do_not_fuse_products_with_sums() -> None:
     values, weight = torch.stack([odd_values(4099), odd_values(4100)[:4099]]), [0.3, 0.7]
     expected = values[0] * 0.3 + values[1] * 0.7
-    assert same_bits(_consensus.weighted_sum(values.clone(), weight), expected)
+    assert same_bits(weighted_sum(values.clone(), weight), expected)
 
 
 def squares(key: int, counter: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._compiled import array, compiled
+from evomerge.kernels.compiled import array, compiled
 
 _HALF = np.uint64(32)
 _SCALE = np.float32(2.0**-24)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.operators import Settings, Stack, combine, get, normals, offspring, replay
-from evomerge.operators._stack import TILE
+from evomerge.kernels.normals import normals
+from evomerge.kernels.stack import TILE, Stack
+from evomerge.kernels.steps import offspring, replay
+from evomerge.operators import Settings, combine, get
 from evomerge.recipes import Lineage, Step
 
 SEED = 5

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._compiled import array, as_bits, as_float, compiled
-from evomerge.operators._random import four_rounds, generator_key
+from evomerge.kernels.compiled import array, as_bits, as_float, compiled
+from evomerge.kernels.uniforms import four_rounds, generator_key
 
 _HALF = np.uint64(32)
 _TURN = np.float32(2 * np.pi * 2.0**-32)

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from evomerge.operators._bounds import cuts_between_bounds
-from evomerge.operators._cuts import ALL, NONE, Cut, below_float, exact_cut, places_of
-from evomerge.operators._memory import Pile
+from evomerge.kernels.bounds import cuts_between_bounds
+from evomerge.kernels.cuts import ALL, NONE, Cut, below_float, exact_cut, places_of
+from evomerge.kernels.memory import Pile
 
 _SHIFT = 16  # leading bits of a non-negative float32 left in a bin's number: 8 + 7
 _BINS = 1 << (31 - _SHIFT)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.operators._compiled import LANES, array, compiled, fits
-from evomerge.operators._cuts import Cut
-from evomerge.operators._memory import doubled, scratch
-from evomerge.operators._ranks import Ranking
-from evomerge.operators._stack import Kernel, Known, Stack, Tile
-from evomerge.operators._words import Scope
+from evomerge.kernels.choices import Scope
+from evomerge.kernels.compiled import LANES, array, compiled, fits
+from evomerge.kernels.cuts import Cut
+from evomerge.kernels.memory import doubled, scratch
+from evomerge.kernels.ranks import Ranking
+from evomerge.kernels.stack import Kernel, Known, Stack, Tile
 
 _SAMPLED = 1 << 18  # elements from which on a sample pays
 _lock = threading.RLock()

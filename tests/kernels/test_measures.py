@@ -8,8 +8,8 @@ import operator
 import pytest
 import torch
 
-from evomerge.operators import Stack, products
-from evomerge.operators._measures import measures
+from evomerge.kernels.measures import measures, products
+from evomerge.kernels.stack import Stack
 
 
 def test_only_the_latest_settings_are_kept() -> None:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.operators._bounds import BLOCK, BLOCKS
-from evomerge.operators._memory import buffer
-from evomerge.operators._passes import read
-from evomerge.operators._random import uniforms
+from evomerge.kernels.bounds import BLOCK, BLOCKS
+from evomerge.kernels.memory import buffer
+from evomerge.kernels.passes import read
+from evomerge.kernels.uniforms import uniforms
 from evomerge.recipes import Lineage
 
 TILE = 1 << 18  # elements; a few of them in float32 fit the cache, and Python's share is small

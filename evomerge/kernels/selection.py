@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._bounds import between, bounds
-from evomerge.operators._compiled import LANES, array, compiled, fits
-from evomerge.operators._cuts import NONE, Cut, keep
-from evomerge.operators._measures import Measures, measures, sums
-from evomerge.operators._memory import Pile, scratch
-from evomerge.operators._stack import Stack, Tile
+from evomerge.kernels.bounds import between, bounds
+from evomerge.kernels.compiled import LANES, array, compiled, fits
+from evomerge.kernels.cuts import NONE, Cut, keep
+from evomerge.kernels.measures import Measures, measures, sums
+from evomerge.kernels.memory import Pile, scratch
+from evomerge.kernels.stack import Stack, Tile
 
 _LEAST = 1 << 18  # elements from which on a sample pays
 

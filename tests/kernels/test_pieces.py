@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators import Settings, Stack, combine, get, piecewise_sum
+from evomerge.kernels.pieces import piecewise_sum
+from evomerge.kernels.stack import Stack
+from evomerge.operators import Settings, combine, get
 
 
 def test_they_are_the_operators_to_the_bit_and_leave_the_sources_alone() -> None:

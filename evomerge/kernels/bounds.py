@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._compiled import array, compiled, fits
-from evomerge.operators._cuts import Cut, below_float, exact_cut, places_of
-from evomerge.operators._memory import Pile, buffer
+from evomerge.kernels.compiled import array, compiled, fits
+from evomerge.kernels.cuts import Cut, below_float, exact_cut, places_of
+from evomerge.kernels.memory import Pile, buffer
 
 BLOCKS, BLOCK = 16, 1 << 10  # of a sample
 _ERRORS = 3  # half the distance of the bounds, in standard errors of the sample

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from evomerge.operators._compiled import array, compiled
+from evomerge.kernels.compiled import array, compiled
 
 
 def piecewise_sum(sources: Sequence[Tensor], ends: ArrayLike, rows: ArrayLike) -> Tensor:

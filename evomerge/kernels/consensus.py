@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._compiled import BLOCK, array, compiled, fits, rows
-from evomerge.operators._memory import scratch
-from evomerge.operators._words import Consensus, Negative
+from evomerge.kernels.choices import Consensus, Negative
+from evomerge.kernels.compiled import BLOCK, array, compiled, fits, rows
+from evomerge.kernels.memory import scratch
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.operators._compiled import array, as_bits, compiled, fits
-from evomerge.operators._memory import scratch
+from evomerge.kernels.compiled import array, as_bits, compiled, fits
+from evomerge.kernels.memory import scratch
 
 _OCTAVES = 8  # below the row's largest magnitude that have buckets of their own
 _MOVES = 8  # per number, from which on the buckets do not help
