@@ -35,7 +35,7 @@ from evomerge.build import build, read_recipe
 from evomerge.errors import InputError
 from evomerge.weights.token_ids import token_ids
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "tests" / "recipes" / "mergekit_examples"
+EXAMPLES = Path(__file__).resolve().parents[1] / "tests" / "recipes" / "mergekit" / "examples"
 BLOCKS = 6  # of models of whose blocks an example says nothing
 MESSAGES = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
 CHAT = {"messages": MESSAGES, "bos_token": "<s>", "eos_token": "</s>"}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RecipeError
-from evomerge.recipes._mergekit_places import PlacesOf
 from evomerge.recipes.mergekit import from_documents, is_mergekit
+from evomerge.recipes.places import PlacesOf
 from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.yaml import from_yaml, is_recipe
 from evomerge.yaml_files import read_documents

@@ -17,7 +17,7 @@ from torch import Tensor
 from evomerge.build import build
 from evomerge.errors import CandidateError, CheckpointError, ExportError, InputError
 from evomerge.recipes import Recipe
-from evomerge.recipes._mergekit_write import to_mergekit
+from evomerge.recipes.mergekit.write import to_mergekit
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.low_rank import LowRank

@@ -13,8 +13,8 @@ import pytest
 
 from evomerge.errors import ExportError
 from evomerge.recipes import Recipe
-from evomerge.recipes._mergekit_methods import METHODS
 from evomerge.recipes.mergekit import from_documents, from_mergekit, to_mergekit
+from evomerge.recipes.mergekit.methods import METHODS
 from evomerge.yaml_files import parse_documents, read_documents
 
 Scopes = Sequence[Mapping[str, Any] | None]
@@ -133,7 +133,7 @@ def tensors(
             yield tensor(slices[-1], name, spot, 0, 0)
 
 
-FOLDER = Path(__file__).parent / "mergekit_examples"
+FOLDER = Path(__file__).parent / "examples"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.yaml"))]
 LAYERS = 40
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes._mergekit_methods import interpolate, pick
+from evomerge.recipes.mergekit.methods import interpolate, pick
 from evomerge.recipes.recipe import Scalar
 
 Gradient = Scalar | list[Scalar]

@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from evomerge.recipes._mergekit_methods import FILTERS
-from evomerge.recipes._mergekit_places import Places, at_block, cover, precedes_blocks
-from evomerge.recipes._mergekit_settings import Line
+from evomerge.recipes.mergekit.read_settings import Line
+from evomerge.recipes.places import FILTERS, Places, at_block, cover, precedes_blocks
 from evomerge.recipes.recipe import ROLES, Scalar
 
 Row = Scalar | list[Scalar]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evomerge.recipes._mergekit_entries import Entries, Model, shown
-from evomerge.recipes._mergekit_settings import check_keys
 from evomerge.recipes._tokenizer import WORDS
+from evomerge.recipes.mergekit.read_entries import Entries, Model, shown
+from evomerge.recipes.mergekit.read_settings import check_keys
 from evomerge.recipes.recipe import Tokenizer, TokenRow
 
 NameOf = Callable[[Model], str | None]  # ``base`` or a source's name; None for other models

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import ExportError
-from evomerge.recipes._mergekit_methods import pick
-from evomerge.recipes._mergekit_places import Placed, at_block, cover, pattern, precedes_blocks
-from evomerge.recipes._mergekit_spread import by_filter
 from evomerge.recipes._settings import is_filters
+from evomerge.recipes.mergekit.methods import pick
+from evomerge.recipes.mergekit.spread import by_filter
+from evomerge.recipes.places import Placed, at_block, cover, pattern, precedes_blocks
 from evomerge.recipes.recipe import Scalar
 
 Row = Scalar | list[Scalar]

@@ -8,8 +8,10 @@ from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes._mergekit_definitions import Definitions
-from evomerge.recipes._mergekit_entries import (
+from evomerge.recipes._slices import BASE
+from evomerge.recipes.mergekit.methods import METHODS
+from evomerge.recipes.mergekit.read_definitions import Definitions
+from evomerge.recipes.mergekit.read_entries import (
     Entries,
     Model,
     Part,
@@ -20,18 +22,16 @@ from evomerge.recipes._mergekit_entries import (
     source_names,
     sources_of,
 )
-from evomerge.recipes._mergekit_methods import METHODS
-from evomerge.recipes._mergekit_parameters import Parameters, Source
-from evomerge.recipes._mergekit_places import (
+from evomerge.recipes.mergekit.read_parameters import Parameters, Source
+from evomerge.recipes.mergekit.read_settings import Scope, check_keys
+from evomerge.recipes.mergekit.spread import Spread
+from evomerge.recipes.mergekit.tokens import read_tokenizer
+from evomerge.recipes.places import (
     Places,
     PlacesOf,
     layers_of_model,
     places_of_model,
 )
-from evomerge.recipes._mergekit_settings import Scope, check_keys
-from evomerge.recipes._mergekit_spread import Spread
-from evomerge.recipes._mergekit_tokens import read_tokenizer
-from evomerge.recipes._slices import BASE
 from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.yaml import validated
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError
-from evomerge.recipes._mergekit_places import PlacesOf
-from evomerge.recipes._mergekit_read import from_mergekit
-from evomerge.recipes._mergekit_write import to_mergekit
+from evomerge.recipes.mergekit.read import from_mergekit
+from evomerge.recipes.mergekit.write import to_mergekit
+from evomerge.recipes.places import PlacesOf
 from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.yaml import FORMAT
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.errors import ExportError
-from evomerge.recipes._mergekit_layout import Row
-from evomerge.recipes._mergekit_places import Placed, at_block
-from evomerge.recipes._mergekit_spread import by_filter
 from evomerge.recipes._slices import length
+from evomerge.recipes.mergekit.spread import by_filter
+from evomerge.recipes.mergekit.write_layout import Row
+from evomerge.recipes.places import Placed, at_block
 from evomerge.recipes.recipe import Recipe, Scalar
 
 Folds = Mapping[str, tuple[float, float]]  # tensor name to the factor on it, and what is added

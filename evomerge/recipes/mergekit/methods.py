@@ -155,21 +155,6 @@ RESCALED: Mapping[str, str] = {
     "breadcrumbs_ties": "breadcrumbs",
 }
 
-# What a filter selects in the tensor names of Llama and its many relatives. ``final_norm`` is the
-# one after the blocks: a role for mergekit's filters, though not for ours.
-FILTERS: Mapping[str, frozenset[str]] = {
-    "self_attn": frozenset({"attention"}),
-    "attn": frozenset({"attention"}),
-    "mlp": frozenset({"mlp"}),
-    "block_sparse_moe": frozenset({"mlp"}),
-    "embed_tokens": frozenset({"embedding"}),
-    "wte": frozenset({"embedding"}),
-    "lm_head": frozenset({"head"}),
-    "norm": frozenset({"norm", "final_norm"}),
-    "layernorm": frozenset({"norm"}),
-    "model.norm": frozenset({"final_norm"}),
-}
-
 
 def pick(values: Sequence[T], layer: int, layers: int) -> T:
     """The word or truth value that mergekit reads for one block from a list of any length."""

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from evomerge.errors import ExportError
-from evomerge.recipes._mergekit_places import Placed
 from evomerge.recipes.layout import Layout, lay_out
+from evomerge.recipes.places import Placed
 from evomerge.recipes.recipe import Recipe, Segments
 
 

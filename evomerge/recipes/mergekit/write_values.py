@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge.errors import ExportError
-from evomerge.recipes._mergekit_layout import Layout, Value
-from evomerge.recipes._mergekit_methods import METHODS, RESCALED, Method
 from evomerge.recipes._settings import is_filters
+from evomerge.recipes.mergekit.methods import METHODS, RESCALED, Method
+from evomerge.recipes.mergekit.write_layout import Layout, Value
 from evomerge.recipes.recipe import Recipe, Scalar
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from evomerge.recipes._mergekit_methods import Method
-from evomerge.recipes._mergekit_settings import Problem, Scope, check_keys
 from evomerge.recipes._slices import BASE
+from evomerge.recipes.mergekit.methods import Method
+from evomerge.recipes.mergekit.read_settings import Problem, Scope, check_keys
 from evomerge.recipes.recipe import ROLES, Recipe
 
 Model = str | Recipe

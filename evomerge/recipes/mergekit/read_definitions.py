@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from evomerge.recipes._mergekit_entries import Entries, Model
-from evomerge.recipes._mergekit_modules import DEFAULT, prefixes, under
-from evomerge.recipes._mergekit_places import Places
-from evomerge.recipes._mergekit_settings import check_keys
+from evomerge.recipes.mergekit.modules import DEFAULT, prefixes, under
+from evomerge.recipes.mergekit.read_entries import Entries, Model
+from evomerge.recipes.mergekit.read_settings import check_keys
+from evomerge.recipes.places import Places
 
 
 class Definition(NamedTuple):

@@ -9,17 +9,17 @@ import yaml
 
 from evomerge.errors import ExportError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes import _mergekit_refuse as refuse
-from evomerge.recipes._mergekit_layout import Layout
-from evomerge.recipes._mergekit_methods import METHOD_OF, METHODS, Method
-from evomerge.recipes._mergekit_modules import named
-from evomerge.recipes._mergekit_places import Placed
-from evomerge.recipes._mergekit_remarks import remarks
-from evomerge.recipes._mergekit_scales import Folds, by_factor
-from evomerge.recipes._mergekit_segments import by_tensor
-from evomerge.recipes._mergekit_tokens import write_tokenizer
-from evomerge.recipes._mergekit_values import Values, has_rows, with_rescale
 from evomerge.recipes._slices import BASE, length
+from evomerge.recipes.mergekit import write_refusals as refuse
+from evomerge.recipes.mergekit.methods import METHOD_OF, METHODS, Method
+from evomerge.recipes.mergekit.modules import named
+from evomerge.recipes.mergekit.tokens import write_tokenizer
+from evomerge.recipes.mergekit.write_layout import Layout
+from evomerge.recipes.mergekit.write_remarks import remarks
+from evomerge.recipes.mergekit.write_scales import Folds, by_factor
+from evomerge.recipes.mergekit.write_segments import by_tensor
+from evomerge.recipes.mergekit.write_values import Values, has_rows, with_rescale
+from evomerge.recipes.places import Placed
 from evomerge.recipes.recipe import Recipe
 
 PAIRS = ("slerp", "nearswap", "arcee_fusion")  # of two sources the first is the base

@@ -6,10 +6,24 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from evomerge.recipes._mergekit_methods import FILTERS
 from evomerge.recipes.recipe import Recipe
 
 _NUMBER = re.compile(r"\.(\d+)\.")
+
+# What a filter selects in the tensor names of Llama and its many relatives. ``final_norm`` is the
+# one after the blocks: a role for mergekit's filters, though not for ours.
+FILTERS: Mapping[str, frozenset[str]] = {
+    "self_attn": frozenset({"attention"}),
+    "attn": frozenset({"attention"}),
+    "mlp": frozenset({"mlp"}),
+    "block_sparse_moe": frozenset({"mlp"}),
+    "embed_tokens": frozenset({"embedding"}),
+    "wte": frozenset({"embedding"}),
+    "lm_head": frozenset({"head"}),
+    "norm": frozenset({"norm", "final_norm"}),
+    "layernorm": frozenset({"norm"}),
+    "model.norm": frozenset({"final_norm"}),
+}
 
 
 class Placed(Protocol):
