@@ -34,8 +34,8 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
     from lm_eval.utils import handle_arg_string
 
-    from evomerge.build import build
     from evomerge.recipes import Recipe
+    from evomerge.weights.build import build
 
     task = asked["task"]
     manager = TaskManager(include_path=asked["include_path"], include_defaults=False)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
 
-from evomerge.build import build
 from evomerge.config.load import load
 from evomerge.recipes import Recipe
 from evomerge.types import Job
+from evomerge.weights.build import build
 from evomerge.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]

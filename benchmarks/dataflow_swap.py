@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from evomerge.build import build
 from evomerge.engines import Engine
 from evomerge.engines._vllm_start import quiet
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
+from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan

@@ -31,8 +31,8 @@ from jinja2 import Environment
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evomerge.build import build, read_recipe
 from evomerge.errors import InputError
+from evomerge.weights.build import build, read_recipe
 from evomerge.weights.token_ids import token_ids
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "tests" / "recipes" / "mergekit" / "examples"

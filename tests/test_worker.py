@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evomerge.build import build
 from evomerge.errors import SearchError
 from evomerge.executors.local import LocalExecutor
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
 from evomerge.types import Evaluation, Job
+from evomerge.weights.build import build
 from evomerge.worker import Worker, WorkerSetup
 
 ROOT = Path(__file__).parents[1]

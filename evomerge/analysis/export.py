@@ -18,13 +18,13 @@ from evomerge.plugins import registry
 from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
+from evomerge.recipes.references import anchor
 from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
 from evomerge.store import Store
 from evomerge.types import Job, Split
 from evomerge.weights.models import Models
 from evomerge.weights.outline import outline
-from evomerge.weights.references import anchor
 from evomerge.yaml_files import parse_value
 
 RECIPE = "recipe.yaml"
@@ -43,7 +43,7 @@ def write_results(file: SearchFile, outcome: Outcome) -> None:
     partial.replace(path)
     checkpoint = outcome.folder / CHECKPOINT
     if file.build_best and (changed or not checkpoint.exists()):
-        from evomerge.build import build, read_recipe
+        from evomerge.weights.build import build, read_recipe
 
         shutil.rmtree(checkpoint, ignore_errors=True)
         build(read_recipe(path), checkpoint, title=outcome.run.name)
@@ -92,8 +92,8 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
         InputError: anything of this does not exist or does not fit.
         CandidateError: it cannot be scored.
     """
-    from evomerge.build import read_recipe
     from evomerge.config.load import fitness_from
+    from evomerge.weights.build import read_recipe
     from evomerge.worker import Worker, WorkerSetup
 
     fitness = fitness_from(fitness_name, Path.cwd())

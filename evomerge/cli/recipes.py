@@ -46,8 +46,8 @@ def build(
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
 ) -> None:
     """Merge a recipe into a Hugging Face folder."""
-    from evomerge.build import build as build_recipe
-    from evomerge.build import read_recipe
+    from evomerge.weights.build import build as build_recipe
+    from evomerge.weights.build import read_recipe
 
     folder = build_recipe(read_recipe(recipe), out)
     typer.echo(str(folder))

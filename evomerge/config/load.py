@@ -27,6 +27,7 @@ from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component
 from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes import Recipe
+from evomerge.recipes.references import anchor
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.tasks import task_problems
@@ -38,7 +39,6 @@ from evomerge.store import RunRecord
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
-from evomerge.weights.references import anchor
 from evomerge.worker import WorkerSetup, unserved
 from evomerge.yaml_files import dump_yaml, read_yaml
 

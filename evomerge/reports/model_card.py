@@ -9,8 +9,8 @@ import yaml
 
 from evomerge import __version__
 from evomerge.recipes import Recipe
+from evomerge.recipes.references import hub_name
 from evomerge.recipes.yaml import to_yaml
-from evomerge.weights.references import hub_name
 
 
 def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:

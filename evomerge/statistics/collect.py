@@ -15,6 +15,7 @@ from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CheckpointError
 from evomerge.kernels.passes import all_finite
 from evomerge.recipes import Recipe
+from evomerge.recipes.references import anchor
 from evomerge.scoring import Fitness
 from evomerge.scoring.texts import search_texts
 from evomerge.statistics import examples as texts
@@ -26,7 +27,6 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.folders import demand_free, demand_space, new_folder
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
-from evomerge.weights.references import anchor
 from evomerge.weights.statistics import MANIFEST, STEM, Kind, Manifest
 from evomerge.weights.writer import SHARD_BYTES, Spec, write_weights
 

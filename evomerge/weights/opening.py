@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from evomerge.errors import CheckpointError, InputError, PlanError
 from evomerge.recipes import Recipe
+from evomerge.recipes.references import resolve
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
 from evomerge.weights.nested import Nested
-from evomerge.weights.references import resolve
 
 Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
 

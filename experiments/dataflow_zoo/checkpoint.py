@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from evomerge.build import read_recipe
 from evomerge.engines import Engine
 from evomerge.plugins import registry
+from evomerge.weights.build import read_recipe
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.build import build
 from evomerge.engines import Engine, _vllm_start
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, PlanError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
+from evomerge.weights.build import build
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

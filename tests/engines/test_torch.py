@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.build import build
 from evomerge.engines.torch import TorchEngine
 from evomerge.errors import CandidateError, ConfigError, PlanError
 from evomerge.plugins.user_code import load_function
 from evomerge.recipes import Recipe
+from evomerge.weights.build import build
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

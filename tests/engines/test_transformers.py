@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.build import build
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
+from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
-from evomerge.build import build
 from evomerge.engines import _vllm_start
 from evomerge.errors import ConfigError, PlanError, SearchError
 from evomerge.lm_eval_options import LmEvalOptions
@@ -25,6 +24,7 @@ from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.tasks import task_manager
+from evomerge.weights.build import build
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

@@ -15,8 +15,8 @@ from methods import METHODS, Method
 from report import distances, mean_at, table
 from starts import _key, _split
 
-from evomerge.build import build
 from evomerge.engines.torch import TorchEngine
+from evomerge.weights.build import build
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

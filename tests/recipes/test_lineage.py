@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from evomerge.build import read_recipe
 from evomerge.errors import RecipeError
 from evomerge.recipes import Recipe
 from evomerge.recipes.yaml import to_yaml
+from evomerge.weights.build import read_recipe
 
 PLAIN: dict[str, Any] = {"base": "b", "operator": "segments", "dtype": "float32"}
 STEPS: list[dict[str, Any]] = [

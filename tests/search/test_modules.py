@@ -13,7 +13,6 @@ import yaml
 
 from evomerge.analysis.export import evaluate_model, export_recipe, lm_eval_commands
 from evomerge.analysis.summary import read_outcome
-from evomerge.build import build, read_recipe
 from evomerge.config.estimate import estimate
 from evomerge.config.load import Loaded, load, load_resolved
 from evomerge.engines.torch import TorchEngine
@@ -28,6 +27,7 @@ from evomerge.scoring import Fitness
 from evomerge.search.run import resume, start
 from evomerge.store import Store
 from evomerge.types import Evaluation, Job
+from evomerge.weights.build import build, read_recipe
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.worker import Worker, unserved
 

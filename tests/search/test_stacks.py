@@ -16,13 +16,13 @@ from transformers import LlamaForCausalLM
 from evomerge.analysis.ancestry import read_lineage
 from evomerge.analysis.export import evaluate_model, export_recipe, write_results
 from evomerge.analysis.summary import Outcome, read_outcome
-from evomerge.build import build, read_recipe
 from evomerge.config.load import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.recipes import Recipe
 from evomerge.search.run import resume, start
 from evomerge.store import Store
 from evomerge.types import Genome
+from evomerge.weights.build import build, read_recipe
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evomerge.build import build, read_recipe
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import ConfigError, PlanError
 from evomerge.optimizers.m2n2 import M2n2
@@ -21,6 +20,7 @@ from evomerge.search.baselines import baselines
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Evaluation, Genome, TaskScores
+from evomerge.weights.build import build, read_recipe
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

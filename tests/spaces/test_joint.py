@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evomerge.build import build
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import validate_options
 from evomerge.recipes import Recipe
@@ -19,6 +18,7 @@ from evomerge.spaces import Ground
 from evomerge.spaces.joint import JointSpace
 from evomerge.spaces.parameter import ParameterSpace
 from evomerge.types import Gene, Genome, Parameter
+from evomerge.weights.build import build
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

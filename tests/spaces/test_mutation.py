@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evomerge.analysis.ancestry import _of_sources as shares_of_sources
-from evomerge.build import build
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.recipes import Recipe
 from evomerge.spaces import Ground
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Candidate, Evaluation, Genome, TaskScores
+from evomerge.weights.build import build
 from evomerge.weights.models import Models
 
 SHAPES = {"layer1.matrix": (8, 5), "layer1.offset": (5,), "layer2.matrix": (5, 3)}

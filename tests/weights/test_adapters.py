@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from evomerge.build import build
 from evomerge.errors import CandidateError, CheckpointError, ExportError, InputError
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit.write import to_mergekit
 from evomerge.weights.adapters import Adapter
+from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.low_rank import LowRank
 from evomerge.weights.merge import merge

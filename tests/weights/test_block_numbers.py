@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from evomerge.build import build
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.block_numbers import displaced
+from evomerge.weights.build import build
 from evomerge.weights.layer_types import spelled_out
 from evomerge.weights.names import DEPTH_KEYS
 from evomerge.weights.plan import make_plan

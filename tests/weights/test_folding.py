@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evomerge.build import build
 from evomerge.errors import ExportError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import from_mergekit, to_mergekit
+from evomerge.weights.build import build
 from evomerge.weights.folding import FAMILIES
 from evomerge.weights.merge import merge
 from evomerge.weights.plan import make_plan

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evomerge.build import build
 from evomerge.errors import CheckpointError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights import merge as merging
 from evomerge.weights import nested
+from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.merge import merge
 from evomerge.weights.models import Models

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from evomerge.build import build
 from evomerge.recipes import Recipe
+from evomerge.weights.build import build
 from evomerge.weights.chat_templates import TEMPLATES
 
 Tiny = Callable[..., Path]

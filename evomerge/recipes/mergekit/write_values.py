@@ -67,6 +67,7 @@ class Values:
         return name in self.method.needed or (given is not None and not of_others)
 
     def write(self, name: str, source: str | None) -> Any:
+        """A parameter as mergekit writes it; None, and a problem noted, where it cannot."""
         try:
             return self.layout.setting(self._value(name, source), self._raw(name, source))
         except ExportError as error:
@@ -74,6 +75,7 @@ class Values:
             return None
 
     def cut(self, name: str, source: str | None, number: int) -> Any:
+        """The same for one slice of the stack, by its number."""
         return self.layout.cut(self.write(name, source), number, self._value(name, source))
 
     def _value(self, name: str, source: str | None) -> Value:

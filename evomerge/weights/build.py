@@ -7,12 +7,12 @@ from pathlib import Path
 
 from evomerge.recipes import Recipe
 from evomerge.recipes.files import Reader
+from evomerge.recipes.references import anchor, resolve
 from evomerge.reports.model_card import model_card
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.folders import demand_free, demand_space, new_folder
 from evomerge.weights.merge import merge_into
 from evomerge.weights.plan import Plan, make_plan
-from evomerge.weights.references import anchor, resolve
 from evomerge.weights.skeleton import write_skeleton
 from evomerge.weights.writer import SHARD_BYTES, Spec, WeightsWriter
 

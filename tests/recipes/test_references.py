@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import CheckpointError
-from evomerge.weights.references import anchor, hub_name, resolve
+from evomerge.recipes.references import anchor, hub_name, resolve
 
 
 @pytest.mark.parametrize(
