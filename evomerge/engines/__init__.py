@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from evomerge.lm_eval_options import LmEvalOptions
+from evomerge.engines._lm_eval_options import LmEvalOptions
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from evomerge.weights.plan import Plan
 
 Serves = Literal["task", "scorer"]
+
+
+__all__ = ["Engine", "LmEvalOptions", "Serves"]
 
 
 class Engine(ABC):

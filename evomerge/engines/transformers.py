@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from evomerge.engines import Engine, Serves
+from evomerge.engines import Engine, LmEvalOptions, Serves
 from evomerge.engines._architecture import demand_config, demand_fit, empty_model, open_tokenizer
 from evomerge.engines._devices import is_cpu, present, release, torch_device
 from evomerge.errors import ConfigError
-from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.skeleton import write_skeleton
 
 if TYPE_CHECKING:

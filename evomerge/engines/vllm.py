@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from evomerge import errors
-from evomerge.engines import Engine
+from evomerge.engines import Engine, LmEvalOptions
 from evomerge.engines._architecture import demand_config, demand_fit, empty_model, open_tokenizer
 from evomerge.engines._depth import demand_same_architecture, has_the_blocks
 from evomerge.engines._devices import has_gpu, release
 from evomerge.engines._heap import give_back
 from evomerge.engines._vllm_start import demand_vllm, known_arguments, start, stop
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
-from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.weights.skeleton import write_skeleton
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import io
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any
 
+from evomerge.engines import LmEvalOptions
 from evomerge.errors import ConfigError
-from evomerge.lm_eval_options import LmEvalOptions
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

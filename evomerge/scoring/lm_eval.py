@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from evomerge.engines import LmEvalOptions
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.scoring._author import Author
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.scoring.tasks import choose, load_task, name_problems, task_manager

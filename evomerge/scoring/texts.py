@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from evomerge.engines import LmEvalOptions
 from evomerge.errors import ConfigError
-from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.scoring._author import Author
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import _build

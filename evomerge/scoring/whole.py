@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from evomerge.engines import LmEvalOptions
 from evomerge.errors import ConfigError
-from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.python import PythonScorer

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
 
-from evomerge.engines import _vllm_start
+from evomerge.engines import LmEvalOptions, _vllm_start
 from evomerge.errors import ConfigError, PlanError, SearchError
-from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from lm_eval import evaluator
 
+from evomerge.engines import LmEvalOptions
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import ConfigError
-from evomerge.lm_eval_options import LmEvalOptions
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
