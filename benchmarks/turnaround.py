@@ -51,7 +51,7 @@ class Setting(NamedTuple):
     examples: int
 
     def recipe(self, weight: float) -> Recipe:
-        """The textbook merge."""
+        """The merge with the paper's defaults."""
         return Recipe(
             base=str(self.base),
             sources={name: str(folder) for name, folder in self.sources.items()},

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from evomerge.analysis.summary import read_outcome
+from evomerge.analysis.summary import read_summary
 from evomerge.config.load import load_resolved
 from evomerge.executors import Executor, TellOrder
 from evomerge.search.baselines import baselines
@@ -200,7 +200,7 @@ def _utilisations(median_seconds: float, rounds: int) -> Iterator[str]:
             crew = SimulatedCrew(workers, median_seconds, order)
             with TemporaryDirectory() as folder:
                 start(_with(crew, search), Path(folder) / "run", _silent)
-            first = len(list(baselines(search.ground, search.textbooks)))
+            first = len(list(baselines(search.context, search.paper_defaults)))
             busy = crew.utilisation(range(first, first + evaluations))
             driver = float(np.median(crew.driver_seconds))
             yield (
@@ -228,7 +228,7 @@ def _overhead(candidates: int, folder: Path) -> Iterator[str]:
             f"programs {np.mean(real - queue):.2f}, target {TARGET_MS}"
         )
     crew.jobs.clear()
-    for what, do in (("replay", _replay), ("reading the outcome", _read)):
+    for what, do in (("replay", _replay), ("reading the summary", _read)):
         began = time.thread_time()
         do(search, run)
         seconds_each = (time.thread_time() - began) / candidates
@@ -248,7 +248,7 @@ def _replay(search: Search, run: Path) -> None:
 def _read(search: Search, run: Path) -> None:
     """What `evomerge show` reads."""
     with Store.open(run, read_only=True) as store:
-        read_outcome(run, search.setup.fitness, store)
+        read_summary(run, search.setup.fitness, store)
 
 
 def main() -> None:

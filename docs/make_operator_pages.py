@@ -62,7 +62,7 @@ def _facts(told: Description) -> Iterator[str]:
         yield "- draws random numbers, from the recipe's seed alone"
     if found.ordered:
         yield "- the order of the models matters"
-    settings = ", ".join(f"`{key}: {_value(v)}`" for key, v in found.textbook.items())
+    settings = ", ".join(f"`{key}: {_value(v)}`" for key, v in found.paper_defaults.items())
     yield f"- baseline of every search for it: {settings or 'the defaults'}"
 
 

@@ -17,7 +17,7 @@ from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.recipes.recipe import Tokenizer
 from evomerge.scoring.fitness import Fitness
-from evomerge.scoring.whole import WholeScorer
+from evomerge.scoring.whole import Scorer
 from evomerge.types import Evaluation, Job, Split, TaskScores
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
@@ -86,7 +86,7 @@ class Worker:
         self.engine = kind(**setup.engine_options)
         self.engine.open(self.models)
         self.scorers = {
-            split: WholeScorer(setup.fitness, split, self.engine) for split in get_args(Split)
+            split: Scorer(setup.fitness, split, self.engine) for split in get_args(Split)
         }
 
     @property
@@ -151,7 +151,7 @@ class Worker:
         return {}
 
     def _score(
-        self, slot: int, scorer: WholeScorer, known: Mapping[str, torch.Tensor]
+        self, slot: int, scorer: Scorer, known: Mapping[str, torch.Tensor]
     ) -> dict[str, TaskScores]:
         self.engine.turn_to(slot)
         return scorer.score(self.engine, known)

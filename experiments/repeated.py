@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from evomerge.analysis.export import write_results
-from evomerge.analysis.summary import Outcome, read_outcome
+from evomerge.analysis.summary import Summary, read_summary
 from evomerge.config.load import load, load_resolved
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress
 from evomerge.store import Store
 
 
-def complete(search: Path, folder: Path, overrides: Sequence[str] = ()) -> Outcome:
+def complete(search: Path, folder: Path, overrides: Sequence[str] = ()) -> Summary:
     """What came out of one run, which is first brought to its end where it is not there yet.
 
     Args:
@@ -34,9 +34,9 @@ def complete(search: Path, folder: Path, overrides: Sequence[str] = ()) -> Outco
         if run.finished_utc is None:
             resume(loaded.search, folder, _Talk(folder.name))
     with Store.open(folder, read_only=True) as store:
-        outcome = read_outcome(folder, loaded.file.fitness, store)
-    write_results(loaded.file, outcome)
-    return outcome
+        summary = read_summary(folder, loaded.file.fitness, store)
+    write_results(loaded.file, summary)
+    return summary
 
 
 def spread(fractions: Sequence[float]) -> str:

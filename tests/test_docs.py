@@ -17,7 +17,7 @@ from evomerge.operators import get
 from evomerge.plugins.registry import component, options_model, validate_options
 from evomerge.recipes.yaml import from_yaml
 from evomerge.scoring import Fitness
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.joint import JointSpace
 from evomerge.yaml_files import parse_yaml
@@ -113,8 +113,10 @@ def test_the_space_in_the_document_on_stacks_is_one() -> None:
     text = (ROOT / "docs" / "dataflow.md").read_text("utf-8")
     keys = parse_yaml(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0], "docs/dataflow.md")
     assert keys.pop("kind") == "dataflow"
-    ground = Ground("/base", {name: f"/{name}" for name in ("math", "ja", "code")}, 32, "bfloat16")
-    space = DataflowSpace(ground, **validate_options(DataflowSpace, keys, ""))
+    context = SearchContext(
+        "/base", {name: f"/{name}" for name in ("math", "ja", "code")}, 32, "bfloat16"
+    )
+    space = DataflowSpace(context, **validate_options(DataflowSpace, keys, ""))
     assert space.decode(space.initial()).depth == 32
     for option in options_model(DataflowSpace).model_fields:
         assert re.search(rf"`{option}`|^{option}:", text, re.MULTILINE), option
@@ -124,8 +126,8 @@ def test_the_joint_space_in_the_document_on_stacks_is_one() -> None:
     text = (ROOT / "docs" / "dataflow.md").read_text("utf-8")
     keys = parse_yaml(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[1], "docs/dataflow.md")
     assert keys.pop("kind") == "joint"
-    ground = Ground("/base", {name: f"/{name}" for name in ("math", "ja")}, 32, "bfloat16")
-    space = JointSpace(ground, **validate_options(JointSpace, keys, ""))
+    context = SearchContext("/base", {name: f"/{name}" for name in ("math", "ja")}, 32, "bfloat16")
+    space = JointSpace(context, **validate_options(JointSpace, keys, ""))
     assert space.decode(space.initial()).depth == 32
     assert space.largest().depth == 48
 

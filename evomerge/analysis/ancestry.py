@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.analysis.summary import read_outcome
+from evomerge.analysis.summary import read_summary
 from evomerge.config.schema import read_resolved
 from evomerge.errors import RunError
 from evomerge.recipes import Recipe, Step
@@ -87,14 +87,14 @@ def read_lineage(folder: Path, candidate: str) -> Lineage:
     """
     with Store.open(folder, read_only=True) as store:
         file = read_resolved(store.run().search_yaml, str(folder))
-        outcome = read_outcome(folder, file.fitness, store)
+        summary = read_summary(folder, file.fitness, store)
         candidates = store.candidates()
-    if candidate == "best" and outcome.best is None:
+    if candidate == "best" and summary.best is None:
         raise RunError(f"{folder}: no candidate has been scored yet")
-    number = str(outcome.best.number) if candidate == "best" and outcome.best else candidate
+    number = str(summary.best.number) if candidate == "best" and summary.best else candidate
     if number not in {str(one.number) for one in candidates}:
         raise RunError(f"{folder}: no candidate {number}. There are 0 to {len(candidates) - 1}.")
-    rows = (*outcome.baselines, *outcome.candidates)
+    rows = (*summary.baselines, *summary.candidates)
     values = {row.number: row.search.value if row.search else None for row in rows}
     return lineage(candidates, int(number), values)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from evomerge.analysis.summary import Outcome, Score, read_outcome, score
+from evomerge.analysis.summary import Score, Summary, read_summary, score
 from evomerge.config.schema import SearchFile, read_resolved
 from evomerge.engines import Engine
 from evomerge.errors import CandidateError, ConfigError, RunError
@@ -31,22 +31,22 @@ RECIPE = "recipe.yaml"
 CHECKPOINT = "best"
 
 
-def write_results(file: SearchFile, outcome: Outcome) -> None:
+def write_results(file: SearchFile, summary: Summary) -> None:
     """Write the best recipe into the run folder, and its checkpoint if the search asks for it."""
-    if outcome.best is None:
+    if summary.best is None:
         return
-    text = export_recipe(outcome.folder, str(outcome.best.number), "evomerge")
-    path = outcome.folder / RECIPE
+    text = export_recipe(summary.folder, str(summary.best.number), "evomerge")
+    path = summary.folder / RECIPE
     changed = not path.exists() or path.read_text("utf-8") != text
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-    checkpoint = outcome.folder / CHECKPOINT
+    checkpoint = summary.folder / CHECKPOINT
     if file.build_best and (changed or not checkpoint.exists()):
         from evomerge.weights.build import build, read_recipe
 
         shutil.rmtree(checkpoint, ignore_errors=True)
-        build(read_recipe(path), checkpoint, title=outcome.run.name)
+        build(read_recipe(path), checkpoint, title=summary.run.name)
 
 
 def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "mergekit"]) -> str:
@@ -61,9 +61,9 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
     """
     with Store.open(folder, read_only=True) as store:
         file = read_resolved(store.run().search_yaml, str(folder))
-        outcome = read_outcome(folder, file.fitness, store)
+        summary = read_summary(folder, file.fitness, store)
         recipes = {str(c.number): c.recipe for c in store.candidates()}
-    best = outcome.best
+    best = summary.best
     if candidate == "best" and best is None:
         raise RunError(f"{folder}: no candidate has been scored yet")
     number = str(best.number) if candidate == "best" and best else candidate
@@ -72,7 +72,7 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
     recipe = recipes[number]
     if format_ == "evomerge":
         return to_yaml(recipe)
-    rows = (*outcome.baselines, *outcome.candidates)
+    rows = (*summary.baselines, *summary.candidates)
     if not any(row.status == "done" for row in rows if str(row.number) == number):
         from evomerge.weights.plan import make_plan
 

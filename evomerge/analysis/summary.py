@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.scoring import Fitness, fitness_value, interval
-from evomerge.search.selection import ranked, references, worths
+from evomerge.search.selection import preferences, ranked, references
 from evomerge.store import RunRecord, Store
 from evomerge.types import Candidate, Evaluation, Kind, Split
 
@@ -75,7 +75,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Summary:
     """A run, finished or not.
 
     Attributes:
@@ -91,7 +91,7 @@ class Outcome:
     best: Row | None
 
     def as_json(self) -> dict[str, Any]:
-        """The outcome for ``--json``."""
+        """The summary for ``--json``."""
         return {
             "run": {
                 "name": self.run.name,
@@ -109,8 +109,8 @@ class Outcome:
         }
 
 
-def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
-    """The outcome that a store holds so far."""
+def read_summary(folder: Path, fitness: Fitness, store: Store) -> Summary:
+    """The summary that a store holds so far."""
     candidates = store.candidates()
     told = {event.number for event in store.events() if event.kind == "tell"}
     results, search = _read(fitness, [c for c in candidates if c.number in told], store, "search")
@@ -133,9 +133,9 @@ def read_outcome(folder: Path, fitness: Fitness, store: Store) -> Outcome:
     ]
     searched = tuple(row for row in rows if row.kind != "baseline")
     searched_ones = [c for c in candidates if c.kind != "baseline"]
-    worth = worths(fitness, candidates, results)
-    best = next(iter(ranked(searched_ones, worth)), None)
-    return Outcome(
+    by_number = preferences(fitness, candidates, results)
+    best = next(iter(ranked(searched_ones, by_number)), None)
+    return Summary(
         folder,
         store.run(),
         fitness,

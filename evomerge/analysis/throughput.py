@@ -29,7 +29,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Throughput:
     """How fast a run is, and what its workers did; None before the clock ran."""
 
     candidates_per_hour: float | None
@@ -45,7 +45,7 @@ class Usage:
         }
 
 
-def read_usage(store: Store) -> Usage:
+def read_throughput(store: Store) -> Throughput:
     """What a store tells of the time so far. Runs of older versions name no workers."""
     elapsed = store.elapsed_seconds()
     shares = []
@@ -61,4 +61,4 @@ def read_usage(store: Store) -> Usage:
                 Share(row.worker, row.evaluations, merge, generation, scoring, waiting, speed)
             )
     told = sum(event.kind == "tell" for event in store.events())
-    return Usage(told / elapsed * 3600 if elapsed > 0 else None, tuple(shares))
+    return Throughput(told / elapsed * 3600 if elapsed > 0 else None, tuple(shares))

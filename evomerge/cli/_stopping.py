@@ -36,7 +36,7 @@ class Stopping:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
-    def demand(self) -> None:
+    def raise_if_asked(self) -> None:
         """Raise KeyboardInterrupt once a signal has come, for work that has not noticed.
 
         Python raises it wherever it happens to be. In a finalizer, or within a library that

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evomerge.cli._stopping import stopping
 
 if TYPE_CHECKING:
-    from evomerge.analysis.summary import Outcome, Row
-    from evomerge.analysis.throughput import Usage
+    from evomerge.analysis.summary import Row, Summary
+    from evomerge.analysis.throughput import Throughput
     from evomerge.config.load import Loaded
     from evomerge.config.schema import SearchFile
     from evomerge.reports.table import Cell
@@ -101,12 +101,12 @@ def resume(
 
 def show(folder: Folder, as_json: Json = False) -> None:
     """Show a run: progress, table, best recipes, failures. Also while it runs."""
-    file, outcome = _outcome(folder)
+    file, summary = _outcome(folder)
     usage = _usage(folder)
     if as_json:
-        typer.echo(json.dumps(outcome.as_json() | {"usage": usage.as_json()}, indent=2))
+        typer.echo(json.dumps(summary.as_json() | {"usage": usage.as_json()}, indent=2))
         return
-    _print(file, outcome, folder)
+    _print(file, summary, folder)
     console = Console(highlight=False, soft_wrap=True)
     if usage.candidates_per_hour is not None:
         console.print(f"{usage.candidates_per_hour:.0f} candidates per hour")
@@ -131,37 +131,37 @@ def _listed(value: Any) -> str:
 
 def _stored(folder: Path, overrides: list[str]) -> Loaded:
     """The search that a run was started with, perhaps on other workers."""
-    from evomerge.config.resume import demand_version, resumed
+    from evomerge.config.resume import require_version, resumed
     from evomerge.store import Store
 
     with Store.open(folder) as store:  # as a writer, which brings an older file up to date
         run = store.run()
     resumed(run.search_yaml, str(folder), overrides)
-    demand_version(run, folder)
+    require_version(run, folder)
 
     from evomerge.config.load import load_resolved  # seconds of imports, after what needs none
 
     return load_resolved(run.search_yaml, str(folder), overrides)
 
 
-def _outcome(folder: Path) -> tuple[SearchFile, Outcome]:
+def _outcome(folder: Path) -> tuple[SearchFile, Summary]:
     """A run's keys and what came out so far; its models need not exist any more."""
-    from evomerge.analysis.summary import read_outcome
+    from evomerge.analysis.summary import read_summary
     from evomerge.config.schema import read_resolved
     from evomerge.store import Store
 
     with Store.open(folder, read_only=True) as store:
         file = read_resolved(store.run().search_yaml, str(folder))
-        return file, read_outcome(folder, file.fitness, store)
+        return file, read_summary(folder, file.fitness, store)
 
 
-def _usage(folder: Path) -> Usage:
+def _usage(folder: Path) -> Throughput:
     """Where the run's time went."""
-    from evomerge.analysis.throughput import read_usage
+    from evomerge.analysis.throughput import read_throughput
     from evomerge.store import Store
 
     with Store.open(folder, read_only=True) as store:
-        return read_usage(store)
+        return read_throughput(store)
 
 
 def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
@@ -182,7 +182,7 @@ def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
             bar = progress.add_task("opening models", total=None, best="-", left="")
 
             def observe(now: Standing) -> None:
-                stopping.demand()
+                stopping.raise_if_asked()
                 best = "-" if now.best is None else f"{now.best:.3f}"
                 progress.update(
                     bar,
@@ -203,9 +203,9 @@ def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
                 markup=False,
             )
         raise
-    file, outcome = _outcome(folder)
-    write_results(file, outcome)
-    _print(file, outcome, folder)
+    file, summary = _outcome(folder)
+    write_results(file, summary)
+    _print(file, summary, folder)
 
 
 def _time_left(now: Standing) -> str:
@@ -215,7 +215,7 @@ def _time_left(now: Standing) -> str:
     return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
 
 
-def _print(file: SearchFile, outcome: Outcome, folder: Path) -> None:
+def _print(file: SearchFile, summary: Summary, folder: Path) -> None:
     """The table, then where things are."""
     from evomerge.analysis.export import CHECKPOINT, RECIPE, lm_eval_commands
     from evomerge.reports.table import Line, comparison
@@ -223,25 +223,25 @@ def _print(file: SearchFile, outcome: Outcome, folder: Path) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120
-    state = "finished" if outcome.run.finished_utc else "not finished"
-    done = sum(row.status == "done" for row in outcome.candidates)
-    failed = [row for row in outcome.candidates if row.status == "failed"]
+    state = "finished" if summary.run.finished_utc else "not finished"
+    done = sum(row.status == "done" for row in summary.candidates)
+    failed = [row for row in summary.candidates if row.status == "failed"]
     console.print(
-        f"{outcome.run.name}: {state}, {len(outcome.candidates)} candidates "
-        f"({done} done, {len(failed)} failed), {outcome.elapsed_seconds:.0f} s",
+        f"{summary.run.name}: {state}, {len(summary.candidates)} candidates "
+        f"({done} done, {len(failed)} failed), {summary.elapsed_seconds:.0f} s",
         markup=False,
     )
     lines = [
-        Line(row.label, _cell(row, "search"), _cell(row, "held_out")) for row in outcome.baselines
+        Line(row.label, _cell(row, "search"), _cell(row, "held_out")) for row in summary.baselines
     ]
-    known = {row.digest for row in outcome.baselines}  # a search may begin with some of them
+    known = {row.digest for row in summary.baselines}  # a search may begin with some of them
     others = [
         r
-        for r in outcome.candidates
-        if r.held_out and r is not outcome.best and r.digest not in known
+        for r in summary.candidates
+        if r.held_out and r is not summary.best and r.digest not in known
     ]
-    if outcome.best is not None:
-        best = outcome.best
+    if summary.best is not None:
+        best = summary.best
         name = f"best recipe: {_name(best)}"
         cells = _cell(best, "search"), _cell(best, "held_out")
         lines.append(Line(name, *cells, best=True, stage=best.stage))
@@ -260,7 +260,7 @@ def _print(file: SearchFile, outcome: Outcome, folder: Path) -> None:
         console.print(f"checkpoint  {folder / CHECKPOINT}", markup=False, soft_wrap=True)
         for split, command in lm_eval_commands(file, folder / CHECKPOINT):
             console.print(f"score it ({split}):  {command}", markup=False, soft_wrap=True)
-    if outcome.run.finished_utc is None:
+    if summary.run.finished_utc is None:
         where = shlex.quote(str(os.path.relpath(folder)))
         console.print(f"go on with  evomerge resume {where}", markup=False, soft_wrap=True)
 

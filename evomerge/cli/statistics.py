@@ -65,7 +65,7 @@ def statistics(
         bar = progress.add_task("opening the model", total=None)
 
         def observe(done: int, total: int) -> None:
-            stopping.demand()
+            stopping.raise_if_asked()
             progress.update(bar, description=kind, completed=done, total=total)
 
         found = collect(what, out, observe)

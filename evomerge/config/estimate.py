@@ -43,9 +43,9 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
     search, models, executor = loaded.search, loaded.models, loaded.search.new_executor()
     if not isinstance(executor, LocalExecutor):  # which may run on another machine than this one
         for stage in search.stages:
-            stage.budget.demand(executor.planned_gpus(search.setup))
+            stage.budget.require_gpus(executor.planned_gpus(search.setup))
     plans = {stage.name: _plan(stage, _first(stage), models) for stage in search.stages}
-    compared = len(list(baselines(search.ground, search.textbooks)))
+    compared = len(list(baselines(search.context, search.paper_defaults)))
     evaluations = search.evaluations
     examples = example_counts(loaded.file.fitness)
     per_candidate = sum(examples["search"].values())
@@ -248,7 +248,7 @@ def totals(
     Raises:
         ConfigError: GPU hours, where there is no GPU.
     """
-    budget.demand(gpus)
+    budget.require_gpus(gpus)
     ends = [] if budget.evaluations is None else [budget.evaluations]
     limits = [] if budget.seconds is None else [budget.seconds]
     limits += [] if budget.gpu_hours is None else [budget.gpu_hours * 3600 / gpus]

@@ -33,7 +33,7 @@ from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.tasks import task_problems
 from evomerge.search.baselines import baselines
 from evomerge.search.spec import Search, Stage
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.dataflow import other_base
 from evomerge.store import RunRecord
 from evomerge.weights.checkpoint import Checkpoint
@@ -130,7 +130,7 @@ def _compose(
     paths = all((keys.space or {}).get("kind", "dataflow") == "dataflow" for keys in file.parts)
     new_models = partial(Models.side_by_side if paths else Models, opened=opened)
     models = parts.make("", located, new_models, file.base, file.sources, file.tokenizer)
-    ground = Ground(
+    context = SearchContext(
         file.base,
         file.sources,
         max(1, models.base.layers) if models else 1,
@@ -152,23 +152,23 @@ def _compose(
     live = parts.make("", [], engine.make) if engine is not None else None
     crew = parts.make("", [], executor.make) if executor is not None else None
     if crew is not None and engine is not None:
-        parts.make("", [], crew.demand, file.engine["name"], engine.options)
-    stages = Staging(file, ground, live, opened).compose(parts)
+        parts.make("", [], crew.validate, file.engine["name"], engine.options)
+    stages = Staging(file, context, live, opened).compose(parts)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     assert models and stages and engine and live and executor
-    setup = _setup(file, ground, stages, engine.options)
+    setup = _setup(file, context, stages, engine.options)
     search = Search(
-        ground,
+        context,
         stages,
         executor.make,
         setup,
         file.stop_after_failures,
         file.champions,
-        _record(file, ground, live.lm_eval_arguments(models)),
+        _record(file, context, live.lm_eval_arguments(models)),
     )
-    for _, recipe in baselines(ground, search.textbooks):
-        live.demand(make_plan(recipe, models.stacked(recipe)))
+    for _, recipe in baselines(context, search.paper_defaults):
+        live.validate(make_plan(recipe, models.stacked(recipe)))
     return Loaded(file, search, models, tuple(models.notes))
 
 
@@ -232,13 +232,16 @@ def _serve(fitness: Fitness, engine: type[Engine], name: str) -> None:
 
 
 def _setup(
-    file: SearchFile, ground: Ground, stages: Sequence[Stage], engine_options: Mapping[str, Any]
+    file: SearchFile,
+    context: SearchContext,
+    stages: Sequence[Stage],
+    engine_options: Mapping[str, Any],
 ) -> WorkerSetup:
     """What workers are started with: all models, and the deepest stack of their blocks."""
     base: str | Recipe = file.base
     sources: dict[str, str | Recipe] = dict(file.sources)
     stacks = [recipe for stage in stages if (recipe := stage.space.largest()) is not None]
-    stacks += [recipe for _, recipe in baselines(ground, ()) if recipe.slices]
+    stacks += [recipe for _, recipe in baselines(context, ()) if recipe.slices]
     largest = max(stacks, key=lambda recipe: recipe.depth or 0, default=None)
     if largest is not None:
         base, sources = largest.base, sources | largest.sources
@@ -255,13 +258,13 @@ def _setup(
     )
 
 
-def _record(file: SearchFile, ground: Ground, engine: Mapping[str, Any]) -> RunRecord:
+def _record(file: SearchFile, context: SearchContext, engine: Mapping[str, Any]) -> RunRecord:
     """What the store keeps of a search; fingerprints come when the weights are read.
 
     Args:
         engine: its settings with nothing left to choose: an ``auto`` may differ elsewhere.
     """
-    whole = file.model_copy(update={"dtype": ground.dtype})
+    whole = file.model_copy(update={"dtype": context.dtype})
     # wherever its file lies: what is in it, the engine says
     given = {key: value for key, value in file.engine.items() if key != "module"}
     settings = json.dumps([given, engine], sort_keys=True)

@@ -48,7 +48,7 @@ def resumed(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, A
     return content
 
 
-def demand_version(record: RunRecord, folder: Path) -> None:
+def require_version(record: RunRecord, folder: Path) -> None:
     """Raise for a run of another version.
 
     Raises:

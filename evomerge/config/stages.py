@@ -18,7 +18,7 @@ from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component, did_you_mean
 from evomerge.recipes import ROLES, Recipe
 from evomerge.search.spec import Budget, Stage
-from evomerge.spaces import Ground, Space
+from evomerge.spaces import SearchContext, Space
 from evomerge.types import Gene
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
@@ -35,14 +35,14 @@ class Staging:
 
     Attributes:
         file: the search.
-        ground: its models.
+        context: its models.
         engine: not open; None where it is wrong.
         opened: checkpoints that are open already, see `Models`.
         standins: by stage; the base where the stage is wrong.
     """
 
     file: SearchFile
-    ground: Ground
+    context: SearchContext
     engine: Engine | None
     opened: dict[str, Checkpoint]
     standins: dict[str, str | Recipe] = field(default_factory=dict)
@@ -69,10 +69,10 @@ class Staging:
         nameless = any(f"stages.{n}.name" in parts.wrong for n in range(index))
         needs = parts.make("", named, self._needs, keys, nameless)
         standins = {name: self.standins[name] for name in needs or ()}
-        ground = None if needs is None else parts.make("", [], self._ground, keys, standins)
+        context = None if needs is None else parts.make("", [], self._ground, keys, standins)
         space = None
         if needs is not None:
-            space = parts.make("space", [".space"], self._space, keys, ground or self.ground)
+            space = parts.make("space", [".space"], self._space, keys, context or self.context)
         optimizer: Component[Optimizer] | None
         own = [".optimizer"]
         optimizer = parts.make("", own, component, "optimizer", Optimizer, keys.optimizer)
@@ -83,9 +83,9 @@ class Staging:
             parts.make("", ["seed"], optimizer.make, space.parameters, seed)
             name = keys.optimizer["name"]
             parts.make("optimizer", [], check_parents, space, optimizer.kind, name)
-        if space is not None and ground is not None and ground.models is not None:
-            parts.make("space", [], _plans, space, ground.models, self.engine)
-        self.standins[keys.name] = self.ground.base if space is None else _start(space)
+        if space is not None and context is not None and context.models is not None:
+            parts.make("space", [], _plans, space, context.models, self.engine)
+        self.standins[keys.name] = self.context.base if space is None else _start(space)
         if needs is None or space is None or optimizer is None:
             return None
         limits = keys.budget
@@ -163,9 +163,9 @@ class Staging:
         named = (name for name in self.standins if name and repr(name) in text)
         return next((f" The best of that stage is called '{WINNER}{name}'." for name in named), "")
 
-    def _space(self, keys: StageKeys, ground: Ground) -> Space:
+    def _space(self, keys: StageKeys, context: SearchContext) -> Space:
         try:
-            return _space(keys, ground)
+            return _space(keys, context)
         except ConfigError as error:
             raise ConfigError([p + self._hint(p) for p in error.problems]) from None
 
@@ -175,26 +175,26 @@ class Staging:
         named = [name for name, _ in _winners_in(keys.space, "space")] if keys.space else ()
         return list(dict.fromkeys([*(name for name in named if name not in given), *given]))
 
-    def _ground(self, keys: StageKeys, winners: Mapping[str, str | Recipe]) -> Ground:
+    def _ground(self, keys: StageKeys, winners: Mapping[str, str | Recipe]) -> SearchContext:
         """The search's models with these, as far as the stage names them.
 
         Raises:
             InputError: they do not fit together.
         """
-        ground = self.ground
+        context = self.context
         sources = {
             name.removeprefix(WINNER): winners[name.removeprefix(WINNER)]
             if name.startswith(WINNER)
-            else ground.sources[name]
+            else context.sources[name]
             for name in self._names(keys)
         }
-        if list(sources.items()) == list(ground.sources.items()):
-            return ground
-        models = ground.models
+        if list(sources.items()) == list(context.sources.items()):
+            return context
+        models = context.models
         if models is not None:
-            opener = Models.side_by_side if ground.mixed else Models
-            models = opener(ground.base, sources, self.file.tokenizer, opened=self.opened)
-        return replace(ground, sources=sources, models=models)
+            opener = Models.side_by_side if context.mixed else Models
+            models = opener(context.base, sources, self.file.tokenizer, opened=self.opened)
+        return replace(context, sources=sources, models=models)
 
     def _new_space(self, keys: StageKeys, winners: Mapping[str, Recipe]) -> Space:
         return _space(keys, self._ground(keys, winners))
@@ -244,13 +244,13 @@ def _as_sources(value: Any, at: str = "") -> Any:
     return value.removeprefix(WINNER) if isinstance(value, str) else value
 
 
-def _space(keys: StageKeys, ground: Ground) -> Space:
+def _space(keys: StageKeys, context: SearchContext) -> Space:
     options = _as_sources(keys.space)
     kind = options.pop("kind", None)
     if not isinstance(kind, str):
         raise ConfigError("kind: this key is required, e.g. kind: parameter")
     found = registry.find("spaces", kind, Space)
-    return registry.made_of(found, options, "", ground)
+    return registry.made_of(found, options, "", context)
 
 
 def _start(space: Space) -> Recipe:
@@ -267,7 +267,7 @@ def _plans(space: Space, models: Models, engine: Engine | None) -> None:
             recipe = space.decode(chosen)
             plan = make_plan(recipe, models.stacked(recipe))
             if engine is not None:
-                engine.demand(plan)
+                engine.validate(plan)
     largest = space.largest()
     if largest is not None:
         make_plan(largest, models.stacked(largest))

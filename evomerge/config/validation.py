@@ -131,12 +131,12 @@ def check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
     Args:
         name: of the optimizer.
     """
-    if optimizer.breeds and not space.breeds:
+    if optimizer.needs_parents and not space.needs_parents:
         raise ConfigError(
             f"{name} makes candidates of parents, which this space cannot cross. "
             "Set space: crossover."
         )
-    if space.breeds and not optimizer.breeds:
+    if space.needs_parents and not optimizer.needs_parents:
         raise ConfigError(
             f"{name} names no parents, of which this space makes candidates. Set optimizer: m2n2."
         )

@@ -89,7 +89,7 @@ class Engine(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has one slot")
 
-    def demand(self, plan: Plan) -> None:  # noqa: B027 - most engines take all
+    def validate(self, plan: Plan) -> None:  # noqa: B027 - most engines take all
         """Raise for a plan that the engine could not load; it need not be open.
 
         Raises:

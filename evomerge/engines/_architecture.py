@@ -26,7 +26,7 @@ def empty_model(
     Raises:
         PlanError: Transformers cannot build it.
     """
-    demand_config(models)
+    require_config(models)
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
@@ -46,7 +46,7 @@ def empty_model(
     return model.eval().requires_grad_(False)
 
 
-def demand_config(models: Models) -> None:
+def require_config(models: Models) -> None:
     """Raise for weights without a config, of which Transformers can make no model.
 
     Raises:
@@ -79,7 +79,7 @@ def open_tokenizer(models: Models, folder: Path) -> Any:
         ) from None
 
 
-def demand_fit(
+def require_fit(
     models: Models,
     kind: str,
     live: Mapping[str, torch.Tensor],

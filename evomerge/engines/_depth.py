@@ -24,7 +24,7 @@ def has_the_blocks(plan: Plan, live: Models) -> bool:
     return not any(isinstance(said, list) and len(said) == depth for said in differences)
 
 
-def demand_same_architecture(plan: Plan, live: Models) -> None:
+def require_same_architecture(plan: Plan, live: Models) -> None:
     """Raise unless the plan's tensors are those of the live model, or of its first blocks.
 
     A block all of whose tensors are zero adds nothing to the residual stream: it is the identity.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evomerge.engines._architecture import demand_fit, empty_model, memory_of
+from evomerge.engines._architecture import empty_model, memory_of, require_fit
 from evomerge.weights.models import Models
 from evomerge.weights.skeleton import merged_config
 
@@ -45,7 +45,7 @@ class Skeleton:
             with init_empty_weights(include_buffers=False):
                 self.model = empty_model(models, Path(name), dtype, device, **options)
         live = self.model.state_dict(keep_vars=True)
-        demand_fit(models, type(self.model).__name__, live)
+        require_fit(models, type(self.model).__name__, live)
         self.tensors: dict[str, Tensor] = {slot.name: live[slot.name] for slot in models.slots}
         self._sites = _sites(self.model)
 

@@ -16,7 +16,7 @@ from evomerge.weights.concatenation import (
     write_adapter,
 )
 from evomerge.weights.models import Models
-from evomerge.weights.nested import Nested
+from evomerge.weights.nested import VirtualCheckpoint
 from evomerge.weights.plan import Plan
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's kernels are made for
 
 
-def demand_sum(plan: Plan) -> None:
+def require_sum(plan: Plan) -> None:
     """Raise unless a plan is a weighted sum of plain adapters on an unchanged base.
 
     Raises:
@@ -43,7 +43,7 @@ def lora_arguments(models: Models) -> dict[str, Any]:
         PlanError: sources that are no plain adapters, or too much of them.
     """
     problems = source_problems(models)
-    if isinstance(models.base, Nested):
+    if isinstance(models.base, VirtualCheckpoint):
         problems.append("base: a recipe, which vLLM cannot read. Build it, and give its folder.")
     rank = rank_of(models) if not problems else 0
     if rank > _RANKS[-1]:

@@ -50,7 +50,7 @@ _stopped: list[LLM] = []
 _collecting = threading.Lock()  # while garbage is not looked for
 
 
-def demand_vllm() -> None:
+def require_vllm() -> None:
     """Raise unless vLLM is installed.
 
     Raises:
@@ -67,7 +67,7 @@ def known_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """The options, if `EngineArgs` has each of them and none is set elsewhere.
 
     The first call imports vLLM, which takes seconds; without keys nothing is imported, and without
-    vLLM nothing is known (see `demand_vllm`).
+    vLLM nothing is known (see `require_vllm`).
 
     Raises:
         ValidationError: a sentence for each that is wrong.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from evomerge.engines import Engine, Serves
-from evomerge.engines._architecture import demand_fit
+from evomerge.engines._architecture import require_fit
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.errors import ConfigError
 from evomerge.plugins.user_code import code_files, content_digest, load_function
@@ -88,15 +88,15 @@ class TorchEngine(Engine):
         if self.dtype != "auto":
             module.to(getattr(torch, self.dtype))
         module.to(self.device).eval().requires_grad_(False)
-        self._demand_fit(models, module)
+        self._require_fit(models, module)
         self._slots = Slots(module, [slot.name for slot in models.slots], self.at_once)
         self._module = module
 
-    def demand(self, plan: Plan) -> None:
-        """See `Engine.demand`: the module must have the plan's tensors."""
+    def validate(self, plan: Plan) -> None:
+        """See `Engine.validate`: the module must have the plan's tensors."""
         if self._shape is None:
             self._shape = self._outline()
-        self._demand_fit(plan.models, self._shape)
+        self._require_fit(plan.models, self._shape)
 
     def _outline(self) -> Module:
         """The module without memory for its weights, where it can be made so."""
@@ -137,12 +137,12 @@ class TorchEngine(Engine):
             tensor.data = tensor.data.contiguous()  # so that stretches can be put in place
         return module
 
-    def _demand_fit(self, models: Models, module: Module) -> None:
+    def _require_fit(self, models: Models, module: Module) -> None:
         from evomerge.engines._slots import tensors
 
         file = Path(self._reference).name
         kind, live = type(module).__name__, tensors(module)
-        demand_fit(models, kind, live, file, "Build the module that the weights are of.")
+        require_fit(models, kind, live, file, "Build the module that the weights are of.")
 
     def load(self, plan: Plan) -> None:
         """See `Engine.load`."""

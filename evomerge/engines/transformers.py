@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from evomerge.engines import Engine, LmEvalOptions, Serves
-from evomerge.engines._architecture import demand_config, demand_fit, empty_model, open_tokenizer
+from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
 from evomerge.engines._devices import is_cpu, present, release, torch_device
 from evomerge.errors import ConfigError
 from evomerge.weights.skeleton import write_skeleton
@@ -114,7 +114,7 @@ class TransformersEngine(Engine):
         device, dtype = torch_device(self.device), self._dtype(models)
         model = empty_model(models, folder, dtype, device, **self._options())
         live = model.state_dict()
-        demand_fit(models, type(model).__name__, live)
+        require_fit(models, type(model).__name__, live)
         self._targets = {slot.name: live[slot.name] for slot in models.slots}
         if self._generation is not None:
             model.generation_config = self._generation
@@ -131,9 +131,9 @@ class TransformersEngine(Engine):
     def _options(self) -> dict[str, Any]:
         return {} if self.attention is None else {"attn_implementation": self.attention}
 
-    def demand(self, plan: Plan) -> None:
-        """See `Engine.demand`: a model is refused that Transformers cannot build."""
-        demand_config(plan.models)
+    def validate(self, plan: Plan) -> None:
+        """See `Engine.validate`: a model is refused that Transformers cannot build."""
+        require_config(plan.models)
         if plan.recipe.slices:
             import torch
 

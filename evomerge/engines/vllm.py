@@ -15,11 +15,11 @@ from pydantic import AfterValidator, Field
 
 from evomerge import errors
 from evomerge.engines import Engine, LmEvalOptions
-from evomerge.engines._architecture import demand_config, demand_fit, empty_model, open_tokenizer
-from evomerge.engines._depth import demand_same_architecture, has_the_blocks
+from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
+from evomerge.engines._depth import has_the_blocks, require_same_architecture
 from evomerge.engines._devices import has_gpu, release
 from evomerge.engines._heap import give_back
-from evomerge.engines._vllm_start import demand_vllm, known_arguments, start, stop
+from evomerge.engines._vllm_start import known_arguments, require_vllm, start, stop
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
 from evomerge.weights.skeleton import write_skeleton
 
@@ -72,7 +72,7 @@ class VllmEngine(Engine):
         vllm: Annotated[dict[str, Any], AfterValidator(known_arguments)] | None = None,
         lm_eval: LmEvalOptions = LmEvalOptions(),  # noqa: B008 - frozen
     ) -> None:
-        demand_vllm()
+        require_vllm()
         self.dtype = dtype
         self.max_length = max_length
         self.seed = seed
@@ -116,7 +116,7 @@ class VllmEngine(Engine):
         if self.adapters == "lora":
             arguments |= lora_arguments(models)
         write_skeleton(models, folder, models.dtype)
-        _demand_known(models, folder)
+        _require_known(models, folder)
         if self.adapters == "lora":
             link_weights(models, folder)
         try:
@@ -132,13 +132,13 @@ class VllmEngine(Engine):
         self._models, self._broken = models, False
         self._lora = Adapters(self._llm, folder) if self.adapters == "lora" else None
 
-    def demand(self, plan: Plan) -> None:
-        """See `Engine.demand`."""
-        demand_config(plan.models)
+    def validate(self, plan: Plan) -> None:
+        """See `Engine.validate`."""
+        require_config(plan.models)
         if self.adapters == "lora":
-            from evomerge.engines._vllm_lora import demand_sum
+            from evomerge.engines._vllm_lora import require_sum
 
-            demand_sum(plan)
+            require_sum(plan)
 
     def load(self, plan: Plan) -> None:
         """See `Engine.load`.
@@ -152,12 +152,12 @@ class VllmEngine(Engine):
         """
         if self._models is None:
             raise RuntimeError("the engine is not open")
-        self.demand(plan)
+        self.validate(plan)
         held = has_the_blocks(plan, self._models)
         if self._broken or not held or not self._forgets():
             self._restart(self._models, self._models if held else plan.models)
         assert self._llm is not None
-        demand_same_architecture(plan, self._models)
+        require_same_architecture(plan, self._models)
         if self._lora is not None:
             lm: Any = self._lm  # lm-eval's own, which gives this to every request
             lm.lora_request = self._lora.load(plan)
@@ -270,7 +270,7 @@ def _on_cpu() -> bool:
     return not has_gpu()
 
 
-def _demand_known(models: Models, folder: Path) -> None:
+def _require_known(models: Models, folder: Path) -> None:
     """Raise for checkpoints that do not fill the model of their config.
 
     Where Transformers renames tensors when it loads them, as those of experts, vLLM alone decides.
@@ -281,7 +281,7 @@ def _demand_known(models: Models, folder: Path) -> None:
     open_tokenizer(models, folder)
     if get_checkpoint_conversion_mapping(str(models.base.config.get("model_type"))) is None:
         model = empty_model(models, folder, torch.float32, torch.device("meta"))
-        demand_fit(models, type(model).__name__, model.state_dict())
+        require_fit(models, type(model).__name__, model.state_dict())
 
 
 def _without_locals(error: Exception) -> Exception:

@@ -44,7 +44,7 @@ class Executor(ABC):
         """How many GPUs all workers will hold together once they are open; none need be yet."""
         return self.gpus
 
-    def demand(self, engine: str, options: Mapping[str, Any]) -> None:  # noqa: B027 - most run all
+    def validate(self, engine: str, options: Mapping[str, Any]) -> None:  # noqa: B027 - most run all
         """Raise for an engine that the workers could not run; they need not be started.
 
         Args:

@@ -11,7 +11,7 @@ _LONGEST_SECONDS = 300.0
 
 
 @dataclass(slots=True)
-class Openings:
+class StartupRetries:
     """The failures of each place since it was last open.
 
     A place that waits for room has not failed, but it does not keep up hope either: where all

@@ -118,7 +118,7 @@ class Cluster:
             self._scratch.remove()
         self._scratch = None
 
-    def demand_life(self) -> None:
+    def require_life(self) -> None:
         """Raise when a cluster of our own has lost its node: no other will ever join it.
 
         Raises:

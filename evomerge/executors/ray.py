@@ -18,7 +18,7 @@ from evomerge.errors import ConfigError, EvomergeError, InputError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors._deadline import Deadlines
 from evomerge.executors._inspection import inspect_machine
-from evomerge.executors._openings import Openings
+from evomerge.executors._openings import StartupRetries
 from evomerge.executors._ray_cluster import Cluster, Demand, broken_connections
 from evomerge.executors._ray_crew import Agency, Member, dismiss, has_answered, has_left
 from evomerge.executors._remote import Answer, Arrived, Opened, Refusal
@@ -108,7 +108,7 @@ class RayExecutor(Executor):
         self._faults: dict[_Key, list[str]] = {}  # what happened to the workers that had it
         self._crew: dict[int, Member] = {}  # by place
         self._vacant: dict[int, float] = {}  # places, and from which monotonic second to fill them
-        self._openings = Openings(workers, FATAL)
+        self._openings = StartupRetries(workers, FATAL)
 
     @property
     def gpus(self) -> float:
@@ -119,8 +119,8 @@ class RayExecutor(Executor):
         """See `Executor.planned_gpus`."""
         return self.capacity * self._demand.gpus
 
-    def demand(self, engine: str, options: Mapping[str, Any]) -> None:
-        """See `Executor.demand`: too few GPUs, one process on several nodes, several at once."""
+    def validate(self, engine: str, options: Mapping[str, Any]) -> None:
+        """See `Executor.validate`: too few GPUs, one process on several nodes, several at once."""
         problems = []
         if self._demand.nodes > 1 and engine != "vllm":
             # the actor itself holds no GPU: its engine would take one that Ray gave to another
@@ -154,7 +154,7 @@ class RayExecutor(Executor):
                 all of these at once.
             SearchError: no worker can be opened, or the connection to the cluster is lost.
         """
-        self.demand(setup.engine, setup.engine_options)
+        self.validate(setup.engine, setup.engine_options)
         expected = inspect_machine(setup)
         if expected.problems:
             raise InputError(expected.problems)
@@ -244,7 +244,7 @@ class RayExecutor(Executor):
         log.warning("worker %d has found no room for %.0f s", member.number, seconds)
         member.begin(member.ref)
         self._openings.waits(member.number)
-        self._demand_hope()
+        self._require_hope()
         return None
 
     def _ended(self, member: Member) -> tuple[Job, Evaluation] | None:
@@ -290,7 +290,7 @@ class RayExecutor(Executor):
             self._unopened(member, reason, refusal)
             return None
         if blameless:
-            self._cluster.demand_life()
+            self._cluster.require_life()
         log.warning("worker %d is replaced: %s", member.number, reason)
         self._replace(member)
         if job is None:
@@ -321,9 +321,9 @@ class RayExecutor(Executor):
         dismiss(member)
         del self._crew[member.number]
         self._vacant[member.number] = time.monotonic() + seconds
-        self._demand_hope()
+        self._require_hope()
 
-    def _demand_hope(self) -> None:
+    def _require_hope(self) -> None:
         """Raise once no place can be filled."""
         if (error := self._openings.verdict) is not None:
             raise error

@@ -31,7 +31,7 @@ class Operator:
             base; the result is added to the base); ``either``, as the parameter ``space`` says; or
             a ``pair`` of weights: of two sources, or of the base and one source.
         per_source: parameters of which the function receives M values.
-        textbook: settings to use when nothing is known, as published.
+        paper_defaults: settings to use when nothing is known, as published.
         paper: where it is from.
         sources: how many sources it takes; None for any number.
         random: whether it draws random numbers.
@@ -46,7 +46,7 @@ class Operator:
     function: Callable[..., Merged]
     on: On
     per_source: Mapping[str, Bound]
-    textbook: Mapping[str, Any]
+    paper_defaults: Mapping[str, Any]
     paper: str
     sources: int | None
     random: bool
@@ -79,7 +79,7 @@ def operator(
     *,
     on: On,
     per_source: Mapping[str, Bound] | None = None,
-    textbook: Mapping[str, Any] | None = None,
+    paper_defaults: Mapping[str, Any] | None = None,
     paper: str,
     sources: int | None = None,
     random: bool = False,
@@ -110,7 +110,7 @@ def operator(
             function=function,
             on=on,
             per_source=own,
-            textbook=dict(textbook or {}),
+            paper_defaults=dict(paper_defaults or {}),
             paper=paper,
             sources=2 if on == "pair" else sources,
             random=random,

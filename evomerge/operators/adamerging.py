@@ -14,7 +14,7 @@ from evomerge.operators._operator import operator
 @operator(
     on="task_vectors",
     per_source={"coefficient": Bound(0.3)},
-    textbook={"coefficient": 0.3},
+    paper_defaults={"coefficient": 0.3},
     paper="Yang et al. 2024, arXiv:2310.02575",
 )
 def adamerging(x: Stack, *, coefficient: Floats, clamp: bool = True) -> Merged:

@@ -19,7 +19,7 @@ from evomerge.operators._operator import operator
 
 @operator(
     on="pair",
-    textbook={"iqr_factor": 1.5},
+    paper_defaults={"iqr_factor": 1.5},
     paper="Arcee AI 2024, mergekit's arcee_fusion",
 )
 def arcee_fusion(

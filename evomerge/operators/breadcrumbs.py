@@ -17,7 +17,7 @@ from evomerge.operators._summed import summed
 @operator(
     on="task_vectors",
     per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
-    textbook={"density": 0.15, "gamma": 0.006, "lam": 0.2},
+    paper_defaults={"density": 0.15, "gamma": 0.006, "lam": 0.2},
     paper="Davari and Belilovsky 2024, arXiv:2312.06795",
 )
 def breadcrumbs(

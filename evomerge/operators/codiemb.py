@@ -13,7 +13,7 @@ from evomerge.operators._operator import operator
 
 @operator(
     on="task_vectors",
-    textbook={"q": 1.0},
+    paper_defaults={"q": 1.0},
     paper="Zhang et al. 2025, arXiv:2508.11442; the formula is ours",
     experimental=True,
 )

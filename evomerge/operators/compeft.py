@@ -17,7 +17,7 @@ from evomerge.operators._quantize import signs_times_deviation
         "density": Bound(0.2, above=0.0, most=1.0),
         "alpha": Bound(1.0, above=0.0),
     },
-    textbook={"weight": 0.3, "density": 0.2, "alpha": 1.0},
+    paper_defaults={"weight": 0.3, "density": 0.2, "alpha": 1.0},
     paper="Yadav et al. 2023, arXiv:2311.13171",
 )
 def compeft(

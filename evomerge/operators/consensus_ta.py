@@ -17,7 +17,7 @@ from evomerge.operators._operator import operator
 @operator(
     on="task_vectors",
     per_source={"lam_mask": Bound(0.4, least=0.0)},
-    textbook={"alpha": 0.4},
+    paper_defaults={"alpha": 0.4},
     paper="Wang et al. 2024, arXiv:2405.07813",
 )
 def consensus_ta(

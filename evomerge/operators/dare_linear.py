@@ -13,7 +13,7 @@ from evomerge.operators._summed import summed
 @operator(
     on="task_vectors",
     per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
-    textbook={"weight": 0.5, "density": 0.5},
+    paper_defaults={"weight": 0.5, "density": 0.5},
     paper="Yu et al. 2024, arXiv:2311.03099",
     random=True,
 )

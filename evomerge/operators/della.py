@@ -17,7 +17,7 @@ from evomerge.operators._summed import summed
 @operator(
     on="task_vectors",
     per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
-    textbook={"density": 0.7, "epsilon": 0.07, "lam": 1.1},
+    paper_defaults={"density": 0.7, "epsilon": 0.07, "lam": 1.1},
     paper="Deep et al. 2024, arXiv:2406.11617",
     random=True,
 )

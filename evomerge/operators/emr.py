@@ -12,7 +12,9 @@ from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators._operator import operator
 
 
-@operator(on="task_vectors", textbook={"lam": 0.4}, paper="Huang et al. 2024, arXiv:2405.17461")
+@operator(
+    on="task_vectors", paper_defaults={"lam": 0.4}, paper="Huang et al. 2024, arXiv:2405.17461"
+)
 def emr(x: Stack, *, lam: float = 1.0) -> Merged:
     """λ e ⊙ max |τ_i| over the sources that agree with the sign e of Στ.
 

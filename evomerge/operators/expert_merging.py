@@ -16,7 +16,7 @@ from evomerge.operators._statistics import whole
 
 @operator(
     on="task_vectors",
-    textbook={},
+    paper_defaults={},
     paper="Zhang et al. 2025, arXiv:2509.25712",
     statistics="raw",
 )

@@ -15,7 +15,7 @@ from evomerge.operators._saliency import masks
 @operator(
     on="task_vectors",
     per_source={"density": Bound(1.0, above=0.0, most=1.0), "threshold": Bound(0.0, least=0.0)},
-    textbook={"density": 0.4},
+    paper_defaults={"density": 0.4},
     paper="Mahdavinia et al. 2025, arXiv:2509.11167",
     sources=1,
     statistics="second_moments",

@@ -21,7 +21,7 @@ _LEAST = 1e-12  # of the largest mean, in place of no floor at all
 @operator(
     on="weights",
     per_source={"lam": Bound(1.0, least=0.0), "fisher_norm": Bound(0.0, least=0.0)},
-    textbook={"lam": 1.0},
+    paper_defaults={"lam": 1.0},
     paper="Matena and Raffel 2022, arXiv:2111.09832",
     statistics="fisher",
     ordered=True,

@@ -17,7 +17,7 @@ from evomerge.operators.iso_c import LEAST
 
 @operator(
     on="task_vectors",
-    textbook={"alpha": 1.0, "common_space_fraction": 0.8},
+    paper_defaults={"alpha": 1.0, "common_space_fraction": 0.8},
     paper="Marczak et al. 2025, arXiv:2502.04959",
 )
 def iso_cts(

@@ -21,7 +21,7 @@ from evomerge.operators._operator import operator
 @operator(
     on="either",
     per_source={"weight": Bound(1.0, least=0.0)},
-    textbook={"weight": 1.0},
+    paper_defaults={"weight": 1.0},
     paper="Karcher 1977, doi:10.1002/cpa.3160300502; as in mergekit",
 )
 def karcher(

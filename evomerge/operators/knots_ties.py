@@ -19,7 +19,7 @@ from evomerge.operators.ties import ties
 @operator(
     on="task_vectors",
     per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
-    textbook={"density": 0.3, "lam": 0.6},
+    paper_defaults={"density": 0.3, "lam": 0.6},
     paper="Stoica et al. 2024, arXiv:2410.19735",
 )
 def knots_ties(

@@ -12,7 +12,7 @@ from evomerge.operators._operator import operator
 @operator(
     on="weights",
     per_source={"weight": Bound(1.0)},
-    textbook={"weight": 1.0},
+    paper_defaults={"weight": 1.0},
     paper="Wortsman et al. 2022, arXiv:2203.05482",
 )
 def linear(x: Stack, *, weight: Floats, normalize: bool = True) -> Merged:

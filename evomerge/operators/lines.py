@@ -21,7 +21,7 @@ Layer = int | Literal["head"] | None
 @operator(
     on="either",
     per_source={"weight": Bound(1.0)},
-    textbook={"alpha": 0.5, "beta": 0.5},
+    paper_defaults={"alpha": 0.5, "beta": 0.5},
     paper="Wang et al. 2024, arXiv:2410.17146",
 )
 def lines(

@@ -20,7 +20,7 @@ Kind = Literal["loss", "steps", "softmax"]
 @operator(
     on="weights",
     per_source={"metric": Bound(1.0)},
-    textbook={"kind": "loss", "penalty": 1.0},
+    paper_defaults={"kind": "loss", "penalty": 1.0},
     paper="Yu and Choi 2025, arXiv:2504.18580; the formulas are ours",
 )
 def mwa(

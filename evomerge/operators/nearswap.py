@@ -13,7 +13,7 @@ from evomerge.operators._operator import operator
 
 @operator(
     on="pair",
-    textbook={"t": 1e-4},
+    paper_defaults={"t": 1e-4},
     paper="alchemonaut 2024, huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
 )
 def nearswap(x: Stack, *, t: Annotated[float, Field(ge=0)] = 1e-4) -> Merged:

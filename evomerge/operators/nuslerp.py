@@ -19,7 +19,7 @@ from evomerge.operators._operator import operator
 @operator(
     on="either",
     per_source={"weight": Bound(1.0)},
-    textbook={"weight": 1.0},
+    paper_defaults={"weight": 1.0},
     paper="Shoemake 1985, doi:10.1145/325165.325242; as in mergekit",
     sources=2,
 )

@@ -17,7 +17,7 @@ from evomerge.operators._spectral import Factors, factors, has_matrices, svd
 
 @operator(
     on="task_vectors",
-    textbook={"alpha": 0.5},
+    paper_defaults={"alpha": 0.5},
     paper="Tang et al. 2025, arXiv:2501.09522",
     ordered=True,
 )

@@ -22,7 +22,7 @@ from evomerge.operators._saliency import curvature, masks
         "threshold": Bound(0.0, least=0.0),
         "density": Bound(1.0, above=0.0, most=1.0),
     },
-    textbook={"power": 0.5, "density": 0.4},
+    paper_defaults={"power": 0.5, "density": 0.4},
     paper="Mahdavinia et al. 2025, arXiv:2509.11167",
     statistics="second_moments",
 )

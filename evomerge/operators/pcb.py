@@ -21,7 +21,7 @@ from evomerge.operators._operator import operator
 @operator(
     on="task_vectors",
     per_source={"lam": Bound(1.0)},
-    textbook={"ratio": 0.1, "lam": 1.2},
+    paper_defaults={"ratio": 0.1, "lam": 1.2},
     paper="Du et al. 2024, arXiv:2410.02396",
 )
 def pcb(

@@ -12,7 +12,7 @@ from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
 
 
-@operator(on="task_vectors", textbook={"epsilon": 1e-5}, paper="arXiv:2601.13572")
+@operator(on="task_vectors", paper_defaults={"epsilon": 1e-5}, paper="arXiv:2601.13572")
 def ram(x: Stack, *, epsilon: Annotated[float, Field(ge=0)] = 1e-5) -> Merged:
     """Σ a_i τ_i / max(1, Σ a_i), where a_i = 1 if |τ_i| > ε.
 

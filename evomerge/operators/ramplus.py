@@ -16,7 +16,7 @@ from evomerge.operators._operator import operator
 
 @operator(
     on="task_vectors",
-    textbook={"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
+    paper_defaults={"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
     paper="arXiv:2601.13572",
 )
 def ramplus(

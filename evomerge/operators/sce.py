@@ -22,7 +22,7 @@ from evomerge.operators._operator import operator
 
 @operator(
     on="task_vectors",
-    textbook={"select_topk": 0.1},
+    paper_defaults={"select_topk": 0.1},
     paper="Wan et al. 2024, arXiv:2408.07990",
 )
 def sce(

@@ -14,7 +14,9 @@ from evomerge.operators._operator import operator
 
 
 @operator(
-    on="pair", textbook={"t": 0.5}, paper="Shoemake 1985, doi:10.1145/325165.325242; as in mergekit"
+    on="pair",
+    paper_defaults={"t": 0.5},
+    paper="Shoemake 1985, doi:10.1145/325165.325242; as in mergekit",
 )
 def slerp(x: Stack, *, t: Annotated[float, Field(ge=0, le=1)] = 0.5) -> Merged:
     """The point at fraction t of the arc from the first tensor to the second.

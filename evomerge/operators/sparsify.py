@@ -17,7 +17,7 @@ from evomerge.operators._sparsify import sparsified
 @operator(
     on="either",
     per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
-    textbook={"weight": 0.3, "density": 0.2},
+    paper_defaults={"weight": 0.3, "density": 0.2},
     paper="Yadav et al. 2023, arXiv:2306.01708; Yu et al. 2024, arXiv:2311.03099",
     random=True,
 )

@@ -11,7 +11,7 @@ from evomerge.operators._summed import summed
 @operator(
     on="task_vectors",
     per_source={"weight": Bound(1.0)},
-    textbook={"weight": 0.3},
+    paper_defaults={"weight": 0.3},
     paper="Ilharco et al. 2023, arXiv:2212.04089",
 )
 def task_arithmetic(

@@ -19,7 +19,7 @@ from evomerge.operators._summed import summed
 @operator(
     on="task_vectors",
     per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
-    textbook={"weight": 1.0, "density": 0.2},
+    paper_defaults={"weight": 1.0, "density": 0.2},
     paper="Yadav et al. 2023, arXiv:2306.01708",
 )
 def ties(

@@ -11,7 +11,7 @@ from evomerge.operators._deviation import averaged_by_size
 from evomerge.operators._operator import operator
 
 
-@operator(on="task_vectors", textbook={"q": 2.0}, paper="Wan et al. 2024, arXiv:2402.16107")
+@operator(on="task_vectors", paper_defaults={"q": 2.0}, paper="Wan et al. 2024, arXiv:2402.16107")
 def varm(x: Stack, *, q: Annotated[float, Field(ge=0)] = 2.0, lam: float = 1.0) -> Merged:
     """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2), in each tensor anew.
 

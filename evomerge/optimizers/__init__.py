@@ -24,10 +24,10 @@ class Optimizer(ABC):
         seed: of all randomness.
 
     Attributes:
-        breeds: whether candidates have parents, so that the space must be able to cross them.
+        needs_parents: whether candidates have parents: the space must be able to cross them.
     """
 
-    breeds: ClassVar[bool] = False
+    needs_parents: ClassVar[bool] = False
 
     def __init__(self, parameters: Sequence[Parameter], seed: int) -> None:
         self.parameters = tuple(parameters)

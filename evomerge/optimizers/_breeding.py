@@ -45,7 +45,7 @@ class Breeder(Optimizer):
         ConfigError: a lag where candidates enter as they are finished.
     """
 
-    breeds = True
+    needs_parents = True
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FEWSHOT_SEED = 1234  # lm-eval's own default
 
 
-class Author:
+class PromptBuilder:
     """Writes the prompts of a task as the options say, with the model's tokenizer and template."""
 
     def __init__(self, lm: LM, options: LmEvalOptions) -> None:

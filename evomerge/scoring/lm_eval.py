@@ -11,7 +11,7 @@ import numpy as np
 
 from evomerge.engines import LmEvalOptions
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.scoring._author import Author
+from evomerge.scoring._author import PromptBuilder
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.scoring.tasks import choose, load_task, name_problems, task_manager
 from evomerge.types import Split, TaskScores
@@ -53,7 +53,7 @@ class LmEvalScorer:
     ) -> None:
         self.generation_seconds, self.generated_tokens = 0.0, 0
         manager = task_manager(fitness)
-        author = Author(lm, options or LmEvalOptions())
+        author = PromptBuilder(lm, options or LmEvalOptions())
         self._tasks = [
             built
             for name, settings in fitness.lm_eval_tasks.items()
@@ -108,7 +108,7 @@ def _count_tokens(lm: LM, generated: list[Instance]) -> int:
 
 
 def _build(
-    name: str, settings: Task, split: Split, seed: int, manager: TaskManager, author: Author
+    name: str, settings: Task, split: Split, seed: int, manager: TaskManager, author: PromptBuilder
 ) -> _Built | None:
     """The task with its requests, or None where it has nothing held out."""
     task = load_task(name, settings, split, manager)

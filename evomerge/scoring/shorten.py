@@ -20,7 +20,7 @@ class Shorten(BaseModel):
         """The least score that is good enough where the leading model has this one."""
         return leading - self.within * abs(leading)
 
-    def worth(self, score: float, leading: float, depth: int) -> float:
+    def preference(self, score: float, leading: float, depth: int) -> float:
         """What an optimizer is told, and what the best candidates are chosen by.
 
         Below the floor f, the leading model's score s less ``within * |s|``, it is the score. From

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.engines import LmEvalOptions
 from evomerge.errors import ConfigError
-from evomerge.scoring._author import Author
+from evomerge.scoring._author import PromptBuilder
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import _build
 from evomerge.scoring.tasks import task_manager
@@ -42,7 +42,7 @@ def search_texts(fitness: Fitness, lm: LM) -> list[Text]:
     manager = task_manager(fitness)
     texts: list[Text] = []
     problems: list[str] = []
-    author = Author(lm, LmEvalOptions())
+    author = PromptBuilder(lm, LmEvalOptions())
     for name, settings in fitness.tasks.items():
         built = _build(name, settings, "search", fitness.seed, manager, author)
         assert built is not None, "every task has search examples"

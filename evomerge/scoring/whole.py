@@ -37,7 +37,7 @@ class Live(Protocol):
         """What a function of `module` gives for several candidates."""
 
 
-class WholeScorer:
+class Scorer:
     """lm-eval's tasks and Python's, side by side.
 
     Args:

@@ -19,10 +19,10 @@ class Reading(NamedTuple):
 
 
 class Clock:
-    """Search time over all sittings; it stands until it is started.
+    """Search time over all sessions; it stands until it is started.
 
     Args:
-        spent_seconds: of search time in earlier sittings.
+        spent_seconds: of search time in earlier sessions.
         planned_gpus: that count for those, of which no record tells how many there were: all, at
             most.
         gpus: how many are held now.
@@ -37,12 +37,12 @@ class Clock:
         self._counted = spent_seconds  # search time up to which GPUs were counted
 
     def start(self) -> None:
-        """Begin this sitting's search time."""
+        """Begin this session's search time."""
         self._started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Search time over all sittings."""
+        """Search time over all sessions."""
         if self._started is None:
             return self._spent
         return self._spent + time.monotonic() - self._started
@@ -55,5 +55,5 @@ class Clock:
         return Reading(seconds, self._gpu_seconds / 3600)
 
     def earlier(self, seconds: float) -> Reading:
-        """What it showed in an earlier sitting, after so much search time."""
+        """What it showed in an earlier session, after so much search time."""
         return Reading(seconds, seconds * self._planned / 3600)

@@ -10,7 +10,7 @@ from evomerge.types import Candidate, Evaluation, Kind
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """How many were asked for and told, of each kind, and what they came to.
 
     Attributes:

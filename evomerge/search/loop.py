@@ -12,18 +12,25 @@ from evomerge.scoring import fitness_value
 from evomerge.scoring.python import uneven
 from evomerge.search.baselines import baselines
 from evomerge.search.clock import Clock, Reading
-from evomerge.search.counts import Tally
-from evomerge.search.selection import champions, references, scores_alone, winner, worth, worths
+from evomerge.search.counts import Counts
+from evomerge.search.selection import (
+    champions,
+    preference,
+    preferences,
+    references,
+    scores_alone,
+    winner,
+)
 from evomerge.search.spec import Observer, Progress, Search, Stage
-from evomerge.search.stage import Leg
+from evomerge.search.stage import StageRun
 from evomerge.store import Store
 from evomerge.types import Candidate, Evaluation, Genome, Job
 
 _STEPS = 64  # that may be recorded as one
 
 
-class Sitting:
-    """One sitting: the optimizer's state, what is in flight, and the clock.
+class SearchLoop:
+    """One session: the optimizer's state, what is in flight, and the clock.
 
     A search has one stage or several, of which one is under way. When its budget is spent and its
     last result is told, its optimizer's estimate of the best is evaluated; then the next stage
@@ -38,16 +45,16 @@ class Sitting:
 
     def __init__(self, search: Search, store: Store, executor: Executor, observe: Observer) -> None:
         self.search, self.store, self.executor, self.observe = search, store, executor, observe
-        # no record tells how many workers earlier sittings had
+        # no record tells how many workers earlier sessions had
         planned = executor.planned_gpus(search.setup) if search.limits_gpu_hours else 0
         self.clock = Clock(store.elapsed_seconds(), planned, lambda: executor.gpus)
-        self.leg = self._new_leg(search.stages[0], {}, Reading(0, 0))
+        self.stage = self._new_stage(search.stages[0], {}, Reading(0, 0))
         self.later = list(search.stages[1:])
-        self.baselines = list(baselines(search.ground, search.textbooks))
+        self.baselines = list(baselines(search.context, search.paper_defaults))
         self.candidates: list[Candidate] = []
         self.winners: list[Candidate] = []  # that later stages build on
         self.results: dict[int, Evaluation] = {}
-        self.tally = Tally()
+        self.counts = Counts()
         self.in_flight: dict[int, Candidate] = {}  # asked and not told, oldest first
         self.arrived: dict[int, Evaluation] = {}  # of these, what is known already
         self.awaited: dict[str, list[int]] = {}  # at work, by recipe: who waits for it
@@ -121,7 +128,7 @@ class Sitting:
         if proposed is None:
             return False
         known = self.store.record_ask(proposed, self.clock.seconds)
-        if measured := self.leg.space.measured():
+        if measured := self.stage.space.new_grams():
             self.store.record_grams(measured)
         self._enter(proposed)
         self._send(proposed, known)
@@ -189,16 +196,16 @@ class Sitting:
         if number < len(self.baselines):
             label, recipe = self.baselines[number]
             return Candidate(number, "baseline", label, Genome({}), recipe)
-        if self.tally.open("baseline"):
+        if self.counts.open("baseline"):
             return None  # values may be relative to the best source
         if self._goes_on(now, recorded):
-            genome = self.leg.optimizer.ask(number)
+            genome = self.stage.optimizer.ask(number)
             if genome is None and (recorded or self.executor.tell_order == "finished"):
-                genome = self.leg.optimizer.ask_ahead(number)
+                genome = self.stage.optimizer.ask_ahead(number)
             return None if genome is None else self._searched(number, genome)
         if self.in_flight:
             return None  # the mean, the winner and all that follows depend on it
-        mean = self.leg.mean(number)
+        mean = self.stage.mean(number)
         if mean is not None or not self.later:
             return mean
         self._begin(self.later.pop(0), now)
@@ -207,35 +214,35 @@ class Sitting:
     def _goes_on(self, now: Reading, recorded: Candidate | None) -> bool:
         """Whether the optimizer is asked for more in this stage."""
         if recorded is None:
-            return not (self.leg.spent(now) or self.leg.tally.asked["mean"])
-        return (recorded.kind, recorded.stage) == ("search", self.leg.name)
+            return not (self.stage.spent(now) or self.stage.counts.asked["mean"])
+        return (recorded.kind, recorded.stage) == ("search", self.stage.name)
 
     def _begin(self, stage: Stage, now: Reading) -> None:
         """Go on with a stage, over the winners that it needs."""
-        values = worths(self.search.setup.fitness, self.candidates, self.results)
+        values = preferences(self.search.setup.fitness, self.candidates, self.results)
         best = {n: winner(n, self.candidates, self.results, values) for n in stage.needs}
         self.winners += best.values()
-        self.leg = self._new_leg(stage, {name: one.recipe for name, one in best.items()}, now)
+        self.stage = self._new_stage(stage, {name: one.recipe for name, one in best.items()}, now)
 
-    def _new_leg(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> Leg:
-        leg = Leg(stage, winners, began)
-        leg.space.recall(self.store.grams())
-        return leg
+    def _new_stage(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> StageRun:
+        run = StageRun(stage, winners, began)
+        run.space.load_grams(self.store.grams())
+        return run
 
     def _searched(self, number: int, genome: Genome) -> Candidate:
-        return self.leg.candidate(number, "search", self._whole(genome))
+        return self.stage.candidate(number, "search", self._whole(genome))
 
     def _whole(self, genome: Genome) -> Genome:
         """The genome with what the space makes of its parents."""
         if not genome.parents:
             return genome
-        return self.leg.space.child(genome, [self.candidates[n].genome for n in genome.parents])
+        return self.stage.space.child(genome, [self.candidates[n].genome for n in genome.parents])
 
     def _enter(self, candidate: Candidate) -> None:
         self.candidates.append(candidate)
         self.in_flight[candidate.number] = candidate
-        self.tally.ask(candidate)
-        self.leg.tally.ask(candidate)
+        self.counts.ask(candidate)
+        self.stage.counts.ask(candidate)
 
     def _valued(
         self, candidate: Candidate, found: Evaluation, results: Mapping[int, Evaluation]
@@ -260,10 +267,10 @@ class Sitting:
         # the scores of every example, of every candidate, would fill the memory
         kept = evaluation if candidate.kind == "baseline" else replace(evaluation, tasks={})
         self.results[candidate.number] = kept
-        self.tally.tell(candidate, evaluation)
+        self.counts.tell(candidate, evaluation)
         failures = self.search.stop_after_failures
         limit = len(self.baselines) if candidate.kind == "baseline" else failures
-        self.leg.learn(candidate, self._as_preferred(candidate, evaluation), limit)
+        self.stage.learn(candidate, self._as_preferred(candidate, evaluation), limit)
 
     def _as_preferred(self, candidate: Candidate, evaluation: Evaluation) -> Evaluation:
         """The evaluation as the optimizer sees it: with what it is worth for its value."""
@@ -272,11 +279,11 @@ class Sitting:
             return evaluation
         known = [*self.candidates[: len(self.baselines)], *self.winners]
         alone = scores_alone(fitness, known, self.results)
-        return replace(evaluation, value=worth(fitness, candidate, evaluation.value, alone))
+        return replace(evaluation, value=preference(fitness, candidate, evaluation.value, alone))
 
     def _score_held_out(self) -> None:
         """Score baselines and champions on examples that the search never saw."""
-        values = worths(self.search.setup.fitness, self.candidates, self.results)
+        values = preferences(self.search.setup.fitness, self.candidates, self.results)
         chosen = champions(self.candidates, self.results, self.search.champions, values)
         # values may be relative to the best source: baselines first
         self._hold_out([c for c in chosen if c.kind == "baseline"])
@@ -303,12 +310,12 @@ class Sitting:
             self._show()
 
     def _show(self) -> None:
-        asked, told = self.search.evaluations, self.tally.told
+        asked, told = self.search.evaluations, self.counts.told
         self.observe(
             Progress(
                 told["baseline"] + told["search"],
                 None if asked is None else len(self.baselines) + asked,
-                self.tally.best,
+                self.counts.best,
                 self.clock.seconds,
                 self._where(),
             )
@@ -316,12 +323,12 @@ class Sitting:
 
     def _where(self) -> str:
         """See `Progress.stage`."""
-        if self.tally.told["baseline"] < len(self.baselines):
+        if self.counts.told["baseline"] < len(self.baselines):
             return "baselines"
         if self.held_out:
             return "held-out"
-        waits = self.later and self.in_flight and self.leg.spent(self.clock.read())
-        return f"{self.leg.name}, last results" if waits else self.leg.name or "search"
+        waits = self.later and self.in_flight and self.stage.spent(self.clock.read())
+        return f"{self.stage.name}, last results" if waits else self.stage.name or "search"
 
 
 def _difference(expected: Candidate, proposed: Candidate | None) -> str:

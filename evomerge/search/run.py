@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, RunError
 from evomerge.executors import Executor
-from evomerge.search.loop import Sitting
+from evomerge.search.loop import SearchLoop
 from evomerge.search.spec import Observer, Search
 from evomerge.store import Store
 from evomerge.store.records import OTHER_VERSION
@@ -33,7 +33,7 @@ def start(search: Search, folder: Path, observe: Observer) -> None:
     try:
         _open(search, executor)
         with Store.create(folder, record) as store:
-            Sitting(search, store, executor, observe).finish()
+            SearchLoop(search, store, executor, observe).finish()
     finally:
         executor.close()
 
@@ -57,7 +57,7 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
         }
         if changed := [name for name, differs in changes.items() if differs]:
             raise RunError(f"{folder}: changed since the run began: {', '.join(changed)}")
-        run = Sitting(search, store, search.new_executor(), observe)
+        run = SearchLoop(search, store, search.new_executor(), observe)
         try:
             run.replay()
             if not run.complete():
@@ -72,7 +72,7 @@ def _open(search: Search, executor: Executor) -> None:
     if search.limits_gpu_hours:
         gpus = executor.planned_gpus(search.setup)
         for stage in search.stages:
-            stage.budget.demand(gpus)
+            stage.budget.require_gpus(gpus)
     executor.start(search.setup)
 
 

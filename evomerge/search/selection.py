@@ -10,7 +10,7 @@ from evomerge.scoring import Fitness, fitness_value
 from evomerge.types import Candidate, Evaluation
 
 
-def worths(
+def preferences(
     fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
 ) -> dict[int, float]:
     """What each candidate that was scored is worth, by number: its value, as a rule."""
@@ -20,11 +20,13 @@ def worths(
         return known
     alone = scores_alone(fitness, candidates, results)
     return {
-        c.number: worth(fitness, c, known[c.number], alone) for c in candidates if c.number in known
+        c.number: preference(fitness, c, known[c.number], alone)
+        for c in candidates
+        if c.number in known
     }
 
 
-def worth(
+def preference(
     fitness: Fitness, candidate: Candidate, value: float, alone: Mapping[str, float]
 ) -> float:
     """What a candidate is worth to a fitness that may prefer fewer blocks; else its value.
@@ -39,7 +41,7 @@ def worth(
         return fitness.shorten.floor(value)
     if leading is None:
         return value
-    return fitness.shorten.worth(value, leading, depth)
+    return fitness.shorten.preference(value, leading, depth)
 
 
 def scores_alone(
@@ -70,28 +72,28 @@ def _reference(model: str | Recipe) -> str:
     return model if isinstance(model, str) else model.digest
 
 
-def ranked(candidates: Sequence[Candidate], worth: Mapping[int, float]) -> list[Candidate]:
+def ranked(candidates: Sequence[Candidate], preferences: Mapping[int, float]) -> list[Candidate]:
     """Those that were scored, best first; of equals, the one found first."""
-    scored = [c for c in candidates if c.number in worth]
-    return sorted(scored, key=lambda c: (-worth[c.number], c.number))
+    scored = [c for c in candidates if c.number in preferences]
+    return sorted(scored, key=lambda c: (-preferences[c.number], c.number))
 
 
 def winner(
     stage: str,
     candidates: Sequence[Candidate],
     results: Mapping[int, Evaluation],
-    worth: Mapping[int, float],
+    preferences: Mapping[int, float],
 ) -> Candidate:
     """The best of a stage's searched candidates and its mean; of equals, the one found first.
 
     Args:
-        worth: from `worths`.
+        preferences: from `preferences`.
 
     Raises:
         SearchError: none of them was scored.
     """
     own = [c for c in candidates if c.stage == stage and c.kind != "baseline"]
-    best = next(iter(ranked(own, worth)), None)
+    best = next(iter(ranked(own, preferences)), None)
     if best is None:
         raise SearchError(f"stage {stage}: {_nothing([results.get(c.number) for c in own])}")
     return best
@@ -101,19 +103,19 @@ def champions(
     candidates: Sequence[Candidate],
     results: Mapping[int, Evaluation],
     count: int,
-    worth: Mapping[int, float],
+    preferences: Mapping[int, float],
 ) -> list[Candidate]:
     """Who is scored on held-out examples: every baseline and the best of each stage's recipes.
 
     Args:
-        worth: from `worths`.
+        preferences: from `preferences`.
 
     Raises:
         SearchError: nothing was scored.
     """
     best: dict[str, list[Candidate]] = {}
     known: set[str] = set()
-    for candidate in ranked([c for c in candidates if c.kind != "baseline"], worth):
+    for candidate in ranked([c for c in candidates if c.kind != "baseline"], preferences):
         if candidate.recipe.digest not in known:
             known.add(candidate.recipe.digest)
             best.setdefault(candidate.stage, []).append(candidate)

@@ -10,7 +10,7 @@ from evomerge.errors import ConfigError
 from evomerge.executors import Executor
 from evomerge.optimizers import Optimizer
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground, Space
+from evomerge.spaces import SearchContext, Space
 from evomerge.store import RunRecord
 from evomerge.worker import WorkerSetup
 
@@ -21,16 +21,16 @@ class Budget:
 
     Attributes:
         evaluations: candidates asked of the optimizer; baselines come on top.
-        seconds: of search time, summed over all sittings; baselines count for the first stage.
+        seconds: of search time, summed over all sessions; baselines count for the first stage.
         gpu_hours: search time in hours times the GPUs that open or opening workers hold; of earlier
-            sittings, as if all workers had been open.
+            sessions, as if all workers had been open.
     """
 
     evaluations: int | None = None
     seconds: float | None = None
     gpu_hours: float | None = None
 
-    def demand(self, gpus: float) -> None:
+    def require_gpus(self, gpus: float) -> None:
         """Raise for GPU hours where the workers, all together, hold no GPU.
 
         Raises:
@@ -78,7 +78,7 @@ class Search:
     """A validated search, its parts composed by `evomerge.config.load`.
 
     Attributes:
-        ground: what all recipes have in common.
+        context: what all recipes have in common.
         stages: one after the other; at least one.
         new_executor: a fresh one, unstarted.
         setup: what workers are started with.
@@ -87,7 +87,7 @@ class Search:
         record: what the store keeps of the search itself.
     """
 
-    ground: Ground
+    context: SearchContext
     stages: tuple[Stage, ...]
     new_executor: Callable[[], Executor]
     setup: WorkerSetup
@@ -106,7 +106,7 @@ class Search:
         return self.stages[0].budget
 
     @property
-    def textbooks(self) -> list[tuple[str, tuple[str, ...]]]:
+    def paper_defaults(self) -> list[tuple[str, tuple[str, ...]]]:
         """Operators with the sources that they are searched on, where no winner is among these."""
         known = [stage for stage in self.stages if not stage.needs]
         pairs = ((name, stage.sources) for stage in known for name in stage.space.operators)
@@ -131,7 +131,7 @@ class Progress(NamedTuple):
         done, total: baselines and candidates that are finished, and that there will be; None
             when only time limits them.
         best: highest fitness of a searched candidate so far.
-        elapsed_seconds: of search time, over all sittings.
+        elapsed_seconds: of search time, over all sessions.
         stage: ``baselines``, ``search`` or the stage's name, or ``held-out``. A stage whose budget
             is spent has ``, last results`` behind its name: the next one waits for them.
     """

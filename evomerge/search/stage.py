@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from evomerge.recipes import Recipe
 from evomerge.search.clock import Reading
-from evomerge.search.counts import Tally
+from evomerge.search.counts import Counts
 from evomerge.search.spec import Stage
 from evomerge.types import Candidate, Evaluation, Genome, Kind
 
 
-class Leg:
+class StageRun:
     """A stage from its first candidate to its last.
 
     Args:
@@ -24,7 +24,7 @@ class Leg:
         self.stage = stage
         self.space = stage.new_space(winners) if stage.needs else stage.space
         self.optimizer = stage.new_optimizer(self.space)
-        self.tally = Tally()
+        self.counts = Counts()
         self._began = began
 
     @property
@@ -34,7 +34,7 @@ class Leg:
 
     def spent(self, now: Reading) -> bool:
         """Whether its budget is."""
-        return self.stage.budget.reached(self.tally.asked["search"], *now.since(self._began))
+        return self.stage.budget.reached(self.counts.asked["search"], *now.since(self._began))
 
     def candidate(self, number: int, kind: Kind, genome: Genome) -> Candidate:
         """A candidate of this stage."""
@@ -42,7 +42,7 @@ class Leg:
 
     def mean(self, number: int) -> Candidate | None:
         """The optimizer's own estimate of the best, if it has one; asked for once."""
-        genome = None if self.tally.asked["mean"] else self.optimizer.recommend()
+        genome = None if self.counts.asked["mean"] else self.optimizer.recommend()
         return None if genome is None else self.candidate(number, "mean", genome)
 
     def learn(self, candidate: Candidate, evaluation: Evaluation, most_failures: int) -> None:
@@ -53,5 +53,5 @@ class Leg:
         """
         if candidate.kind == "search":
             self.optimizer.tell(candidate.number, evaluation)
-        self.tally.tell(candidate, evaluation)
-        self.tally.give_up_if_all_fail(candidate.kind, most_failures)
+        self.counts.tell(candidate, evaluation)
+        self.counts.give_up_if_all_fail(candidate.kind, most_failures)

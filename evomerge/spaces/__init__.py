@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class SearchContext:
     """What every recipe of a search has in common.
 
     Attributes:
@@ -52,7 +52,7 @@ class Ground:
             source.layers != found.base.layers for source in found.sources.values()
         )
 
-    def only(self, source: str) -> Ground:
+    def only(self, source: str) -> SearchContext:
         """The same with one source."""
         return replace(self, sources={source: self.sources[source]})
 
@@ -105,10 +105,10 @@ class Space(ABC):
     Attributes:
         parameters: (D,) what varies; an optimizer sees nothing else.
         operators: names of the operators that its recipes may use.
-        breeds: whether its candidates have parents, so that the optimizer must name them.
+        needs_parents: whether its candidates have parents, so that the optimizer must name them.
     """
 
-    breeds: ClassVar[bool] = False
+    needs_parents: ClassVar[bool] = False
     parameters: tuple[Parameter, ...]
     operators: tuple[str, ...]
 
@@ -125,11 +125,11 @@ class Space(ABC):
         """
         return genome
 
-    def recall(self, measured: Sequence[Gram]) -> None:  # noqa: B027 - most spaces measure nothing
-        """Take what an earlier sitting measured of the sources, as far as it is of these."""
+    def load_grams(self, measured: Sequence[Gram]) -> None:  # noqa: B027 - most spaces measure nothing
+        """Take what an earlier session measured of the sources, as far as it is of these."""
 
-    def measured(self) -> list[Gram]:
-        """What was measured of the sources since the last call, and not recalled."""
+    def new_grams(self) -> list[Gram]:
+        """What was measured of the sources since the last call, and not loaded."""
         return []
 
     def initial(self) -> Genome:

@@ -14,10 +14,10 @@ _STEPS_IN = 2 / 3  # two of the standard deviations with which a search starts, 
 
 
 class Chosen(NamedTuple):
-    """The slots of a path, and how much each is worth where some must go."""
+    """The slots of a path, and how much each is preferred where some must go."""
 
     path: tuple[Slot, ...]
-    worth: Mapping[Slot, float]
+    preference: Mapping[Slot, float]
 
 
 class Indicators(ABC):
@@ -84,8 +84,9 @@ class Thresholds(Indicators):
 
     def chosen(self, genes: Genes) -> Chosen:
         """See `Indicators`."""
-        worth = {slot: float(genes[f"in.{slot.name}"]) for slot in self.free}
-        return Chosen(self._path({slot for slot, value in worth.items() if value > 0}), worth)
+        preference = {slot: float(genes[f"in.{slot.name}"]) for slot in self.free}
+        chosen = {slot for slot, value in preference.items() if value > 0}
+        return Chosen(self._path(chosen), preference)
 
 
 class Everything(Indicators):

@@ -111,21 +111,21 @@ class Limits:
         return short and (self.parameters is None or self.weights(path) <= self.parameters)
 
     def repaired(
-        self, path: Sequence[Slot], *, kept: frozenset[Slot], worth: Mapping[Slot, float]
+        self, path: Sequence[Slot], *, kept: frozenset[Slot], preference: Mapping[Slot, float]
     ) -> tuple[Slot, ...]:
         """The path without the blocks that break a limit; the same path always gives the same.
 
         Blocks that step back behind an earlier one of their model go first. Of the others, as many
-        as must go: those worth least, of equals the last in the path.
+        as must go: those that are preferred least, of equals the last in the path.
 
         Args:
             kept: never dropped; together they fit.
-            worth: of each slot; 0 where it is not said.
+            preference: of each slot; 0 where it is not said.
         """
         found = self._forward(path, kept) if self.monotone else list(path)
         order = sorted(
             (place for place, slot in enumerate(found) if slot not in kept),
-            key=lambda place: (worth.get(found[place], 0.0), -place),
+            key=lambda place: (preference.get(found[place], 0.0), -place),
         )
         length, weights = len(found), self.weights(found)
         dropped = set()

@@ -16,7 +16,7 @@ from evomerge.errors import ConfigError
 from evomerge.kernels.measures import products
 from evomerge.recipes import Recipe, Step
 from evomerge.recipes.layout import Layout
-from evomerge.spaces import Ground, Space
+from evomerge.spaces import SearchContext, Space
 from evomerge.spaces._crossing import (
     Inner,
     Matrices,
@@ -53,12 +53,12 @@ class CrossoverSpace(Space):
     ``right[c]``, the parents' weights on both sides; and the child's own ``bounds`` and ``rows``.
 
     A genome that is also asked with ``sigma`` gets noise of that standard deviation on every
-    element, number ``noise`` of the ground's seed. In place of bounds and rows it has ``steps``,
+    element, number ``noise`` of the context's seed. In place of bounds and rows it has ``steps``,
     all that lead to it: such a recipe grows with the number of ancestors. Under ``slerp`` the
     latest individuals are kept in memory, because their angles are asked for.
 
     Args:
-        ground: the models, open.
+        context: the models, open.
         interpolation: ``lerp``, or ``slerp``, which differs where angles between the models are
             large: hardly for fine-tunes of one base, but for their task vectors.
         angle: of ``slerp``: of each ``side`` of a split, as in the paper and by default, or of the
@@ -75,12 +75,12 @@ class CrossoverSpace(Space):
         PlanError: tensors that not all sources have, or that belong to no chromosome.
     """
 
-    breeds = True
-    operators = ("linear",)  # its textbook setting is the average: the baseline to beat
+    needs_parents = True
+    operators = ("linear",)  # its default is the average: the baseline to beat
 
     def __init__(
         self,
-        ground: Ground,
+        context: SearchContext,
         *,
         interpolation: Literal["lerp", "slerp"] = "lerp",
         angle: Literal["side", "chromosome"] | None = None,
@@ -88,12 +88,12 @@ class CrossoverSpace(Space):
         space: Literal["weights", "task_vector"] = "weights",
         chromosomes: str | list[str] | dict[str, Words] = "all",
     ) -> None:
-        self.ground, self.space, self.align = ground, space, align
+        self.context, self.space, self.align = context, space, align
         if angle is not None and interpolation == "lerp":
             raise ConfigError("angle: lines have none. Set interpolation: slerp, or leave it out.")
         self.interpolation, self.angle = interpolation, angle or "side"
         self.chromosomes = _chromosomes(chromosomes)
-        sources = tuple(ground.sources)
+        sources = tuple(context.sources)
         if len(sources) < 2:
             raise ConfigError(f"crossover needs two sources, got {len(sources)}. Add one.")
         self.parameters = (
@@ -108,10 +108,10 @@ class CrossoverSpace(Space):
         self._on_deltas = space == "task_vector"
         self._layout: Layout | None = None
         words = list(self.chromosomes.values())
-        if ground.models is not None:  # else they could not be opened, which is told elsewhere
-            self._layout = layout_of(ground.models, words, task_vectors=self._on_deltas)
-            self._grams = PrefixGrams(ground.models, self._layout, task_vectors=self._on_deltas)
-        self.individuals = Individuals(self._flat_sources, words, ground.seed)
+        if context.models is not None:  # else they could not be opened, which is told elsewhere
+            self._layout = layout_of(context.models, words, task_vectors=self._on_deltas)
+            self._grams = PrefixGrams(context.models, self._layout, task_vectors=self._on_deltas)
+        self.individuals = Individuals(self._flat_sources, words, context.seed)
 
     @property
     def layout(self) -> Layout:
@@ -122,8 +122,8 @@ class CrossoverSpace(Space):
         """
         if self._layout is None:
             raise ConfigError(
-                "crossover: expected open models, got a ground without. "
-                "Give them: Ground(..., models=Models(base, sources))."
+                "crossover: expected open models, got a context without. "
+                "Give them: SearchContext(..., models=Models(base, sources))."
             )
         return self._layout
 
@@ -200,48 +200,48 @@ class CrossoverSpace(Space):
         return Genome({**genes, "steps": joined(parents, step)}, genome.parents)
 
     def _flat_sources(self) -> dict[str, Tensor]:
-        if self.ground.models is None:
-            raise ConfigError("crossover: expected open models, got a ground without.")
-        return flat_sources(self.ground.models, self.layout, task_vectors=self._on_deltas)
+        if self.context.models is None:
+            raise ConfigError("crossover: expected open models, got a context without.")
+        return flat_sources(self.context.models, self.layout, task_vectors=self._on_deltas)
 
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`; a source alone is the recipe of that source's baseline."""
-        genes, ground = genome.genes, self.ground
+        genes, context = genome.genes, self.context
         parameters = {"space": self.space} if self._on_deltas else {}
         if "steps" in genes:
             lineage = self.individuals.lineage(genome)
-            return ground.recipe("segments", parameters, lineage=lineage)
-        alone = _source_alone(genes, tuple(ground.sources))
+            return context.recipe("segments", parameters, lineage=lineage)
+        alone = _source_alone(genes, tuple(context.sources))
         if alone is not None:
-            return ground.only(alone).recipe("linear", {"weight": 1.0})
+            return context.only(alone).recipe("linear", {"weight": 1.0})
         segments = {
             "chromosomes": list(self.chromosomes.values()),
             "bounds": genes["bounds"],
             "rows": genes["rows"],
         }
-        return ground.recipe("segments", parameters, segments=segments)
+        return context.recipe("segments", parameters, segments=segments)
 
     def representative(self) -> Genome:
         """See `Space.representative`: a child of the first two sources, cut in the middle."""
-        first, second = list(self.ground.sources)[:2]
+        first, second = list(self.context.sources)[:2]
         genes = self.initial().genes
         genes = {name: 0.25 if name.startswith("ratio[") else gene for name, gene in genes.items()}
         parents = [Genome({**genes, "source": source}) for source in (first, second)]
         return self.child(Genome(genes, (0, 1)), parents)
 
-    def recall(self, measured: Sequence[Gram]) -> None:
-        """See `Space.recall`."""
+    def load_grams(self, measured: Sequence[Gram]) -> None:
+        """See `Space.load_grams`."""
         if self.interpolation == "slerp" and measured:
-            self._grams.recall(measured)
+            self._grams.load(measured)
 
-    def measured(self) -> list[Gram]:
-        """See `Space.measured`."""
-        return [] if self._layout is None else self._grams.fresh()
+    def new_grams(self) -> list[Gram]:
+        """See `Space.new_grams`."""
+        return [] if self._layout is None else self._grams.take_new()
 
     def _matrix(self, genome: Genome) -> Matrix:
         if "bounds" in genome.genes:
             return self._matrices.of(genome)
-        one_hot = [float(name == genome.genes["source"]) for name in self.ground.sources]
+        one_hot = [float(name == genome.genes["source"]) for name in self.context.sources]
         return Matrix(np.array([0, self.layout.size], np.int64), np.array([one_hot]))
 
     def _cut(self, start: int, stop: int, split: float) -> int:

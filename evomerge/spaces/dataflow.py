@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground, Space
+from evomerge.spaces import SearchContext, Space
 from evomerge.spaces._hops import KINDS, Scaling
 from evomerge.spaces._indicators import (
     Bits,
@@ -64,7 +64,7 @@ class DataflowSpace(Space):
     are all in) the last in the path. The ends and the blocks of `keep` stay.
 
     Args:
-        ground: the models, open.
+        context: the models, open.
         leading: A: a source's name, or ``base``.
         sources: the other models, in order; all sources by default, none for A alone.
         repetitions: how often the models come one after another.
@@ -86,7 +86,7 @@ class DataflowSpace(Space):
 
     def __init__(
         self,
-        ground: Ground,
+        context: SearchContext,
         *,
         leading: str = BASE,
         sources: list[str] | None = None,
@@ -102,18 +102,18 @@ class DataflowSpace(Space):
         keep: dict[str, Blocks] | None = None,
     ) -> None:
         self.operators: tuple[str, ...] = ()
-        self.ground = ground
-        cast = _Cast(ground)
+        self.context = context
+        cast = _Cast(context)
         problems = cast.problems(leading, sources, keep or {})
         if not problems:
             self._models = cast.chosen(leading, sources)
             # at least two where models could not be opened, which is told elsewhere
-            unknown = max(ground.layers, 2)
+            unknown = max(context.layers, 2)
             layers = {name: cast.layers.get(name, unknown) for name in self._models}
             self._slots = Slots.of(layers, repetitions)
             owned = {cast.own(name): blocks for name, blocks in (keep or {}).items()}
             self._kept = _kept(self._slots, owned)
-            sizes, around = _sizes(ground, self._models)
+            sizes, around = _sizes(context, self._models)
             self._limits = Limits(max_layers, max_parameters, monotone, sizes, around)
             problems += self._limit_problems()
         scaling = scales or Scaling()
@@ -151,29 +151,29 @@ class DataflowSpace(Space):
         """See `Space.decode`."""
         chosen = self._indicators.chosen(genome.genes)
         path = sorted_path(chosen.path, genome.genes) if self._sorted else chosen.path
-        path = self._limits.repaired(path, kept=self._kept, worth=chosen.worth)
+        path = self._limits.repaired(path, kept=self._kept, preference=chosen.preference)
         return self._recipe(path, self._hops.scales(genome.genes, path))
 
     def largest(self) -> Recipe:
         """See `Space.largest`."""
         sizes = self._limits.sizes
-        worth = {slot: -float(sizes.get(slot.block, 0)) for slot in self._slots.all}
-        path = self._limits.repaired(self._slots.all, kept=self._kept, worth=worth)
+        preference = {slot: -float(sizes.get(slot.block, 0)) for slot in self._slots.all}
+        path = self._limits.repaired(self._slots.all, kept=self._kept, preference=preference)
         return self._recipe(path, self._hops.example(len(path)), used=self._models)
 
     def _recipe(
         self, path: Sequence[Slot], scales: Sequence[float], used: Collection[str] = ()
     ) -> Recipe:
         leading = self._slots.first.model
-        needed = {slot.model for slot in path}.union(used, [self.ground.tokenizer or leading])
+        needed = {slot.model for slot in path}.union(used, [self.context.tokenizer or leading])
         # what a recipe calls its base is the leading model
         names = {name: name for name in self._models if name in needed}
         if BASE in names and leading != BASE:
             names[BASE] = other_base(self._models)
         sources = {names[name]: self._models[name] for name in names}
-        ground = replace(self.ground, base=self._models[leading], sources=sources)
+        context = replace(self.context, base=self._models[leading], sources=sources)
         slices = [{names[slot.model]: [slot.layer, slot.layer + 1]} for slot in path]
-        return ground.recipe("passthrough", stack={"slices": slices, "scales": list(scales)})
+        return context.recipe("passthrough", stack={"slices": slices, "scales": list(scales)})
 
     def _limit_problems(self) -> list[str]:
         """That the smallest path is too large."""
@@ -216,12 +216,12 @@ class _Cast:
         layers: blocks of each; empty where they could not be opened.
     """
 
-    def __init__(self, ground: Ground) -> None:
-        self.sources = dict(ground.sources)
-        same = [name for name, model in ground.sources.items() if model == ground.base]
+    def __init__(self, context: SearchContext) -> None:
+        self.sources = dict(context.sources)
+        same = [name for name, model in context.sources.items() if model == context.base]
         self._base = same[0] if same else BASE
-        self.models = dict(ground.sources) if same else {BASE: ground.base, **ground.sources}
-        self.layers = {name: one.layers for name, one in _opened(ground, self.models).items()}
+        self.models = dict(context.sources) if same else {BASE: context.base, **context.sources}
+        self.layers = {name: one.layers for name, one in _opened(context, self.models).items()}
 
     def own(self, name: str) -> str:
         """What the model is called that a person calls so."""
@@ -276,19 +276,21 @@ class _Cast:
         return problems
 
 
-def _opened(ground: Ground, models: Mapping[str, str | Recipe]) -> dict[str, Checkpoint]:
+def _opened(context: SearchContext, models: Mapping[str, str | Recipe]) -> dict[str, Checkpoint]:
     """The models as they are open; none where they could not be."""
-    if ground.models is None:
+    if context.models is None:
         return {}
-    known = {BASE: ground.models.base, **ground.models.sources}
-    return {n: known[BASE if model == ground.base else n] for n, model in models.items()}
+    known = {BASE: context.models.base, **context.models.sources}
+    return {n: known[BASE if model == context.base else n] for n, model in models.items()}
 
 
-def _sizes(ground: Ground, models: Mapping[str, str | Recipe]) -> tuple[dict[Block, int], int]:
+def _sizes(
+    context: SearchContext, models: Mapping[str, str | Recipe]
+) -> tuple[dict[Block, int], int]:
     """Weights of every block, and of the leading model outside its blocks; none without models."""
     sizes: dict[Block, int] = {}
     around = 0
-    for number, (name, checkpoint) in enumerate(_opened(ground, models).items()):
+    for number, (name, checkpoint) in enumerate(_opened(context, models).items()):
         for tensor, place in checkpoint.places.items():
             count = math.prod(checkpoint.tensors[tensor].shape)
             if place.layer is not None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import made_of
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground, Space
+from evomerge.spaces import SearchContext, Space
 from evomerge.spaces.dataflow import BASE, DataflowSpace
 from evomerge.spaces.parameter import ParameterSpace
 from evomerge.types import Genome
@@ -35,7 +35,7 @@ class JointSpace(Space):
     outside the blocks is merged as well.
 
     Args:
-        ground: the models, open.
+        context: the models, open.
         merge: keys of the space `parameter`.
         path: keys of the space `dataflow`, but for those that name models.
 
@@ -44,18 +44,18 @@ class JointSpace(Space):
     """
 
     def __init__(
-        self, ground: Ground, *, merge: dict[str, Any], path: dict[str, Any] | None = None
+        self, context: SearchContext, *, merge: dict[str, Any], path: dict[str, Any] | None = None
     ) -> None:
-        self.ground = ground
+        self.context = context
         given = path or {}
         problems = [f"path.{key}: {why}" for key, why in _REFUSED.items() if key in given]
         own = {key: value for key, value in given.items() if key not in _REFUSED}
         alone = {"leading": BASE, "sources": []}
-        merging = _made(problems, "merge", lambda: _space(ParameterSpace, ground, merge))
+        merging = _made(problems, "merge", lambda: _space(ParameterSpace, context, merge))
         problems += _stray_problems(own.pop("keep", None), own)
-        pathing = _made(problems, "path", lambda: _space(DataflowSpace, ground, own | alone))
+        pathing = _made(problems, "path", lambda: _space(DataflowSpace, context, own | alone))
         if merging is not None:
-            problems += _length_problems(merging.decode(merging.initial()), ground)
+            problems += _length_problems(merging.decode(merging.initial()), context)
         if problems:
             raise ConfigError(problems)
         assert merging is not None and pathing is not None
@@ -77,9 +77,9 @@ class JointSpace(Space):
         names = [BASE, *(name for name in merged.sources if name != BASE)]
         slices = [{name: [layer, layer + 1] for name in names} for layer in layers]
         parameters = {name: _picked(value, layers) for name, value in merged.parameters.items()}
-        ground = replace(self.ground, sources=dict(merged.sources))  # in the order of the genome
+        context = replace(self.context, sources=dict(merged.sources))  # in the order of the genome
         stack = {"slices": slices, "scales": list(path.scales)}
-        return ground.recipe(merged.operator, parameters, stack=stack)
+        return context.recipe(merged.operator, parameters, stack=stack)
 
 
 def _stray_problems(keep: Any, own: dict[str, Any]) -> list[str]:
@@ -94,15 +94,15 @@ def _stray_problems(keep: Any, own: dict[str, Any]) -> list[str]:
     ]
 
 
-def _length_problems(merged: Recipe, ground: Ground) -> list[str]:
+def _length_problems(merged: Recipe, context: SearchContext) -> list[str]:
     """Fixed settings that give another number of values than there are blocks to merge."""
-    if ground.models is None:
+    if context.models is None:
         return []
     return [
-        f"merge.parameters.{where}: {count} values, but the base has {ground.layers} blocks. "
+        f"merge.parameters.{where}: {count} values, but the base has {context.layers} blocks. "
         "Give one value a block."
         for where, count in merged.lists()
-        if count != ground.layers
+        if count != context.layers
     ]
 
 
@@ -115,8 +115,8 @@ def _picked(setting: Any, layers: Sequence[int]) -> Any:
     return setting
 
 
-def _space(kind: Callable[..., T], ground: Ground, keys: Mapping[str, Any]) -> T:
-    return made_of(kind, keys, "", ground)
+def _space(kind: Callable[..., T], context: SearchContext, keys: Mapping[str, Any]) -> T:
+    return made_of(kind, keys, "", context)
 
 
 def _made(problems: list[str], where: str, make: Callable[[], T]) -> T | None:

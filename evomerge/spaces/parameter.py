@@ -16,7 +16,7 @@ from evomerge.errors import ConfigError
 from evomerge.operators import Operator, get
 from evomerge.plugins.registry import did_you_mean, explain
 from evomerge.recipes import ROLES, Recipe
-from evomerge.spaces import Ground, Space
+from evomerge.spaces import SearchContext, Space
 from evomerge.spaces._range import Granularity, Range, softmax
 from evomerge.types import Gene, Genome, Parameter
 
@@ -35,7 +35,7 @@ class ParameterSpace(Space):
     """One or several operators with free parameters.
 
     Args:
-        ground: models, depth, dtype and seed.
+        context: models, depth, dtype and seed.
         operator: a name, or a list: then the operator is searched too.
         granularity: of all parameters that do not name their own.
         parameters: name to a `Range`, or to a fixed setting as in a recipe.
@@ -48,17 +48,17 @@ class ParameterSpace(Space):
 
     def __init__(
         self,
-        ground: Ground,
+        context: SearchContext,
         *,
         operator: str | list[str],
         granularity: Granularity | None = None,
         parameters: dict[str, Any] | None = None,
         order: bool = False,
     ) -> None:
-        self.ground = ground
+        self.context = context
         self.operators = (operator,) if isinstance(operator, str) else tuple(operator)
         self._granularity = granularity or Granularity()
-        self._settings, problems = _settings(parameters or {}, ground.sources)
+        self._settings, problems = _settings(parameters or {}, context.sources)
         chosen, wrong = _chosen(self.operators)
         problems += wrong
         if chosen and not wrong:
@@ -71,8 +71,8 @@ class ParameterSpace(Space):
         self._chosen = {o.name: o for o in chosen}
         self._order = [
             Parameter(f"order.{name}", "float", 0.5)
-            for name in ground.sources
-            if order and len(ground.sources) > 1
+            for name in context.sources
+            if order and len(context.sources) > 1
         ]
         self._layout = {
             name: {spot: setting.parameter(label) for spot, label in self._genes(name, setting)}
@@ -96,26 +96,26 @@ class ParameterSpace(Space):
             for key, setting in self._settings.items()
             if key in operator.parameters
         }
-        ground = self.ground
+        context = self.context
         if self._order and operator.ordered:
             keys = [float(genome.genes[gene.name]) for gene in self._order]
-            ranked = sorted(zip(keys, ground.sources, strict=True), key=lambda pair: pair[0])
-            ground = replace(ground, sources={s: ground.sources[s] for _, s in ranked})
-        return ground.recipe(name, parameters)
+            ranked = sorted(zip(keys, context.sources, strict=True), key=lambda pair: pair[0])
+            context = replace(context, sources={s: context.sources[s] for _, s in ranked})
+        return context.recipe(name, parameters)
 
     def _spots(self, name: str, span: Range) -> Iterator[_Spot]:
         """All places at which a parameter has a value of its own."""
         granularity = span.granularity or self._granularity
         per_source = any(name in o.per_source for o in self._chosen.values())
-        for source in self.ground.sources if per_source else ("",):
+        for source in self.context.sources if per_source else ("",):
             for role in granularity.roles or ("",):
-                for group in range(granularity.groups(self.ground.layers)):
+                for group in range(granularity.groups(self.context.layers)):
                     yield _Spot(source, role, group)
 
     def _genes(self, name: str, span: Range) -> Iterator[tuple[_Spot, str]]:
         """The places that have a gene, and its name."""
-        groups = (span.granularity or self._granularity).groups(self.ground.layers)
-        first = next(iter(self.ground.sources))
+        groups = (span.granularity or self._granularity).groups(self.context.layers)
+        first = next(iter(self.context.sources))
         for spot in self._spots(name, span):
             if not (span.simplex and spot.source == first):
                 group = str(spot.group) if groups > 1 else ""
@@ -128,7 +128,7 @@ class ParameterSpace(Space):
         if not span.simplex:
             return {spot: span.value(gene) for spot, gene in genes.items()}
         found: dict[_Spot, Gene] = {}
-        sources = list(self.ground.sources)
+        sources = list(self.context.sources)
         for spot in self._spots(name, span):
             logits = [float(genes.get(spot._replace(source=s), 0.0)) for s in sources]
             found[spot] = softmax(logits)[sources.index(spot.source)]
@@ -136,7 +136,7 @@ class ParameterSpace(Space):
 
     def _table(self, name: str, span: Range, genome: Genome) -> Any:
         """The parameter's setting in a recipe, from the genes."""
-        layers = self.ground.layers
+        layers = self.context.layers
         values = self._values(name, span, genome)
         groups = 1 + max(spot.group for spot in values)
         setting: dict[str, dict[str, list[Any]]] = {}

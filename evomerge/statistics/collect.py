@@ -24,7 +24,7 @@ from evomerge.statistics.examples import Example
 from evomerge.statistics.fisher import Fisher
 from evomerge.statistics.gram import Gram
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.folders import demand_free, demand_space, new_folder
+from evomerge.weights.folders import new_folder, require_free, require_space
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.statistics import MANIFEST, STEM, Kind, Manifest
@@ -76,7 +76,7 @@ def collect(
         OutputError: the disk is full, or ``out`` cannot be written.
     """
     fitness = check(what)
-    demand_free(out)
+    require_free(out)
     reference = anchor(what.model, Path.cwd())
     models = Models(reference, {"model": reference})
     engine = _open(models, reference, what.device)
@@ -92,11 +92,11 @@ def collect(
             for batch in texts.batches(chosen, what.batch_size or _BATCH_SIZES[what.kind]):
                 gatherer.add(batch)
                 if done == 0:  # what the first batch shows need not wait for the last
-                    demand_space(partial, out, sum(spec.nbytes for spec in gatherer.specs))
-                    _demand_finite(gatherer, what.kind, models.base)
+                    require_space(partial, out, sum(spec.nbytes for spec in gatherer.specs))
+                    _require_finite(gatherer, what.kind, models.base)
                 done += len(batch)
                 observe(done, len(chosen))
-            _demand_finite(gatherer, what.kind, models.base)
+            _require_finite(gatherer, what.kind, models.base)
             specs = gatherer.specs
             manifest = Manifest(
                 evomerge=__version__,
@@ -176,7 +176,7 @@ def _aliases(gatherer: _Gatherer, shared: Mapping[str, str]) -> dict[str, str]:
     return {name: first for name, first in sorted(both.items()) if first in stored}
 
 
-def _demand_finite(gatherer: _Gatherer, kind: Kind, checkpoint: Checkpoint) -> None:
+def _require_finite(gatherer: _Gatherer, kind: Kind, checkpoint: Checkpoint) -> None:
     found = [name for name, tensor in gatherer.results() if not all_finite(tensor)]
     if found:
         raise CheckpointError(

@@ -24,7 +24,7 @@ class Event(NamedTuple):
 
     Attributes:
         number: the candidate's.
-        elapsed_seconds: search time spent until then, over all sittings of the run.
+        elapsed_seconds: search time spent until then, over all sessions of the run.
     """
 
     kind: Literal["ask", "tell"]

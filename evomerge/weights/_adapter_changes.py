@@ -81,7 +81,7 @@ class Changes:
             self._replace(name, key)
         for module, parts in modules.items():
             self._add(module, parts)
-        self._demand_saved(saved)
+        self._require_saved(saved)
         self._refuse_tied()
         if not stored:
             self._fault("its file is empty", "Save the adapter again", STEM)
@@ -183,7 +183,7 @@ class Changes:
             saved = self.by_tensor.get(own, Change()).saved
             self.by_tensor[own] = Change(saved=saved, bias=key, scale=scale)
 
-    def _demand_saved(self, saved: Mapping[str, str]) -> None:
+    def _require_saved(self, saved: Mapping[str, str]) -> None:
         """Modules that the config says are saved whole must be there."""
         for module in self._settings.saved_modules:
             expected = any(f".{module}." in f".{name}" for name in self._base.tensors)

@@ -10,7 +10,7 @@ from evomerge.recipes.files import Reader
 from evomerge.recipes.references import anchor, resolve
 from evomerge.reports.model_card import model_card
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.folders import demand_free, demand_space, new_folder
+from evomerge.weights.folders import new_folder, require_free, require_space
 from evomerge.weights.merge import merge_into
 from evomerge.weights.plan import Plan, make_plan
 from evomerge.weights.skeleton import write_skeleton
@@ -49,10 +49,10 @@ def build(recipe: Recipe, out: Path, shard_bytes: int = SHARD_BYTES, title: str 
         OutputError: the disk is full, or ``out`` cannot be written.
         CandidateError: the merged weights are not finite.
     """
-    demand_free(out)
+    require_free(out)
     plan = make_plan(recipe)
     with new_folder(out) as folder:
-        demand_space(folder, out, plan.nbytes)
+        require_space(folder, out, plan.nbytes)
         _fill(folder, plan, shard_bytes, title or out.absolute().name)
     return out
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from evomerge.errors import InputError, OutputError
 
 
-def demand_free(out: Path) -> None:
+def require_free(out: Path) -> None:
     """Refuse a folder that holds something, or a file.
 
     Raises:
@@ -22,7 +22,7 @@ def demand_free(out: Path) -> None:
         raise InputError(f"{out}: exists already. Choose another folder, or delete it.")
 
 
-def demand_space(partial: Path, out: Path, needed_bytes: int) -> None:
+def require_space(partial: Path, out: Path, needed_bytes: int) -> None:
     """Refuse to begin what the disk cannot hold.
 
     Raises:

@@ -24,7 +24,7 @@ from evomerge.weights.mismatches import (
     shape_problems,
     vocabulary_problems,
 )
-from evomerge.weights.nested import Nested
+from evomerge.weights.nested import VirtualCheckpoint
 from evomerge.weights.opening import Reference, key_of, label_of, open_all
 from evomerge.weights.slices import Slices, cut, range_problems
 from evomerge.weights.slots import Lineup, Slot, keep_outside, module_problems, refill
@@ -241,7 +241,9 @@ class Models:
         """Every model on disk that is read, by folder; of a recipe in place of one, its models."""
         found: dict[Path, Checkpoint] = {}
         for member in self.members:
-            inner = member.plan.models.checkpoints if isinstance(member, Nested) else None
+            inner = (
+                member.plan.models.checkpoints if isinstance(member, VirtualCheckpoint) else None
+            )
             found |= inner if inner is not None else {member.folder: member}
         return found
 

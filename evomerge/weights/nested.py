@@ -27,7 +27,7 @@ _KEPT_BYTES = 1 << 28  # of tensors that several readers may want
 _CODES = {f"torch.{name}": code for code, name in DTYPES.items()}
 
 
-class Nested(Checkpoint):
+class VirtualCheckpoint(Checkpoint):
     """The checkpoint that would be written from a plan, none of whose weights is ever written.
 
     Args:

@@ -9,7 +9,7 @@ from evomerge.recipes import Recipe
 from evomerge.recipes.references import resolve
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
-from evomerge.weights.nested import Nested
+from evomerge.weights.nested import VirtualCheckpoint
 
 Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
 
@@ -65,7 +65,7 @@ def _open(reference: Reference, opened: dict[str, Checkpoint]) -> Checkpoint:
     from evomerge.weights.models import Models
     from evomerge.weights.plan import make_plan
 
-    opened[key] = Nested(make_plan(reference, Models.of(reference, opened)))
+    opened[key] = VirtualCheckpoint(make_plan(reference, Models.of(reference, opened)))
     return opened[key]
 
 

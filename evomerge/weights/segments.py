@@ -59,8 +59,8 @@ class PrefixGrams:
     """Inner products of the sources over the first elements of the layout.
 
     Those at the starts of tensors are made in one pass over all sources, at the first question that
-    no recalled one answers; one inside a tensor reads the tensor's first elements. A question has
-    the same answer, to the bit, in every process, recalled or measured anew.
+    no loaded one answers; one inside a tensor reads the tensor's first elements. A question has
+    the same answer, to the bit, in every process, loaded or measured anew.
 
     Args:
         models: the sources, and the base.
@@ -87,7 +87,7 @@ class PrefixGrams:
         of = [prints, base, alignment, self._layout.names, self._layout.starts]
         return hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
-    def recall(self, measured: Iterable[Gram]) -> None:
+    def load(self, measured: Iterable[Gram]) -> None:
         """Take those that are of these models; of others, and what is known already, none."""
         shape = self._products.shape[1:]
         self._keep(
@@ -98,7 +98,7 @@ class PrefixGrams:
             }
         )
 
-    def fresh(self) -> list[Gram]:
+    def take_new(self) -> list[Gram]:
         """Those measured since the last call."""
         positions, self._fresh = self._fresh, []
         return [

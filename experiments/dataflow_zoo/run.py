@@ -21,7 +21,7 @@ import numpy as np
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evomerge.analysis.summary import Outcome, Row, Score
+from evomerge.analysis.summary import Row, Score, Summary
 from evomerge.config.load import load_resolved
 from evomerge.store import Store
 from experiments.dataflow_zoo import paths
@@ -54,21 +54,21 @@ def main() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
     names = [name for name in NAMES if (options.searches / f"{name}.yaml").exists()]
     runs = options.runs or Path("runs") / options.searches.resolve().name
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
+    outcomes: dict[str, list[Summary]] = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:
             search = options.searches / f"{name}.yaml"
             outcomes[name].append(complete(search, runs / f"{name}-{seed}", [f"seed={seed}"]))
     print("\n".join(_table(outcomes)))
     groups = {
-        NAMES[name]: [_drawn(outcome) for outcome in found]
+        NAMES[name]: [_drawn(summary) for summary in found]
         for name, found in outcomes.items()
         if name != "ps"
     }
     paths.draw(groups, runs / "paths.png")
 
 
-def _table(outcomes: Mapping[str, Sequence[Outcome]]) -> list[str]:
+def _table(outcomes: Mapping[str, Sequence[Summary]]) -> list[str]:
     """Per cent, mean and standard error over the seeds, of the best of each run and stage."""
     lines = []
     for name, runs in outcomes.items():
@@ -105,23 +105,23 @@ def _scores(row: Row) -> tuple[Score, Score]:
     return row.search, row.held_out
 
 
-def _best(outcome: Outcome, stage: str | None = None) -> Best:
+def _best(summary: Summary, stage: str | None = None) -> Best:
     """Of equals the first; the same that the run itself held out."""
-    rows = [r for r in outcome.candidates if r.search and (stage is None or r.stage == stage)]
+    rows = [r for r in summary.candidates if r.search and (stage is None or r.stage == stage)]
     best = max(rows, key=lambda row: (row.search.value if row.search else 0.0, -row.number))
-    with Store.open(outcome.folder, read_only=True) as store:
+    with Store.open(summary.folder, read_only=True) as store:
         recipe = store.candidates()[best.number].recipe
-    loaded = load_resolved(outcome.run.search_yaml, str(outcome.folder))
+    loaded = load_resolved(summary.run.search_yaml, str(summary.folder))
     models = {loaded.file.base: "base"}
     models |= {model: name for name, model in loaded.file.sources.items()}
-    return Best(best, paths.hops(recipe, models, loaded.search.ground.layers))
+    return Best(best, paths.hops(recipe, models, loaded.search.context.layers))
 
 
-def _drawn(outcome: Outcome) -> paths.Row:
-    best = _best(outcome)
+def _drawn(summary: Summary) -> paths.Row:
+    best = _best(summary)
     search, held_out = _scores(best.row)
     note = f"{100 * search.value:.1f} / {100 * held_out.value:.1f}"
-    return paths.Row(f"seed {outcome.run.seed}", note, best.path)
+    return paths.Row(f"seed {summary.run.seed}", note, best.path)
 
 
 if __name__ == "__main__":

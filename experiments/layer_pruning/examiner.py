@@ -56,7 +56,7 @@ class Examiner:
         return self._known[recipe.digest, split]
 
     def _recipe(self, blocks: Sequence[int]) -> Recipe:
-        ground = self._loaded.search.ground
-        (name,) = ground.sources
+        context = self._loaded.search.context
+        (name,) = context.sources
         slices = [{name: [block, block + 1]} for block in blocks]
-        return ground.recipe("passthrough", stack={"slices": slices})
+        return context.recipe("passthrough", stack={"slices": slices})

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evomerge.analysis.summary import Outcome
+from evomerge.analysis.summary import Summary
 from evomerge.store import Store
 from experiments.layer_pruning.examiner import Examiner, Scores
 from experiments.layer_pruning.rules import (
@@ -71,11 +71,11 @@ def main() -> None:
     _draw(found, rules, options.runs / "pruning.png")
 
 
-def _best(outcome: Outcome) -> Pruned:
+def _best(summary: Summary) -> Pruned:
     """What a run chose, which it held out itself."""
-    best = outcome.best
+    best = summary.best
     assert best is not None and best.search is not None and best.held_out is not None
-    with Store.open(outcome.folder, read_only=True) as store:
+    with Store.open(summary.folder, read_only=True) as store:
         recipe = store.candidates()[best.number].recipe
     blocks = [start for slice_ in recipe.slices for start, _ in slice_.values()]
     return Pruned(blocks, Scores(best.search.value, best.held_out.value))

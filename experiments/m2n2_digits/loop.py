@@ -21,7 +21,7 @@ from starts import NAMES, noise, pretrained_models, write_starts
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.optimizers.map_elites import MapElites
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Evaluation, Genome, TaskScores
 from evomerge.weights.models import Models
@@ -75,8 +75,8 @@ class Population:
     def __init__(self, method: Method, seed: int, folder: Path) -> None:
         sources = write_starts(folder, pretrained=method.pretrained, seed=seed)
         models = Models(sources[NAMES[0]], sources)
-        ground = Ground(sources[NAMES[0]], sources, 0, "float32", seed=seed, models=models)
-        self.space = CrossoverSpace(ground, **method.crossing)
+        context = SearchContext(sources[NAMES[0]], sources, 0, "float32", seed=seed, models=models)
+        self.space = CrossoverSpace(context, **method.crossing)
         kind = {"m2n2": M2n2, "map_elites": MapElites}[method.optimizer]
         self.optimizer: M2n2 | MapElites = kind(self.space.parameters, seed, **method.options)
         training, self._testing = Classifier.of("search"), Classifier.of("held_out")

@@ -163,7 +163,14 @@ def test_a_run_goes_on_with_another_executor_and_nothing_else(cli: Cli, run: Pat
 
 def test_a_run_ends_with_the_table_and_where_things_are(run: Path) -> None:
     output = (run / "output.txt").read_text()
-    for part in ("source: strings", "uniform average", "textbook", "best recipe", "held-out", "±"):
+    for part in (
+        "source: strings",
+        "uniform average",
+        "paper's defaults",
+        "best recipe",
+        "held-out",
+        "±",
+    ):
         assert part in output
     assert f"recipe      {run / 'recipe.yaml'}" in output
     assert f"checkpoint  {run / 'best'}" in output

@@ -34,7 +34,7 @@ def stopping() -> Iterator[Stopping]:
 def test_the_first_signal_ends_the_work_and_others_do_not_disturb(
     number: signal.Signals, stopping: Stopping
 ) -> None:
-    stopping.demand()
+    stopping.raise_if_asked()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(number)
     signal.raise_signal(signal.SIGINT)
@@ -46,7 +46,7 @@ def test_a_signal_that_was_swallowed_is_not_forgotten(stopping: Stopping) -> Non
     with suppress(BaseException):  # as a finalizer does
         signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        stopping.demand()
+        stopping.raise_if_asked()
 
 
 def test_a_search_that_swallowed_a_signal_ends_with_its_next_result(

@@ -64,7 +64,7 @@ def problems(folder: Path, content: dict[str, Any], *overrides: str) -> list[str
 def test_a_good_search_loads(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD))
     assert len(loaded.search.space.parameters) == 2 * 2 * 3 * 4
-    assert loaded.search.ground.dtype == "bfloat16"
+    assert loaded.search.context.dtype == "bfloat16"
     assert loaded.notes == ()
 
 

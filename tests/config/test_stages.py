@@ -72,7 +72,7 @@ def stages_of(search: Search) -> list[tuple[str, tuple[str, ...], int | None]]:
 def test_stages_load_with_presets_and_the_default_optimizer(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD))
     assert stages_of(loaded.search) == [("merge", (), 80), ("add", ("merge",), 20)]
-    assert loaded.search.textbooks == [("ties", ("arithmetic", "strings"))]
+    assert loaded.search.paper_defaults == [("ties", ("arithmetic", "strings"))]
     assert loaded.search.evaluations == 100
     assert [part.optimizer["name"] for part in loaded.file.parts] == ["cmaes", "random"]
 

@@ -376,11 +376,11 @@ def test_ranks_keep_to_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_textbook_settings_are_valid_and_documented(name: str) -> None:
+def test_paper_defaults_are_valid_and_documented(name: str) -> None:
     found = operators.get(name)
     base, source = tensors((4, 6), 2)
-    assert set(found.textbook) <= set(found.parameters)
-    assert apply(name, base, [source], **found.textbook).isfinite().all()
+    assert set(found.paper_defaults) <= set(found.parameters)
+    assert apply(name, base, [source], **found.paper_defaults).isfinite().all()
     assert found.paper
     assert "Source:" in (found.function.__doc__ or "")
 

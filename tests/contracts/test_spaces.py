@@ -12,7 +12,7 @@ import pytest
 from evomerge import operators, presets
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground, Space
+from evomerge.spaces import SearchContext, Space
 from evomerge.types import Gene, Genome, Parameter
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
@@ -32,20 +32,20 @@ PLANNED = [
 
 
 @cache
-def ground(name: str) -> Ground:
+def context(name: str) -> SearchContext:
     """Three sources, or as many as the preset's operator takes."""
     operator = read_yaml(FOLDER / f"{name}.yaml").get("operator")
     most = operators.get(operator).sources if isinstance(operator, str) else None
     sources = {source: str(ZOO / source) for source in NAMES[: most or len(NAMES)]}
     base = str(ZOO / "base")
-    return Ground(base, sources, 4, "float32", models=Models(base, sources))
+    return SearchContext(base, sources, 4, "float32", models=Models(base, sources))
 
 
 @cache
 def space(name: str) -> Space:
     keys = read_yaml(FOLDER / f"{name}.yaml")
     kind: Callable[..., Space] = registry.find("spaces", keys.pop("kind"), Space)
-    return kind(ground(name), **registry.validate_options(kind, keys, f"{name}: "))
+    return kind(context(name), **registry.validate_options(kind, keys, f"{name}: "))
 
 
 def drawn(one: Space, seed: int) -> Genome:
@@ -92,7 +92,7 @@ def test_a_genome_is_one_recipe_that_comes_back_from_its_json(name: str) -> None
 @pytest.mark.parametrize("name", PLANNED)
 def test_any_recipe_is_planned_for_a_worker_of_the_largest(name: str) -> None:
     one = space(name)
-    models, largest = ground(name).models, one.largest()
+    models, largest = context(name).models, one.largest()
     if largest is not None:
         models = Models.of(largest)
     assert models is not None

@@ -61,7 +61,7 @@ def bench(tiny: Tiny) -> Bench:
 @pytest.mark.parametrize("name", PLANNED)
 def test_what_has_the_same_identity_is_the_same_to_the_bit(bench: Bench, name: str) -> None:
     seen: dict[Hashable, Tensor] = {}
-    settings = [dict(operators.get(name).textbook)]
+    settings = [dict(operators.get(name).paper_defaults)]
     if "scope" in operators.get(name).shared:
         settings.append(settings[0] | {"scope": "global"})
     if operators.get(name).on == "task_vectors" and not operators.get(name).random:

@@ -194,7 +194,7 @@ def test_state_that_is_no_tensor_is_the_module_s_own(
     models = Models(str(tmp_path), {"s0": str(tmp_path)})
     engine = TorchEngine(module=f"{code}:keeps_more", at_once=at_once)
     plan = make_plan(recipe(tmp_path, tmp_path), models)
-    engine.demand(plan)
+    engine.validate(plan)
     engine.open(models)
     engine.load(plan)
     assert torch.equal(answers(engine), X + 1)
@@ -318,7 +318,7 @@ def test_a_function_that_makes_no_module_is_told_when_plans_are_checked(
     models = Models(str(source(0)), {"s0": str(source(1))})
     engine = TorchEngine(module=f"{code}:{name}")
     with pytest.raises(ConfigError, match=problem):
-        engine.demand(make_plan(recipe(source(0), source(1)), models))
+        engine.validate(make_plan(recipe(source(0), source(1)), models))
     with pytest.raises(ConfigError, match=problem):
         engine.open(models)
 
@@ -335,7 +335,9 @@ def test_all_tensors_that_do_not_fit_are_told_at_once_and_before_opening(
     odd = str(tmp_path / "odd")
     models = Models(odd, {"s0": odd})
     with pytest.raises(PlanError) as caught:
-        TorchEngine(module=f"{code}:build").demand(make_plan(recipe(Path(odd), Path(odd)), models))
+        TorchEngine(module=f"{code}:build").validate(
+            make_plan(recipe(Path(odd), Path(odd)), models)
+        )
     assert caught.value.problems == (
         f"{odd}: 1 tensors, 0.scale first, are not parts of Sequential. The engine loads only "
         "checkpoints whose names are the module names.",
@@ -348,7 +350,7 @@ def test_all_tensors_that_do_not_fit_are_told_at_once_and_before_opening(
 def test_a_module_that_needs_values_to_be_made_is_checked_too(code: Path, source: Source) -> None:
     models = Models(str(source(0)), {"s0": str(source(1))})
     plan = make_plan(recipe(source(0), source(1)), models)
-    TorchEngine(module=f"{code}:by_value").demand(plan)
+    TorchEngine(module=f"{code}:by_value").validate(plan)
 
 
 def test_the_settings_of_a_run_know_the_content_of_the_file(code: Path, source: Source) -> None:

@@ -242,6 +242,6 @@ def test_a_stack_that_transformers_cannot_hold_is_refused_before_any_work(
     save_file(tensors, strange / "model.safetensors", metadata={"format": "pt"})
     bench = Bench({"a": str(strange), "b": str(tiny(2))}, {})
     engine = TransformersEngine()  # not open
-    engine.demand(bench.plan(bench.recipe([("a", 0), ("b", 0), ("a", 2)])))
+    engine.validate(bench.plan(bench.recipe([("a", 0), ("b", 0), ("a", 2)])))
     with pytest.raises(PlanError, match=r"2 tensors, model.layers.1.adapter.weight first"):
-        engine.demand(bench.plan(bench.recipe([("a", 0), ("a", 1), ("a", 1), ("a", 2)])))
+        engine.validate(bench.plan(bench.recipe([("a", 0), ("a", 1), ("a", 1), ("a", 2)])))

@@ -116,10 +116,10 @@ def test_one_adapter_is_kept_and_none_after_the_end(pair: Pair) -> None:
 
 def test_what_is_no_sum_of_adapters_is_refused_before_anything_is_loaded(pair: Pair) -> None:
     with pytest.raises(PlanError, match="operator: ties adds up no adapters"):
-        pair.lora.demand(make_plan(pair.recipe("ties")))
+        pair.lora.validate(make_plan(pair.recipe("ties")))
     with pytest.raises(PlanError, match="operator: ties adds up no adapters"):
         pair.lora.load(make_plan(pair.recipe("ties")))
-    pair.merged.demand(make_plan(pair.recipe("ties")))
+    pair.merged.validate(make_plan(pair.recipe("ties")))
 
 
 def test_models_that_are_no_adapters_are_refused_at_the_start(made: Made) -> None:

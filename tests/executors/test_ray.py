@@ -355,9 +355,9 @@ def test_a_model_is_not_spread_over_more_gpus_than_a_worker_has(
     options = {"tensor_parallel_size": 2, "vllm": vllm}
     parts = 4 if vllm else 2
     with pytest.raises(ConfigError, match=rf"per_worker: 1, .* over {parts} .* worker {parts}\."):
-        RayExecutor(gpus_per_worker=1).demand("vllm", options)
-    RayExecutor(gpus_per_worker=4).demand("vllm", options)
-    RayExecutor().demand("vllm", options)  # as many processes on a CPU
+        RayExecutor(gpus_per_worker=1).validate("vllm", options)
+    RayExecutor(gpus_per_worker=4).validate("vllm", options)
+    RayExecutor().validate("vllm", options)  # as many processes on a CPU
 
 
 def test_what_does_not_fit_on_any_node_is_refused(cluster: Any, models: Small) -> None:

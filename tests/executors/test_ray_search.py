@@ -18,7 +18,7 @@ import yaml
 from evomerge.config.load import load_resolved
 from evomerge.executors.local import LocalExecutor
 from evomerge.optimizers.m2n2 import M2n2
-from evomerge.search.loop import Sitting
+from evomerge.search.loop import SearchLoop
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
@@ -29,7 +29,7 @@ IN_ORDER = {"executor": {"name": "ray", "workers": 2, "tell_order": "asked"}}
 
 
 @pytest.fixture
-def ground(tmp_path: Path) -> dict[str, Any]:
+def context(tmp_path: Path) -> dict[str, Any]:
     """Models of one matrix, and a scorer that notes the processes in which it runs."""
     sources = small.write(tmp_path / "models")
     options = {"workers": str(tmp_path / "workers")}
@@ -71,10 +71,10 @@ def archive(folder: Path) -> list[int]:
     """The members of the archive that the recorded events lead to."""
     with Store.open(folder) as store:
         made = load_resolved(store.run().search_yaml, str(folder)).search
-        sitting = Sitting(made, store, LocalExecutor(), lambda progress: None)
-        sitting.replay()
-    assert isinstance(sitting.leg.optimizer, M2n2)
-    return sitting.leg.optimizer.archive.numbers
+        session = SearchLoop(made, store, LocalExecutor(), lambda progress: None)
+        session.replay()
+    assert isinstance(session.stage.optimizer, M2n2)
+    return session.stage.optimizer.archive.numbers
 
 
 def run(search: Search, folder: Path, executor: Callable[[], Any]) -> list[tuple[Any, ...]]:
@@ -89,12 +89,12 @@ BRED = {
 
 
 def test_with_a_worker_killed_and_a_driver_interrupted_ray_breeds_what_one_worker_breeds(
-    cluster: Any, ground: dict[str, Any], tmp_path: Path
+    cluster: Any, context: dict[str, Any], tmp_path: Path
 ) -> None:
-    here = run(search(**ground, **BRED), tmp_path / "here", LocalExecutor)
+    here = run(search(**context, **BRED), tmp_path / "here", LocalExecutor)
     workers = tmp_path / "workers"
     workers.unlink()
-    made, folder = search(**ground, **BRED, **IN_ORDER), tmp_path / "ray"
+    made, folder = search(**context, **BRED, **IN_ORDER), tmp_path / "ray"
     killed: list[int] = []
 
     def disturb(progress: Progress) -> None:
@@ -107,7 +107,7 @@ def test_with_a_worker_killed_and_a_driver_interrupted_ray_breeds_what_one_worke
     with pytest.raises(KeyboardInterrupt):
         start(made, folder, disturb)
     first = small.noted(workers)
-    fewer = search(**ground, **BRED, executor=IN_ORDER["executor"] | {"workers": 1})
+    fewer = search(**context, **BRED, executor=IN_ORDER["executor"] | {"workers": 1})
     resume(fewer, folder, lambda progress: None)
     assert rows(folder) == here
     archives = [archive(tmp_path / name) for name in ("here", "ray")]
@@ -122,18 +122,18 @@ def test_with_a_worker_killed_and_a_driver_interrupted_ray_breeds_what_one_worke
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", [{}, BRED], ids=["cmaes", "m2n2"])
 def test_in_the_order_asked_ray_finds_what_one_worker_finds(
-    keys: dict[str, Any], cluster: Any, ground: dict[str, Any], tmp_path: Path
+    keys: dict[str, Any], cluster: Any, context: dict[str, Any], tmp_path: Path
 ) -> None:
-    here = run(search(**ground, **keys), tmp_path / "here", LocalExecutor)
-    made = search(**ground, **keys, **IN_ORDER)
+    here = run(search(**context, **keys), tmp_path / "here", LocalExecutor)
+    made = search(**context, **keys, **IN_ORDER)
     assert run(made, tmp_path / "ray", made.new_executor) == here
 
 
 @pytest.mark.slow
 def test_as_they_finish_every_candidate_is_told_once(
-    cluster: Any, ground: dict[str, Any], tmp_path: Path
+    cluster: Any, context: dict[str, Any], tmp_path: Path
 ) -> None:
-    made = search(**ground, executor={"name": "ray", "workers": 2})
+    made = search(**context, executor={"name": "ray", "workers": 2})
     found = run(made, tmp_path / "run", made.new_executor)
     assert Counter(row[1] for row in found)["search"] == 14
     assert all(row[4] is not None for row in found)

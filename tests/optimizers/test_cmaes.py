@@ -48,9 +48,7 @@ def _sphere(optimum: Sequence[float] | float) -> Callable[[Genome], float]:
 
 
 @pytest.mark.parametrize(("count", "population"), [(1, 12), (2, 18), (6, 27), (96, 51)])
-def test_the_default_population_is_three_times_the_textbook_one(
-    count: int, population: int
-) -> None:
+def test_the_default_population_is_three_times_the_default_one(count: int, population: int) -> None:
     optimizer = Cmaes(_floats(count), 0)
     assert optimizer.population_size == population
     assert len(_generation(optimizer)) == population

@@ -296,7 +296,7 @@ def test_a_recipe_whose_digest_was_asked_for_is_still_the_same(again: Any) -> No
     assert asked.model_copy(update={"seed": 1}).digest != asked.digest
 
 
-# Nested recipes, and what is hashed
+# VirtualCheckpoint recipes, and what is hashed
 
 EVERYTHING: dict[str, Any] = {
     "base": recipe(operator="linear"),

@@ -17,7 +17,7 @@ import yaml
 from evomerge.analysis.export import export_recipe
 from evomerge.config.load import load, load_resolved
 from evomerge.optimizers.m2n2 import M2n2
-from evomerge.search.loop import Sitting
+from evomerge.search.loop import SearchLoop
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress
 from evomerge.store import Store
@@ -79,11 +79,11 @@ def archive(folder: Path) -> list[int]:
     """The members of the archive that the recorded events lead to."""
     with Store.open(folder) as store:
         search = load_resolved(store.run().search_yaml, str(folder)).search
-        sitting = Sitting(search, store, search.new_executor(), lambda now: None)
-        sitting.replay()
-        assert search.space.measured() == []  # the sources' inner products were on record
-        assert isinstance(sitting.leg.optimizer, M2n2)
-        return sitting.leg.optimizer.archive.numbers
+        session = SearchLoop(search, store, search.new_executor(), lambda now: None)
+        session.replay()
+        assert search.space.new_grams() == []  # the sources' inner products were on record
+        assert isinstance(session.stage.optimizer, M2n2)
+        return session.stage.optimizer.archive.numbers
 
 
 def grams(folder: Path) -> list[tuple[Any, ...]]:

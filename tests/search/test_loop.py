@@ -16,7 +16,7 @@ import pytest
 import yaml
 from sqlalchemy import Engine, event
 
-from evomerge.analysis.throughput import read_usage
+from evomerge.analysis.throughput import read_throughput
 from evomerge.config.load import load_resolved
 from evomerge.errors import ConfigError, ReplayError, SearchError
 from evomerge.executors import Executor, TellOrder
@@ -368,7 +368,7 @@ def test_a_budget_of_gpu_hours_ends_a_run(
 def test_a_worker_is_named_with_what_it_did(small_search: New, tmp_path: Path) -> None:
     run_with(LocalExecutor(), small_search(), tmp_path / "run")
     with Store.open(tmp_path / "run", read_only=True) as store:
-        usage = read_usage(store)
+        usage = read_throughput(store)
     (share,) = usage.workers
     assert share.worker.startswith("0 on ")
     assert share.evaluations == len({r[3] for r in leaderboard(tmp_path / "run")}) + 8

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from evomerge.analysis.export import evaluate_model, export_recipe, lm_eval_commands
-from evomerge.analysis.summary import read_outcome
+from evomerge.analysis.summary import read_summary
 from evomerge.config.estimate import estimate
 from evomerge.config.load import Loaded, load, load_resolved
 from evomerge.engines.torch import TorchEngine
@@ -89,13 +89,13 @@ def test_classifiers_that_know_half_of_the_digits_are_bred(search: Search, tmp_p
     folder = tmp_path / "run"
     assert len(found(loaded, folder)) == 3 + 12
     with Store.open(folder, read_only=True) as store:
-        outcome = read_outcome(folder, loaded.file.fitness, store)
-    low, high, average = outcome.baselines
-    assert low.search and high.search and average.search and average.held_out and outcome.best
+        summary = read_summary(folder, loaded.file.fitness, store)
+    low, high, average = summary.baselines
+    assert low.search and high.search and average.search and average.held_out and summary.best
     assert low.search.examples == 1437
     assert average.held_out.examples == 360
     assert max(low.search.value, high.search.value) < 0.52
-    assert outcome.best.search and outcome.best.search.value > 0.6
+    assert summary.best.search and summary.best.search.value > 0.6
     assert lm_eval_commands(loaded.file, folder) == []
     # what was found is a folder with weights, which scores the same
     (folder / "recipe.yaml").write_text(export_recipe(folder, "best", "evomerge"))
@@ -104,7 +104,7 @@ def test_classifiers_that_know_half_of_the_digits_are_bred(search: Search, tmp_p
     (tmp_path / "fitness.yaml").write_text("tasks: {digits: {scorer: 'digits/digits.py:accuracy'}}")
     engine = f"{{name: torch, module: '{tmp_path}/digits/digits.py:build'}}"
     again = evaluate_model(str(out), str(tmp_path / "fitness.yaml"), engine, "search")
-    assert again.value == outcome.best.search.value
+    assert again.value == summary.best.search.value
 
 
 def test_side_by_side_or_one_by_one_the_search_is_the_same(search: Search, tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ def test_a_candidate_that_fails_leaves_those_beside_it_alone(search: Search, at_
     tasks = {"size": {"scorer": "scorers.py:size"}, "x": {"scorer": "scorers.py:undecided"}}
     setup = load(search(engine=engine, fitness={"tasks": tasks})).search.setup
     worker = Worker(setup)
-    ground = {"base": setup.base, "sources": dict(setup.sources), "operator": "linear"}
+    context = {"base": setup.base, "sources": dict(setup.sources), "operator": "linear"}
     jobs = []
     for number, weight in enumerate((1.0, 0.0, 1e30, 0.5, 1.0)):
         parameters = {"weight": weight, "normalize": False}
-        keys = {**ground, "dtype": "float16", "parameters": parameters}
+        keys = {**context, "dtype": "float16", "parameters": parameters}
         jobs.append(Job(number, Recipe.model_validate(keys), "search"))
     results = []
     for first in range(0, len(jobs), at_once):

@@ -145,7 +145,7 @@ def test_a_run_records_its_budget_and_every_baseline(result: Result, finished: P
         "source: arithmetic",
         "source: strings",
         "uniform average",
-        "textbook task_arithmetic",
+        "task_arithmetic, paper's defaults",
     ]
     kinds = [row["kind"] for row in content["candidates"]]
     assert kinds == ["search"] * 12 + ["mean"]

@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM
 
 from evomerge.analysis.ancestry import read_lineage
 from evomerge.analysis.export import evaluate_model, export_recipe, write_results
-from evomerge.analysis.summary import Outcome, read_outcome
+from evomerge.analysis.summary import Summary, read_summary
 from evomerge.config.load import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.recipes import Recipe
@@ -82,9 +82,9 @@ def test_the_base_is_opened_beside_a_source_with_the_name_that_it_would_have() -
     assert str(ZOO / "base") in setup.sources.values()
 
 
-def outcome(search: Loaded, folder: Path) -> Outcome:
+def summary(search: Loaded, folder: Path) -> Summary:
     with Store.open(folder, read_only=True) as store:
-        return read_outcome(folder, search.file.fitness, store)
+        return read_summary(folder, search.file.fitness, store)
 
 
 def shortest(**changes: Any) -> Loaded:
@@ -106,7 +106,7 @@ def stored(folder: Path, digest: str) -> str:
 def test_what_a_search_of_stacks_found_is_a_plain_checkpoint(tmp_path: Path) -> None:
     search, folder = loaded(), tmp_path / "run"
     start(search.search, folder, lambda progress: None)
-    found = outcome(search, folder)
+    found = summary(search, folder)
     assert all(row.status == "done" for row in (*found.baselines, *found.candidates))
     assert {row.layers for row in found.candidates} > {4}
     write_results(search.file, found)
@@ -134,7 +134,7 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_best_of_a_pruning_is_the_shortest_that_is_good_enough(pruned: Path) -> None:
-    found = outcome(shortest(), pruned)
+    found = summary(shortest(), pruned)
     (whole,) = [row.search for row in found.baselines if row.label == "source: strings"]
     scores = {row.layers: row.search.value for row in found.candidates if row.search}
     assert whole is not None and found.best is not None and found.best.search is not None
@@ -160,7 +160,7 @@ def test_the_best_of_an_earlier_stage_is_pruned_as_far_as_its_own_score_allows(
     keys = dict.fromkeys(("space", "optimizer", "budget"))
     search = loaded(stages=stages, fitness=fitness, **keys)
     start(search.search, tmp_path / "run", lambda progress: None)
-    found = outcome(search, tmp_path / "run")
+    found = summary(search, tmp_path / "run")
     pruned = [row for row in found.candidates if row.stage == "prune"]
     least = min(row.layers or 0 for row in pruned if row.search and row.search.value > 0)
     assert found.best is not None
@@ -179,7 +179,7 @@ def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(
     with pytest.raises(KeyboardInterrupt):
         start(whole.search, tmp_path / "stopped", stop)
     resume(shortest().search, tmp_path / "stopped", lambda progress: None)
-    one, two = (outcome(whole, folder) for folder in (pruned, tmp_path / "stopped"))
+    one, two = (summary(whole, folder) for folder in (pruned, tmp_path / "stopped"))
     assert [r.digest for r in two.candidates] == [r.digest for r in one.candidates]
     assert two.best == one.best
 
@@ -198,7 +198,7 @@ def test_models_of_other_depths_are_stacked_in_one_search(tmp_path: Path) -> Non
     assert search.notes == ()
     folder = tmp_path / "run"
     start(search.search, folder, lambda progress: None)
-    found = outcome(search, folder)
+    found = summary(search, folder)
     assert {row.label: row.layers for row in found.baselines} == {
         **{"base": 4, "source: arithmetic": 4, "source: kanji": 5}  # and no average of them
     }
@@ -219,7 +219,7 @@ def test_models_of_other_depths_are_stacked_in_one_search(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         start(search.search, tmp_path / "stopped", stop)
     resume(search.search, tmp_path / "stopped", lambda progress: None)
-    again = outcome(search, tmp_path / "stopped")
+    again = summary(search, tmp_path / "stopped")
     assert [r.digest for r in again.candidates] == [r.digest for r in found.candidates]
     assert again.best == found.best
 
@@ -236,7 +236,7 @@ def test_models_of_other_depths_are_stacked_on_a_base_that_is_no_source(
     budget = {"evaluations": 4}
     search = loaded(base=str(base), sources=sources, space=space, budget=budget)
     start(search.search, tmp_path / "run", lambda progress: None)
-    found = outcome(search, tmp_path / "run")
+    found = summary(search, tmp_path / "run")
     assert [row.label for row in found.baselines] == ["base", *(f"source: {n}" for n in sources)]
     assert all(row.status == "done" for row in (*found.baselines, *found.candidates))
     (whole,) = [row.search for row in found.baselines if row.label == "source: arithmetic"]

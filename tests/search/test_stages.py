@@ -99,7 +99,7 @@ class Crew(Executor):
 
 
 def after(tells: int) -> Callable[[Progress], None]:
-    """Stops a sitting once so many results were told in it."""
+    """Stops a session once so many results were told in it."""
     shown = -1  # it is shown once before the first
 
     def observe(progress: Progress) -> None:

@@ -17,7 +17,7 @@ from evomerge.errors import ConfigError, PlanError
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.recipes.yaml import to_yaml
 from evomerge.search.baselines import baselines
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Evaluation, Genome, TaskScores
 from evomerge.weights.build import build, read_recipe
@@ -32,14 +32,14 @@ def models(zoo: Path) -> Models:
     return Models(str(zoo / "base"), {name: str(zoo / name) for name in SOURCES})
 
 
-def ground(models: Models, zoo: Path, dtype: str = "float32") -> Ground:
+def context(models: Models, zoo: Path, dtype: str = "float32") -> SearchContext:
     sources = {name: str(zoo / name) for name in SOURCES}
-    return Ground(str(zoo / "base"), sources, 4, dtype, models=models)
+    return SearchContext(str(zoo / "base"), sources, 4, dtype, models=models)
 
 
 @pytest.fixture(scope="module")
 def space(models: Models, zoo: Path) -> CrossoverSpace:
-    return CrossoverSpace(ground(models, zoo))
+    return CrossoverSpace(context(models, zoo))
 
 
 def seeds(space: CrossoverSpace) -> list[Genome]:
@@ -71,7 +71,7 @@ def evolve(space: CrossoverSpace, count: int, **options: Any) -> list[Genome]:
 def test_the_genes_are_a_source_and_a_split_and_a_ratio_for_every_chromosome(
     models: Models, zoo: Path
 ) -> None:
-    space = CrossoverSpace(ground(models, zoo), chromosomes=["attention", "mlp", "rest"])
+    space = CrossoverSpace(context(models, zoo), chromosomes=["attention", "mlp", "rest"])
     assert [parameter.name for parameter in space.parameters] == [
         "source",
         *("split[attention]", "split[mlp]", "split[rest]"),
@@ -83,8 +83,8 @@ def test_the_genes_are_a_source_and_a_split_and_a_ratio_for_every_chromosome(
 def test_a_seed_is_the_recipe_of_its_baseline(
     space: CrossoverSpace, models: Models, zoo: Path
 ) -> None:
-    textbooks = [(operator, SOURCES) for operator in space.operators]
-    known = dict(baselines(ground(models, zoo), textbooks))
+    paper_defaults = [(operator, SOURCES) for operator in space.operators]
+    known = dict(baselines(context(models, zoo), paper_defaults))
     assert list(known)[-1] == "uniform average"
     for name, seed in zip(SOURCES, seeds(space), strict=True):
         assert space.decode(seed).digest == known[f"source: {name}"].digest
@@ -117,7 +117,7 @@ def test_a_child_of_one_parent_is_its_copy(space: CrossoverSpace) -> None:
 def test_a_child_of_twice_the_same_parent_is_the_same_recipe(
     interpolation: Any, models: Models, zoo: Path
 ) -> None:
-    space = CrossoverSpace(ground(models, zoo), interpolation=interpolation)
+    space = CrossoverSpace(context(models, zoo), interpolation=interpolation)
     first, second, third = seeds(space)
     parent = child(
         space, child(space, first, second, split=0.3, ratio=0.1), third, split=0.6, ratio=0.7
@@ -131,7 +131,7 @@ def test_a_child_of_twice_the_same_parent_is_the_same_recipe(
 def test_a_representative_candidate_mixes_two_sources_at_every_element(
     models: Models, zoo: Path
 ) -> None:
-    space = CrossoverSpace(ground(models, zoo), chromosomes=["attention", "mlp", "rest"])
+    space = CrossoverSpace(context(models, zoo), chromosomes=["attention", "mlp", "rest"])
     recipe = space.decode(space.representative())
     assert recipe.segments is not None
     assert list(recipe.segments.rows) == [(0.75, 0.25, 0.0), (0.25, 0.75, 0.0)] * 3
@@ -139,9 +139,9 @@ def test_a_representative_candidate_mixes_two_sources_at_every_element(
 
 def test_without_open_models_there_are_seeds_and_no_children(zoo: Path) -> None:
     sources = {name: str(zoo / name) for name in SOURCES}
-    space = CrossoverSpace(Ground(str(zoo / "base"), sources, 4, "float32"))
+    space = CrossoverSpace(SearchContext(str(zoo / "base"), sources, 4, "float32"))
     assert space.decode(space.initial()).operator == "linear"
-    message = r"expected open models, got a ground without\. Give them: Ground\("
+    message = r"expected open models, got a context without\. Give them: SearchContext\("
     with pytest.raises(ConfigError, match=message):
         _ = space.layout
     with pytest.raises(ConfigError, match=message):
@@ -167,7 +167,7 @@ def test_what_the_optimizer_tells_of_parents_stays_with_the_child(space: Crossov
 def test_models_may_be_split_between_tensors_or_layers_alone(
     align: Any, models: Models, zoo: Path
 ) -> None:
-    space = CrossoverSpace(ground(models, zoo), align=align, chromosomes=["attention", "rest"])
+    space = CrossoverSpace(context(models, zoo), align=align, chromosomes=["attention", "rest"])
     allowed = space.layout.starts if align == "tensor" else space.layout.layers
     bounds = {bound for genome in evolve(space, 40)[3:] for bound in genome.genes["bounds"]}
     assert len(bounds) > 5
@@ -176,7 +176,7 @@ def test_models_may_be_split_between_tensors_or_layers_alone(
 
 def test_every_chromosome_is_split_by_itself(models: Models, zoo: Path) -> None:
     space = CrossoverSpace(
-        ground(models, zoo), chromosomes={"early": ["model.layers.0.*"], "late": "rest"}
+        context(models, zoo), chromosomes={"early": ["model.layers.0.*"], "late": "rest"}
     )
     first, second, _ = seeds(space)
     found = child(space, first, second, split=0.5, ratio=0.25).genes
@@ -192,7 +192,7 @@ def test_a_spherical_child_of_task_vectors_differs_from_a_linear_one(
     rows = {}
     for interpolation in ("lerp", "slerp"):
         space = CrossoverSpace(
-            ground(models, zoo),
+            context(models, zoo),
             interpolation=interpolation,
             space="task_vector",
         )
@@ -208,12 +208,12 @@ def test_a_spherical_child_of_task_vectors_differs_from_a_linear_one(
 def test_fewer_than_two_sources_cannot_be_crossed(zoo: Path) -> None:
     one = {"arithmetic": str(zoo / "arithmetic")}
     with pytest.raises(ConfigError, match=r"crossover needs two sources, got 1\. Add one\."):
-        CrossoverSpace(Ground(str(zoo / "base"), one, 4, "float32"))
+        CrossoverSpace(SearchContext(str(zoo / "base"), one, 4, "float32"))
 
 
 def test_lines_have_no_angle(models: Models, zoo: Path) -> None:
     with pytest.raises(ConfigError, match=r"angle: lines have none\. Set interpolation: slerp"):
-        CrossoverSpace(ground(models, zoo), angle="chromosome")
+        CrossoverSpace(context(models, zoo), angle="chromosome")
 
 
 def test_with_the_angle_of_a_chromosome_both_sides_have_the_same_weights_reversed(
@@ -222,10 +222,10 @@ def test_with_the_angle_of_a_chromosome_both_sides_have_the_same_weights_reverse
     options: dict[str, Any] = {"interpolation": "slerp", "space": "task_vector"}
     rows = {}
     for angle in ("side", "chromosome"):
-        space = CrossoverSpace(ground(models, zoo), angle=angle, **options)
+        space = CrossoverSpace(context(models, zoo), angle=angle, **options)
         first, second, _ = seeds(space)
         rows[angle] = child(space, first, second, split=0.125, ratio=0.25).genes["rows"]
-    space = CrossoverSpace(ground(models, zoo), **options)
+    space = CrossoverSpace(context(models, zoo), **options)
     x, y = (space.elements(seed).double() for seed in seeds(space)[:2])
     omega = math.acos(float(x @ y / x.norm() / y.norm()))
     expected = [math.sin(t * omega) / math.sin(omega) for t in (0.75, 0.25)]
@@ -238,12 +238,12 @@ def test_with_the_angle_of_a_chromosome_both_sides_have_the_same_weights_reverse
 @pytest.mark.parametrize("wrong", [[], {"a": []}, ["mlp", "mlp"]])
 def test_chromosomes_that_are_none_are_refused(wrong: Any, models: Models, zoo: Path) -> None:
     with pytest.raises(ConfigError, match="chromosomes: "):
-        CrossoverSpace(ground(models, zoo), chromosomes=wrong)
+        CrossoverSpace(context(models, zoo), chromosomes=wrong)
 
 
 def test_chromosomes_that_leave_tensors_out_are_refused(models: Models, zoo: Path) -> None:
     with pytest.raises(PlanError, match="tensors belong to none"):
-        CrossoverSpace(ground(models, zoo), chromosomes=["attention", "mlp"])
+        CrossoverSpace(context(models, zoo), chromosomes=["attention", "mlp"])
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_chromosomes_that_leave_tensors_out_are_refused(models: Models, zoo: Pat
 def test_the_thousandth_child_is_built_to_the_bytes_that_an_engine_was_given(
     options: dict[str, Any], dtype: str, models: Models, zoo: Path, tmp_path: Path
 ) -> None:
-    space = CrossoverSpace(ground(models, zoo, dtype), **options)
+    space = CrossoverSpace(context(models, zoo, dtype), **options)
     before, recipe = map(space.decode, evolve(space, 1000)[-2:])
     assert recipe.segments is not None and len(recipe.segments.rows) > 20
     engine = TransformersEngine(threads=1)

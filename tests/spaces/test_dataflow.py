@@ -15,7 +15,7 @@ from evomerge.errors import ConfigError
 from evomerge.optimizers.cmaes import Cmaes
 from evomerge.plugins.registry import made_of, validate_options
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.types import Gene, Genome, Parameter
 from evomerge.weights.build import build
@@ -37,12 +37,12 @@ def models(zoo: Path) -> Models:
 def make(models: Models, zoo: Path) -> Make:
     """The space of some options, over models of four blocks."""
     sources = {name: str(zoo / name) for name in SOURCES}
-    ground = Ground(str(zoo / "base"), sources, 4, "float32", models=models)
-    return lambda **options: space(ground, **options)
+    context = SearchContext(str(zoo / "base"), sources, 4, "float32", models=models)
+    return lambda **options: space(context, **options)
 
 
-def space(ground: Ground, **options: Any) -> DataflowSpace:
-    return DataflowSpace(ground, **validate_options(DataflowSpace, options, ""))
+def space(context: SearchContext, **options: Any) -> DataflowSpace:
+    return DataflowSpace(context, **validate_options(DataflowSpace, options, ""))
 
 
 def path(recipe: Recipe) -> list[str]:
@@ -138,7 +138,9 @@ def test_a_matrix_has_a_scale_for_each_pair_of_blocks(make: Make) -> None:
 def test_the_base_goes_by_the_name_of_the_source_that_it_is(models: Models, zoo: Path) -> None:
     base = str(zoo / "base")
     sources = {"general": base, "strings": str(zoo / "strings")}
-    one = space(Ground(base, sources, 4, "float32", models=Models(base, sources)), repetitions=1)
+    one = space(
+        SearchContext(base, sources, 4, "float32", models=Models(base, sources)), repetitions=1
+    )
     assert path(one.decode(one.initial())) == [f"general.{layer}" for layer in range(4)]
     assert [p.name for p in one.parameters if p.name.startswith("in.")] == [
         *("in.0.general.1", "in.0.general.2"),
@@ -179,8 +181,8 @@ def test_a_run_is_one_stretch_of_a_model(make: Make) -> None:
 
 
 def test_depth_upscaling_starts_at_the_two_runs_of_solar() -> None:
-    ground = Ground("/base", {"a": "/a"}, 32, "bfloat16")
-    one = space(ground, sources=[], indicators="runs", repetitions=2, overlap=0.5, scales="none")
+    context = SearchContext("/base", {"a": "/a"}, 32, "bfloat16")
+    one = space(context, sources=[], indicators="runs", repetitions=2, overlap=0.5, scales="none")
     expected = [f"base.{layer}" for layer in [*range(24), *range(8, 32)]]
     assert path(one.decode(one.initial())) == expected
     assert len(one.parameters) == 4
@@ -360,9 +362,9 @@ def test_the_base_under_another_leading_model_has_another_name(make: Make, tmp_p
 def test_the_base_has_no_name_that_a_source_has(zoo: Path) -> None:
     sources = {"strings": str(zoo / "strings"), "base_model": str(zoo / "arithmetic")}
     base = str(zoo / "base")
-    ground = Ground(base, sources, 4, "float32", models=Models(base, sources))
+    context = SearchContext(base, sources, 4, "float32", models=Models(base, sources))
     options: dict[str, Any] = {"sources": ["base", "base_model"], "scales": "none"}
-    one = space(ground, leading="strings", repetitions=1, **options)
+    one = space(context, leading="strings", repetitions=1, **options)
     recipe = decoded(one, **{"in.0.base.2": True, "in.0.base_model.1": True})
     assert path(recipe)[3:] == ["base_model_.2", "base_model.1", "strings.3"]
     assert recipe.sources["base_model"] == sources["base_model"]
@@ -409,7 +411,7 @@ def test_every_wrong_name_is_told_at_once(make: Make) -> None:
 def test_what_is_wrong_with_the_other_keys_is_told_beside_a_key_of_the_wrong_kind(
     make: Make, models: Models, zoo: Path
 ) -> None:
-    ground = Ground(
+    context = SearchContext(
         str(zoo / "base"), {n: str(zoo / n) for n in SOURCES}, 4, "float32", models=models
     )
     options = {
@@ -418,7 +420,7 @@ def test_what_is_wrong_with_the_other_keys_is_told_beside_a_key_of_the_wrong_kin
         "overlap": 0.5,
     }
     with pytest.raises(ConfigError) as error:
-        made_of(DataflowSpace, options, "", ground)
+        made_of(DataflowSpace, options, "", context)
     first, *others = (problem.split(":")[0] for problem in error.value.problems)
     assert first == "scales"
     assert others == ["indicator", "leading", "keep.strings", "keep"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import validate_options
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.joint import JointSpace
 from evomerge.spaces.parameter import ParameterSpace
 from evomerge.types import Gene, Genome, Parameter
@@ -32,15 +32,15 @@ Make = Callable[..., JointSpace]
 
 
 @pytest.fixture(scope="module")
-def ground(zoo: Path) -> Ground:
+def context(zoo: Path) -> SearchContext:
     sources = {name: str(zoo / name) for name in SOURCES}
     models = Models(str(zoo / "base"), sources)
-    return Ground(str(zoo / "base"), sources, 4, "float32", models=models)
+    return SearchContext(str(zoo / "base"), sources, 4, "float32", models=models)
 
 
 @pytest.fixture(scope="module")
-def make(ground: Ground) -> Make:
-    return lambda **options: JointSpace(ground, **validate_options(JointSpace, options, ""))
+def make(context: SearchContext) -> Make:
+    return lambda **options: JointSpace(context, **validate_options(JointSpace, options, ""))
 
 
 def drawn(space: JointSpace, seed: int) -> Genome:
@@ -69,10 +69,10 @@ def merged(space: ParameterSpace, genome: Genome) -> Recipe:
 
 
 def test_a_search_starts_at_the_weights_that_merging_alone_starts_at(
-    make: Make, ground: Ground, tmp_path: Path
+    make: Make, context: SearchContext, tmp_path: Path
 ) -> None:
     joint = make(merge=MERGE, path={"repetitions": 2})
-    alone = ParameterSpace(ground, **validate_options(ParameterSpace, MERGE, ""))
+    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE, ""))
     start, plain = (one.decode(one.initial()) for one in (joint, alone))
     assert layers(start) == [0, 1, 2, 3]
     folders = [build(recipe, tmp_path / str(n)) for n, recipe in enumerate((start, plain))]
@@ -82,9 +82,11 @@ def test_a_search_starts_at_the_weights_that_merging_alone_starts_at(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_values_of_a_block_follow_it_to_every_hop(make: Make, ground: Ground, seed: int) -> None:
+def test_values_of_a_block_follow_it_to_every_hop(
+    make: Make, context: SearchContext, seed: int
+) -> None:
     joint = make(merge=MERGE, path={"repetitions": 3, "scales": "none"})
-    alone = ParameterSpace(ground, **validate_options(ParameterSpace, MERGE, ""))
+    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE, ""))
     genome = drawn(joint, seed)
     found, plain = joint.decode(genome), merged(alone, genome)
     path = layers(found)
@@ -99,11 +101,11 @@ def test_values_of_a_block_follow_it_to_every_hop(make: Make, ground: Ground, se
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_builds_what_stacking_the_merged_checkpoint_does(
-    make: Make, ground: Ground, seed: int, tmp_path: Path
+    make: Make, context: SearchContext, seed: int, tmp_path: Path
 ) -> None:
     scales = {"kind": "hop", "low": 0.5, "high": 2, "negative": True}
     joint = make(merge=MERGE, path={"repetitions": 2, "scales": scales})
-    alone = ParameterSpace(ground, **validate_options(ParameterSpace, MERGE, ""))
+    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE, ""))
     genome = drawn(joint, seed)
     recipe = joint.decode(genome)
     assert any(scale != 1 for scale in recipe.scales)
@@ -123,13 +125,13 @@ def test_it_builds_what_stacking_the_merged_checkpoint_does(
 
 
 def test_the_largest_stack_has_every_slot_and_no_more_than_the_limit(
-    make: Make, ground: Ground
+    make: Make, context: SearchContext
 ) -> None:
     assert layers(make(merge=MERGE, path={"repetitions": 2}).largest()) == [0, 1, 2, 3, 0, 1, 2, 3]
     largest = make(merge=MERGE, path={"repetitions": 2, "max_layers": 5}).largest()
     assert len(layers(largest)) == 5
-    assert ground.models is not None
-    assert make_plan(largest, ground.models.stacked(largest)).models.layers == 5
+    assert context.models is not None
+    assert make_plan(largest, context.models.stacked(largest)).models.layers == 5
 
 
 def test_its_parameters_are_those_of_both_spaces(make: Make) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from evomerge.analysis.ancestry import _of_sources as shares_of_sources
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Candidate, Evaluation, Genome, TaskScores
 from evomerge.weights.build import build
@@ -40,8 +40,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def space_of(folders: dict[str, str], **options: Any) -> CrossoverSpace:
     models = Models(folders["x"], folders)
-    ground = Ground(folders["x"], folders, 0, "float32", seed=7, models=models)
-    return CrossoverSpace(ground, **options)
+    context = SearchContext(folders["x"], folders, 0, "float32", seed=7, models=models)
+    return CrossoverSpace(context, **options)
 
 
 def evolve(space: CrossoverSpace, count: int, **options: Any) -> list[Genome]:

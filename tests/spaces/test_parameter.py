@@ -11,11 +11,11 @@ import pytest
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.optimizers import Optimizer
 from evomerge.plugins import registry
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.parameter import Granularity, ParameterSpace
 from evomerge.types import Evaluation, Genome, Parameter
 
-GROUND = Ground("/base", {"a": "/a", "b": "/b"}, layers=4, dtype="float32", seed=7)
+GROUND = SearchContext("/base", {"a": "/a", "b": "/b"}, layers=4, dtype="float32", seed=7)
 
 
 def space(**keys: Any) -> ParameterSpace:
@@ -258,9 +258,9 @@ def test_a_logit_scale_searches_the_logit() -> None:
 
 @pytest.mark.parametrize(("sources", "expected"), [("a", (1, 1, 1)), ("abc", (1, 3, 2))])
 def test_bounds_may_be_the_number_of_sources(sources: str, expected: tuple[int, ...]) -> None:
-    ground = replace(GROUND, sources={name: f"/{name}" for name in sources})
+    context = replace(GROUND, sources={name: f"/{name}" for name in sources})
     span = {"low": 1, "high": "sources", "kind": "int", "initial": 2}
-    (gene,) = ParameterSpace(ground, operator="consensus_ta", parameters={"k": span}).parameters
+    (gene,) = ParameterSpace(context, operator="consensus_ta", parameters={"k": span}).parameters
     assert (gene.low, gene.high, gene.initial) == expected
 
 
@@ -314,10 +314,10 @@ def test_every_operator_on_task_vectors_has_the_parameters_of_modifiers() -> Non
 
 
 def test_statistics_reach_the_recipes_of_operators_that_need_them() -> None:
-    ground = replace(GROUND, statistics={"a": "/stats/a", "b": "/stats/b"})
-    assert ground.recipe("fisher").statistics == {"a": "/stats/a", "b": "/stats/b"}
-    assert ground.recipe("linear").statistics == {}
-    assert replace(ground, sources={"a": "/a"}).recipe("fisher").statistics == {"a": "/stats/a"}
+    context = replace(GROUND, statistics={"a": "/stats/a", "b": "/stats/b"})
+    assert context.recipe("fisher").statistics == {"a": "/stats/a", "b": "/stats/b"}
+    assert context.recipe("linear").statistics == {}
+    assert replace(context, sources={"a": "/a"}).recipe("fisher").statistics == {"a": "/stats/a"}
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

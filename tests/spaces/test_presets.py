@@ -12,7 +12,7 @@ from torch import Tensor
 from evomerge import operators, presets
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
-from evomerge.spaces import Ground
+from evomerge.spaces import SearchContext
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.joint import JointSpace
@@ -74,7 +74,7 @@ def load(name: str) -> ParameterSpace:
     operator = keys["operator"]
     most = None if isinstance(operator, list) else operators.get(operator).sources
     sources = {key: f"/{key}" for key in "abc"[: most or 3]}
-    return found(Ground("/base", sources, layers=8, dtype="float32"), **valid)
+    return found(SearchContext("/base", sources, layers=8, dtype="float32"), **valid)
 
 
 def applied(recipe: Recipe) -> Tensor:
@@ -169,7 +169,7 @@ def test_presets_of_stacks_start_where_the_field_would(
     keys = read_yaml(FOLDER / f"{name}.yaml")
     assert keys.pop("kind") == "dataflow"
     space = DataflowSpace(
-        Ground("/base", {"a": "/a"}, 4, "float32"),
+        SearchContext("/base", {"a": "/a"}, 4, "float32"),
         **registry.validate_options(DataflowSpace, keys, f"{name}: "),
     )
     recipe = space.decode(space.initial())
@@ -182,7 +182,7 @@ def test_the_preset_of_both_starts_at_a_merge_in_its_own_order() -> None:
     keys = read_yaml(FOLDER / "joint.yaml")
     assert keys.pop("kind") == "joint"
     space = JointSpace(
-        Ground("/base", {"a": "/a", "b": "/b"}, 4, "float32"),
+        SearchContext("/base", {"a": "/a", "b": "/b"}, 4, "float32"),
         **registry.validate_options(JointSpace, keys, "joint: "),
     )
     recipe = space.decode(space.initial())
@@ -196,10 +196,10 @@ def test_the_preset_of_crossover_starts_at_a_source(zoo: Path) -> None:
     keys = read_yaml(FOLDER / "crossover.yaml")
     found = registry.find("spaces", keys.pop("kind"), CrossoverSpace)
     sources = {name: str(zoo / name) for name in ("arithmetic", "strings")}
-    ground = Ground(
+    context = SearchContext(
         str(zoo / "base"), sources, 4, "float32", models=Models(str(zoo / "base"), sources)
     )
-    space = found(ground, **registry.validate_options(found, keys, "crossover: "))
+    space = found(context, **registry.validate_options(found, keys, "crossover: "))
     recipe = space.decode(space.initial())
     assert (recipe.operator, list(recipe.sources)) == ("linear", ["arithmetic"])
     assert [gene.name for gene in space.parameters] == ["source", "split[all]", "ratio[all]"]

@@ -123,12 +123,12 @@ def assert_whole(folder: Path, last_told: int, *, read_only: bool) -> None:
 )
 def test_a_writer_killed_at_any_moment_leaves_whole_transactions(code: str, tmp_path: Path) -> None:
     moments = random.Random(0)
-    for sitting in range(4):
+    for session in range(4):
         with start(code, tmp_path) as writer:
             last = next_number(writer)
             time.sleep(moments.uniform(0.0, 0.15))
             last = max([last, *kill(writer)])
-        assert_whole(tmp_path, last, read_only=sitting % 2 == 0)
+        assert_whole(tmp_path, last, read_only=session % 2 == 0)
 
 
 @pytest.mark.slow

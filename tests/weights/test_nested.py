@@ -20,7 +20,7 @@ from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.merge import merge
 from evomerge.weights.models import Models
-from evomerge.weights.nested import Nested
+from evomerge.weights.nested import VirtualCheckpoint
 from evomerge.weights.plan import Plan, Step, make_plan
 
 Tiny = Callable[..., Path]
@@ -78,7 +78,7 @@ def test_a_nested_recipe_gives_the_bytes_of_the_folder_that_it_builds(
 
 def test_a_nested_model_looks_like_the_folder(tiny: Tiny, tmp_path: Path) -> None:
     deep = recipe(tiny(tied=True), tiny(1, tied=True), dtype="bfloat16")
-    model, built = Nested(make_plan(deep)), Checkpoint(build(deep, tmp_path / "inner"))
+    model, built = VirtualCheckpoint(make_plan(deep)), Checkpoint(build(deep, tmp_path / "inner"))
     assert model.config == built.config
     assert model.vocabulary == built.vocabulary
     assert (model.tied, model.layers, model.head) == (built.tied, built.layers, built.head)
@@ -131,7 +131,7 @@ def test_equal_recipes_are_one_model(tiny: Tiny) -> None:
     models = Models.of(recipe(tiny(), *again))
     assert models.sources["s1"] is models.sources["s2"]
     inner = models.sources["s1"]
-    assert isinstance(inner, Nested)
+    assert isinstance(inner, VirtualCheckpoint)
     assert inner.plan.models.base is models.base
 
 
@@ -144,7 +144,7 @@ def test_tensors_read_long_ago_are_forgotten(
     tiny: Tiny, count: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nested, "_KEPT_BYTES", 5000)
-    model = Nested(make_plan(recipe(tiny(), tiny(1))))
+    model = VirtualCheckpoint(make_plan(recipe(tiny(), tiny(1))))
     norm, embedding = "model.norm.weight", "model.embed_tokens.weight"
     for name in (norm, embedding, embedding, norm, norm, UP, UP, norm):
         model.read(name)
@@ -154,7 +154,7 @@ def test_tensors_read_long_ago_are_forgotten(
 def test_threads_that_want_one_tensor_wait_for_one(
     tiny: Tiny, count: list[tuple[str, str]]
 ) -> None:
-    model = Nested(make_plan(recipe(tiny(), tiny(1))))
+    model = VirtualCheckpoint(make_plan(recipe(tiny(), tiny(1))))
     start = threading.Barrier(8)
 
     def read(_: int) -> Tensor:
@@ -196,13 +196,13 @@ def test_the_fingerprint_is_that_of_recipe_and_weights(tiny: Tiny, changed: Chan
 
     folder = changed(tiny(1))
     inner = recipe(tiny(), folder)
-    before = Nested(make_plan(inner)).fingerprint
-    assert Nested(make_plan(inner)).fingerprint == before
-    assert Nested(make_plan(recipe(tiny(), folder, seed=1))).fingerprint != before
+    before = VirtualCheckpoint(make_plan(inner)).fingerprint
+    assert VirtualCheckpoint(make_plan(inner)).fingerprint == before
+    assert VirtualCheckpoint(make_plan(recipe(tiny(), folder, seed=1))).fingerprint != before
     folder.joinpath("model.safetensors").write_bytes(
         changed(folder, change).joinpath("model.safetensors").read_bytes()
     )
-    assert Nested(make_plan(inner)).fingerprint != before
+    assert VirtualCheckpoint(make_plan(inner)).fingerprint != before
 
 
 def test_the_models_on_disk_are_those_of_all_recipes(tiny: Tiny) -> None:
@@ -211,7 +211,7 @@ def test_the_models_on_disk_are_those_of_all_recipes(tiny: Tiny) -> None:
 
 
 def test_nothing_is_left_behind(tiny: Tiny) -> None:
-    model = Nested(make_plan(recipe(tiny(), tiny(1))))
+    model = VirtualCheckpoint(make_plan(recipe(tiny(), tiny(1))))
     folder = model.folder
     assert (folder / "config.json").exists()
     del model

@@ -99,17 +99,17 @@ def test_what_was_measured_is_answered_from_memory_by_another(models: Models) ->
     asked = [700_001, 0, layout.size]
     first = PrefixGrams(models, layout)
     answers = first.at(asked)
-    measured = first.fresh()
+    measured = first.take_new()
     assert sorted(gram.position for gram in measured) == sorted({700_001, *layout.starts})
-    assert first.fresh() == []
+    assert first.take_new() == []
 
     second = PrefixGrams(models, layout)
-    second.recall(measured)
+    second.load(measured)
     assert np.array_equal(second.at(asked), answers)
-    assert second.fresh() == []  # all of it was remembered
+    assert second.take_new() == []  # all of it was remembered
 
     third = PrefixGrams(models, layout)  # no look at the sources: it repeats what it was told
-    third.recall([gram._replace(products=(7.0,) * 9) for gram in measured])
+    third.load([gram._replace(products=(7.0,) * 9) for gram in measured])
     assert (third.at(asked) == 7.0).all()
 
 
@@ -126,9 +126,9 @@ def test_what_was_measured_of_others_is_not_recalled(models: Models, zoo: Path) 
     grams = PrefixGrams(models, layout)
     for other in others:
         other.at([12])
-        grams.recall(other.fresh())
+        grams.load(other.take_new())
     assert np.array_equal(grams.at([12]), PrefixGrams(models, layout).at([12]))
-    assert len(grams.fresh()) == len(layout.starts) + 1
+    assert len(grams.take_new()) == len(layout.starts) + 1
 
 
 def test_segments_of_another_model_are_refused(models: Models, zoo: Path) -> None:
