@@ -1,3 +1,82 @@
-"""evomerge searches for the best way to merge existing language models."""
+"""evomerge searches for the best way to merge existing language models.
 
-__version__ = "0.2.2"
+What a Python user may rely on is listed here, and nothing else is. Each name is imported when it is
+first used, so that ``import evomerge`` costs nothing.
+
+>>> import evomerge
+>>> evomerge.apply("linear", sources=[[1.0, 2.0], [3.0, 4.0]], weights=[0.25, 0.75])
+tensor([2.5000, 3.5000])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from evomerge.version import __version__
+
+if TYPE_CHECKING:
+    from evomerge.analysis.export import evaluate_model as evaluate
+    from evomerge.config.load import load
+    from evomerge.errors import (
+        CandidateError,
+        CheckpointError,
+        ConfigError,
+        EvomergeError,
+        ExportError,
+        InputError,
+        OperatorError,
+        OutputError,
+        PlanError,
+        RecipeError,
+        ReplayError,
+        RunError,
+        SearchError,
+        StoreError,
+    )
+    from evomerge.operators import apply
+    from evomerge.recipes import Recipe
+    from evomerge.weights.build import build
+
+_HOMES = {
+    "Recipe": "evomerge.recipes",
+    "apply": "evomerge.operators",
+    "build": "evomerge.weights.build",
+    "evaluate": "evomerge.analysis.export:evaluate_model",
+    "load": "evomerge.config.load",
+}
+__all__ = [
+    "CandidateError",
+    "CheckpointError",
+    "ConfigError",
+    "EvomergeError",
+    "ExportError",
+    "InputError",
+    "OperatorError",
+    "OutputError",
+    "PlanError",
+    "Recipe",
+    "RecipeError",
+    "ReplayError",
+    "RunError",
+    "SearchError",
+    "StoreError",
+    "__version__",
+    "apply",
+    "build",
+    "evaluate",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, _, own = _HOMES.get(name, "evomerge.errors").partition(":")
+    found = globals()[name] = getattr(import_module(home), own or name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

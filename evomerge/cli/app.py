@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from evomerge import __version__
 from evomerge.cli import lineage, listing, recipes, runs, statistics
 from evomerge.cli._stopping import stopping
 from evomerge.errors import EvomergeError, InputError
+from evomerge.version import __version__
 
 _INTERRUPTED = 130  # typer exits with it too
 

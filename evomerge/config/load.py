@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evomerge import __version__, presets
+from evomerge import presets
 from evomerge.config.overrides import override
 from evomerge.config.resume import resumed
 from evomerge.config.schema import SearchFile
@@ -36,6 +36,7 @@ from evomerge.search.spec import Search, Stage
 from evomerge.spaces import SearchContext
 from evomerge.spaces.dataflow import other_base
 from evomerge.store import RunRecord
+from evomerge.version import __version__
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan

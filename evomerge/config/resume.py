@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evomerge import __version__
 from evomerge.config.overrides import override
 from evomerge.config.schema import SearchFile
 from evomerge.config.validation import attempt
@@ -17,6 +16,7 @@ from evomerge.executors import Executor
 from evomerge.plugins.registry import component
 from evomerge.store import RunRecord
 from evomerge.store.records import OTHER_VERSION
+from evomerge.version import __version__
 from evomerge.yaml_files import parse_yaml
 
 

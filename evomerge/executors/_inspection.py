@@ -14,10 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from evomerge import __version__
 from evomerge.engines import Engine
 from evomerge.errors import InputError
 from evomerge.plugins import registry
+from evomerge.version import __version__
 from evomerge.weights.models import Models
 from evomerge.worker import WorkerSetup
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-from evomerge import __version__
 from evomerge.recipes import Recipe
 from evomerge.recipes.references import hub_name
 from evomerge.recipes.yaml import to_yaml
+from evomerge.version import __version__
 
 
 def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 from torch.nn import Parameter
 
-from evomerge import __version__
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CheckpointError
 from evomerge.kernels.passes import all_finite
@@ -23,6 +22,7 @@ from evomerge.statistics.collection import Collection, check
 from evomerge.statistics.examples import Example
 from evomerge.statistics.fisher import Fisher
 from evomerge.statistics.gram import Gram
+from evomerge.version import __version__
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.folders import new_folder, require_free, require_space
 from evomerge.weights.models import Models

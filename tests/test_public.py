@@ -1,0 +1,42 @@
+"""The public API: what `evomerge` itself offers a Python user."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import evomerge
+from evomerge import errors
+
+NAMES = [name for name in evomerge.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_is_there_and_says_what_it_is(name: str) -> None:
+    assert inspect.getdoc(getattr(evomerge, name))
+    assert name in dir(evomerge)
+
+
+def test_all_errors_are_public() -> None:
+    raised = {
+        name
+        for name, item in vars(errors).items()
+        if inspect.isclass(item) and issubclass(item, Exception)
+    }
+    assert raised <= set(evomerge.__all__)
+
+
+def test_a_name_that_is_not_public_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'appyl'"):
+        getattr(evomerge, "appyl")  # noqa: B009
+
+
+def test_public_names_hold_whatever_was_imported_before() -> None:
+    code = (
+        "import evomerge, evomerge.search.spec, evomerge.weights.build\n"
+        f"assert all(callable(getattr(evomerge, name)) for name in {NAMES})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
