@@ -33,7 +33,7 @@ from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.tasks import task_problems
 from evomerge.search.baselines import baselines
 from evomerge.search.spec import Search, Stage
-from evomerge.spaces import SearchContext
+from evomerge.spaces import SearchContext, Space
 from evomerge.spaces.dataflow import other_base
 from evomerge.store import RunRecord
 from evomerge.version import __version__
@@ -127,9 +127,8 @@ def _compose(
     parts = Parts(where, wrong, problems)
     opened: dict[str, Checkpoint] = {}
     located = ("base", "sources", "tokenizer")
-    # a space that is wrong has no kind, and no say
-    paths = all((keys.space or {}).get("kind", "dataflow") == "dataflow" for keys in file.parts)
-    new_models = partial(Models.side_by_side if paths else Models, opened=opened)
+    stacks = all(_stacks_only(keys.space) for keys in file.parts)
+    new_models = partial(Models.side_by_side if stacks else Models, opened=opened)
     models = parts.make("", located, new_models, file.base, file.sources, file.tokenizer)
     context = SearchContext(
         file.base,
@@ -171,6 +170,15 @@ def _compose(
     for _, recipe in baselines(context, search.paper_defaults):
         live.validate(make_plan(recipe, models.stacked(recipe)))
     return Loaded(file, search, models, tuple(models.notes))
+
+
+def _stacks_only(space: Mapping[str, Any] | None) -> bool:
+    """Whether a space stacks blocks and merges none; one without a kind does not speak against."""
+    kind = (space or {}).get("kind")
+    if kind is None:
+        return True
+    known = kind in registry.names("spaces")
+    return known and registry.find("spaces", kind, Space).stacks_only
 
 
 def _inline(value: Any, kind: presets.Kind, folder: Path) -> Any:

@@ -106,9 +106,12 @@ class Space(ABC):
         parameters: (D,) what varies; an optimizer sees nothing else.
         operators: names of the operators that its recipes may use.
         needs_parents: whether its candidates have parents, so that the optimizer must name them.
+        stacks_only: whether its recipes stack blocks and merge none, so that the sources may have
+            any number of them.
     """
 
     needs_parents: ClassVar[bool] = False
+    stacks_only: ClassVar[bool] = False
     parameters: tuple[Parameter, ...]
     operators: tuple[str, ...]
 

@@ -84,6 +84,8 @@ class DataflowSpace(Space):
         ConfigError: no such models, limits that the blocks to keep break, or nothing that varies.
     """
 
+    stacks_only = True
+
     def __init__(
         self,
         context: SearchContext,
