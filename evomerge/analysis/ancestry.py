@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evomerge.analysis.summary import read_summary
 from evomerge.config.schema import read_resolved
 from evomerge.errors import RunError
-from evomerge.recipes import Recipe, Step
+from evomerge.recipes import LineageStep, Recipe
 from evomerge.store import Store
 from evomerge.types import Candidate, Genome
 
@@ -233,7 +233,9 @@ def _of_sources(candidate: Candidate) -> dict[str, float]:
     return dict(zip(recipe.sources, shares, strict=True))
 
 
-def _without_noise(steps: Sequence[Step], sources: Sequence[str]) -> tuple[Positions, Shares]:
+def _without_noise(
+    steps: Sequence[LineageStep], sources: Sequence[str]
+) -> tuple[Positions, Shares]:
     """What steps lead to but for their noise: (S + 1,) bounds, (S, K) weights of K sources."""
     bounds = np.array(sorted({0}.union(*(step.ends for step in steps))))
     owed: dict[str | int, Shares] = {name: np.zeros(len(bounds) - 1) for name in sources}

@@ -16,10 +16,10 @@ from torch import Tensor
 from evomerge.kernels.compiled import NOTHING, array, compiled, fits
 from evomerge.kernels.memory import buffer
 from evomerge.kernels.normals import normals
-from evomerge.recipes import Lineage, Step
+from evomerge.recipes import Lineage, LineageStep
 
 
-def offspring(step: Step, parents: Sequence[Tensor], seed: int, *, start: int = 0) -> Tensor:
+def offspring(step: LineageStep, parents: Sequence[Tensor], seed: int, *, start: int = 0) -> Tensor:
     """A stretch of the child's elements: a·first + b·second + sigma·noise.
 
     Args:
@@ -51,7 +51,7 @@ def offspring(step: Step, parents: Sequence[Tensor], seed: int, *, start: int = 
     return out if noise is None else out.add_(noise.to(out.device).mul_(float(sigma)))
 
 
-def noise_of(step: Step, seed: int, start: int, stop: int) -> Tensor | None:
+def noise_of(step: LineageStep, seed: int, start: int, stop: int) -> Tensor | None:
     """(stop - start,) float32 of variance 1, good until the next call in this thread."""
     if step.sigma == 0:
         return None

@@ -1,6 +1,15 @@
 """Recipes: what a merged model is made of, and the YAML it travels in."""
 
 from evomerge.recipes._scales import SCALE_SPAN
-from evomerge.recipes.recipe import DTYPES, ROLES, Lineage, Recipe, Step, Tokenizer, TokenRow
+from evomerge.recipes.recipe import DTYPES, ROLES, Lineage, LineageStep, Recipe, Tokenizer, TokenRow
 
-__all__ = ["DTYPES", "ROLES", "SCALE_SPAN", "Lineage", "Recipe", "Step", "TokenRow", "Tokenizer"]
+__all__ = [
+    "DTYPES",
+    "ROLES",
+    "SCALE_SPAN",
+    "Lineage",
+    "LineageStep",
+    "Recipe",
+    "TokenRow",
+    "Tokenizer",
+]

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Step(BaseModel):
+class LineageStep(BaseModel):
     """A child of one model or two: weighted sums of them, and normal noise on every element.
 
     Attributes:
@@ -41,7 +41,7 @@ class Lineage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     chromosomes: tuple[tuple[str, ...], ...] = (("rest",),)
-    steps: tuple[Step, ...] = Field(min_length=1)
+    steps: tuple[LineageStep, ...] = Field(min_length=1)
 
     @property
     def size(self) -> int:

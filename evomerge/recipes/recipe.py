@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes._lineage import Lineage, Step, lineage_problems
+from evomerge.recipes._lineage import Lineage, LineageStep, lineage_problems
 from evomerge.recipes._scales import canonical_scales, scale_problems
 from evomerge.recipes._segments import Segments, segment_problems
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
@@ -28,10 +28,10 @@ __all__ = [
     "DTYPES",
     "ROLES",
     "Lineage",
+    "LineageStep",
     "Recipe",
     "Scalar",
     "Segments",
-    "Step",
     "TokenRow",
     "Tokenizer",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from evomerge.kernels.pieces import piecewise_sum
 from evomerge.kernels.steps import offspring, replay
-from evomerge.recipes import Lineage, Step
+from evomerge.recipes import Lineage, LineageStep
 from evomerge.spaces._crossing import Matrix
 from evomerge.types import Genome
 
@@ -39,7 +39,9 @@ def is_mutated(genome: Genome) -> bool:
     return "sigma" in genome.genes or "steps" in genome.genes
 
 
-def make_step(genome: Genome, names: Sequence[str | int], stretches: Sequence[Stretch]) -> Step:
+def make_step(
+    genome: Genome, names: Sequence[str | int], stretches: Sequence[Stretch]
+) -> LineageStep:
     """The last step of a child's lineage.
 
     Args:
@@ -48,7 +50,7 @@ def make_step(genome: Genome, names: Sequence[str | int], stretches: Sequence[St
         stretches: in order; empty ones are left out.
     """
     filled = [stretch for stretch in stretches if stretch.stop > stretch.start]
-    return Step(
+    return LineageStep(
         number=genome.genes["noise"],
         parents=tuple(names),
         ends=tuple(stretch.stop for stretch in filled),
@@ -64,7 +66,7 @@ def name_of(genome: Genome) -> str | int:
     return found
 
 
-def joined(parents: Sequence[Genome], step: Step) -> list[dict[str, Any]]:
+def joined(parents: Sequence[Genome], step: LineageStep) -> list[dict[str, Any]]:
     """The steps of a child as JSON: those of its parents, each once, and its own."""
     steps = {s["number"]: s for parent in parents for s in parent.genes.get("steps", ())}
     own = step.model_dump(mode="json")
@@ -88,7 +90,7 @@ class Individuals:
     ) -> None:
         self._read, self._seed = sources, seed
         self._chromosomes = tuple(tuple(words) for words in chromosomes)
-        self._kept: OrderedDict[Step, Tensor] = OrderedDict()
+        self._kept: OrderedDict[LineageStep, Tensor] = OrderedDict()
 
     @cached_property
     def sources(self) -> dict[str, Tensor]:
@@ -103,7 +105,7 @@ class Individuals:
         """(N,) float32 of a source, or of an individual with steps."""
         if "steps" not in genome.genes:
             return self.sources[genome.genes["source"]]
-        last = Step.model_validate(genome.genes["steps"][-1])
+        last = LineageStep.model_validate(genome.genes["steps"][-1])
         if last not in self._kept:
             self._keep(last, replay(self.lineage(genome), self.sources, self._seed))
         self._kept.move_to_end(last)
@@ -113,17 +115,17 @@ class Individuals:
         """(N,) float32 of an individual without steps."""
         return piecewise_sum(list(self.sources.values()), matrix.bounds[1:], matrix.rows)
 
-    def offspring(self, step: Step, parents: Sequence[Tensor]) -> Tensor:
+    def offspring(self, step: LineageStep, parents: Sequence[Tensor]) -> Tensor:
         """(N,) float32 of a child."""
         return offspring(step, parents, self._seed)
 
-    def grow(self, step: Step, parents: Sequence[Tensor]) -> Tensor:
+    def grow(self, step: LineageStep, parents: Sequence[Tensor]) -> Tensor:
         """(N,) float32 of a child, which is kept."""
         found = self.offspring(step, parents)
         self._keep(step, found)
         return found
 
-    def _keep(self, step: Step, elements: Tensor) -> None:
+    def _keep(self, step: LineageStep, elements: Tensor) -> None:
         self._kept[step] = elements
         most = max(_FEWEST, _MOST_BYTES // max(1, elements.nbytes))
         while len(self._kept) > most:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evomerge.errors import ConfigError
 from evomerge.kernels.measures import products
-from evomerge.recipes import Recipe, Step
+from evomerge.recipes import LineageStep, Recipe
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import SearchContext, Space
 from evomerge.spaces._crossing import (
@@ -158,7 +158,7 @@ class CrossoverSpace(Space):
 
     def step(
         self, genome: Genome, names: Sequence[str | int], parents: Sequence[Tensor] = ()
-    ) -> Step:
+    ) -> LineageStep:
         """How a child with mutations is made of its parents, without their genomes.
 
         Args:

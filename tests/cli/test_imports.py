@@ -12,7 +12,7 @@ import yaml
 
 from evomerge import __version__
 from evomerge.analysis.export import CHECKPOINT
-from evomerge.recipes import Lineage, Recipe, Step
+from evomerge.recipes import Lineage, LineageStep, Recipe
 from evomerge.store import RunRecord, Store
 from evomerge.types import Candidate, Evaluation, Genome, TaskScores
 
@@ -73,7 +73,7 @@ def store_run(folder: Path, version: str) -> Path:
     record = RunRecord(
         "two-skills", yaml.safe_dump(search), 0, "f" * 64, "s" * 64, {"evomerge": version}
     )
-    noisy = Step(
+    noisy = LineageStep(
         number=3, parents=("arithmetic", "strings"), ends=(8,), weights=((0.5, 0.5),), sigma=0.1
     )
     merged = (

@@ -11,7 +11,7 @@ from evomerge.kernels.normals import normals
 from evomerge.kernels.stack import TILE, Stack
 from evomerge.kernels.steps import offspring, replay
 from evomerge.operators import Settings, combine, get
-from evomerge.recipes import Lineage, Step
+from evomerge.recipes import Lineage, LineageStep
 
 SEED = 5
 
@@ -22,8 +22,8 @@ def parents(size: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def mutant(size: int) -> Step:
-    return Step(
+def mutant(size: int) -> LineageStep:
+    return LineageStep(
         number=3,
         parents=("a", "b"),
         ends=(size // 3, size),
@@ -59,18 +59,20 @@ def test_torch_operations_give_the_bits_of_the_compiled_loop() -> None:
 
 def test_without_noise_a_copy_is_its_parent() -> None:
     first, _ = parents(10)
-    copy = Step(number=0, parents=("a",), ends=(10,), weights=((1.0,),))
+    copy = LineageStep(number=0, parents=("a",), ends=(10,), weights=((1.0,),))
     assert torch.equal(offspring(copy, [first], SEED), first)
 
 
 def descent(size: int) -> Lineage:
     """Five generations, of which one parent is used late and one twice by the same child."""
     steps = [
-        Step(number=2, parents=("a", "b"), ends=(size,), weights=((0.5, 0.5),), sigma=0.1),
-        Step(number=4, parents=(2, "b"), ends=(7, size), weights=((1, 0), (0.3, 0.7)), sigma=0.1),
-        Step(number=5, parents=(4, 4), ends=(size,), weights=((0.4, 0.6),), sigma=0.1),
-        Step(number=9, parents=(5,), ends=(size,), weights=((1.0,),), sigma=0.2),
-        Step(number=11, parents=(9, 2), ends=(9, size), weights=((0.1, 0.9), (0.9, 0.1))),
+        LineageStep(number=2, parents=("a", "b"), ends=(size,), weights=((0.5, 0.5),), sigma=0.1),
+        LineageStep(
+            number=4, parents=(2, "b"), ends=(7, size), weights=((1, 0), (0.3, 0.7)), sigma=0.1
+        ),
+        LineageStep(number=5, parents=(4, 4), ends=(size,), weights=((0.4, 0.6),), sigma=0.1),
+        LineageStep(number=9, parents=(5,), ends=(size,), weights=((1.0,),), sigma=0.2),
+        LineageStep(number=11, parents=(9, 2), ends=(9, size), weights=((0.1, 0.9), (0.9, 0.1))),
     ]
     return Lineage(steps=tuple(steps))
 
