@@ -200,7 +200,7 @@ def _utilisations(median_seconds: float, rounds: int) -> Iterator[str]:
             crew = SimulatedCrew(workers, median_seconds, order)
             with TemporaryDirectory() as folder:
                 start(_with(crew, search), Path(folder) / "run", _silent)
-            first = len(list(baselines(search.context, search.paper_defaults)))
+            first = len(baselines(search.context, search.paper_defaults))
             busy = crew.utilisation(range(first, first + evaluations))
             driver = float(np.median(crew.driver_seconds))
             yield (

@@ -12,6 +12,7 @@ from evomerge.recipes import Recipe
 Gene = float | int | bool | str
 Split = Literal["search", "held_out"]
 Kind = Literal["baseline", "search", "mean"]
+Role = Literal["base", "source", "average", "paper_defaults"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +108,15 @@ class Evaluation:
     generated_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One numbered attempt of a run.
 
     Attributes:
         number: 0, 1, 2, ... in the order in which the run made them, baselines first.
         kind: ``baseline``, ``search`` (asked of the optimizer) or ``mean`` (its final estimate).
+        role: what a baseline is: the base or a source alone, the average of the sources, or an
+            operator with the defaults of its paper; None otherwise.
         label: a baseline's name, e.g. ``source: strings``; empty otherwise.
         stage: of the search that it belongs to; empty for a baseline, and in a search without
             stages.
@@ -121,9 +124,10 @@ class Candidate:
 
     number: int
     kind: Kind
-    label: str
     genome: Genome
     recipe: Recipe
+    role: Role | None = None
+    label: str = ""
     stage: str = ""
 
 

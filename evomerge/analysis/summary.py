@@ -166,7 +166,7 @@ def _read(
 
     The example scores of a long run would fill the memory: only baselines keep theirs.
     """
-    sources = [c for c in candidates if c.label.startswith("source: ")]
+    sources = [c for c in candidates if c.role == "source"]
     of_sources = {c.number: store.evaluation(c.recipe.digest, split) for c in sources}
     best_source = references(sources, {n: found for n, found in of_sources.items() if found})
     results, scores = {}, {}

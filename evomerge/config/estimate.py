@@ -45,7 +45,7 @@ def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
         for stage in search.stages:
             stage.budget.require_gpus(executor.planned_gpus(search.setup))
     plans = {stage.name: _plan(stage, _first(stage), models) for stage in search.stages}
-    compared = len(list(baselines(search.context, search.paper_defaults)))
+    compared = len(baselines(search.context, search.paper_defaults))
     evaluations = search.evaluations
     examples = example_counts(loaded.file.fitness)
     per_candidate = sum(examples["search"].values())

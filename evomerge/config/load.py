@@ -167,7 +167,8 @@ def _compose(
         file.champions,
         _record(file, context, live.lm_eval_arguments(models)),
     )
-    for _, recipe in baselines(context, search.paper_defaults):
+    for baseline in baselines(context, search.paper_defaults):
+        recipe = baseline.recipe
         live.validate(make_plan(recipe, models.stacked(recipe)))
     return Loaded(file, search, models, tuple(models.notes))
 
@@ -250,7 +251,7 @@ def _setup(
     base: str | Recipe = file.base
     sources: dict[str, str | Recipe] = dict(file.sources)
     stacks = [recipe for stage in stages if (recipe := stage.space.largest()) is not None]
-    stacks += [recipe for _, recipe in baselines(context, ()) if recipe.slices]
+    stacks += [one.recipe for one in baselines(context, ()) if one.recipe.slices]
     largest = max(stacks, key=lambda recipe: recipe.depth or 0, default=None)
     if largest is not None:
         base, sources = largest.base, sources | largest.sources

@@ -4,47 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from evomerge.operators import get
 from evomerge.recipes import Recipe
 from evomerge.spaces import SearchContext
+from evomerge.types import Role
+
+
+class Baseline(NamedTuple):
+    """A recipe that the search has to beat, and what it is called."""
+
+    role: Role
+    label: str
+    recipe: Recipe
 
 
 def baselines(
     context: SearchContext, paper_defaults: Iterable[tuple[str, Sequence[str]]]
-) -> Iterator[tuple[str, Recipe]]:
-    """Label and recipe of the base, each source alone, their average, and papers' defaults.
+) -> list[Baseline]:
+    """The base, each source alone, their average, and operators with their papers' defaults.
 
-    Models that differ in their number of blocks have no average.
+    Of equal recipes only the first is there. Models that differ in their number of blocks have no
+    average.
 
     Args:
         context: the models.
-        paper_defaults: operators whose papers' defaults to try, and on which sources.
+        paper_defaults: names of operators, each with the names of the sources that it merges.
     """
-    # a base that is a source too is told once, as the source
-    alone = {} if context.base in context.sources.values() else {"base": context.base}
-    labels = {"base": "base"} | {name: f"source: {name}" for name in context.sources}
-    recipes = [
-        (labels[name], _alone(context, name, model))
-        for name, model in {**alone, **context.sources}.items()
-    ]
+    by_digest: dict[str, Baseline] = {}
+    for baseline in _all(context, paper_defaults):
+        by_digest.setdefault(baseline.recipe.digest, baseline)
+    return list(by_digest.values())
+
+
+def _all(
+    context: SearchContext, paper_defaults: Iterable[tuple[str, Sequence[str]]]
+) -> Iterator[Baseline]:
+    if context.base not in context.sources.values():  # else it is compared as a source
+        yield Baseline("base", "base", _alone(context, "base", context.base))
+    for name, model in context.sources.items():
+        yield Baseline("source", f"source: {name}", _alone(context, name, model))
     if not context.mixed:
-        recipes.append(("uniform average", context.recipe("linear", {"weight": 1.0})))
+        average = context.recipe("linear", {"weight": 1.0})
+        yield Baseline("average", "uniform average", average)
     for name, sources in paper_defaults:
         some = replace(context, sources={source: context.sources[source] for source in sources})
         on = "" if some.sources == context.sources else f" on {' + '.join(sources)}"
-        recipes.append(
-            (f"{name}, paper's defaults{on}", some.recipe(name, get(name).paper_defaults))
-        )
-    seen: set[str] = set()
-    for label, recipe in recipes:
-        if recipe.digest not in seen:
-            seen.add(recipe.digest)
-            yield label, recipe
+        recipe = some.recipe(name, get(name).paper_defaults)
+        yield Baseline("paper_defaults", f"{name}, paper's defaults{on}", recipe)
 
 
 def _alone(context: SearchContext, name: str, model: str | Recipe) -> Recipe:
-    """One model as it is: merged with nothing, or where no other fits on it, all of its blocks."""
+    """One model as it is: merged with nothing, or all of its blocks where no other model fits."""
     if not context.mixed or context.models is None:
         return replace(context, sources={name: model}).recipe("linear", {"weight": 1.0})
     opened = {"base": context.models.base, **context.models.sources}

@@ -50,7 +50,7 @@ class SearchLoop:
         self.clock = Clock(store.elapsed_seconds(), planned, lambda: executor.gpus)
         self.stage = self._new_stage(search.stages[0], {}, Reading(0, 0))
         self.later = list(search.stages[1:])
-        self.baselines = list(baselines(search.context, search.paper_defaults))
+        self.baselines = baselines(search.context, search.paper_defaults)
         self.candidates: list[Candidate] = []
         self.winners: list[Candidate] = []  # that later stages build on
         self.results: dict[int, Evaluation] = {}
@@ -194,8 +194,12 @@ class SearchLoop:
         """
         number = len(self.candidates)
         if number < len(self.baselines):
-            label, recipe = self.baselines[number]
-            return Candidate(number, "baseline", label, Genome({}), recipe)
+            return Candidate(
+                number=number,
+                kind="baseline",
+                genome=Genome({}),
+                **self.baselines[number]._asdict(),
+            )
         if self.counts.open("baseline"):
             return None  # values may be relative to the best source
         if self._goes_on(now, recorded):
@@ -340,6 +344,6 @@ def _difference(expected: Candidate, proposed: Candidate | None) -> str:
         if proposed.genome.genes.get(name) != value:
             return (
                 f"{text}: gene {name} is {proposed.genome.genes.get(name)!r}, recorded {value!r}. "
-                "Resume with the versions that began the run; run.sqlite names them."
+                "Resume with the versions that began the run; `evomerge show --json` lists them."
             )
     return f"{text}: its kind, parents or recipe differ. Resume with the version that began the run"

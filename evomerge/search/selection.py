@@ -61,8 +61,7 @@ def scores_alone(
             fitness, results[c.number].tasks, best
         )
         for c in candidates
-        if c.kind == "baseline"
-        and len(c.recipe.sources) == 1
+        if c.role in ("base", "source")
         and c.number in results
         and results[c.number].status == "done"
     }
@@ -142,7 +141,7 @@ def references(
     """The best source's score by task, among the sources scored so far."""
     best: dict[str, float] = {}
     for candidate in candidates:
-        if candidate.label.startswith("source: ") and candidate.number in results:
+        if candidate.role == "source" and candidate.number in results:
             for task, scores in results[candidate.number].tasks.items():
                 best[task] = max(best.get(task, scores.score), scores.score)
     return best

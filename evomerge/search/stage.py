@@ -38,7 +38,8 @@ class StageRun:
 
     def candidate(self, number: int, kind: Kind, genome: Genome) -> Candidate:
         """A candidate of this stage."""
-        return Candidate(number, kind, "", genome, self.space.decode(genome), self.name)
+        recipe = self.space.decode(genome)
+        return Candidate(number=number, kind=kind, genome=genome, recipe=recipe, stage=self.name)
 
     def mean(self, number: int) -> Candidate | None:
         """The optimizer's own estimate of the best, if it has one; asked for once."""

@@ -42,6 +42,7 @@ def add(connection: Connection, run_id: int, candidate: Candidate, steps: Steps)
         "number": candidate.number,
         "kind": candidate.kind,
         "label": candidate.label,
+        "role": candidate.role,
         "genes": to_json(genes),
         "recipe_digest": recipe.digest,
         "created_utc": utc_now(),
@@ -79,6 +80,7 @@ def load(connection: Connection, run_id: int, steps: Steps) -> list[Candidate]:
             Candidate(
                 number=row.number,
                 kind=row.kind,
+                role=row.role,
                 label=row.label,
                 genome=Genome(genes, tuple(lineage.get(row.number, ()))),
                 recipe=_recipe(row.recipe_digest, text),

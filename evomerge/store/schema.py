@@ -36,7 +36,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0005"  # the newest file in migrations/versions
+HEAD = "0006"  # the newest file in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -84,6 +84,8 @@ candidates = Table(
     Column("created_utc", Text, nullable=False),
     # of the search; empty for a baseline, and in a search without stages
     Column("stage", Text, nullable=False, server_default=text("''")),
+    # of a baseline: base, source, average or paper_defaults
+    Column("role", Text),
     CheckConstraint("kind IN ('baseline', 'search', 'mean')", name="kind"),
     Index(None, "recipe_digest"),
 )

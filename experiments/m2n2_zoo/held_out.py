@@ -77,7 +77,7 @@ def of_baselines(folder: Path) -> Baselines:
             )
             assert search is not None and held_out is not None
             rows.append((candidate.label, search.value or 0.0, held_out.value or 0.0))
-            if candidate.label.startswith("source: "):
+            if candidate.role == "source":
                 tasks = search.tasks.values()
                 solved.append([score > 0 for task in tasks for score in task.example_scores])
     return Baselines(rows, float(np.array(solved).any(0).mean()))

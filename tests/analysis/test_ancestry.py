@@ -44,7 +44,9 @@ class Family:
     def _add(self, genome: Genome, matrix: Matrix) -> None:
         number = len(self.candidates)
         self._matrices.append(matrix)
-        self.candidates.append(Candidate(number, "search", "", genome, recipe(matrix)))
+        self.candidates.append(
+            Candidate(number=number, kind="search", genome=genome, recipe=recipe(matrix))
+        )
 
     def breed(self, first: int, second: int, cut: int, ratio: float) -> None:
         parts = [Part(0, cut, *line(ratio)), Part(cut, N, *line(1 - ratio))]
@@ -93,7 +95,9 @@ def test_the_copy_of_one_parent_owes_it_everything() -> None:
     family = Family()
     family.breed(0, 1, 40, 0.25)
     copy = Genome({"bounds": [0, N], "rows": [[1.0, 0.0]]}, (2,))
-    family.candidates.append(Candidate(3, "search", "", copy, family.candidates[2].recipe))
+    family.candidates.append(
+        Candidate(number=3, kind="search", genome=copy, recipe=family.candidates[2].recipe)
+    )
     assert shares(family.lineage(3)) == pytest.approx({3: 1.0, 2: 1.0, 1: 0.55, 0: 0.45})
 
 
@@ -119,7 +123,7 @@ def test_genes_tell_how_and_why_without_what_the_recipe_repeats() -> None:
 def test_a_candidate_without_parents_has_no_ancestors() -> None:
     genome = Genome({"weight": 0.5})
     mix = Recipe(base="b", sources={"a": "a", "c": "c"}, operator="linear", dtype="float32")
-    found = lineage([Candidate(0, "search", "", genome, mix)], 0, {})
+    found = lineage([Candidate(number=0, kind="search", genome=genome, recipe=mix)], 0, {})
     assert (shares(found), dict(found.sources)) == ({0: 1.0}, {})
 
 
@@ -128,7 +132,9 @@ def after(family: Family, stage: str, **keys: Any) -> None:
     whole = {"base": "b", "operator": "linear", "dtype": "float32", **keys}
     number, genome = len(family.candidates), Genome({"weight": 0.5})
     made = Recipe.model_validate(whole)
-    family.candidates.append(Candidate(number, "search", "", genome, made, stage))
+    family.candidates.append(
+        Candidate(number=number, kind="search", genome=genome, recipe=made, stage=stage)
+    )
 
 
 def staged() -> Family:

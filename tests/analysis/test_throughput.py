@@ -12,7 +12,9 @@ from evomerge.types import Candidate, Evaluation, Genome
 
 def candidate(number: int) -> Candidate:
     recipe = Recipe(base="b", sources={"a": "a"}, operator="linear", seed=number, dtype="float32")
-    return Candidate(number, "search", "", Genome({"weight": float(number)}), recipe)
+    return Candidate(
+        number=number, kind="search", genome=Genome({"weight": float(number)}), recipe=recipe
+    )
 
 
 def took(

@@ -91,7 +91,10 @@ def store_run(folder: Path, version: str) -> Path:
     with Store.create(folder, record) as store, store.together():
         for number, (of, parents) in enumerate(merged):
             genes = {"steps": [noisy.model_dump(mode="json")]} if of.lineage else {}
-            store.record_ask(Candidate(number, "search", "", Genome(genes, parents), of), number)
+            store.record_ask(
+                Candidate(number=number, kind="search", genome=Genome(genes, parents), recipe=of),
+                number,
+            )
             value = 0.75 if number == 2 else 0.5
             scores = TaskScores(value, (0, 1), (value, value))
             done = Evaluation("done", {"kanji": scores}, value)

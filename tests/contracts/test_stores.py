@@ -73,7 +73,7 @@ def recipe(weight: float) -> Recipe:
 def candidate(number: int, *parents: int, weight: float | None = None) -> Candidate:
     weight = float(number) if weight is None else weight
     genome = Genome({"weight": weight, "layers": 3, "normalize": True, "mode": "é"}, parents)
-    return Candidate(number, "search", "", genome, recipe(weight))
+    return Candidate(number=number, kind="search", genome=genome, recipe=recipe(weight))
 
 
 def evaluation(value: float, *scores: float) -> Evaluation:
@@ -127,11 +127,23 @@ def test_opening_where_there_is_no_run_is_refused(place: Place) -> None:
 
 def test_candidates_read_back_equal_and_by_number(place: Place) -> None:
     made = [
-        Candidate(0, "baseline", "source: 数学 🎉 'quoted'; DROP TABLE", Genome({}), recipe(1.0)),
+        Candidate(
+            number=0,
+            kind="baseline",
+            role="source",
+            label="source: 数学 🎉 'quoted'; DROP TABLE",
+            genome=Genome({}),
+            recipe=recipe(1.0),
+        ),
         candidate(1),
         replace(candidate(2, 1, 0), stage="merge"),
         replace(candidate(3, 2, 2), stage="段階"),
-        Candidate(4, "mean", "", Genome({"weight": 0.1 + 0.2}, (3, 0, 1)), recipe(0.1 + 0.2)),
+        Candidate(
+            number=4,
+            kind="mean",
+            genome=Genome({"weight": 0.1 + 0.2}, (3, 0, 1)),
+            recipe=recipe(0.1 + 0.2),
+        ),
     ]
     with place.create(RUN) as store:
         for number in (0, 1, 2, 3, 4):

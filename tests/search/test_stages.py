@@ -311,7 +311,7 @@ def evaluated(number: int, kind: Any, stage: str, value: float | None) -> Any:
     recipe = recipe.model_copy(update={"seed": number})
     status: Any = "failed" if value is None else "done"
     error = "CandidateError: too large" if value is None else None
-    candidate = Candidate(number, kind, "", Genome({}), recipe, stage)
+    candidate = Candidate(number=number, kind=kind, genome=Genome({}), recipe=recipe, stage=stage)
     return candidate, Evaluation(status, value=value, error=error)
 
 

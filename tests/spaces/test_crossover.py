@@ -84,7 +84,7 @@ def test_a_seed_is_the_recipe_of_its_baseline(
     space: CrossoverSpace, models: Models, zoo: Path
 ) -> None:
     paper_defaults = [(operator, SOURCES) for operator in space.operators]
-    known = dict(baselines(context(models, zoo), paper_defaults))
+    known = {one.label: one.recipe for one in baselines(context(models, zoo), paper_defaults)}
     assert list(known)[-1] == "uniform average"
     for name, seed in zip(SOURCES, seeds(space), strict=True):
         assert space.decode(seed).digest == known[f"source: {name}"].digest

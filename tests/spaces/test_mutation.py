@@ -155,6 +155,6 @@ def test_sources_of_a_mutant_have_their_shares_as_without_noise(folders: dict[st
     parents = [Genome({**space.initial().genes, "source": name}) for name in SOURCES]
     genes = {"split[all]": 0.25, "ratio[all]": 0.2, "sigma": 0.01, "noise": 2}
     genome = space.child(Genome(genes, (0, 1)), parents)
-    candidate = Candidate(2, "search", "", genome, space.decode(genome))
+    candidate = Candidate(number=2, kind="search", genome=genome, recipe=space.decode(genome))
     found = shares_of_sources(candidate)
     assert found == pytest.approx({"x": 0.25 * 0.8 + 0.75 * 0.2, "y": 0.25 * 0.2 + 0.75 * 0.8})

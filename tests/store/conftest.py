@@ -40,7 +40,12 @@ def candidate() -> Callable[..., Candidate]:
             parameters={"weight": {"math": float(number), "ja": 0.5}},
             dtype="bfloat16",
         )
-        return Candidate(number, "search", "", Genome({"weight": float(number)}, parents), recipe)
+        return Candidate(
+            number=number,
+            kind="search",
+            genome=Genome({"weight": float(number)}, parents),
+            recipe=recipe,
+        )
 
     return make
 

@@ -42,7 +42,8 @@ with Store.open(folder) as store:
         parents = tuple(range(max(0, number - 2), number))
         genome = Genome({"weight": float(number)}, parents)
         if number == asked:
-            store.record_ask(Candidate(number, "search", "", genome, recipe), 2.0 * number)
+            store.record_ask(Candidate(number=number, kind="search", genome=genome,
+                                       recipe=recipe), 2.0 * number)
             asked += 1
         scores = TaskScores(0.5, tuple(range(2000)), (0.1 + 0.2,) * 2000)
         told = Evaluation("done", {"a": scores, "b": scores}, 0.5)

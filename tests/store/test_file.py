@@ -21,7 +21,7 @@ COLUMNS = {
     "runs": "id name search_yaml seed fitness_digest settings_digest versions"
     " sources_fingerprints host created_utc finished_utc",
     "recipes": "digest json",
-    "candidates": "run_id number kind label genes recipe_digest created_utc stage",
+    "candidates": "run_id number kind label genes recipe_digest created_utc stage role",
     "parents": "run_id child position parent",
     "evaluations": "id recipe_digest fitness_digest split settings_digest status value error"
     " merge_seconds score_seconds created_utc generation_seconds worker generated_tokens",
@@ -40,7 +40,16 @@ def folder(tmp_path: Path, run: Any, candidate: Any, evaluation: Any) -> Path:
     """A run with a baseline, a good, a bad, a failed and an unfinished candidate."""
     with Store.create(tmp_path, run) as store:
         baseline = candidate(0)
-        store.record_ask(Candidate(0, "baseline", "source: math", Genome({}), baseline.recipe), 0.0)
+        store.record_ask(
+            Candidate(
+                number=0,
+                kind="baseline",
+                label="source: math",
+                genome=Genome({}),
+                recipe=baseline.recipe,
+            ),
+            0.0,
+        )
         for number in (1, 2, 3, 4):
             store.record_ask(candidate(number, *range(number - 1)), float(number))
         store.record_tell(0, evaluation(0.5), elapsed_seconds=5.0)

@@ -27,7 +27,9 @@ def child(number: int, *parents: Candidate) -> Candidate:
         recipe = Recipe.model_validate(
             {**keys, "sources": {name: SOURCES[name]}, "operator": "linear"}
         )
-        return Candidate(number, "search", "", Genome({"source": name}), recipe)
+        return Candidate(
+            number=number, kind="search", genome=Genome({"source": name}), recipe=recipe
+        )
     known = [p.genome.genes for p in parents]
     names = [
         genes["source"] if "source" in genes else genes["steps"][-1]["number"] for genes in known
@@ -38,7 +40,12 @@ def child(number: int, *parents: Candidate) -> Candidate:
     steps = [*(before[n] for n in sorted(before)), own]
     recipe = Recipe.model_validate({**keys, "operator": "segments", "lineage": {"steps": steps}})
     genes = {"split": 0.3, "steps": steps, "sigma": 0.01}
-    return Candidate(number, "search", "", Genome(genes, tuple(p.number for p in parents)), recipe)
+    return Candidate(
+        number=number,
+        kind="search",
+        genome=Genome(genes, tuple(p.number for p in parents)),
+        recipe=recipe,
+    )
 
 
 def family(count: int) -> list[Candidate]:

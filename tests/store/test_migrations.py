@@ -79,15 +79,6 @@ def test_the_file_of_a_newer_evomerge_is_refused(tmp_path: Path, run: Any, read_
     Store.open(tmp_path).close()  # the refusal let go of the lock
 
 
-def test_a_reader_leaves_an_older_file_to_a_writer(
-    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Store.create(tmp_path, run).close()
-    monkeypatch.setattr(database, "HEAD", "0998")
-    with pytest.raises(StoreError, match=rf"older evomerge \(schema {HEAD}.*Resume the run once"):
-        Store.open(tmp_path, read_only=True)
-
-
 def test_evaluations_of_the_first_schema_are_kept(tmp_path: Path, run: Any) -> None:
     """A file as the first migration made it, with an evaluation in it."""
     engine = database.connect(tmp_path / "old.sqlite", read_only=False, create=True)
@@ -128,4 +119,38 @@ def test_candidates_of_before_stages_are_of_none(tmp_path: Path) -> None:
         board = connection.execute(text("SELECT number, stage, status FROM leaderboard")).one()
     assert tuple(kept) == (0, "search", "")
     assert tuple(board) == (0, "", None)
+    engine.dispose()
+
+
+def test_baselines_of_before_have_the_roles_that_their_labels_say(tmp_path: Path) -> None:
+    """A file as the fifth migration made it, with labels of 0.2.2."""
+    engine = database.connect(tmp_path / "old.sqlite", read_only=False, create=True)
+    config = database.migrations()
+    roles = {
+        "base": "base",
+        "source: base": "source",
+        "source: uniform average": "source",
+        "uniform average": "average",
+        "textbook ties": "paper_defaults",
+        "textbook ties on a + b": "paper_defaults",
+    }
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        connection.execute(
+            text(
+                "INSERT INTO runs VALUES (1, 'n', 'y', 0, 'f', 's', '{}', '{}', 'h', '2026', NULL)"
+            )
+        )
+        connection.execute(text("INSERT INTO recipes VALUES ('d', '{}')"))
+        add = text(
+            "INSERT INTO candidates VALUES (1, :number, :kind, :label, '{}', 'd', '2026', '')"
+        )
+        for number, label in enumerate(roles):
+            connection.execute(add, {"number": number, "kind": "baseline", "label": label})
+        connection.execute(add, {"number": len(roles), "kind": "search", "label": ""})
+    database.migrate(engine)
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT role FROM candidates ORDER BY number")).scalars()
+    assert list(kept) == [*roles.values(), None]
     engine.dispose()
