@@ -134,7 +134,7 @@ def _stored(folder: Path, overrides: list[str]) -> Loaded:
     from evomerge.config.resume import require_version, resumed
     from evomerge.store import Store
 
-    with Store.open(folder) as store:  # as a writer, which brings an older file up to date
+    with Store.open(folder, read_only=True) as store:  # of an older version it stays as it is
         run = store.run()
     resumed(run.search_yaml, str(folder), overrides)
     require_version(run, folder)

@@ -23,7 +23,7 @@ def start(search: Search, folder: Path, observe: Observer) -> None:
         InputError: sources with NaN, or whatever `Executor.start` refuses.
         SearchError: the first candidates all failed, or nothing could be scored.
     """
-    if (folder / "run.sqlite").exists():
+    if Store.exists(folder):
         raise RunError(
             f"{folder}: has a run already. Go on with it: evomerge resume {folder}. "
             "Or choose another folder with --run."

@@ -148,12 +148,17 @@ def beside(path: Path) -> list[Path]:
     return [Path(f"{path}-{name}") for name in ("journal", "wal", "shm")]
 
 
-def prepare(engine: Engine, path: Path, *, read_only: bool) -> None:
+def is_older(engine: Engine) -> bool:
+    """Whether an existing database has an older schema than this version's."""
+    revision = _revision(engine)
+    return revision not in (None, HEAD) and revision in _known_revisions()
+
+
+def prepare(engine: Engine, path: Path) -> None:
     """Bring an existing database to the newest schema.
 
     Raises:
-        StoreError: it is no run's database, has a schema that this version does not know, or has
-            an older one and is open for reading only.
+        StoreError: it is no run's database, or has a schema that this version does not know.
     """
     revision = _revision(engine)
     if revision == HEAD:
@@ -164,11 +169,6 @@ def prepare(engine: Engine, path: Path, *, read_only: bool) -> None:
         raise StoreError(
             f"{path}: was written by a newer evomerge (schema {revision}, this version knows "
             f"up to {HEAD}). Upgrade evomerge."
-        )
-    if read_only:
-        raise StoreError(
-            f"{path}: was written by an older evomerge (schema {revision}, this version reads "
-            f"{HEAD}). Resume the run once, which brings the file up to date."
         )
     migrate(engine)
 

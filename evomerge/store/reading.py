@@ -1,15 +1,16 @@
-"""Reading a run in a folder in which one may not write."""
+"""Reading a run whose file one may not write, or should not: it is of an older version."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sqlite3
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sqlalchemy import text
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from evomerge.errors import StoreError
@@ -19,14 +20,17 @@ _TRIES = 8
 
 
 def readable(path: Path, resources: ExitStack) -> Path:
-    """The database, or a copy of it where it cannot be read without writing beside it.
+    """The database, or a copy of it where it cannot be read without writing.
+
+    SQLite may have to undo what a killed writer left half done, and a file of an older version
+    wants the newest schema. Its own version goes on reading the original.
 
     Args:
         resources: at whose end the copy is removed.
 
     Raises:
         OSError: it may not be read, or there is no room for a copy.
-        StoreError: it changes whenever it is copied.
+        StoreError: it changes whenever it is copied, or is of a newer evomerge.
     """
     for _ in range(_TRIES):
         if _can_be_read(path):
@@ -40,33 +44,40 @@ def readable(path: Path, resources: ExitStack) -> Path:
                     shutil.copyfile(file, folder / file.name)
             # whoever resumes the run meanwhile moves its log into it, of which half was copied
             if [_state(file) for file in files] == before:
+                with _engine(folder / path.name, read_only=False) as engine:
+                    database.prepare(engine, path)
                 resources.push(copy.pop_all())
                 return folder / path.name
     raise StoreError(f"{path}: changes while it is copied. Try again when it is at rest.")
 
 
 def _can_be_read(path: Path) -> bool:
-    """Whether SQLite has nothing to write first."""
-    engine = database.connect(path, read_only=True)
+    """Whether nothing has to be written first."""
     try:
-        with engine.connect() as connection:
-            connection.execute(text("SELECT 1 FROM sqlite_master"))
+        with _engine(path, read_only=True) as engine:
+            return not database.is_older(engine)
     except DBAPIError as error:
         if not _wants_to_write(error, path):
             raise
         return False
+
+
+@contextmanager
+def _engine(path: Path, *, read_only: bool) -> Iterator[Engine]:
+    engine = database.connect(path, read_only=read_only)
+    try:
+        yield engine
     finally:
         engine.dispose()
-    return True
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
     """Another whenever the file was written to; None without one."""
     try:
-        found = file.stat()
+        status = file.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _wants_to_write(error: DBAPIError, path: Path) -> bool:

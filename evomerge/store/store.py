@@ -21,7 +21,7 @@ from evomerge.store.reading import readable
 from evomerge.store.records import Event, RunRecord
 from evomerge.types import Candidate, Evaluation, Gram, Split
 
-FILE_NAME = "run.sqlite"
+_FILE_NAME = "run.sqlite"
 
 
 class Store:
@@ -70,6 +70,16 @@ class Store:
         self._fitness_digest = run.fitness_digest
         self._settings_digest = run.settings_digest
 
+    @staticmethod
+    def path(folder: Path) -> Path:
+        """The file of the run in a folder, which any SQLite program can read."""
+        return folder / _FILE_NAME
+
+    @classmethod
+    def exists(cls, folder: Path) -> bool:
+        """Whether there is a run in a folder."""
+        return cls.path(folder).is_file()
+
     @classmethod
     def create(cls, folder: Path, run: RunRecord) -> Self:
         """A new run in a folder, which is made if need be. A kill leaves all of it or none.
@@ -81,7 +91,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{folder}: cannot be made: {error.strerror}.") from None
-        path = folder / FILE_NAME
+        path = cls.path(folder)
         with ExitStack() as resources, database.database_errors(path):
             resources.callback(WriterLock(folder).release)
             if path.exists():
@@ -91,15 +101,17 @@ class Store:
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> Self:
-        """The run in a folder. A writer brings an older schema up to date.
+        """The run in a folder.
+
+        A writer brings the file of an older version up to date; a reader leaves it as it is.
 
         Raises:
             RunError: the folder has no run, or is in use by another process.
             StoreError: the file is damaged, or of a newer evomerge.
         """
-        path = folder / FILE_NAME
-        if not path.is_file():
-            raise RunError(f"{folder}: has no run: there is no file {FILE_NAME} in it.")
+        path = cls.path(folder)
+        if not cls.exists(folder):
+            raise RunError(f"{folder}: has no run: there is no file {path.name} in it.")
         with ExitStack() as resources, database.database_errors(path):
             if read_only:
                 path = readable(path, resources)
@@ -112,7 +124,7 @@ class Store:
         """A store on an existing file, which takes ``resources`` over."""
         engine = database.connect(path, read_only=read_only)
         resources.callback(engine.dispose)
-        database.prepare(engine, path, read_only=read_only)
+        database.prepare(engine, path)
         with engine.begin() as connection:
             run_id = runs.only_id(connection)
         log = WriteAheadLog(engine, path, wanted=not read_only and is_local(path.parent))
