@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from evomerge.engines import Engine
 from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
 from evomerge.plugins import registry
-from evomerge.recipes import Recipe
-from evomerge.recipes.recipe import Tokenizer
+from evomerge.recipes import Recipe, Tokenizer
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.whole import Scorer
 from evomerge.types import Evaluation, Job, Split, TaskScores

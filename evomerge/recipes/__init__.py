@@ -1,15 +1,22 @@
 """Recipes: what a merged model is made of, and the YAML it travels in."""
 
-from evomerge.recipes._scales import SCALE_SPAN
-from evomerge.recipes.recipe import DTYPES, ROLES, Lineage, LineageStep, Recipe, Tokenizer, TokenRow
+from evomerge.recipes._segments import Lineage, LineageStep, Segments
+from evomerge.recipes._settings import ROLES, Scalar
+from evomerge.recipes._stack import BASE, SCALE_SPAN
+from evomerge.recipes._tokenizer import AUTO, Tokenizer, TokenRow
+from evomerge.recipes.recipe import DTYPES, Recipe
 
 __all__ = [
+    "AUTO",
+    "BASE",
     "DTYPES",
     "ROLES",
     "SCALE_SPAN",
     "Lineage",
     "LineageStep",
     "Recipe",
+    "Scalar",
+    "Segments",
     "TokenRow",
     "Tokenizer",
 ]

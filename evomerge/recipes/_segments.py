@@ -1,22 +1,27 @@
-"""Segments: another weighted sum of the sources on every stretch of the model's elements."""
+"""What the operator `segments` merges by: weights that change along the model's elements.
+
+Either one matrix of weights (`Segments`), or the steps of a breeding with mutation (`Lineage`),
+for which no single weighted sum stands. Both lay the tensors end to end as
+`evomerge.recipes.layout` does.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Segments(BaseModel):
-    """A piecewise constant matrix of coefficients.
+    """A weighted sum of the sources for every segment of the model's elements.
 
     Attributes:
-        chromosomes: (C,) the tensors by group, in the order in which they are laid end to end:
-            words as in `evomerge.recipes.layout`.
+        chromosomes: (C,) groups of tensors in the order in which they are laid end to end, each
+            the words that select it.
         bounds: (S + 1,) elements at which segments begin and end, ascending from 0.
-        rows: (S, K) the weight of every source, in the recipe's order.
+        rows: (S, K) weights of the sources, in the recipe's order.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,12 +36,51 @@ class Segments(BaseModel):
         return self.bounds[-1]
 
 
+class LineageStep(BaseModel):
+    """A child of one model or two: a weighted sum for every segment, plus normal noise.
+
+    Attributes:
+        number: names the child, and seeds its noise.
+        parents: (M,) names of sources, or numbers of earlier steps; one or two.
+        ends: (S,) elements at which segments end, ascending; the first segment begins at 0.
+        weights: (S, M) weights of the parents.
+        sigma: standard deviation of the noise on every element; 0 for none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int = Field(ge=0)
+    parents: tuple[str | int, ...] = Field(min_length=1, max_length=2)
+    ends: tuple[int, ...] = Field(min_length=1)
+    weights: tuple[tuple[float, ...], ...]
+    sigma: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class Lineage(BaseModel):
+    """The steps from the sources to a model, which is the last step's child.
+
+    Attributes:
+        chromosomes: as of `Segments`.
+        steps: parents before children.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    chromosomes: tuple[tuple[str, ...], ...] = (("rest",),)
+    steps: tuple[LineageStep, ...] = Field(min_length=1)
+
+    @property
+    def size(self) -> int:
+        """Elements of the model."""
+        return self.steps[-1].ends[-1]
+
+
 def segment_problems(segments: Segments | None, sources: Collection[str]) -> Iterator[str]:
     """Bounds that do not ascend, and rows that do not fit them or the sources."""
     if segments is None:
         return
     bounds, rows = segments.bounds, segments.rows
-    if bounds[:1] != (0,) or any(low >= high for low, high in pairwise(bounds)):
+    if bounds[:1] != (0,) or not _ascend(bounds):
         yield "segments.bounds: expected elements that ascend from 0"
     if len(rows) != len(bounds) - 1 or not rows:
         yield (
@@ -48,3 +92,35 @@ def segment_problems(segments: Segments | None, sources: Collection[str]) -> Ite
             yield f"segments.rows.{number}: {len(row)} weights for {len(sources)} sources"
         elif not all(map(math.isfinite, row)):
             yield f"segments.rows.{number}: expected finite numbers, got {list(row)}"
+
+
+def lineage_problems(lineage: Lineage | None, sources: Collection[str]) -> Iterator[str]:
+    """Steps out of order, unknown parents, and segments or weights that do not fit."""
+    if lineage is None:
+        return
+    known: set[str | int] = set(sources)
+    last = -1
+    for place, step in enumerate(lineage.steps):
+        at = f"lineage.steps.{place}"
+        if step.number <= last:
+            yield f"{at}.number: expected more than {last}, got {step.number}"
+        for parent in step.parents:
+            if parent not in known:
+                yield f"{at}.parents: {parent!r} is neither a source nor an earlier step"
+        if step.ends[0] <= 0 or not _ascend(step.ends):
+            yield f"{at}.ends: expected elements that ascend from more than 0"
+        if step.ends[-1] != lineage.size:
+            yield f"{at}.ends: the last is {step.ends[-1]}, that of the last step {lineage.size}"
+        if [len(row) for row in step.weights] != [len(step.parents)] * len(step.ends):
+            yield (
+                f"{at}.weights: expected {len(step.ends)} rows, one for each segment, of "
+                f"{len(step.parents)} weights, one for each parent"
+            )
+        if not all(math.isfinite(weight) for row in step.weights for weight in row):
+            yield f"{at}.weights: expected finite numbers"
+        known.add(step.number)
+        last = step.number
+
+
+def _ascend(elements: Sequence[int]) -> bool:
+    return all(low < high for low, high in pairwise(elements))

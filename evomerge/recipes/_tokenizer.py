@@ -1,4 +1,4 @@
-"""Which vocabulary a merged model gets, and where the rows of its tokens come from."""
+"""The merged model's vocabulary, where the rows of its tokens come from, and its chat template."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Collection, Iterator
 from pydantic import BaseModel, ConfigDict, Field
 
 from evomerge.plugins.registry import did_you_mean
+from evomerge.recipes._stack import BASE
 
-WORDS = ("base", "union")
+VOCABULARIES = (BASE, "union")  # beside the name of a source
+AUTO = "auto"  # the chat template that most models have
+TEMPLATE_NAMES = ("alpaca", "chatml", "exaone", "llama3", "mistral")  # as in mergekit 0.1.5
 
 
 class TokenRow(BaseModel):
@@ -61,8 +64,9 @@ def tokenizer_problems(
     if tokenizer is None:
         return
     source = tokenizer if isinstance(tokenizer, str) else tokenizer.source
-    if source not in WORDS and source not in sources:
-        yield f"tokenizer: no such source: {source}.{did_you_mean(source, [*WORDS, *sources])}"
+    known = [*VOCABULARIES, *sources]
+    if source not in known:
+        yield f"tokenizer: no such source: {source}.{did_you_mean(source, known)}"
     if source == "union" and "union" in sources:
         yield "tokenizer: 'union' is the name of a source too. Rename the source."
     tokens = {} if isinstance(tokenizer, str) else tokenizer.tokens
@@ -70,10 +74,19 @@ def tokenizer_problems(
         at = f"tokenizer.tokens.{token}"
         if row.zero == (row.source is not None):
             yield f"{at}: expected either a source or zero: true"
-        elif row.source is not None and row.source not in ("base", *sources):
-            known = did_you_mean(row.source, ["base", *sources])
-            yield f"{at}.source: no such source: {row.source}.{known}"
+        elif row.source is not None and row.source not in (BASE, *sources):
+            hint = did_you_mean(row.source, [BASE, *sources])
+            yield f"{at}.source: no such source: {row.source}.{hint}"
         if row.token is not None and row.token_id is not None:
             yield f"{at}: expected a token or a token_id, got both"
         elif row.zero and (row.token is not None or row.token_id is not None):
             yield f"{at}: a row of zeros has no token. Remove the key"
+
+
+def template_problems(template: str | None) -> Iterator[str]:
+    """Why a chat template is refused: one that is neither a text nor a known name."""
+    if template and "{" not in template and template not in (AUTO, *TEMPLATE_NAMES):
+        yield (
+            f"chat_template: {template!r} is neither a Jinja text nor a known name."
+            f"{did_you_mean(template, [AUTO, *TEMPLATE_NAMES])}"
+        )

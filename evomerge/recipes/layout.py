@@ -11,8 +11,8 @@ from itertools import accumulate, pairwise
 from evomerge.errors import RecipeError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._segments import Segments
+from evomerge.recipes._settings import ROLES
 from evomerge.recipes.places import Placed, precedes_blocks
-from evomerge.recipes.recipe import ROLES
 
 REST = ("rest", "all")
 Chromosomes = Sequence[Sequence[str]]

@@ -11,30 +11,27 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes._lineage import Lineage, LineageStep, lineage_problems
-from evomerge.recipes._scales import canonical_scales, scale_problems
-from evomerge.recipes._segments import Segments, segment_problems
+from evomerge.recipes._segments import (
+    Lineage,
+    Segments,
+    lineage_problems,
+    segment_problems,
+)
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
-from evomerge.recipes._slices import Slice, canonical_slices, length, slice_problems
-from evomerge.recipes._template import template_problems
+from evomerge.recipes._stack import (
+    Slice,
+    canonical_scales,
+    canonical_slices,
+    scale_problems,
+    slice_lengths,
+    slice_problems,
+)
 from evomerge.recipes._tokenizer import (
     Tokenizer,
-    TokenRow,
     canonical_tokenizer,
+    template_problems,
     tokenizer_problems,
 )
-
-__all__ = [
-    "DTYPES",
-    "ROLES",
-    "Lineage",
-    "LineageStep",
-    "Recipe",
-    "Scalar",
-    "Segments",
-    "TokenRow",
-    "Tokenizer",
-]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -143,8 +140,7 @@ class Recipe(BaseModel):
     @property
     def depth(self) -> int | None:
         """The number of output blocks; None without slices, where it is the base's."""
-        lengths = [length(slice_) for slice_ in self.slices]
-        return sum(lengths) if lengths else None
+        return sum(slice_lengths(self.slices)) or None
 
     def setting(
         self, name: str, source: str | None, role: str, layer: int, tensor: str

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes import Recipe
+from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
 from evomerge.spaces._hops import KINDS, Scaling
 from evomerge.spaces._indicators import (
@@ -31,8 +31,6 @@ from evomerge.spaces._indicators import (
 from evomerge.spaces._path import Block, Limits, Slot, Slots
 from evomerge.types import Genome
 from evomerge.weights.checkpoint import Checkpoint
-
-BASE = "base"
 
 
 def _blocks(value: Any) -> Any:

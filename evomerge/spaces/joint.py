@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import made_of
-from evomerge.recipes import Recipe
+from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces.dataflow import BASE, DataflowSpace
+from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.parameter import ParameterSpace
 from evomerge.types import Genome
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import PlanError
-from evomerge.recipes.recipe import Tokenizer, TokenRow
+from evomerge.recipes import BASE, Tokenizer, TokenRow
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.slices import BASE
 from evomerge.weights.tokenizers import AddedToken, added_tokens, next_id
 from evomerge.weights.vocabulary import AlignedRows
 

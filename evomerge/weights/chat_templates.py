@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evomerge.recipes._template import AUTO
+from evomerge.recipes import AUTO
 
 FILE = "chat_template.jinja"
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from evomerge.errors import PlanError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.weights.names import language_parts, precedes_blocks, within_block
+from evomerge.recipes.places import precedes_blocks
+from evomerge.weights.names import language_parts, within_block
 from evomerge.weights.slots import Slot
 
 _LEAF = re.compile(r"\.(weight|bias)$")

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, cast
 
 from evomerge.errors import PlanError
-from evomerge.recipes import Recipe
-from evomerge.recipes.recipe import Tokenizer
+from evomerge.recipes import Recipe, Tokenizer
 from evomerge.weights import chat_templates
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.block_numbers import displaced

@@ -88,11 +88,6 @@ def is_position(name: str) -> bool:
     return _POSITIONS.search(name) is not None
 
 
-def renumber(name: str, layer: int) -> str:
-    """The name that a tensor of a block has in block ``layer``."""
-    return _NUMBER.sub(f".{layer}.", name, count=1)
-
-
 def within_block(name: str) -> str:
     """``mlp.up.weight`` of ``model.layers.3.mlp.up.weight``; empty for a name without a number."""
     return _split(name)[2]
@@ -102,13 +97,6 @@ def stack(name: str) -> str | None:
     """``model.layers`` of ``model.layers.3.mlp.up.weight``; None of a name without a number."""
     path, index, _ = _split(name)
     return None if index is None else path
-
-
-def precedes_blocks(name: str, place: Place) -> bool:
-    """Whether a tensor outside the blocks is used before them: embeddings and towers are."""
-    if place.role == "norm":
-        return "embed" in name.lower()  # BLOOM's word_embeddings_layernorm
-    return place.role != "head"
 
 
 def _split(name: str) -> tuple[str, int | None, str]:

@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from evomerge.recipes import BASE
+from evomerge.recipes.places import precedes_blocks, renumber
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.names import Place, precedes_blocks, renumber, stack
+from evomerge.weights.names import Place, stack
 
 Range = tuple[int, int]
 Slices = Sequence[Mapping[str, Range]]
-BASE = "base"  # what a recipe calls its base; a source of that name is the same model
 
 
 class Seat(NamedTuple):

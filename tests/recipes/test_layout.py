@@ -8,9 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from evomerge.errors import RecipeError
-from evomerge.recipes import Recipe
+from evomerge.recipes import Recipe, Segments
 from evomerge.recipes.layout import Layout, lay_out
-from evomerge.recipes.recipe import Segments
 from evomerge.recipes.yaml import from_yaml, to_yaml
 from evomerge.yaml_files import parse_yaml
 

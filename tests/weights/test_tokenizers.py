@@ -258,7 +258,7 @@ def templated(tiny: Tiny, folder: Path, template: str | None, *, in_config: bool
 
 
 def test_known_formats_are_those_that_recipes_know() -> None:
-    from evomerge.recipes._template import TEMPLATES as NAMES
+    from evomerge.recipes._tokenizer import TEMPLATE_NAMES as NAMES
 
     assert sorted(TEMPLATES) == sorted(NAMES)
 

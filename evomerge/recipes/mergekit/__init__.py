@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError
+from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit.read import from_mergekit
 from evomerge.recipes.mergekit.write import to_mergekit
 from evomerge.recipes.places import PlacesOf
-from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.yaml import FORMAT
 
 __all__ = ["from_documents", "from_mergekit", "is_mergekit", "to_mergekit"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from evomerge.recipes.recipe import Scalar
+from evomerge.recipes import Scalar
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes._slices import BASE
+from evomerge.recipes import Recipe
+from evomerge.recipes._stack import BASE
 from evomerge.recipes.mergekit.methods import METHODS
 from evomerge.recipes.mergekit.read_definitions import Definitions
 from evomerge.recipes.mergekit.read_entries import (
@@ -32,7 +33,6 @@ from evomerge.recipes.places import (
     layers_of_model,
     places_of_model,
 )
-from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.yaml import validated
 
 DIALECT = "dialect"

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from evomerge.recipes._slices import BASE
+from evomerge.recipes import ROLES, Recipe
+from evomerge.recipes._stack import BASE
 from evomerge.recipes.mergekit.methods import Method
 from evomerge.recipes.mergekit.read_settings import Problem, Scope, check_keys
-from evomerge.recipes.recipe import ROLES, Recipe
 
 Model = str | Recipe
 

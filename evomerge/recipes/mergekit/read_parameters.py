@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.plugins.registry import did_you_mean
+from evomerge.recipes import ROLES, Scalar
 from evomerge.recipes._settings import canonical
+from evomerge.recipes.mergekit.filters import FILTERS
 from evomerge.recipes.mergekit.methods import RESCALED, Method
 from evomerge.recipes.mergekit.read_entries import Model, Part, Run, shown
 from evomerge.recipes.mergekit.read_settings import Line, Problem, Scope, read_lines
 from evomerge.recipes.mergekit.spread import Spread, Stretch
-from evomerge.recipes.places import FILTERS
-from evomerge.recipes.recipe import ROLES, Scalar
 
 _HINTS = ("int8_mask",)  # how much memory mergekit takes; the result is the same
 _TARGETS = frozenset(ROLES) - {"other"} | {"final_norm"}

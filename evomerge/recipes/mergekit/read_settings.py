@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from evomerge.plugins.registry import did_you_mean
+from evomerge.recipes import Scalar
 from evomerge.recipes.mergekit.methods import interpolate, pick
-from evomerge.recipes.recipe import Scalar
 
 Gradient = Scalar | list[Scalar]
 Scope = tuple[str, Any]  # where a ``parameters`` stands, and what it holds

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from evomerge.recipes import ROLES, Scalar
+from evomerge.recipes.mergekit.filters import FILTERS, cover
 from evomerge.recipes.mergekit.read_settings import Line
-from evomerge.recipes.places import FILTERS, Places, at_block, cover, precedes_blocks
-from evomerge.recipes.recipe import ROLES, Scalar
+from evomerge.recipes.places import Places, precedes_blocks, renumber
 
 Row = Scalar | list[Scalar]
 
@@ -89,9 +90,9 @@ class Spread:
                 line = _fitting(stretch, name)
                 if line is not None:
                     outer[name] = line.start
-            elif (generic := at_block(name, 0)) not in blocks:
+            elif (generic := renumber(name, 0)) not in blocks:
                 blocks[generic] = self._row_of(stretches, name)
-        roles = {at_block(n, 0) if p.layer is not None else n: p.role for n, p in places.items()}
+        roles = {renumber(n, 0) if p.layer is not None else n: p.role for n, p in places.items()}
         return by_role(blocks, outer, roles) or by_filter(blocks, outer)
 
     def _row_of(self, stretches: Sequence[Stretch], name: str) -> Row:
@@ -100,7 +101,7 @@ class Spread:
         for stretch, length in zip(stretches, self._lengths(stretches), strict=True):
             for step in range(length):
                 # of a source's own parameter mergekit looks at the source's tensor name
-                line = _fitting(stretch, at_block(name, len(values) + stretch.shift))
+                line = _fitting(stretch, renumber(name, len(values) + stretch.shift))
                 values.append(None if line is None else line.at(step, length))
         return _filled(values)
 

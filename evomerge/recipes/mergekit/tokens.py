@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evomerge.recipes._tokenizer import WORDS
+from evomerge.recipes import Tokenizer, TokenRow
+from evomerge.recipes._tokenizer import VOCABULARIES
 from evomerge.recipes.mergekit.read_entries import Entries, Model, shown
 from evomerge.recipes.mergekit.read_settings import check_keys
-from evomerge.recipes.recipe import Tokenizer, TokenRow
 
 NameOf = Callable[[Model], str | None]  # ``base`` or a source's name; None for other models
 
@@ -18,7 +18,7 @@ def read_tokenizer(content: dict[str, Any], entries: Entries, name_of: NameOf) -
     problem = entries.problem
 
     def source(value: Any, path: str) -> str:
-        if value in WORDS:
+        if value in VOCABULARIES:
             return str(value)
         model = entries.model(value, path)
         name = name_of(model)
@@ -81,7 +81,7 @@ def write_tokenizer(
     """
     if tokenizer is None:
         return {}
-    words = WORDS if has_base else ("union",)
+    words = VOCABULARIES if has_base else ("union",)
     if isinstance(tokenizer, str):
         return {"tokenizer_source": tokenizer if tokenizer in words else models[tokenizer]}
     word = tokenizer.source if tokenizer.source in words else models[tokenizer.source]

@@ -9,7 +9,8 @@ import yaml
 
 from evomerge.errors import ExportError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes._slices import BASE, length
+from evomerge.recipes import Recipe
+from evomerge.recipes._stack import BASE, slice_lengths
 from evomerge.recipes.mergekit import write_refusals as refuse
 from evomerge.recipes.mergekit.methods import METHOD_OF, METHODS, Method
 from evomerge.recipes.mergekit.modules import named
@@ -20,7 +21,6 @@ from evomerge.recipes.mergekit.write_scales import Folds, by_factor
 from evomerge.recipes.mergekit.write_segments import by_tensor
 from evomerge.recipes.mergekit.write_values import Values, has_rows, with_rescale
 from evomerge.recipes.places import Placed
-from evomerge.recipes.recipe import Recipe
 
 PAIRS = ("slerp", "nearswap", "arcee_fusion")  # of two sources the first is the base
 _WHOLE_NUMBERS = ("max_iter",)
@@ -71,7 +71,7 @@ class _Writer:
         # where mergekit would add the base to the models
         self.alone = method.base == "ignored" and name != "linear" and not self._has_base
         self.slices = recipe.slices
-        self.layout = Layout(places, [length(s) for s in recipe.slices])
+        self.layout = Layout(places, slice_lengths(recipe.slices))
         if self.alone and not recipe.slices:
             self.slices = (dict.fromkeys(recipe.sources, (0, self.layout.layers)),)
             self.layout = Layout(places, [self.layout.layers])

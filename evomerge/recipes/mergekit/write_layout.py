@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import ExportError
+from evomerge.recipes import Scalar
 from evomerge.recipes._settings import is_filters
+from evomerge.recipes.mergekit.filters import cover, pattern
 from evomerge.recipes.mergekit.methods import pick
 from evomerge.recipes.mergekit.spread import by_filter
-from evomerge.recipes.places import Placed, at_block, cover, pattern, precedes_blocks
-from evomerge.recipes.recipe import Scalar
+from evomerge.recipes.places import Placed, precedes_blocks, renumber
 
 Row = Scalar | list[Scalar]
 Value = Callable[[str, int, str], Scalar]  # of one parameter, by role, block and tensor name
@@ -100,7 +101,7 @@ class Layout:
             if place.layer is None:
                 outer[name] = value(place.role, 0, name)
             else:
-                names = [at_block(name, layer) for layer in range(self.layers)]
+                names = [renumber(name, layer) for layer in range(self.layers)]
                 row = [value(place.role, layer, at) for layer, at in enumerate(names)]
                 blocks[names[0]] = row[0] if all(item == row[0] for item in row) else row
         try:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.plugins.registry import did_you_mean
+from evomerge.recipes import Recipe, Scalar
 from evomerge.recipes.mergekit.methods import Method
 from evomerge.recipes.mergekit.write_layout import Layout, Value
-from evomerge.recipes.recipe import Recipe, Scalar
 
 At = Callable[[str, str | None], Value]  # parameter and source to its values
 

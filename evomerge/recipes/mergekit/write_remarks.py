@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 
+from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit.methods import Method
 from evomerge.recipes.mergekit.write_layout import Layout, Value
-from evomerge.recipes.recipe import Recipe
 
 _RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 

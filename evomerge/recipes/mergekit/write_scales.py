@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.errors import ExportError
-from evomerge.recipes._slices import length
+from evomerge.recipes import Recipe, Scalar
+from evomerge.recipes._stack import slice_lengths
 from evomerge.recipes.mergekit.spread import by_filter
 from evomerge.recipes.mergekit.write_layout import Row
-from evomerge.recipes.places import Placed, at_block
-from evomerge.recipes.recipe import Recipe, Scalar
+from evomerge.recipes.places import Placed, renumber
 
 Folds = Mapping[str, tuple[float, float]]  # tensor name to the factor on it, and what is added
 
@@ -37,7 +37,7 @@ def by_factor(recipe: Recipe, places: Mapping[str, Placed], folds: Folds) -> Rec
             f"scales: {len(shifted)} norms, {shifted[0]} first, store their gain less one, to "
             "which mergekit can add nothing. Build the recipe."
         )
-    lengths = [length(slice_) for slice_ in recipe.slices]
+    lengths = slice_lengths(recipe.slices)
     sources = [next(iter(s)) for s, n in zip(recipe.slices, lengths, strict=True) for _ in range(n)]
 
     def scale(name: str, place: Placed, layer: int) -> Scalar:
@@ -52,8 +52,8 @@ def by_factor(recipe: Recipe, places: Mapping[str, Placed], folds: Folds) -> Rec
         if place.layer is None:
             outer[name] = scale(name, place, 0)
         else:
-            row = [scale(at_block(name, layer), place, layer) for layer in layers]
-            blocks[at_block(name, 0)] = row[0] if all(v == row[0] for v in row) else row
+            row = [scale(renumber(name, layer), place, layer) for layer in layers]
+            blocks[renumber(name, 0)] = row[0] if all(v == row[0] for v in row) else row
     setting: Any
     try:
         setting = by_filter(blocks, outer)

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from evomerge.errors import ExportError
+from evomerge.recipes import Recipe, Segments
 from evomerge.recipes.layout import Layout, lay_out
 from evomerge.recipes.places import Placed
-from evomerge.recipes.recipe import Recipe, Segments
 
 
 def by_tensor(

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge.errors import ExportError
+from evomerge.recipes import Recipe, Scalar
 from evomerge.recipes._settings import is_filters
 from evomerge.recipes.mergekit.methods import METHODS, RESCALED, Method
 from evomerge.recipes.mergekit.write_layout import Layout, Value
-from evomerge.recipes.recipe import Recipe, Scalar
 
 
 def with_rescale(recipe: Recipe, method: Method) -> tuple[Recipe, Method]:
