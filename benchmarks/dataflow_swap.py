@@ -25,8 +25,7 @@ from evomerge.engines._vllm_start import quiet
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
-from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.weights.plan import Plan, make_plan
 
 ZOO = Path(__file__).resolve().parents[1] / "experiments" / "zoo"
@@ -45,7 +44,7 @@ class Setting(NamedTuple):
     sources: dict[str, str]
     blocks: int  # of each model
     repetitions: int
-    opened: dict[str, Checkpoint]
+    library: Library
 
     @property
     def depth(self) -> int:
@@ -67,7 +66,7 @@ class Setting(NamedTuple):
                 "scales": [1.0, *(1 + 0.1 * rng.standard_normal(depth - 1))],
             }
         )
-        return make_plan(recipe, Models.of(recipe, self.opened))
+        return self.library.plan(recipe)
 
 
 def _of(setting: Setting) -> range:
@@ -103,10 +102,10 @@ def settings(folder: Path, only: str | None) -> Iterator[Setting]:
     """The zoo, and random models with its tokenizer."""
     if only != "random":
         sources = {name: str(ZOO / name) for name in ("arithmetic", "strings")}
-        yield Setting("zoo, 1 M", sources, 4, 2, {})
+        yield Setting("zoo, 1 M", sources, 4, 2, Library())
     if only != "zoo":
         sources = {name: str(_random_model(folder / name, ord(name))) for name in "ab"}
-        yield Setting("random, 62 M", sources, 8, 1, {})
+        yield Setting("random, 62 M", sources, 8, 1, Library())
 
 
 def measure(name: str, setting: Setting, folder: Path) -> Iterator[tuple[int, Found]]:
@@ -130,7 +129,7 @@ def _checkpoint(name: str, plan: Plan, out: Path) -> tuple[float, list[list[int]
     itself = {"itself": str(build(plan.recipe, out))}
     recipe = Recipe(base=str(out), sources=dict(itself), operator="linear", dtype="float32")
     engine = _engine(name)
-    models = Models.of(recipe)
+    models = Library().models(recipe)
     engine.open(models)
     engine.load(make_plan(recipe, models))
     found = _speed(engine)

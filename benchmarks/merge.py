@@ -212,7 +212,8 @@ def _run(command: list[str], out: Path) -> Cost:
 
 def _merge_proper(path: Path, out: Path) -> float:
     """Wall seconds of a build in a process that has imported everything."""
-    from evomerge.weights.build import build, read_recipe
+    from evomerge.weights.build import build
+    from evomerge.weights.library import read_recipe
 
     content = read_recipe(path)
     started = time.perf_counter()

@@ -32,7 +32,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evomerge.errors import InputError
-from evomerge.weights.build import build, read_recipe
+from evomerge.weights.build import build
+from evomerge.weights.library import read_recipe
 from evomerge.weights.token_ids import token_ids
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "tests" / "recipes" / "mergekit" / "examples"

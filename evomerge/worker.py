@@ -18,7 +18,7 @@ from evomerge.recipes import Recipe, Tokenizer
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.whole import Scorer
 from evomerge.types import Evaluation, Job, Split, TaskScores
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.slices import Slices
@@ -76,8 +76,8 @@ class Worker:
 
         self.setup = setup
         self.exhausted = False
-        self._opened: dict[str, Checkpoint] = {}
-        self.models = Models.of(setup, self._opened)
+        self._library = Library()
+        self.models = self._library.models(setup)
         self._other = self.models  # the last that were not those of the run
         kind = registry.find("engines", setup.engine, Engine)
         if problems := unserved(setup.fitness, kind, setup.engine):
@@ -199,9 +199,9 @@ class Worker:
         wanted = replace(setup, base=base, sources=sources, slices=recipe.slices)
         for models in (self.models, self._other):
             if _same(models.composition, wanted):
-                return models.select(recipe.sources)
-        self._other = Models.of(wanted, self._opened)
-        return self._other.select(recipe.sources)
+                return models
+        self._other = self._library.models(wanted)
+        return self._other
 
     def close(self) -> None:
         """Give memory and devices back."""
@@ -270,7 +270,7 @@ def planned_gpus(setup: WorkerSetup) -> float:
         InputError: models or engine that cannot be opened.
     """
     engine = registry.find("engines", setup.engine, Engine)(**setup.engine_options)
-    device = str(engine.lm_eval_arguments(Models.of(setup)).get("device", "cpu"))
+    device = str(engine.lm_eval_arguments(Library().models(setup)).get("device", "cpu"))
     if not device.startswith("cuda"):
         return 0.0
     return float(setup.engine_options.get("tensor_parallel_size") or 1)

@@ -87,7 +87,7 @@ def test_a_recipe_may_hold_merges_of_the_models_of_the_run(
     assert [one.status for one in found] == ["done"] * 6, [one.error for one in found]
     assert found[4].tasks == found[1].tasks
     assert found[5].tasks == found[0].tasks
-    assert len(worker._opened) == 3 + 1  # the run's models and the merge, each once
+    assert len(worker._library._opened) == 3 + 1  # the run's models and the merge, each once
     # the same with the merge as a checkpoint of its own
     folder = str(build(inner, tmp_path / "merge"))
 

@@ -23,7 +23,7 @@ from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
 from evomerge.store import Store
 from evomerge.types import Job, Split
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library, read_recipe
 from evomerge.weights.outline import outline
 from evomerge.yaml_files import parse_value
 
@@ -43,7 +43,7 @@ def write_results(file: SearchFile, summary: Summary) -> None:
     partial.replace(path)
     checkpoint = summary.folder / CHECKPOINT
     if file.build_best and (changed or not checkpoint.exists()):
-        from evomerge.weights.build import build, read_recipe
+        from evomerge.weights.build import build
 
         shutil.rmtree(checkpoint, ignore_errors=True)
         build(read_recipe(path), checkpoint, title=summary.run.name)
@@ -74,10 +74,8 @@ def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "me
         return to_yaml(recipe)
     rows = (*summary.baselines, *summary.candidates)
     if not any(row.status == "done" for row in rows if str(row.number) == number):
-        from evomerge.weights.plan import make_plan
-
-        make_plan(recipe)  # says why it cannot be merged; what was scored could be
-    return to_mergekit(recipe, *outline(recipe))
+        Library().plan(recipe)  # says why it cannot be merged; what was scored could be
+    return to_mergekit(recipe, *outline(recipe, Library().models(recipe)))
 
 
 def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> Score:
@@ -93,7 +91,6 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
         CandidateError: it cannot be scored.
     """
     from evomerge.config.load import fitness_from
-    from evomerge.weights.build import read_recipe
     from evomerge.worker import Worker, WorkerSetup
 
     fitness = fitness_from(fitness_name, Path.cwd())
@@ -101,7 +98,7 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
         recipe = read_recipe(Path(model))
     else:
         reference = anchor(model, Path.cwd())
-        dtype = Models(reference, {"model": reference}).dtype
+        dtype = Library().open(reference, {"model": reference}).dtype
         recipe = Recipe(
             base=reference, sources={"model": reference}, operator="linear", dtype=dtype
         )
@@ -161,7 +158,8 @@ def lm_eval_commands(file: SearchFile, checkpoint: Path) -> list[tuple[str, str]
         engine = registry.component("engine", Engine, file.engine).make()
     except ConfigError:
         return []  # a run may be looked at where its GPU is not
-    arguments = dict(engine.lm_eval_arguments(Models(str(checkpoint), {"model": str(checkpoint)})))
+    models = Library().open(str(checkpoint), {"model": str(checkpoint)})
+    arguments = dict(engine.lm_eval_arguments(models))
     asked = engine.lm_eval
     commands, flags = [], list(asked.flags())
     for split in ("search", "held-out"):

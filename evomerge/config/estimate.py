@@ -22,6 +22,7 @@ from evomerge.scoring.tasks import example_counts
 from evomerge.search.baselines import baselines
 from evomerge.search.spec import Budget, Stage
 from evomerge.types import Job
+from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan
 from evomerge.worker import Worker
@@ -87,7 +88,7 @@ def _first(stage: Stage) -> Recipe:
 
 
 def _plan(stage: Stage, recipe: Recipe, models: Models) -> Plan:
-    return make_plan(recipe) if stage.needs else make_plan(recipe, models.stacked(recipe))
+    return Library().plan(recipe) if stage.needs else make_plan(recipe, models)
 
 
 def _deepest(stage: Stage, models: Models) -> Plan | None:

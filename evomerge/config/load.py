@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from evomerge.spaces import SearchContext, Space
 from evomerge.spaces.dataflow import other_base
 from evomerge.store import RunRecord
 from evomerge.version import __version__
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.worker import WorkerSetup, unserved
@@ -125,11 +124,11 @@ def _compose(
     """Validate every part, each as far as it can be without those that are wrong."""
     file, wrong = validated(content, where, problems, lost)
     parts = Parts(where, wrong, problems)
-    opened: dict[str, Checkpoint] = {}
+    library = Library()
     located = ("base", "sources", "tokenizer")
     stacks = all(_stacks_only(keys.space) for keys in file.parts)
-    new_models = partial(Models.side_by_side if stacks else Models, opened=opened)
-    models = parts.make("", located, new_models, file.base, file.sources, file.tokenizer)
+    open_ = library.side_by_side if stacks else library.open
+    models = parts.make("", located, open_, file.base, file.sources, file.tokenizer)
     context = SearchContext(
         file.base,
         file.sources,
@@ -153,7 +152,7 @@ def _compose(
     crew = parts.make("", [], executor.make) if executor is not None else None
     if crew is not None and engine is not None:
         parts.make("", [], crew.validate, file.engine["name"], engine.options)
-    stages = Staging(file, context, live, opened).compose(parts)
+    stages = Staging(file, context, live, library).compose(parts)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     assert models and stages and engine and live and executor
@@ -168,8 +167,7 @@ def _compose(
         _record(file, context, live.lm_eval_arguments(models)),
     )
     for baseline in baselines(context, search.paper_defaults):
-        recipe = baseline.recipe
-        live.validate(make_plan(recipe, models.stacked(recipe)))
+        live.validate(make_plan(baseline.recipe, models))
     return Loaded(file, search, models, tuple(models.notes))
 
 

@@ -20,7 +20,7 @@ from evomerge.recipes import ROLES, Recipe
 from evomerge.search.spec import Budget, Stage
 from evomerge.spaces import SearchContext, Space
 from evomerge.types import Gene
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
@@ -37,14 +37,14 @@ class Staging:
         file: the search.
         context: its models.
         engine: not open; None where it is wrong.
-        opened: checkpoints that are open already, see `Models`.
+        library: opens the models that a stage adds.
         standins: by stage; the base where the stage is wrong.
     """
 
     file: SearchFile
     context: SearchContext
     engine: Engine | None
-    opened: dict[str, Checkpoint]
+    library: Library
     standins: dict[str, str | Recipe] = field(default_factory=dict)
 
     def compose(self, parts: Parts) -> tuple[Stage, ...]:
@@ -192,8 +192,8 @@ class Staging:
             return context
         models = context.models
         if models is not None:
-            opener = Models.side_by_side if context.mixed else Models
-            models = opener(context.base, sources, self.file.tokenizer, opened=self.opened)
+            open_ = self.library.side_by_side if context.mixed else self.library.open
+            models = open_(context.base, sources, self.file.tokenizer)
         return replace(context, sources=sources, models=models)
 
     def _new_space(self, keys: StageKeys, winners: Mapping[str, Recipe]) -> Space:
@@ -265,9 +265,9 @@ def _plans(space: Space, models: Models, engine: Engine | None) -> None:
         for value in options if parameter.name == "operator" else (parameter.initial,):
             chosen = type(genome)({**genome.genes, parameter.name: value})
             recipe = space.decode(chosen)
-            plan = make_plan(recipe, models.stacked(recipe))
+            plan = make_plan(recipe, models)
             if engine is not None:
                 engine.validate(plan)
     largest = space.largest()
     if largest is not None:
-        make_plan(largest, models.stacked(largest))
+        make_plan(largest, models)

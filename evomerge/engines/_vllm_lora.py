@@ -16,8 +16,8 @@ from evomerge.weights.concatenation import (
     write_adapter,
 )
 from evomerge.weights.models import Models
-from evomerge.weights.nested import VirtualCheckpoint
 from evomerge.weights.plan import Plan
+from evomerge.weights.virtual import VirtualCheckpoint
 
 if TYPE_CHECKING:
     from vllm import LLM

@@ -23,7 +23,7 @@ from evomerge.engines._vllm_depth import Depth
 from evomerge.engines._vllm_stream import Loaded, Stream
 from evomerge.errors import EvomergeError, InputError, PlanError
 from evomerge.recipes import Recipe
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
@@ -36,9 +36,9 @@ Failure = tuple[str, list[str]]
 
 
 class _Sources(NamedTuple):
-    """The open checkpoints, by reference, and how they were lined up, by composition."""
+    """The open checkpoints, and how they were lined up, by composition."""
 
-    opened: dict[str, Checkpoint]
+    library: Library
     models: dict[str, Models]
 
 
@@ -71,7 +71,7 @@ class MergeExtension:
         if self.device.type == "cpu":
             keep_freed_memory()
             _unname_shared_memory()
-        self.evomerge_sources = _Sources({}, {})
+        self.evomerge_sources = _Sources(Library(), {})
         self.evomerge_live = self._evomerge_models(composition)
         self.evomerge_depth = Depth(self.get_model(), self.evomerge_live.layers)
         kind, _, place = self.distributed_init_method.partition("://")
@@ -92,7 +92,7 @@ class MergeExtension:
         try:
             wanted = Recipe.from_canonical_json(recipe)
             models = self._evomerge_models(composition)
-            plan = make_plan(wanted, models.select(wanted.sources))
+            plan = make_plan(wanted, models)
             stream = Stream(plan, self.evomerge_live, self.device)
             with Loaded(self.get_model()) as loaded:
                 self.reload_weights(weights_iterator=iter(stream))
@@ -131,7 +131,7 @@ class MergeExtension:
             while len(sources.models) >= _KEPT:
                 del sources.models[next(iter(sources.models))]
             recipe = Recipe.from_canonical_json(composition)
-            sources.models[composition] = Models.of(recipe, sources.opened)
+            sources.models[composition] = sources.library.models(recipe)
         return sources.models[composition]
 
 

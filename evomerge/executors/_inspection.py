@@ -18,7 +18,7 @@ from evomerge.engines import Engine
 from evomerge.errors import InputError
 from evomerge.plugins import registry
 from evomerge.version import __version__
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.worker import WorkerSetup
 
 LIBRARIES = ("torch", "transformers", "lm_eval", "vllm", "tokenizers")
@@ -104,7 +104,7 @@ def _stored(setup: WorkerSetup) -> dict[str, Stored]:
     for file in files:
         name = os.path.relpath(file, files[0].parent)
         found[f"engine {name}"] = Stored(str(file), _digest(file))
-    for number, (folder, checkpoint) in enumerate(Models.of(setup).checkpoints.items()):
+    for number, (folder, checkpoint) in enumerate(Library().models(setup).checkpoints.items()):
         found[f"{number} weights"] = Stored(f"{folder} (weights)", checkpoint.fingerprint)
         for file in sorted(folder.iterdir()):
             if file.suffix in _TEXTS and not file.name.endswith(".index.json"):

@@ -11,7 +11,7 @@ from evomerge.search.loop import SearchLoop
 from evomerge.search.spec import Observer, Search
 from evomerge.store import Store
 from evomerge.store.records import OTHER_VERSION
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.worker import WorkerSetup
 
 
@@ -82,7 +82,7 @@ def _read_weights(setup: WorkerSetup) -> dict[str, str]:
     Raises:
         CheckpointError: tensors that hold NaN or infinities, all of them.
     """
-    models = Models.of(setup)
+    models = Library().models(setup)
     problems = [p for checkpoint in models.checkpoints.values() for p in checkpoint.non_finite()]
     if problems:
         raise CheckpointError(problems)
@@ -91,6 +91,6 @@ def _read_weights(setup: WorkerSetup) -> dict[str, str]:
 
 def _fingerprints(setup: WorkerSetup) -> dict[str, str]:
     """Model to a digest of its weights."""
-    models = Models.of(setup)
+    models = Library().models(setup)
     prints = {name: source.fingerprint for name, source in models.sources.items()}
     return {"base": models.base.fingerprint, **prints}

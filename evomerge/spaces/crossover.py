@@ -123,7 +123,7 @@ class CrossoverSpace(Space):
         if self._layout is None:
             raise ConfigError(
                 "crossover: expected open models, got a context without. "
-                "Give them: SearchContext(..., models=Models(base, sources))."
+                "Give them: SearchContext(..., models=Library().open(base, sources))."
             )
         return self._layout
 

@@ -25,6 +25,7 @@ from evomerge.statistics.gram import Gram
 from evomerge.version import __version__
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.folders import new_folder, require_free, require_space
+from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.statistics import MANIFEST, STEM, Kind, Manifest
@@ -78,7 +79,7 @@ def collect(
     fitness = check(what)
     require_free(out)
     reference = anchor(what.model, Path.cwd())
-    models = Models(reference, {"model": reference})
+    models = Library().open(reference, {"model": reference})
     engine = _open(models, reference, what.device)
     try:
         lm: Any = engine.lm

@@ -6,29 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from evomerge.recipes import Recipe
-from evomerge.recipes.files import Reader
-from evomerge.recipes.references import anchor, resolve
 from evomerge.reports.model_card import model_card
-from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.folders import new_folder, require_free, require_space
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge_into
-from evomerge.weights.plan import Plan, make_plan
+from evomerge.weights.plan import Plan
 from evomerge.weights.skeleton import write_skeleton
 from evomerge.weights.writer import SHARD_BYTES, Spec, WeightsWriter
-
-
-def read_recipe(path: Path) -> Recipe:
-    """A recipe from evomerge's or mergekit's YAML; relative folders are seen from the file.
-
-    Raises:
-        RecipeError: neither of the two, or something in it is wrong.
-    """
-
-    def opened(model: str) -> Checkpoint:
-        return Checkpoint(resolve(model))
-
-    reader = Reader(anchor, lambda model: opened(model).layers, lambda model: opened(model).places)
-    return reader.read(path)
 
 
 def build(recipe: Recipe, out: Path, shard_bytes: int = SHARD_BYTES, title: str = "") -> Path:
@@ -50,7 +34,7 @@ def build(recipe: Recipe, out: Path, shard_bytes: int = SHARD_BYTES, title: str 
         CandidateError: the merged weights are not finite.
     """
     require_free(out)
-    plan = make_plan(recipe)
+    plan = Library().plan(recipe)
     with new_folder(out) as folder:
         require_space(folder, out, plan.nbytes)
         _fill(folder, plan, shard_bytes, title or out.absolute().name)

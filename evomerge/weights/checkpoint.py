@@ -50,6 +50,11 @@ class Checkpoint:
         """
         return is_bare(self.config)
 
+    @property
+    def on_disk(self) -> dict[Path, Checkpoint]:
+        """Every model on disk that it is read from, by folder."""
+        return {self.folder: self}
+
     @cached_property
     def places(self) -> dict[str, Place]:
         """Block index and role of every tensor."""

@@ -1,4 +1,4 @@
-"""The checkpoints of a merge, opened once and lined up."""
+"""The open checkpoints of a merge, lined up tensor by tensor."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from evomerge.weights.mismatches import (
     shape_problems,
     vocabulary_problems,
 )
-from evomerge.weights.nested import VirtualCheckpoint
-from evomerge.weights.opening import Reference, key_of, label_of, open_all
 from evomerge.weights.slices import Slices, cut, range_problems
 from evomerge.weights.slots import Lineup, Slot, keep_outside, module_problems, refill
 
@@ -37,6 +35,18 @@ if TYPE_CHECKING:
 __all__ = ["Input", "Models", "Slot"]
 
 Input = Union["Tensor", "Rows"]
+Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
+_COMPOSITION = ("base", "sources", "tokenizer", "slices", "modules", "chat_template")
+
+
+def key_of(reference: Reference) -> str:
+    """The same for references to the same model."""
+    return reference if isinstance(reference, str) else f"recipe {reference.digest}"
+
+
+def _label(reference: Reference) -> str:
+    """What a message calls it."""
+    return reference if isinstance(reference, str) else f"a recipe with {reference.operator}"
 
 
 class Composition(Protocol):
@@ -60,14 +70,10 @@ class Models:
     """A base and its sources.
 
     Args:
-        base: a folder, a hub name, or a recipe in place of one.
-        sources: name to the same.
-        tokenizer: None demands equal vocabularies; else how they are aligned, as in `Recipe`.
-        slices, modules, chat_template: as in `Recipe`.
-        opened: models that are open already, by reference or digest; those opened are added.
+        recipe: which models they are, and how they are lined up.
+        base, sources: the same models, open.
 
     Attributes:
-        base, sources: the open checkpoints.
         slots: every tensor of the merged model.
         vocabulary: of the merged model; None where rows are not aligned.
         chat_template: of the merged model; None where it is that of its tokenizer.
@@ -76,81 +82,26 @@ class Models:
         known: tensor name to what has been measured of the inputs, for all candidates to come.
 
     Raises:
-        CheckpointError: models that cannot be opened, all at once.
         PlanError: models that do not fit together, all mismatches at once.
     """
 
     def __init__(
-        self,
-        base: Reference,
-        sources: Mapping[str, Reference],
-        tokenizer: str | Tokenizer | None = None,
-        *,
-        slices: Slices = (),
-        modules: Sequence[str] = (),
-        chat_template: str | None = None,
-        opened: dict[str, Checkpoint] | None = None,
+        self, recipe: Composition, base: Checkpoint, sources: Mapping[str, Checkpoint]
     ) -> None:
-        self._opened = {} if opened is None else opened
-        found = open_all(base, sources, self._opened)
-        self.base = found[key_of(base)]
-        self.sources = {name: found[key_of(reference)] for name, reference in sources.items()}
-        self._references = dict(sources)
-        self._base_reference = base
-        self._slices = tuple(slices)
-        self._opened_as = {
-            **{"base": base, "sources": dict(sources), "tokenizer": tokenizer},
-            **{"slices": self._slices, "modules": tuple(modules), "chat_template": chat_template},
-        }
+        self._recipe = recipe
+        self.base, self.sources = base, dict(sources)
+        self._references = dict(recipe.sources)
+        self._slices = tuple(recipe.slices)
         self.untied = any(not c.tied for c in self.members)
-        self.vocabulary, self.slots = self._line_up(tokenizer, modules)
-        self.chat_template = chat_templates.chosen(chat_template, [c.folder for c in self.members])
+        self.vocabulary, self.slots = self._line_up(recipe.tokenizer, recipe.modules)
+        folders = [member.folder for member in self.members]
+        self.chat_template = chat_templates.chosen(recipe.chat_template, folders)
         self.known: dict[str, dict[Any, Any]] = {}
         # a block that is stacked and not merged is whole, whichever other models lack it
         told = tuple(s for s in self.slots if s.place.layer is None or not self._stacked)
         self.notes = list(notes(self.base, self.sources, told, self.vocabulary))
         adapters = ((n, m) for n, m in self.sources.items() if isinstance(m, Adapter))
         self.notes += [f"{name}: {note}" for name, m in adapters if (note := m.note)]
-
-    @classmethod
-    def of(cls, recipe: Composition, opened: dict[str, Checkpoint] | None = None) -> Models:
-        """The models of a recipe, or of what is like one.
-
-        Raises:
-            CheckpointError, PlanError: as the constructor.
-        """
-        return cls(
-            recipe.base,
-            recipe.sources,
-            recipe.tokenizer,
-            slices=recipe.slices,
-            modules=recipe.modules,
-            chat_template=recipe.chat_template,
-            opened=opened,
-        )
-
-    @classmethod
-    def side_by_side(
-        cls,
-        base: Reference,
-        sources: Mapping[str, Reference],
-        tokenizer: str | Tokenizer | None = None,
-        *,
-        opened: dict[str, Checkpoint] | None = None,
-    ) -> Models:
-        """Models whose blocks are stacked and not merged, so that they may have any number of them.
-
-        Where numbers differ, all blocks of all sources are lined up one after the other.
-
-        Raises:
-            CheckpointError, PlanError: as the constructor.
-        """
-        opened = {} if opened is None else opened
-        found = open_all(base, sources, opened)
-        layers = {name: found[key_of(reference)].layers for name, reference in sources.items()}
-        same = set(layers.values()) <= {found[key_of(base)].layers}
-        slices = () if same else [{name: (0, count)} for name, count in layers.items() if count]
-        return cls(base, sources, tokenizer, slices=slices, opened=opened)
 
     def _line_up(
         self, tokenizer: str | Tokenizer | None, modules: Sequence[str]
@@ -179,6 +130,18 @@ class Models:
             raise PlanError(problems)
         return vocabulary, slots
 
+    def of(self, recipe: Composition) -> Models:
+        """The models of one recipe of a search: its sources alone, stacked as it says.
+
+        A recipe that stacks nothing anew fills the same tensors, see `select`.
+
+        Raises:
+            PlanError: models that are not among these, or do not fit together.
+        """
+        if not recipe.slices or tuple(recipe.slices) == self._slices:
+            return self.select(recipe.sources)
+        return Models(recipe, self.base, self._chosen(recipe.sources))
+
     def select(self, sources: Mapping[str, Reference]) -> Models:
         """The same models with only these sources, filling the same tensors.
 
@@ -193,34 +156,33 @@ class Models:
         """
         if list(sources.items()) == list(self._references.items()):
             return self
-        # where each comes from: a source of ours, or None for the base
-        known = {key_of(reference): name for name, reference in self._references.items()}
-        origin = {name: known.get(key_of(reference)) for name, reference in sources.items()}
-        own = key_of(self._base_reference)
-        stray = [label_of(r) for n, r in sources.items() if origin[n] is None and key_of(r) != own]
+        chosen = copy.copy(self)
+        chosen.__dict__.pop("checkpoints", None)
+        chosen.sources = self._chosen(sources)
+        chosen._references = dict(sources)
+        all_tied = self.untied and all(c.tied for c in chosen.members)
+        head = self.base.embedding if all_tied else None
+        origin = {name: self._origins[key_of(model)] for name, model in sources.items()}
+        chosen.slots = refill(self.slots, origin, head=head)
+        return chosen
+
+    @property
+    def _origins(self) -> dict[str, str | None]:
+        """Key of a model to the source that it is, None for the base."""
+        of_sources = {key_of(model): name for name, model in self._references.items()}
+        return {key_of(self._recipe.base): None, **of_sources}
+
+    def _chosen(self, sources: Mapping[str, Reference]) -> dict[str, Checkpoint]:
+        """Name to model, each one of this base and these sources."""
+        origins = self._origins
+        stray = [_label(model) for model in sources.values() if key_of(model) not in origins]
         if stray:
             raise PlanError(
                 f"not among the models of this search: {', '.join(stray)}. "
                 "Add them to the search's sources."
             )
-        chosen = copy.copy(self)
-        chosen.__dict__.pop("checkpoints", None)
-        chosen._references = dict(sources)
-        chosen.sources = {n: self.sources[o] if o else self.base for n, o in origin.items()}
-        all_tied = self.untied and all(c.tied for c in chosen.members)
-        head = self.base.embedding if all_tied else None
-        chosen.slots = refill(self.slots, origin, head=head)
-        return chosen
-
-    def stacked(self, recipe: Recipe) -> Models:
-        """The models of one recipe of a search, which may stack their blocks anew.
-
-        Raises:
-            CheckpointError, PlanError: as the constructor; as `select` where nothing is stacked.
-        """
-        if not recipe.slices:
-            return self.select(recipe.sources)
-        return Models.of(recipe, self._opened)
+        found = {name: origins[key_of(model)] for name, model in sources.items()}
+        return {n: self.base if o is None else self.sources[o] for n, o in found.items()}
 
     @property
     def composition(self) -> Recipe:
@@ -228,7 +190,8 @@ class Models:
 
         Those that `select` leaves out are named, too. Operator and dtype mean nothing.
         """
-        return Recipe.model_validate({**self._opened_as, "operator": "linear", "dtype": self.dtype})
+        keys = {key: getattr(self._recipe, key) for key in _COMPOSITION}
+        return Recipe.model_validate({**keys, "operator": "linear", "dtype": self.dtype})
 
     @property
     def members(self) -> tuple[Checkpoint, ...]:
@@ -238,13 +201,7 @@ class Models:
     @cached_property
     def checkpoints(self) -> dict[Path, Checkpoint]:
         """Every model on disk that is read, by folder; of a recipe in place of one, its models."""
-        found: dict[Path, Checkpoint] = {}
-        for member in self.members:
-            inner = (
-                member.plan.models.checkpoints if isinstance(member, VirtualCheckpoint) else None
-            )
-            found |= inner if inner is not None else {member.folder: member}
-        return found
+        return {f: model for member in self.members for f, model in member.on_disk.items()}
 
     def base_input(self, slot: Slot) -> Input | None:
         """The base's values of a tensor, of the slot's shape; None where it has none.

@@ -21,13 +21,16 @@ class Outline(NamedTuple):
     folds: Mapping[str, Fold]
 
 
-def outline(recipe: Recipe) -> Outline:
+def outline(recipe: Recipe, models: Models) -> Outline:
     """The tensors of a recipe's merged model; whether its operator can give them, a plan says.
 
+    Args:
+        recipe: what to merge.
+        models: its models.
+
     Raises:
-        CheckpointError, PlanError: all mismatches of their kind at once.
+        PlanError: all mismatches at once.
     """
-    models = Models.of(recipe)
     if problems := depth_problems(recipe, models.layers):
         raise PlanError(problems)
     folded = folds(recipe.scales, models.base.config, models.slots)

@@ -97,12 +97,12 @@ class Plan:
         return sum(step.nbytes for step in self.steps)
 
 
-def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
+def make_plan(recipe: Recipe, models: Models) -> Plan:
     """Every output tensor with its inputs, shape, dtype and settings.
 
     Args:
         recipe: what to merge, and how.
-        models: the recipe's checkpoints where they are open already.
+        models: the recipe's, or those of a search that it belongs to.
 
     Raises:
         CheckpointError, PlanError, ConfigError: all mismatches of their kind at once.
@@ -110,7 +110,7 @@ def make_plan(recipe: Recipe, models: Models | None = None) -> Plan:
     from evomerge.operators import get  # which imports torch, as the types of a plan need not
 
     operator = get(recipe.operator)
-    models = models or Models.of(recipe)
+    models = models.of(recipe)
     problems = _recipe_problems(recipe, operator, models.layers)
     if problems:
         raise PlanError(problems)

@@ -25,8 +25,7 @@ import torch
 
 from evomerge.engines import Engine
 from evomerge.plugins import registry
-from evomerge.weights.build import read_recipe
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library, read_recipe
 from evomerge.weights.plan import make_plan
 
 DATA = Path(__file__).resolve().parents[2] / "fitness" / "zoo_skills" / "data"
@@ -74,7 +73,7 @@ def _prompts(task: str) -> list[str]:
 def _opened(name: str, recipe_file: Path, **options: Any) -> Engine:
     """An engine that holds the recipe, which was never written."""
     recipe = read_recipe(recipe_file)
-    models = Models.of(recipe)
+    models = Library().models(recipe)
     engine = registry.find("engines", name, Engine)(**options)
     engine.open(models)
     engine.load(make_plan(recipe, models))

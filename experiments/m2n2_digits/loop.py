@@ -24,7 +24,7 @@ from evomerge.recipes import Recipe
 from evomerge.spaces import SearchContext
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Evaluation, Genome, TaskScores
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 
 EVERY = 50  # evaluations between two points of a curve
 
@@ -74,7 +74,7 @@ class Population:
 
     def __init__(self, method: Method, seed: int, folder: Path) -> None:
         sources = write_starts(folder, pretrained=method.pretrained, seed=seed)
-        models = Models(sources[NAMES[0]], sources)
+        models = Library().open(sources[NAMES[0]], sources)
         context = SearchContext(sources[NAMES[0]], sources, 0, "float32", seed=seed, models=models)
         self.space = CrossoverSpace(context, **method.crossing)
         kind = {"m2n2": M2n2, "map_elites": MapElites}[method.optimizer]

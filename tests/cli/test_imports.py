@@ -144,7 +144,7 @@ def test_a_command_imports_what_it_needs(
 READERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("import evomerge", NOTHING),
     ("from evomerge.cli.app import app", NOTHING),
-    ("from evomerge.weights.models import Models; Models(BASE, {'base': BASE})", NOTHING),
+    ("from evomerge.weights.library import Library; Library().open(BASE, {'base': BASE})", NOTHING),
     (
         "from evomerge.analysis.summary import read_summary\n"
         "from evomerge.config.schema import read_resolved\n"

@@ -23,6 +23,7 @@ from evomerge.errors import CandidateError, CheckpointError, ConfigError, PlanEr
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
+from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
@@ -133,7 +134,7 @@ class Pool(NamedTuple):
 
     def models(self) -> Models:
         named = {name: str(folder) for name, folder in self.sources.items()}
-        return Models(str(self.base), named, self.tokenizer)
+        return Library().open(str(self.base), named, self.tokenizer)
 
     def recipe(
         self, operator: str, *names: str, dtype: str = "float32", **parameters: Any
@@ -149,14 +150,14 @@ class Pool(NamedTuple):
 
 
 def load(engine: Engine, models: Models, recipe: Recipe) -> Answers:
-    engine.load(make_plan(recipe, models.select(recipe.sources)))
+    engine.load(make_plan(recipe, models))
     return ask(engine.lm)
 
 
 def rebuilt(opener: Opener, recipe: Recipe, out: Path) -> Answers:
     """The answers of a fresh engine on the checkpoint that is built from the recipe."""
     build(recipe, out)
-    alone = Models(str(out), {"itself": str(out)})
+    alone = Library().open(str(out), {"itself": str(out)})
     copied = Recipe(
         base=str(out), sources={"itself": str(out)}, operator="linear", dtype=recipe.dtype
     )
@@ -229,7 +230,7 @@ def test_a_recipe_of_any_shape_answers_exactly_as_its_checkpoint(
         inner = Recipe.model_validate({**whole, "sources": sources, **keys})
         whole, sources = {**whole, "base": inner, "operator": "ties"}, {"b": sources["b"]}
     recipe = Recipe.model_validate({**whole, "sources": sources, **keys})
-    models = Models.of(recipe)
+    models = Library().models(recipe)
     assert load(opener(models), models, recipe) == rebuilt(opener, recipe, tmp_path / "out")
 
 
@@ -259,7 +260,7 @@ def test_a_plan_for_other_tensors_is_refused_rather_than_half_loaded(
     mixed = Pool(tiny(tied=True), {"a": tiny(1, tied=True), "b": tiny(2)})
     engine = opener(mixed.models())
     with pytest.raises(PlanError, match=r"differ in 1 tensors, lm_head.weight first"):
-        engine.load(make_plan(mixed.recipe("linear", "a")))
+        engine.load(Library().plan(mixed.recipe("linear", "a")))
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_an_architecture_that_the_engine_cannot_hold_is_a_plan_error(
     (folder / "config.json").write_text(json.dumps(content | config))
     (folder / "code.py").write_text("raise SystemExit('ran foreign code')")
     with pytest.raises(PlanError, match=named):
-        opener(Models(str(folder), {"itself": str(folder)}))
+        opener(Library().open(str(folder), {"itself": str(folder)}))
 
 
 def test_a_tensor_that_the_architecture_does_not_have_is_named(
@@ -294,7 +295,7 @@ def test_a_tensor_that_the_architecture_does_not_have_is_named(
     tensors["model.adapter.weight"] = torch.zeros(3)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(PlanError, match=r"model.adapter.weight"):
-        opener(Models(str(folder), {"itself": str(folder)}))
+        opener(Library().open(str(folder), {"itself": str(folder)}))
 
 
 def test_a_model_without_tokenizer_is_a_plan_error(
@@ -305,7 +306,7 @@ def test_a_model_without_tokenizer_is_a_plan_error(
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(PlanError, match="cannot open its tokenizer"):
-        opener(Models(str(folder), {"itself": str(folder)}))
+        opener(Library().open(str(folder), {"itself": str(folder)}))
 
 
 def test_opening_and_loading_leave_the_global_generators_alone(tiny: Tiny, opener: Opener) -> None:
@@ -318,7 +319,7 @@ def test_opening_and_loading_leave_the_global_generators_alone(tiny: Tiny, opene
 
 
 def test_a_closed_engine_answers_no_more(tiny: Tiny, opener: Opener) -> None:
-    engine = opener(Models(str(tiny()), {"a": str(tiny(1))}))
+    engine = opener(Library().open(str(tiny()), {"a": str(tiny(1))}))
     engine.close()
     with pytest.raises(RuntimeError, match="not open"):
         _ = engine.lm
@@ -370,7 +371,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_opened(
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 def test_a_cpu_computes_in_float32_however_it_is_spelled(tiny: Tiny, device: str) -> None:
-    models = Models(str(tiny(dtype="bfloat16")), {"a": str(tiny(1, dtype="bfloat16"))})
+    models = Library().open(str(tiny(dtype="bfloat16")), {"a": str(tiny(1, dtype="bfloat16"))})
     arguments = TransformersEngine(device=device).lm_eval_arguments(models)
     assert arguments["model_args"]["dtype"] == "float32"
 

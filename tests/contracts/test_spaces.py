@@ -14,7 +14,7 @@ from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.spaces import SearchContext, Space
 from evomerge.types import Gene, Genome, Parameter
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.weights.plan import make_plan
 from evomerge.yaml_files import read_yaml
 
@@ -38,7 +38,7 @@ def context(name: str) -> SearchContext:
     most = operators.get(operator).sources if isinstance(operator, str) else None
     sources = {source: str(ZOO / source) for source in NAMES[: most or len(NAMES)]}
     base = str(ZOO / "base")
-    return SearchContext(base, sources, 4, "float32", models=Models(base, sources))
+    return SearchContext(base, sources, 4, "float32", models=Library().open(base, sources))
 
 
 @cache
@@ -94,10 +94,10 @@ def test_any_recipe_is_planned_for_a_worker_of_the_largest(name: str) -> None:
     one = space(name)
     models, largest = context(name).models, one.largest()
     if largest is not None:
-        models = Models.of(largest)
+        models = Library().models(largest)
     assert models is not None
     for seed in range(2):
         recipe = one.decode(drawn(one, seed))
-        plan = make_plan(recipe, models.stacked(recipe))
+        plan = make_plan(recipe, models)
         assert plan.models.layers <= models.layers
         assert plan.steps

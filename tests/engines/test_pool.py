@@ -16,9 +16,8 @@ from evomerge.engines._pool import Pool, identities
 from evomerge.errors import CandidateError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan
 from evomerge.weights.segments import layout_of
 
@@ -38,7 +37,7 @@ class Bench:
 
     def __init__(self, tiny: Tiny) -> None:
         self.base, self.sources = str(tiny()), {"a": str(tiny(1)), "b": str(tiny(2))}
-        self._opened: dict[str, Checkpoint] = {}
+        self._library = Library()
 
     def plan(self, blocks: Sequence[int], operator: str = "passthrough", **keys: Any) -> Plan:
         names = ("a",) if operators.get(operator).sources == 1 else ("a", "b")
@@ -50,7 +49,7 @@ class Bench:
                 **{"slices": ranges, **keys},
             }
         )
-        return make_plan(recipe, Models.of(recipe, self._opened))
+        return self._library.plan(recipe)
 
 
 @pytest.fixture
@@ -103,7 +102,7 @@ def test_another_seed_dtype_or_setting_is_another_block(bench: Bench) -> None:
 
 def test_another_lineage_is_another_block(bench: Bench) -> None:
     keys = {"base": bench.base, "sources": bench.sources, "dtype": "float32"}
-    models = Models(bench.base, bench.sources)
+    models = Library().open(bench.base, bench.sources)
     size = layout_of(models, (("rest",),)).size
     found = []
     for weights in ([0.5, 0.5], [0.25, 0.75]):

@@ -15,7 +15,7 @@ from evomerge.errors import CandidateError, ConfigError, PlanError
 from evomerge.plugins.user_code import load_function
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.weights.plan import make_plan
 
 MODULE = """
@@ -120,7 +120,7 @@ def test_a_loaded_plan_answers_exactly_as_the_checkpoint_built_from_it(
     code: Path, source: Source, tmp_path: Path, dtype: str
 ) -> None:
     pool = [source(seed) for seed in range(3)]
-    models = Models(str(pool[0]), {"s0": str(pool[1]), "s1": str(pool[2])})
+    models = Library().open(str(pool[0]), {"s0": str(pool[1]), "s1": str(pool[2])})
     engine = TorchEngine(module=f"{code}:build")
     engine.open(models)
     seen = []
@@ -169,7 +169,7 @@ def test_parameters_that_are_one_are_loaded_as_one(code: Path, tmp_path: Path) -
         state |= {"1.weight": weight.clone()} if both else {}
         save_file(state, tmp_path / name / "model.safetensors")
         folder = str(tmp_path / name)
-        models = Models(folder, {"s0": folder})
+        models = Library().open(folder, {"s0": folder})
         engine = TorchEngine(module=f"{code}:tied")
         engine.open(models)
         engine.load(make_plan(recipe(tmp_path / name, tmp_path / name), models))
@@ -177,7 +177,7 @@ def test_parameters_that_are_one_are_loaded_as_one(code: Path, tmp_path: Path) -
 
 
 def test_parameters_that_are_not_contiguous_are_filled_too(code: Path, source: Source) -> None:
-    models = Models(str(source(0)), {"s0": str(source(1))})
+    models = Library().open(str(source(0)), {"s0": str(source(1))})
     plan = make_plan(recipe(source(0), source(1)), models)
     engines = [TorchEngine(module=f"{code}:{name}") for name in ("build", "transposed")]
     for engine in engines:
@@ -191,7 +191,7 @@ def test_state_that_is_no_tensor_is_the_module_s_own(
     code: Path, tmp_path: Path, at_once: int
 ) -> None:
     save_file({"weight": torch.eye(3), "bias": torch.ones(3)}, tmp_path / "model.safetensors")
-    models = Models(str(tmp_path), {"s0": str(tmp_path)})
+    models = Library().open(str(tmp_path), {"s0": str(tmp_path)})
     engine = TorchEngine(module=f"{code}:keeps_more", at_once=at_once)
     plan = make_plan(recipe(tmp_path, tmp_path), models)
     engine.validate(plan)
@@ -201,7 +201,7 @@ def test_state_that_is_no_tensor_is_the_module_s_own(
 
 
 def test_a_failed_load_is_forgotten_by_the_next(code: Path, source: Source) -> None:
-    models = Models(str(source(0)), {"s0": str(source(1))})
+    models = Library().open(str(source(0)), {"s0": str(source(1))})
     engine = TorchEngine(module=f"{code}:build")
     engine.open(models)
     good = make_plan(recipe(source(0), source(1)), models)
@@ -219,7 +219,7 @@ def test_candidates_side_by_side_answer_as_each_alone(
     code: Path, source: Source, name: str
 ) -> None:
     pool = [source(seed) for seed in range(3)]
-    models = Models(str(pool[0]), {"s0": str(pool[1]), "s1": str(pool[2])})
+    models = Library().open(str(pool[0]), {"s0": str(pool[1]), "s1": str(pool[2])})
     plans = [make_plan(recipe(*pool, weight={"s0": w, "s1": 0.5}), models) for w in (0, 1, 2, 3)]
     alone, engine = (TorchEngine(module=f"{code}:{name}", at_once=count) for count in (1, 4))
     alone.open(models)
@@ -247,7 +247,7 @@ def test_parameters_that_are_one_are_one_in_every_slot(
 ) -> None:
     state = {"0.weight": torch.eye(3), "0.bias": torch.ones(3), "1.bias": torch.zeros(3)}
     save_file(state, tmp_path / "model.safetensors")
-    models = Models(str(tmp_path), {"s0": str(tmp_path)})
+    models = Library().open(str(tmp_path), {"s0": str(tmp_path)})
     engine = TorchEngine(module=f"{code}:{name}", at_once=2)
     engine.open(models)
     engine.load_at(1, make_plan(recipe(tmp_path, tmp_path), models))
@@ -261,7 +261,7 @@ def test_parameters_that_are_one_are_one_in_every_slot(
 def test_a_tensor_within_another_has_no_slots(code: Path, tmp_path: Path) -> None:
     state = {f"{n}.{part}": torch.ones(shape) for n in (0, 1) for part, shape in PARTS.items()}
     save_file(state, tmp_path / "model.safetensors")
-    models = Models(str(tmp_path), {"s0": str(tmp_path)})
+    models = Library().open(str(tmp_path), {"s0": str(tmp_path)})
     TorchEngine(module=f"{code}:part_of_another").open(models)
     with pytest.raises(ConfigError, match=r"engine.at_once: some tensors of the module are parts"):
         TorchEngine(module=f"{code}:part_of_another", at_once=2).open(models)
@@ -269,13 +269,13 @@ def test_a_tensor_within_another_has_no_slots(code: Path, tmp_path: Path) -> Non
 
 def test_opening_leaves_the_global_generators_alone(code: Path, source: Source) -> None:
     before = torch.get_rng_state()
-    TorchEngine(module=f"{code}:build").open(Models(str(source(0)), {"s0": str(source(1))}))
+    TorchEngine(module=f"{code}:build").open(Library().open(str(source(0)), {"s0": str(source(1))}))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_closed_engine_has_no_module(code: Path, source: Source) -> None:
     engine = TorchEngine(module=f"{code}:build")
-    engine.open(Models(str(source(0)), {"s0": str(source(1))}))
+    engine.open(Library().open(str(source(0)), {"s0": str(source(1))}))
     engine.close()
     with pytest.raises(RuntimeError, match="not open"):
         _ = engine.module
@@ -315,7 +315,7 @@ def test_a_file_that_cannot_be_run_is_named(tmp_path: Path) -> None:
 def test_a_function_that_makes_no_module_is_told_when_plans_are_checked(
     code: Path, source: Source, name: str, problem: str
 ) -> None:
-    models = Models(str(source(0)), {"s0": str(source(1))})
+    models = Library().open(str(source(0)), {"s0": str(source(1))})
     engine = TorchEngine(module=f"{code}:{name}")
     with pytest.raises(ConfigError, match=problem):
         engine.validate(make_plan(recipe(source(0), source(1)), models))
@@ -333,7 +333,7 @@ def test_all_tensors_that_do_not_fit_are_told_at_once_and_before_opening(
     (tmp_path / "odd").mkdir()
     save_file(state, tmp_path / "odd" / "model.safetensors")
     odd = str(tmp_path / "odd")
-    models = Models(odd, {"s0": odd})
+    models = Library().open(odd, {"s0": odd})
     with pytest.raises(PlanError) as caught:
         TorchEngine(module=f"{code}:build").validate(
             make_plan(recipe(Path(odd), Path(odd)), models)
@@ -348,13 +348,13 @@ def test_all_tensors_that_do_not_fit_are_told_at_once_and_before_opening(
 
 
 def test_a_module_that_needs_values_to_be_made_is_checked_too(code: Path, source: Source) -> None:
-    models = Models(str(source(0)), {"s0": str(source(1))})
+    models = Library().open(str(source(0)), {"s0": str(source(1))})
     plan = make_plan(recipe(source(0), source(1)), models)
     TorchEngine(module=f"{code}:by_value").validate(plan)
 
 
 def test_the_settings_of_a_run_know_the_content_of_the_file(code: Path, source: Source) -> None:
-    models = Models(str(source(0)), {"s0": str(source(1))})
+    models = Library().open(str(source(0)), {"s0": str(source(1))})
     first = TorchEngine(module=f"{code}:build").lm_eval_arguments(models)
     code.write_text(MODULE + "\n")
     assert TorchEngine(module=f"{code}:build").lm_eval_arguments(models) != first

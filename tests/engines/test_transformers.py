@@ -15,9 +15,8 @@ from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
-from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan, make_plan
+from evomerge.weights.library import Library
+from evomerge.weights.plan import Plan
 
 Tiny = Callable[..., Path]
 Hop = tuple[str, int]  # the models whose blocks are merged, and which block
@@ -37,7 +36,7 @@ class Bench(NamedTuple):
     """Two models, of which engines hold stacks."""
 
     models: dict[str, str]
-    opened: dict[str, Checkpoint]
+    library: Library
 
     def recipe(self, path: Sequence[Hop] = (), **keys: Any) -> Recipe:
         """Blocks of one model each or, for ``ab``, of both."""
@@ -49,17 +48,17 @@ class Bench(NamedTuple):
         return Recipe.model_validate(content | keys)
 
     def plan(self, recipe: Recipe) -> Plan:
-        return make_plan(recipe, Models.of(recipe, self.opened))
+        return self.library.plan(recipe)
 
     def open(self, recipe: Recipe) -> TransformersEngine:
         engine = TransformersEngine()
-        engine.open(Models.of(recipe, self.opened))
+        engine.open(self.library.models(recipe))
         return engine
 
 
 @pytest.fixture
 def bench(tiny: Tiny) -> Bench:
-    return Bench({"a": str(tiny(1)), "b": str(tiny(2))}, {})
+    return Bench({"a": str(tiny(1)), "b": str(tiny(2))}, Library())
 
 
 def answers(engine: TransformersEngine) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,8 +101,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def family(request: pytest.FixtureRequest, tiny: Tiny, tmp_path: Path) -> Bench:
     options = dict(FAMILIES[request.param])
     if "family" not in options:
-        return Bench({n: str(tiny(s, **options)) for n, s in (("a", 1), ("b", 2))}, {})
-    return Bench({n: str(_windowed(tiny, tmp_path / n, n, **options)) for n in "ab"}, {})
+        return Bench({n: str(tiny(s, **options)) for n, s in (("a", 1), ("b", 2))}, Library())
+    return Bench({n: str(_windowed(tiny, tmp_path / n, n, **options)) for n in "ab"}, Library())
 
 
 def _windowed(tiny: Tiny, out: Path, name: str, family: str, window: int, kinds: str) -> Path:
@@ -240,7 +239,7 @@ def test_a_stack_that_transformers_cannot_hold_is_refused_before_any_work(
     tensors = load_file(strange / "model.safetensors")
     tensors["model.layers.1.adapter.weight"] = torch.zeros(3)
     save_file(tensors, strange / "model.safetensors", metadata={"format": "pt"})
-    bench = Bench({"a": str(strange), "b": str(tiny(2))}, {})
+    bench = Bench({"a": str(strange), "b": str(tiny(2))}, Library())
     engine = TransformersEngine()  # not open
     engine.validate(bench.plan(bench.recipe([("a", 0), ("b", 0), ("a", 2)])))
     with pytest.raises(PlanError, match=r"2 tensors, model.layers.1.adapter.weight first"):

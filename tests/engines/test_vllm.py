@@ -24,8 +24,7 @@ from evomerge.scoring import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.tasks import task_manager
 from evomerge.weights.build import build
-from evomerge.weights.models import Models
-from evomerge.weights.plan import make_plan
+from evomerge.weights.library import Library
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("needs vllm", allow_module_level=True)
@@ -74,7 +73,7 @@ def fresh(engine: VllmEngine, recipe: Recipe, out: Path) -> LM:
     from lm_eval.api.registry import get_model
 
     checkpoint = build(recipe, out)
-    itself = Models(str(checkpoint), {"itself": str(checkpoint)})
+    itself = Library().open(str(checkpoint), {"itself": str(checkpoint)})
     arguments = engine.lm_eval_arguments(itself)
     found: Any = get_model("vllm")(pretrained=str(checkpoint), **_values(arguments["model_args"]))
     # its end would be the end of every other vLLM of this process: it comes with the last one's
@@ -101,14 +100,14 @@ class Live(NamedTuple):
         return Recipe.model_validate({"dtype": "bfloat16", **whole, **keys})
 
     def load(self, recipe: Recipe, *asked: Any) -> Answers:
-        self.engine.load(make_plan(recipe))
+        self.engine.load(Library().plan(recipe))
         return ask(self.engine.lm, *asked)
 
 
 def zoo_engine(cache: dict[str, Any] = CACHE, **options: Any) -> Iterator[Live]:
     sources = {name: str(ZOO / name) for name in ("arithmetic", "strings", "kanji")}
     engine = VllmEngine(vllm=cache, threads=1, **options)
-    engine.open(Models(str(ZOO / "base"), sources, chat_template=None))
+    engine.open(Library().open(str(ZOO / "base"), sources))
     yield Live(engine, str(ZOO / "base"), sources)
     engine.close()
 
@@ -382,7 +381,7 @@ def test_a_stack_whose_kinds_of_attention_follow_each_other_otherwise_is_served(
 ) -> None:
     base = windowed(tiny, tmp_path / "base")
     engine = VllmEngine(vllm=CACHE)
-    engine.open(Models(base, {"a": base}))
+    engine.open(Library().open(base, {"a": base}))
     live = Live(engine, base, {"a": base})
     seen = [engine.lm]
     for path in ((1, 0, 0), (1, 0)):
@@ -411,7 +410,7 @@ def test_packed_bfloat16_weights_answer_as_fresh_ones(
     base, *experts = (str(tiny(seed, dtype="bfloat16", **shape)) for seed in range(3))
     sources = dict(zip("ab", experts, strict=True))
     engine = VllmEngine(dtype="bfloat16", vllm=CACHE)
-    engine.open(Models(base, sources))
+    engine.open(Library().open(base, sources))
     live = Live(engine, base, sources)
     seen = []
     whole = [{"a": [0, 3], "b": [0, 3]}]
@@ -442,8 +441,8 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmEngine,
         }
     )
     engine = VllmEngine(vllm=CACHE, threads=1, seed=5)
-    engine.open(Models.of(recipe))
-    engine.load(make_plan(recipe))
+    engine.open(Library().models(recipe))
+    engine.load(Library().plan(recipe))
     stock = fresh(engine, recipe, tmp_path_factory.mktemp("chat") / "built")
     yield engine, stock
     engine.close()
@@ -572,12 +571,12 @@ engine = VllmEngine(threads=1, vllm={"kv_cache_memory_bytes": 2_900_000})
 def plan(blocks):
     slices = [{"a": [block, block + 1]} for block in blocks]
     whole = {"base": base, "sources": {"a": source}, "operator": "linear"}
-    return make_plan(Recipe.model_validate({"dtype": "float32", **whole, "slices": slices}))
+    return Library().plan(Recipe.model_validate({"dtype": "float32", **whole, "slices": slices}))
 
 def weights():
     return weakref.ref(engine._llm.apply_model(lambda model: model)[0])
 
-engine.open(Models(base, {"a": source}))
+engine.open(Library().open(base, {"a": source}))
 before = weights()
 try:
     engine.load(plan([0, 1, 2, 3] * 3))  # which is too deep for the memory

@@ -12,8 +12,7 @@ import pytest
 from evomerge.config.load import load
 from evomerge.errors import ConfigError, PlanError
 from evomerge.recipes import Recipe
-from evomerge.weights.models import Models
-from evomerge.weights.plan import make_plan
+from evomerge.weights.library import Library
 from evomerge.yaml_files import dump_yaml
 
 if importlib.util.find_spec("vllm") is None:
@@ -67,7 +66,7 @@ def pair(made: Made) -> Iterator[Pair]:
     lora = VllmEngine(vllm=CACHE, threads=1, adapters="lora")
     merged = VllmEngine(vllm=CACHE, threads=1)
     for engine in (lora, merged):
-        engine.open(Models(str(ZOO / "base"), sources))
+        engine.open(Library().open(str(ZOO / "base"), sources))
     yield Pair(lora, merged, sources)
     for engine in (lora, merged):
         engine.close()
@@ -88,7 +87,7 @@ def test_several_candidates_in_a_row_answer_as_their_dense_merges(pair: Pair) ->
     for recipe in recipes:
         answers = []
         for engine in (pair.lora, pair.merged):
-            engine.load(make_plan(recipe))
+            engine.load(Library().plan(recipe))
             answers.append(ask(engine.lm))
         (texts, likelihoods), (their_texts, their_likelihoods) = answers
         assert texts == their_texts
@@ -104,31 +103,31 @@ def test_several_candidates_in_a_row_answer_as_their_dense_merges(pair: Pair) ->
 def test_one_adapter_is_kept_and_none_after_the_end(pair: Pair) -> None:
     lm: Any = pair.lora.lm
     for weight in (0.3, 0.4):
-        pair.lora.load(make_plan(pair.recipe(parameters={"weight": weight})))
+        pair.lora.load(Library().plan(pair.recipe(parameters={"weight": weight})))
         kept = Path(lm.lora_request.lora_path)
         assert [path.name for path in kept.parent.glob("candidate-*")] == [kept.name]
         assert lm.model.llm_engine.list_loras() == {lm.lora_request.lora_int_id}
     pair.lora.close()
     assert not kept.parent.exists()
     assert (ZOO / "base" / "model.safetensors").exists()  # it was linked, not moved
-    pair.lora.open(Models(str(ZOO / "base"), pair.sources))
+    pair.lora.open(Library().open(str(ZOO / "base"), pair.sources))
 
 
 def test_what_is_no_sum_of_adapters_is_refused_before_anything_is_loaded(pair: Pair) -> None:
     with pytest.raises(PlanError, match="operator: ties adds up no adapters"):
-        pair.lora.validate(make_plan(pair.recipe("ties")))
+        pair.lora.validate(Library().plan(pair.recipe("ties")))
     with pytest.raises(PlanError, match="operator: ties adds up no adapters"):
-        pair.lora.load(make_plan(pair.recipe("ties")))
-    pair.merged.validate(make_plan(pair.recipe("ties")))
+        pair.lora.load(Library().plan(pair.recipe("ties")))
+    pair.merged.validate(Library().plan(pair.recipe("ties")))
 
 
 def test_models_that_are_no_adapters_are_refused_at_the_start(made: Made) -> None:
     engine = VllmEngine(vllm=CACHE, threads=1, adapters="lora")
     with pytest.raises(PlanError, match="kanji: is no adapter of the base"):
-        engine.open(Models(str(ZOO / "base"), {"kanji": str(ZOO / "kanji")}))
+        engine.open(Library().open(str(ZOO / "base"), {"kanji": str(ZOO / "kanji")}))
     big = str(made(ZOO / "base", r=300))
     with pytest.raises(PlanError, match="ranks add up to 600, vLLM takes 512"):
-        engine.open(Models(str(ZOO / "base"), {"a": big, "b": big}))
+        engine.open(Library().open(str(ZOO / "base"), {"a": big, "b": big}))
 
 
 def test_a_search_that_would_leave_the_adapters_is_refused_by_its_check(

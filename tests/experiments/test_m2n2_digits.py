@@ -17,7 +17,7 @@ from starts import _key, _split
 
 from evomerge.engines.torch import TorchEngine
 from evomerge.weights.build import build
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.weights.plan import make_plan
 
 HERE = Path(__file__).parents[2] / "experiments" / "m2n2_digits"
@@ -40,7 +40,7 @@ def test_the_engine_makes_and_scores_what_the_loop_did(
         pass
     best = population.best()
     recipe = population.recipe(best)
-    models = Models.of(recipe)
+    models = Library().models(recipe)
     engine.open(models)
     engine.load(make_plan(recipe, models))
     elements = torch.cat([p.detach().reshape(-1) for p in engine.module.parameters()])
@@ -60,7 +60,7 @@ def test_the_recipe_of_a_mutant_builds_to_the_bytes_that_were_scored(tmp_path: P
     recipe = population.recipe(best)
     assert recipe.lineage is not None and len(recipe.lineage.steps) > 8
     folder = build(recipe, tmp_path / "out")
-    built = Models(str(folder), {"it": str(folder)})
+    built = Library().open(str(folder), {"it": str(folder)})
     found = torch.cat([built.sources["it"].read(s.name).reshape(-1) for s in built.slots])
     assert found.numpy().tobytes() == population.elements[best].tobytes()
 

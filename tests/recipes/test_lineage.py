@@ -9,7 +9,7 @@ import pytest
 from evomerge.errors import RecipeError
 from evomerge.recipes import Recipe
 from evomerge.recipes.yaml import to_yaml
-from evomerge.weights.build import read_recipe
+from evomerge.weights.library import read_recipe
 
 PLAIN: dict[str, Any] = {"base": "b", "operator": "segments", "dtype": "float32"}
 STEPS: list[dict[str, Any]] = [

@@ -16,7 +16,7 @@ from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.tasks import example_counts, task_manager
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.weights.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
@@ -38,15 +38,14 @@ def chat() -> Iterator[TransformersEngine]:
 
 
 def opened(chat_template: str | None = None) -> Iterator[TransformersEngine]:
-    models = Models(
-        str(ZOO / "base"), {"strings": str(ZOO / "strings")}, chat_template=chat_template
-    )
     recipe = Recipe(
         base=str(ZOO / "base"),
         sources={"strings": str(ZOO / "strings")},
         operator="linear",
         dtype="bfloat16",
+        chat_template=chat_template,
     )
+    models = Library().models(recipe)
     engine = TransformersEngine(threads=1)
     engine.open(models)
     engine.load(make_plan(recipe, models))

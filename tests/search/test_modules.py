@@ -27,8 +27,9 @@ from evomerge.scoring import Fitness
 from evomerge.search.run import resume, start
 from evomerge.store import Store
 from evomerge.types import Evaluation, Job
-from evomerge.weights.build import build, read_recipe
+from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.library import read_recipe
 from evomerge.worker import Worker, unserved
 
 DIGITS = Path(__file__).parents[2] / "experiments" / "m2n2_digits"

@@ -22,7 +22,8 @@ from evomerge.recipes import Recipe
 from evomerge.search.run import resume, start
 from evomerge.store import Store
 from evomerge.types import Genome
-from evomerge.weights.build import build, read_recipe
+from evomerge.weights.build import build
+from evomerge.weights.library import read_recipe
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"

@@ -20,7 +20,8 @@ from evomerge.search.baselines import baselines
 from evomerge.spaces import SearchContext
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Evaluation, Genome, TaskScores
-from evomerge.weights.build import build, read_recipe
+from evomerge.weights.build import build
+from evomerge.weights.library import Library, read_recipe
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
@@ -29,7 +30,7 @@ SOURCES = ("arithmetic", "strings", "kanji")
 
 @pytest.fixture(scope="module")
 def models(zoo: Path) -> Models:
-    return Models(str(zoo / "base"), {name: str(zoo / name) for name in SOURCES})
+    return Library().open(str(zoo / "base"), {name: str(zoo / name) for name in SOURCES})
 
 
 def context(models: Models, zoo: Path, dtype: str = "float32") -> SearchContext:

@@ -19,6 +19,7 @@ from evomerge.spaces import SearchContext
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.types import Gene, Genome, Parameter
 from evomerge.weights.build import build
+from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
@@ -30,7 +31,7 @@ BLOCK, AROUND = 213_248, 125_568
 
 @pytest.fixture(scope="module")
 def models(zoo: Path) -> Models:
-    return Models(str(zoo / "base"), {name: str(zoo / name) for name in SOURCES})
+    return Library().open(str(zoo / "base"), {name: str(zoo / name) for name in SOURCES})
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,8 @@ def test_the_base_goes_by_the_name_of_the_source_that_it_is(models: Models, zoo:
     base = str(zoo / "base")
     sources = {"general": base, "strings": str(zoo / "strings")}
     one = space(
-        SearchContext(base, sources, 4, "float32", models=Models(base, sources)), repetitions=1
+        SearchContext(base, sources, 4, "float32", models=Library().open(base, sources)),
+        repetitions=1,
     )
     assert path(one.decode(one.initial())) == [f"general.{layer}" for layer in range(4)]
     assert [p.name for p in one.parameters if p.name.startswith("in.")] == [
@@ -346,7 +348,7 @@ def test_any_genome_is_a_recipe_within_the_limits(
 def test_a_drawn_recipe_is_planned_with_its_scales(make: Make, models: Models) -> None:
     one = make(scales={"kind": "hop", "negative": True}, max_layers=9)
     recipe = one.decode(drawn(one, 3))
-    plan = make_plan(recipe, models.stacked(recipe))
+    plan = make_plan(recipe, models)
     assert plan.models.layers == recipe.depth == 9
     assert sum(step.is_folded for step in plan.steps) > 0
 
@@ -362,7 +364,7 @@ def test_the_base_under_another_leading_model_has_another_name(make: Make, tmp_p
 def test_the_base_has_no_name_that_a_source_has(zoo: Path) -> None:
     sources = {"strings": str(zoo / "strings"), "base_model": str(zoo / "arithmetic")}
     base = str(zoo / "base")
-    context = SearchContext(base, sources, 4, "float32", models=Models(base, sources))
+    context = SearchContext(base, sources, 4, "float32", models=Library().open(base, sources))
     options: dict[str, Any] = {"sources": ["base", "base_model"], "scales": "none"}
     one = space(context, leading="strings", repetitions=1, **options)
     recipe = decoded(one, **{"in.0.base.2": True, "in.0.base_model.1": True})

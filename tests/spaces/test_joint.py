@@ -19,7 +19,7 @@ from evomerge.spaces.joint import JointSpace
 from evomerge.spaces.parameter import ParameterSpace
 from evomerge.types import Gene, Genome, Parameter
 from evomerge.weights.build import build
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.weights.plan import make_plan
 
 SOURCES = ("arithmetic", "strings")
@@ -34,7 +34,7 @@ Make = Callable[..., JointSpace]
 @pytest.fixture(scope="module")
 def context(zoo: Path) -> SearchContext:
     sources = {name: str(zoo / name) for name in SOURCES}
-    models = Models(str(zoo / "base"), sources)
+    models = Library().open(str(zoo / "base"), sources)
     return SearchContext(str(zoo / "base"), sources, 4, "float32", models=models)
 
 
@@ -131,7 +131,7 @@ def test_the_largest_stack_has_every_slot_and_no_more_than_the_limit(
     largest = make(merge=MERGE, path={"repetitions": 2, "max_layers": 5}).largest()
     assert len(layers(largest)) == 5
     assert context.models is not None
-    assert make_plan(largest, context.models.stacked(largest)).models.layers == 5
+    assert make_plan(largest, context.models).models.layers == 5
 
 
 def test_its_parameters_are_those_of_both_spaces(make: Make) -> None:

@@ -19,7 +19,7 @@ from evomerge.spaces import SearchContext
 from evomerge.spaces.crossover import CrossoverSpace
 from evomerge.types import Candidate, Evaluation, Genome, TaskScores
 from evomerge.weights.build import build
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 
 SHAPES = {"layer1.matrix": (8, 5), "layer1.offset": (5,), "layer2.matrix": (5, 3)}
 SOURCES = ("x", "y")
@@ -39,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def space_of(folders: dict[str, str], **options: Any) -> CrossoverSpace:
-    models = Models(folders["x"], folders)
+    models = Library().open(folders["x"], folders)
     context = SearchContext(folders["x"], folders, 0, "float32", seed=7, models=models)
     return CrossoverSpace(context, **options)
 

@@ -18,7 +18,7 @@ from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.joint import JointSpace
 from evomerge.spaces.parameter import ParameterSpace
 from evomerge.types import Gene, Genome, Parameter
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.yaml_files import read_yaml
 
 FOLDER = presets.shipped("search_spaces")
@@ -197,7 +197,7 @@ def test_the_preset_of_crossover_starts_at_a_source(zoo: Path) -> None:
     found = registry.find("spaces", keys.pop("kind"), CrossoverSpace)
     sources = {name: str(zoo / name) for name in ("arithmetic", "strings")}
     context = SearchContext(
-        str(zoo / "base"), sources, 4, "float32", models=Models(str(zoo / "base"), sources)
+        str(zoo / "base"), sources, 4, "float32", models=Library().open(str(zoo / "base"), sources)
     )
     space = found(context, **registry.validate_options(found, keys, "crossover: "))
     recipe = space.decode(space.initial())

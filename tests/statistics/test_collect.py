@@ -23,7 +23,7 @@ from evomerge.statistics.examples import Example
 from evomerge.statistics.fisher import sample
 from evomerge.statistics.gram import Gram
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.models import Models
+from evomerge.weights.library import Library
 from evomerge.weights.statistics import Statistics, open_statistics
 
 Tiny = Callable[..., Path]
@@ -232,7 +232,7 @@ def test_of_a_fitness_prompts_and_answers_are_read(zoo: Path, tmp_path: Path) ->
 def lm(zoo: Path) -> Iterator[Any]:
     """An lm-eval model with the zoo's tokenizer."""
     engine = TransformersEngine(device="cpu")
-    engine.open(Models(str(zoo / "base"), {"model": str(zoo / "base")}))
+    engine.open(Library().open(str(zoo / "base"), {"model": str(zoo / "base")}))
     yield engine.lm
     engine.close()
 

@@ -20,10 +20,9 @@ from evomerge.recipes.mergekit.write import to_mergekit
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.library import Library
 from evomerge.weights.low_rank import LowRank
 from evomerge.weights.merge import merge
-from evomerge.weights.models import Models
-from evomerge.weights.plan import make_plan
 
 Tiny = Callable[..., Path]
 Made = Callable[..., Path]
@@ -54,7 +53,7 @@ def recipe(base: Path, *sources: Path | Recipe, **keys: Any) -> Recipe:
 
 
 def weights(recipe: Recipe) -> dict[str, Tensor]:
-    return dict(merge(make_plan(recipe)))
+    return dict(merge(Library().plan(recipe)))
 
 
 def changed(folder: Path, out: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
@@ -74,7 +73,7 @@ def reconfigured(folder: Path, **keys: Any) -> Path:
 
 def refusals(base: Path, *adapters: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        Models.of(recipe(base, *adapters))
+        Library().models(recipe(base, *adapters))
     return "\n".join(caught.value.problems)
 
 
@@ -180,7 +179,7 @@ def test_rows_do_not_depend_on_how_many_are_read_together() -> None:
 def test_a_saved_head_unties_a_tied_base(tiny: Tiny, made: Made) -> None:
     base = tiny(tied=True)
     adapter = made(base, modules_to_save=["lm_head"])
-    models = Models.of(recipe(base, adapter))
+    models = Library().models(recipe(base, adapter))
     assert models.untied
     saved = load_file(adapter / "adapter_model.safetensors")["base_model.model.lm_head.weight"]
     found = weights(recipe(base, adapter))
@@ -193,7 +192,7 @@ def test_an_adapter_speaks_with_the_tokenizer_of_its_base(tiny: Tiny, made: Made
     assert Adapter(adapter, base).vocabulary == base.vocabulary
     shutil.copy(tiny(words=[f"x{n}" for n in range(40)]) / "tokenizer.json", adapter)
     with pytest.raises(InputError, match="numbers tokens differently"):
-        Models.of(recipe(tiny(), adapter))
+        Library().models(recipe(tiny(), adapter))
 
 
 def test_the_fingerprint_follows_file_settings_and_base(
@@ -331,15 +330,15 @@ def test_a_changed_embedding_that_is_also_the_head_is_refused(tiny: Tiny, made: 
 
 def test_a_base_of_another_name_is_noted(tiny: Tiny, made: Made) -> None:
     adapter = reconfigured(made(tiny()), base_model_name_or_path="org/other-7b")
-    (note,) = Models.of(recipe(tiny(), adapter)).notes
+    (note,) = Library().models(recipe(tiny(), adapter)).notes
     assert note.startswith("s1: the adapter says that it was made for org/other-7b")
     reconfigured(adapter, base_model_name_or_path=f"org/{tiny().name}")
-    assert Models.of(recipe(tiny(), adapter)).notes == []
+    assert Library().models(recipe(tiny(), adapter)).notes == []
 
 
 def test_an_export_to_mergekit_says_to_build_the_adapter_first(tiny: Tiny, made: Made) -> None:
     one = recipe(tiny(), made(tiny()))
-    slots = Models.of(one).slots
+    slots = Library().models(one).slots
     places = {slot.name: slot.place for slot in slots}
     shapes = {slot.name: slot.shape for slot in slots}
     with pytest.raises(ExportError, match=r"sources\.s1: mergekit rounds an adapter and its base"):

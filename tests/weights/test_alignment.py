@@ -12,9 +12,9 @@ from torch import Tensor
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.models import Input, Models
-from evomerge.weights.plan import make_plan
 from evomerge.weights.vocabulary import AlignedRows
 
 Tiny = Callable[..., Path]
@@ -64,7 +64,7 @@ def test_a_union_has_the_bases_rows_then_the_new_tokens_of_the_sources(
     tiny: Tiny, name: str
 ) -> None:
     folders = three(tiny)
-    models = Models.of(recipe("union", **folders))
+    models = Library().models(recipe("union", **folders))
     assert models.vocabulary is not None
     tokens = [*WORDS, "both", "more", "only b"]
     assert models.vocabulary.tokens == {token: row for row, token in enumerate(tokens)}
@@ -82,7 +82,9 @@ def test_a_union_has_the_bases_rows_then_the_new_tokens_of_the_sources(
 def test_a_token_that_the_base_knows_has_no_task_vector_where_it_is_unknown(tiny: Tiny) -> None:
     folders = three(tiny, dtype="bfloat16")
     made = dict(
-        merge(make_plan(recipe("union", "task_arithmetic", base=folders["base"], b=folders["b"])))
+        merge(
+            Library().plan(recipe("union", "task_arithmetic", base=folders["base"], b=folders["b"]))
+        )
     )
     base = weights(folders["base"])
     for name in (EMBEDDING, HEAD):
@@ -93,13 +95,13 @@ def test_a_token_that_the_base_knows_has_no_task_vector_where_it_is_unknown(tiny
 def test_a_token_of_one_model_comes_from_it(tiny: Tiny) -> None:
     folders = three(tiny)
     for operator in ("linear", "task_arithmetic", "ties"):
-        made = dict(merge(make_plan(recipe("union", operator, **folders))))
+        made = dict(merge(Library().plan(recipe("union", operator, **folders))))
         expected = weights(folders["b"])[EMBEDDING][B.index("only b")]
         torch.testing.assert_close(made[EMBEDDING][42], expected, rtol=0, atol=1e-6)
 
 
 def test_a_union_of_equal_vocabularies_changes_nothing(tiny: Tiny) -> None:
-    models = Models.of(recipe("union", base=tiny(rows=48), a=tiny(1, rows=48)))
+    models = Library().models(recipe("union", base=tiny(rows=48), a=tiny(1, rows=48)))
     slot = next(slot for slot in models.slots if slot.name == EMBEDDING)
     assert isinstance(models.input(slot, "a"), Tensor)
     assert slot.shape == (48, 32)
@@ -107,7 +109,7 @@ def test_a_union_of_equal_vocabularies_changes_nothing(tiny: Tiny) -> None:
 
 
 def test_new_tokens_take_the_bases_padding_rows(tiny: Tiny) -> None:
-    models = Models.of(recipe("union", base=tiny(rows=42), b=tiny(1, words=B)))
+    models = Library().models(recipe("union", base=tiny(rows=42), b=tiny(1, words=B)))
     assert models.vocabulary is not None
     assert models.vocabulary.added == {"both": 40, "more": 41, "only b": 42}
     found = rows(models)
@@ -120,7 +122,7 @@ def test_new_tokens_take_the_bases_padding_rows(tiny: Tiny) -> None:
 @pytest.mark.parametrize("operator", ["linear", "task_arithmetic"])
 def test_a_sources_vocabulary_orders_the_rows(tiny: Tiny, operator: str) -> None:
     folders = three(tiny, rows=35)
-    models = Models.of(recipe("b", operator, **folders))
+    models = Library().models(recipe("b", operator, **folders))
     found, base = rows(models), weights(folders["base"])[EMBEDDING]
     table = weights(folders["b"])[EMBEDDING]
     assert torch.equal(found["b"], table)
@@ -135,8 +137,8 @@ def test_a_sources_vocabulary_orders_the_rows(tiny: Tiny, operator: str) -> None
 def test_new_padding_rows_are_the_mean_of_each_models_rows(tiny: Tiny) -> None:
     folders = three(tiny)
     setting = {"source": "union", "pad_to_multiple_of": 16}
-    models = Models.of(recipe(setting, **folders))
-    plain = rows(Models.of(recipe("union", **folders)))
+    models = Library().models(recipe(setting, **folders))
+    plain = rows(Library().models(recipe("union", **folders)))
     for model, table in rows(models).items():
         assert torch.equal(table[:43], plain[model])
         mean = plain[model].double().mean(0).float()
@@ -152,7 +154,7 @@ def test_rules_for_tokens_come_first(tiny: Tiny, source: str) -> None:
         "new": {"source": "b", "token": "only b"},
         "w0": {"source": "b", "token_id": 5, "force": True},
     }
-    models = Models.of(recipe({"source": source, "tokens": tokens}, **folders))
+    models = Library().models(recipe({"source": source, "tokens": tokens}, **folders))
     assert models.vocabulary is not None
     ids = models.vocabulary.tokens
     assert list(ids) == [
@@ -176,7 +178,7 @@ def test_rules_that_name_nothing_are_told_at_once(tiny: Tiny) -> None:
         "w2": {"source": "c"},
     }
     with pytest.raises(PlanError) as error:
-        Models.of(recipe({"source": "base", "tokens": tokens}, **three(tiny)))
+        Library().models(recipe({"source": "base", "tokens": tokens}, **three(tiny)))
     assert error.value.problems == (
         "tokenizer.tokens.w0: b has no token 'nothing'. Name one that it has.",
         "tokenizer.tokens.w1: token_id 1000 is beyond the 26 rows of c. Name a row that it has.",
@@ -189,12 +191,16 @@ def test_the_bias_of_a_head_follows(tiny: Tiny, changed: Changed) -> None:
         return lambda tensors: tensors.update({BIAS: torch.arange(count) + start})
 
     base = changed(tiny(), add(40, 0.0))
-    models = Models.of(recipe("union", base=base, b=changed(tiny(1, words=B), add(33, 100.0))))
+    models = Library().models(
+        recipe("union", base=base, b=changed(tiny(1, words=B), add(33, 100.0)))
+    )
     found = rows(models, BIAS)
     assert found["b"].tolist() == [*range(100, 130), *range(30, 40), 130, 131, 132]
     assert found["base"].tolist() == [*range(40), 130, 131, 132]
     # a base without the bias gives nothing; rows that no source knows are zero
-    bare = Models.of(recipe("union", base=tiny(), b=changed(tiny(1, words=B), add(33, 100.0))))
+    bare = Library().models(
+        recipe("union", base=tiny(), b=changed(tiny(1, words=B), add(33, 100.0)))
+    )
     slot = next(slot for slot in bare.slots if slot.name == BIAS)
     assert bare.base_input(slot) is None
     assert whole(bare.input(slot, "b")).tolist() == [*range(100, 130), *[0] * 10, 130, 131, 132]
@@ -202,7 +208,7 @@ def test_the_bias_of_a_head_follows(tiny: Tiny, changed: Changed) -> None:
 
 def test_tied_heads_are_aligned_like_the_embedding(tiny: Tiny) -> None:
     base, b = tiny(tied=True), tiny(1, words=B)
-    models = Models.of(recipe("union", base=base, b=b))
+    models = Library().models(recipe("union", base=base, b=b))
     head = rows(models, HEAD)
     assert torch.equal(head["base"][:40], weights(base)[EMBEDDING])
     assert torch.equal(head["base"][40:], weights(b)[HEAD][30:])
@@ -211,16 +217,16 @@ def test_tied_heads_are_aligned_like_the_embedding(tiny: Tiny) -> None:
 def test_a_source_without_tokenizer_has_the_bases(tiny: Tiny, changed: Changed) -> None:
     bare = changed(tiny(1))
     (bare / "tokenizer.json").unlink()
-    models = Models.of(recipe("union", base=tiny(), a=bare, b=tiny(2, words=B)))
+    models = Library().models(recipe("union", base=tiny(), a=bare, b=tiny(2, words=B)))
     assert torch.equal(rows(models)["a"][:40], weights(tiny(1))[EMBEDDING])
     with pytest.raises(PlanError, match=r"tokenizer: a: .*has no tokenizer.json. Save one"):
-        Models.of(recipe("a", base=tiny(), a=bare))
+        Library().models(recipe("a", base=tiny(), a=bare))
 
 
 def test_a_model_under_two_names_counts_once(tiny: Tiny) -> None:
     folders = three(tiny)
-    one = rows(Models.of(recipe("union", **folders)))
-    two = rows(Models.of(recipe("union", **folders, again=folders["b"])))
+    one = rows(Library().models(recipe("union", **folders)))
+    two = rows(Library().models(recipe("union", **folders, again=folders["b"])))
     assert torch.equal(one["base"], two["base"])
 
 
@@ -231,12 +237,12 @@ def test_a_tokenizer_with_gaps_cannot_grow(tiny: Tiny, changed: Changed) -> None
     content["model"]["vocab"]["w35"] = 50
     path.write_text(json.dumps(content))
     with pytest.raises(PlanError, match="the ids of its tokens have gaps"):
-        Models.of(recipe("union", base=holed, b=tiny(1, words=B)))
+        Library().models(recipe("union", base=holed, b=tiny(1, words=B)))
 
 
 def test_a_selection_keeps_the_whole_vocabulary(tiny: Tiny) -> None:
     folders = three(tiny)
-    everything = Models.of(recipe("union", **folders))
+    everything = Library().models(recipe("union", **folders))
     chosen = everything.select({"other": str(folders["c"]), "base again": str(folders["base"])})
     whole_rows, found = rows(everything), rows(chosen)
     assert torch.equal(found["other"], whole_rows["c"])
@@ -249,7 +255,7 @@ def test_slices_and_a_union_go_together(tiny: Tiny) -> None:
     sliced = recipe("union", **folders).model_copy(
         update={"slices": ({"c": (0, 2)}, {"b": (1, 3)})}
     )
-    made = dict(merge(make_plan(sliced)))
+    made = dict(merge(Library().plan(sliced)))
     assert torch.equal(made[EMBEDDING][42], weights(folders["b"])[EMBEDDING][32])
     assert torch.equal(made[HEAD][:30], weights(folders["b"])[HEAD][:30])
     assert torch.equal(made[EMBEDDING][41], weights(folders["c"])[EMBEDDING][4])
@@ -258,6 +264,6 @@ def test_slices_and_a_union_go_together(tiny: Tiny) -> None:
 def test_a_table_outside_the_modules_has_the_bases_rows_in_the_new_order(tiny: Tiny) -> None:
     folders = three(tiny)
     partial = recipe("b", **folders).model_copy(update={"modules": ("model.layers",)})
-    made, base = dict(merge(make_plan(partial))), weights(folders["base"])
+    made, base = dict(merge(Library().plan(partial))), weights(folders["base"])
     assert torch.equal(made[EMBEDDING][:30], base[EMBEDDING][:30])
-    assert torch.equal(made[HEAD], rows(Models.of(recipe("b", **folders)), HEAD)["base"])
+    assert torch.equal(made[HEAD], rows(Library().models(recipe("b", **folders)), HEAD)["base"])

@@ -17,8 +17,8 @@ from evomerge.recipes import Recipe
 from evomerge.weights.block_numbers import displaced
 from evomerge.weights.build import build
 from evomerge.weights.layer_types import spelled_out
+from evomerge.weights.library import Library
 from evomerge.weights.names import DEPTH_KEYS
-from evomerge.weights.plan import make_plan
 from evomerge.weights.skeleton import _BLOCK_LISTS
 
 COMMON = {
@@ -97,13 +97,13 @@ def test_blocks_that_divide_by_their_number_stay_where_they_are(tmp_path: Path) 
         r"idx goes by the number of a block, and the config has no list of it. Leave the blocks"
     )
     with pytest.raises(PlanError, match=said):
-        make_plan(stack(folder, BLOCKS))
+        Library().plan(stack(folder, BLOCKS))
     built = load(build(stack(folder, (0, 1, 2)), tmp_path / "built"))
     expected = load(folder)
     expected.transformer.h = expected.transformer.h[:3]
     assert torch.equal(logits(built), logits(expected))
     plain = make(tmp_path / "plain", "gpt2")
-    assert make_plan(stack(plain, BLOCKS)).models.layers == len(BLOCKS)
+    assert Library().plan(stack(plain, BLOCKS)).models.layers == len(BLOCKS)
 
 
 def test_a_pattern_in_letters_is_no_list(tmp_path: Path) -> None:
@@ -111,11 +111,11 @@ def test_a_pattern_in_letters_is_no_list(tmp_path: Path) -> None:
     content = json.loads((folder / "config.json").read_text())
     content["sliding_window_pattern"] = "LLG"
     (folder / "config.json").write_text(json.dumps(content))
-    assert make_plan(stack(folder, BLOCKS)).models.layers == len(BLOCKS)
+    assert Library().plan(stack(folder, BLOCKS)).models.layers == len(BLOCKS)
     del content["layer_types"]
     (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(PlanError, match="of exaone4, layer_types goes by the number of a block"):
-        make_plan(stack(folder, BLOCKS))
+        Library().plan(stack(folder, BLOCKS))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from evomerge.weights.concatenation import (
     rank_of,
     write_adapter,
 )
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
 Tiny = Callable[..., Path]
@@ -48,11 +48,11 @@ def test_one_adapter_is_the_dense_merge(
     tiny: Tiny, made: Made, tmp_path: Path, operator: str, parameters: dict[str, Any]
 ) -> None:
     sources = {"a": made(tiny()), "b": made(tiny(), 2, **RSLORA)}
-    plan = make_plan(recipe(tiny(), sources, operator=operator, parameters=parameters))
+    plan = Library().plan(recipe(tiny(), sources, operator=operator, parameters=parameters))
     assert plan_problems(plan) == []
     write_adapter(concatenate(plan), tmp_path / "sum")
     one = recipe(tiny(), {"sum": tmp_path / "sum"}, operator="linear")
-    found = dict(merge(make_plan(one)))
+    found = dict(merge(Library().plan(one)))
     for name, tensor in merge(plan):
         torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-6)
     assert rank_of(plan.models) == 6
@@ -62,10 +62,10 @@ def test_one_adapter_is_the_dense_merge(
 def test_layers_of_weight_zero_are_left_out(tiny: Tiny, made: Made) -> None:
     sources = {"a": made(tiny())}
     weight = {"mlp": 1.0, "other": 0.0}
-    factors = concatenate(make_plan(recipe(tiny(), sources, parameters={"weight": weight})))
+    factors = concatenate(Library().plan(recipe(tiny(), sources, parameters={"weight": weight})))
     assert [name.rpartition(".")[2] for name in factors] == ["down_proj"] * 3
-    assert concatenate(make_plan(recipe(tiny(), sources, parameters={"weight": 0.0}))) == {}
-    assert concatenate(make_plan(recipe(tiny(), {"base": tiny()}))) == {}
+    assert concatenate(Library().plan(recipe(tiny(), sources, parameters={"weight": 0.0}))) == {}
+    assert concatenate(Library().plan(recipe(tiny(), {"base": tiny()}))) == {}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_layers_of_weight_zero_are_left_out(tiny: Tiny, made: Made) -> None:
 def test_a_recipe_that_is_no_sum_of_adapters_is_told(
     tiny: Tiny, made: Made, keys: dict[str, Any], said: str
 ) -> None:
-    (problem,) = plan_problems(make_plan(recipe(tiny(), {"a": made(tiny())}, **keys)))
+    (problem,) = plan_problems(Library().plan(recipe(tiny(), {"a": made(tiny())}, **keys)))
     assert problem.startswith(said)
 
 
@@ -92,13 +92,15 @@ def test_sources_that_are_no_plain_adapters_are_told_all_at_once(tiny: Tiny, mad
         "table": made(tiny(), target_modules=["lm_head"]),
         "good": made(tiny()),
     }
-    found = plan_problems(make_plan(recipe(tiny(), sources)))
+    found = plan_problems(Library().plan(recipe(tiny(), sources)))
     assert [problem.partition(":")[0] for problem in found] == ["model", "dora", "saved", "table"]
 
 
 def test_weights_that_scale_the_base_are_the_candidates_fault(tiny: Tiny, made: Made) -> None:
     parameters = {"weight": 0.7, "normalize": False}
-    plan = make_plan(recipe(tiny(), {"a": made(tiny())}, operator="linear", parameters=parameters))
+    plan = Library().plan(
+        recipe(tiny(), {"a": made(tiny())}, operator="linear", parameters=parameters)
+    )
     with pytest.raises(CandidateError, match=r"add up to 0.7, which scales the base"):
         concatenate(plan)
 
@@ -107,11 +109,11 @@ def test_nan_names_its_file_and_what_overflows_its_tensor(tiny: Tiny, made: Made
     adapter = made(tiny())
     file = adapter / "adapter_model.safetensors"
     tensors = load_file(file)
-    models = Models(str(tiny()), {"a": str(adapter)})
+    models = Library().open(str(tiny()), {"a": str(adapter)})
     loud = recipe(tiny(), {"a": adapter}, parameters={"weight": 1e38, "lam": 1e38})
     with pytest.raises(CandidateError, match="more than float32 can hold"):
         concatenate(make_plan(loud, models))
     tensors[next(iter(tensors))][0, 0] = float("nan")
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=r"adapter_model.safetensors: tensor .* holds 1 NaN"):
-        concatenate(make_plan(recipe(tiny(), {"a": adapter})))
+        concatenate(Library().plan(recipe(tiny(), {"a": adapter})))

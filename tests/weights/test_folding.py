@@ -17,8 +17,8 @@ from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import from_mergekit, to_mergekit
 from evomerge.weights.build import build
 from evomerge.weights.folding import FAMILIES
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.plan import make_plan
 from evomerge.yaml_files import parse_yaml
 
 Tiny = Callable[..., Path]
@@ -238,8 +238,8 @@ def test_merged_blocks_are_scaled_after_the_merge(
 
 def test_powers_of_two_fold_exactly_and_leave_all_else_alone(tiny: Tiny) -> None:
     scaled = recipe((tiny(), tiny(1)), [("a", 0), ("b", 1), ("a", 2)], (2.0, -4.0, 0.5))
-    folded = dict(merge(make_plan(scaled)))
-    plain = dict(merge(make_plan(scaled.model_copy(update={"scales": ()}))))
+    folded = dict(merge(Library().plan(scaled)))
+    plain = dict(merge(Library().plan(scaled.model_copy(update={"scales": ()}))))
     products = (2.0, -8.0, -4.0)
     for name, value in folded.items():
         factor = 1.0
@@ -258,8 +258,8 @@ def test_what_modules_leave_alone_is_folded_too(tiny: Tiny) -> None:
     content = {"slices": [], "operator": "linear", "modules": ["model.layers.0.mlp"]}
     scaled = recipe((tiny(), tiny(1)), scales=(2.0, 1.0, 1.0), **content)
     name = "model.layers.1.mlp.down_proj.weight"
-    folded = dict(merge(make_plan(scaled)))
-    plain = dict(merge(make_plan(scaled.model_copy(update={"scales": ()}))))
+    folded = dict(merge(Library().plan(scaled)))
+    plain = dict(merge(Library().plan(scaled.model_copy(update={"scales": ()}))))
     assert torch.equal(folded[name], plain[name] / 2)
 
 
@@ -267,8 +267,8 @@ def test_folding_happens_before_the_one_cast(tiny: Tiny) -> None:
     hops, name = [("b", 0), ("a", 1)], "model.layers.0.mlp.down_proj.weight"
     exact = recipe((tiny(), tiny(1)), hops, (3.0, 1.0))
     rounded = exact.model_copy(update={"dtype": "bfloat16"})
-    whole = dict(merge(make_plan(exact)))[name]
-    assert torch.equal(dict(merge(make_plan(rounded)))[name], whole.bfloat16())
+    whole = dict(merge(Library().plan(exact)))[name]
+    assert torch.equal(dict(merge(Library().plan(rounded)))[name], whole.bfloat16())
 
 
 @pytest.mark.parametrize("spelled", [True, False])
@@ -291,9 +291,9 @@ def test_a_family_that_does_not_fold_is_refused_by_name(
     models = changed(tiny(), model_type="lama"), changed(tiny(1), model_type="lama")
     wrong = recipe(models, [("a", 0)], (2.0,), parameters={"weight": 1.0})
     with pytest.raises(PlanError, match=r"parameters\.weight"):
-        make_plan(wrong)
+        Library().plan(wrong)
     with pytest.raises(PlanError, match=r"lama is none of the families .* 'llama'"):
-        make_plan(recipe(models, [("a", 0)], (2.0,)))
+        Library().plan(recipe(models, [("a", 0)], (2.0,)))
 
 
 def test_tensors_that_nobody_knows_are_refused_with_those_that_are_missing(
@@ -305,7 +305,7 @@ def test_tensors_that_nobody_knows_are_refused_with_those_that_are_missing(
 
     models = changed(tiny(), change), changed(tiny(1), change)
     with pytest.raises(PlanError) as error:
-        make_plan(recipe(models, [], (2.0, 1.0, 1.0), operator="linear"))
+        Library().plan(recipe(models, [], (2.0, 1.0, 1.0), operator="linear"))
     first, second = error.value.problems
     assert "model.layers.1.mlp.side.weight is none of the tensors known of this family" in first
     assert "block 0 has no tensor of input_layernorm" in second
@@ -313,14 +313,14 @@ def test_tensors_that_nobody_knows_are_refused_with_those_that_are_missing(
 
 def test_scales_are_one_a_block_of_the_model_too(tiny: Tiny) -> None:
     with pytest.raises(PlanError, match=r"scales: 2 values, but the model has 3 blocks"):
-        make_plan(recipe((tiny(), tiny(1)), [], (2.0, 1.0), operator="linear"))
+        Library().plan(recipe((tiny(), tiny(1)), [], (2.0, 1.0), operator="linear"))
 
 
 # Exports
 
 
 def exported(one: Recipe) -> str:
-    steps = make_plan(one).steps
+    steps = Library().plan(one).steps
     places = {step.slot.name: step.slot.place for step in steps}
     shapes = {step.slot.name: step.slot.shape for step in steps}
     return to_mergekit(one, places, shapes, {step.slot.name: step.fold for step in steps})
@@ -336,21 +336,21 @@ def test_a_scaled_stack_is_mergekit_yaml_of_the_same_weights(
     assert text.startswith(f"# evomerge recipe {one.digest}\n")
     content = parse_yaml(text, "m.yaml")
     assert content["merge_method"] == "passthrough"
-    places = {slot.name: slot.place for slot in make_plan(one).models.slots}
+    places = {slot.name: slot.place for slot in Library().plan(one).models.slots}
     again = from_mergekit(content, "m.yaml", lambda _: 3, lambda _: places)
     assert not again.scales
-    found = dict(merge(make_plan(again)))
-    for name, value in merge(make_plan(one)):
+    found = dict(merge(Library().plan(again)))
+    for name, value in merge(Library().plan(one)):
         assert torch.equal(found[name], value), name
 
 
 def test_a_factor_of_the_recipe_and_a_scale_are_exported_as_one(tiny: Tiny) -> None:
     content = {"slices": [{"b": [0, 3]}], "parameters": {"scale": {"mlp": 0.5, "other": 1.0}}}
     one = recipe((tiny(), tiny(1)), scales=(2.0, 1.0, 0.25), **content)
-    places = {slot.name: slot.place for slot in make_plan(one).models.slots}
+    places = {slot.name: slot.place for slot in Library().plan(one).models.slots}
     again = from_mergekit(parse_yaml(exported(one), "m"), "m", lambda _: 3, lambda _: places)
-    found = dict(merge(make_plan(again)))
-    for name, value in merge(make_plan(one)):
+    found = dict(merge(Library().plan(again)))
+    for name, value in merge(Library().plan(one)):
         assert torch.equal(found[name], value), name
 
 

@@ -14,8 +14,9 @@ from evomerge.errors import CandidateError, CheckpointError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.weights import merge as merge_module
+from evomerge.weights.library import Library
 from evomerge.weights.merge import Out, merge, merge_into
-from evomerge.weights.plan import Step, make_plan
+from evomerge.weights.plan import Step
 
 Tiny = Callable[..., Path]
 Changed = Callable[..., Path]
@@ -37,7 +38,7 @@ def merged(
             **{"operator": operator, "seed": seed, "dtype": dtype, "experimental": True},
         }
     )
-    return dict(merge(make_plan(recipe)))
+    return dict(merge(Library().plan(recipe)))
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -164,7 +165,7 @@ def test_several_lanes_hand_out_the_same_stretches(
         parameters=density(operator),
         dtype="bfloat16",
     )
-    plan = make_plan(recipe)
+    plan = Library().plan(recipe)
     found = {step.slot.name: torch.zeros(step.slot.shape, dtype=step.dtype) for step in plan.steps}
 
     def into(step: Step) -> Out:
@@ -262,7 +263,7 @@ def test_a_handful_of_tensors_comes_before_the_next_is_read(
         sources={"a": str(changed(tiny(1), damage))},
         **{"operator": "linear", "dtype": "float32"},  # type: ignore[arg-type]
     )
-    stream = merge(make_plan(recipe))
+    stream = merge(Library().plan(recipe))
     assert next(stream)[0] == "lm_head.weight"  # long before the damaged one is read
     with pytest.raises(CheckpointError):
         list(stream)
@@ -280,7 +281,7 @@ def test_a_gpu_merges_to_the_same_weights(tiny: Tiny, operator: str) -> None:
         parameters=density(operator) | ({"epsilon": 0.1} if operator == "della" else {}),
         dtype="float32",
     )
-    plan = make_plan(recipe)
+    plan = Library().plan(recipe)
     found = {step.slot.name: torch.zeros(step.slot.shape) for step in plan.steps}
 
     def into(step: Step) -> Out:

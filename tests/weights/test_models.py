@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evomerge.errors import CheckpointError, PlanError
 from evomerge.recipes import Recipe
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
@@ -26,7 +27,7 @@ WORDS = (*SPECIAL, *(f"w{number}" for number in range(36)))
 
 
 def opened(base: Path, tokenizer: str | None = None, **sources: Path) -> Models:
-    return Models(str(base), {name: str(path) for name, path in sources.items()}, tokenizer)
+    return Library().open(str(base), {name: str(path) for name, path in sources.items()}, tokenizer)
 
 
 def merged(models: Models, operator: str = "linear", **parameters: Any) -> dict[str, Tensor]:
@@ -93,11 +94,11 @@ def test_a_slice_of_several_models_tells_what_one_of_them_lacks(
     tiny: Tiny, changed: Changed
 ) -> None:
     sources = {"a": str(changed(tiny(1), drop(UP))), "b": str(tiny(2))}
-    merging = Models(str(tiny()), sources, slices=[{"a": (0, 2), "b": (0, 2)}])
+    merging = Library().open(str(tiny()), sources, slices=[{"a": (0, 2), "b": (0, 2)}])
     assert merging.notes == [
         f"a: lacks 1 tensors of the base, {UP} first; it takes no part in them."
     ]
-    assert Models(str(tiny()), sources, slices=[{"b": (0, 2)}, {"a": (1, 2)}]).notes == []
+    assert Library().open(str(tiny()), sources, slices=[{"b": (0, 2)}, {"a": (1, 2)}]).notes == []
 
 
 def test_blocks_that_one_config_cannot_say_are_not_stacked(tiny: Tiny) -> None:
@@ -105,12 +106,12 @@ def test_blocks_that_one_config_cannot_say_are_not_stacked(tiny: Tiny) -> None:
     sources = {"a": str(tiny(1, attention_bias=True)), "b": str(tiny(2))}
     problem = "a: attention_bias is True, the base has False. Drop this source."
     with pytest.raises(PlanError) as error:
-        Models(str(tiny()), sources, slices=[{"b": (0, 1)}, {"a": (1, 2)}])
+        Library().open(str(tiny()), sources, slices=[{"b": (0, 1)}, {"a": (1, 2)}])
     assert error.value.problems == (problem,)
     with pytest.raises(PlanError) as error:
-        Models.side_by_side(str(tiny(num_hidden_layers=4)), sources)
+        Library().side_by_side(str(tiny(num_hidden_layers=4)), sources)
     assert error.value.problems == (problem,)
-    assert Models(str(tiny()), sources, slices=[{"b": (0, 2)}]).layers == 2
+    assert Library().open(str(tiny()), sources, slices=[{"b": (0, 2)}]).layers == 2
 
 
 def test_a_tensor_of_the_base_alone_is_copied(tiny: Tiny, changed: Changed) -> None:
@@ -368,13 +369,14 @@ def test_a_selection_merges_as_if_it_were_opened_alone(tiny: Tiny, operator: str
     everything = opened(tiny(), a=tiny(1), b=tiny(2), c=tiny(3))
     chosen = {"c": str(tiny(3)), "other name of the base": str(tiny()), "a": str(tiny(1))}
     assert_same(
-        merged(everything.select(chosen), operator), merged(Models(str(tiny()), chosen), operator)
+        merged(everything.select(chosen), operator),
+        merged(Library().open(str(tiny()), chosen), operator),
     )
 
 
 def test_the_order_of_a_selection_counts(tiny: Tiny) -> None:
     both = {"a": str(tiny(1)), "b": str(tiny(2))}
-    models = Models(str(tiny()), both)
+    models = Library().open(str(tiny()), both)
     turned = dict(reversed(both.items()))
     assert models.select(both) is models
     assert_same(merged(models.select(turned), "slerp", t=0.0), merged(models, "slerp", t=1.0))
@@ -384,14 +386,14 @@ def test_a_selection_keeps_row_maps(tiny: Tiny) -> None:
     other = tiny(1, words=(*SPECIAL, *reversed(WORDS[4:])))
     chosen = {"again": str(other), "base again": str(tiny())}
     selected = opened(tiny(), "base", a=other, b=tiny(2)).select(chosen)
-    assert_same(merged(selected), merged(Models(str(tiny()), chosen, "base")))
+    assert_same(merged(selected), merged(Library().open(str(tiny()), chosen, "base")))
 
 
 def test_a_tied_selection_of_untied_models_repeats_the_embedding(tiny: Tiny) -> None:
     base, tied, untied = tiny(tied=True), tiny(1, tied=True), tiny(2)
     chosen = {"a": str(tied)}
     parameters: dict[str, Any] = {"density": 0.5, "weight": {"head": 9.0, "other": [1.0, 2.0, 3.0]}}
-    alone = merged(Models(str(base), chosen), "dare_linear", **parameters)
+    alone = merged(Library().open(str(base), chosen), "dare_linear", **parameters)
     selected = merged(opened(base, a=tied, b=untied).select(chosen), "dare_linear", **parameters)
     assert_same(selected, {**alone, HEAD: alone[EMBEDDING]})
 
@@ -407,7 +409,7 @@ def test_a_model_outside_the_search_cannot_be_selected(tiny: Tiny) -> None:
 def chosen(base: Path, modules: list[str], operator: str = "linear", **sources: Path) -> Models:
     named = {name: str(path) for name, path in sources.items()}
     recipe = {"base": str(base), "sources": named, "operator": operator, "dtype": "float32"}
-    return Models.of(Recipe.model_validate({**recipe, "modules": modules}))
+    return Library().models(Recipe.model_validate({**recipe, "modules": modules}))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
+from evomerge.weights.library import Library
 from evomerge.weights.outline import outline
 from evomerge.weights.plan import make_plan
 
@@ -37,7 +38,8 @@ def test_places_shapes_folds_and_their_order_are_those_of_the_plan(
     recipe = Recipe.model_validate({"dtype": "bfloat16", **whole, **keys})
     around = {**whole, "base": recipe, "tokenizer": recipe.tokenizer}
     for one in (recipe, Recipe.model_validate({"dtype": "float32", **around})):
-        steps, found = make_plan(one).steps, outline(one)
+        models = Library().models(one)
+        steps, found = make_plan(one, models).steps, outline(one, models)
         assert list(found.places.items()) == [(s.slot.name, s.slot.place) for s in steps]
         assert list(found.shapes.items()) == [(s.slot.name, s.slot.shape) for s in steps]
         assert list(found.folds.items()) == [(s.slot.name, s.fold) for s in steps]
@@ -51,9 +53,9 @@ def test_a_list_that_has_not_one_value_a_block_is_refused_as_by_the_plan(
 ) -> None:
     whole = {"base": str(tiny()), "sources": {"a": str(tiny(1))}, "operator": "linear"}
     recipe = Recipe.model_validate({"dtype": "float32", **whole, **keys})
-    refusals = []
+    models, refusals = Library().models(recipe), []
     for function in (outline, make_plan):
         with pytest.raises(PlanError) as caught:
-            function(recipe)
+            function(recipe, models)
         refusals.append(caught.value.problems)
     assert refusals[0] == refusals[1]

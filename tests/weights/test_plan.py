@@ -9,8 +9,9 @@ import torch
 
 from evomerge.errors import ConfigError, PlanError
 from evomerge.recipes import Recipe
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.plan import Plan, Step, make_plan
+from evomerge.weights.plan import Plan, Step
 from evomerge.weights.writer import Spec, write_weights
 
 Tiny = Callable[..., Path]
@@ -26,7 +27,7 @@ def planned(
             **{"operator": operator, "parameters": parameters, "dtype": dtype},
         }
     )
-    return make_plan(recipe)
+    return Library().plan(recipe)
 
 
 def step(plan: Plan, name: str) -> Step:
@@ -53,7 +54,7 @@ def test_one_file_of_a_merge_holds_the_bytes_that_safetensors_writes(
     folders = [changed(tiny(seed, dtype="bfloat16"), change) for seed in (0, 1)]
     base, source = map(str, folders)
     recipe = Recipe(base=base, sources={"a": source}, operator="linear", dtype="bfloat16")
-    plan = make_plan(recipe)
+    plan = Library().plan(recipe)
     specs = [Spec(step.slot.name, step.slot.shape, step.dtype) for step in plan.steps]
     write_weights(tmp_path, specs, merge(plan))
     # the one source, which safetensors itself wrote

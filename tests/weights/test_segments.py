@@ -14,6 +14,7 @@ import torch
 from evomerge.errors import ExportError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import from_mergekit, to_mergekit
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
@@ -25,7 +26,7 @@ SOURCES = ("arithmetic", "strings", "kanji")
 
 @pytest.fixture(scope="module")
 def models(zoo: Path) -> Models:
-    return Models(str(zoo / "base"), {name: str(zoo / name) for name in SOURCES})
+    return Library().open(str(zoo / "base"), {name: str(zoo / name) for name in SOURCES})
 
 
 def recipe(zoo: Path, **keys: Any) -> Recipe:
@@ -116,7 +117,7 @@ def test_what_was_measured_is_answered_from_memory_by_another(models: Models) ->
 def test_what_was_measured_of_others_is_not_recalled(models: Models, zoo: Path) -> None:
     layout = layout_of(models, [["all"]])
     sources = {name: str(zoo / name) for name in reversed(SOURCES)}
-    backwards = Models(str(zoo / "base"), sources)
+    backwards = Library().open(str(zoo / "base"), sources)
     parts = layout_of(models, [["attention"], ["rest"]])
     others = [
         PrefixGrams(models, layout, task_vectors=True),
@@ -156,7 +157,7 @@ def test_chromosomes_without_tensors_are_told_by_the_plan(models: Models, zoo: P
 def test_a_source_that_lacks_a_tensor_is_refused(tiny: Callable[..., Path]) -> None:
     short = tiny(1, num_hidden_layers=3, attention_bias=False)
     rich = tiny(0, num_hidden_layers=3, attention_bias=True)
-    models = Models(str(rich), {"rich": str(rich), "short": str(short)})
+    models = Library().open(str(rich), {"rich": str(rich), "short": str(short)})
     with pytest.raises(PlanError, match=r"segments: short lacks 12 tensors, model\.layers"):
         layout_of(models, [["all"]])
 
@@ -180,7 +181,7 @@ def test_segments_of_whole_tensors_are_mergekit_yaml_of_the_same_weights(
     one = recipe(zoo, segments=segments, parameters={"space": space})
     again = exported(models, one)
     assert again.operator == {"weights": "linear", "task_vector": "task_arithmetic"}[space]
-    found = dict(merge(make_plan(again, models.select(again.sources))))
+    found = dict(merge(make_plan(again, models)))
     for name, value in merge(make_plan(one, models)):
         assert torch.equal(found[name], value), name
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.models import Models
 from evomerge.weights.names import Place
-from evomerge.weights.plan import make_plan
 from evomerge.weights.slices import cut
 
 Tiny = Callable[..., Path]
@@ -34,7 +33,7 @@ def recipe(own: Path, slices: Any, operator: str = "linear", **sources: Path) ->
 
 
 def merged(recipe: Recipe) -> dict[str, Tensor]:
-    return dict(merge(make_plan(recipe)))
+    return dict(merge(Library().plan(recipe)))
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -84,7 +83,7 @@ def test_a_base_that_is_not_named_has_the_blocks_of_the_first_source(
 ) -> None:
     """A source that equals the base has a zero task vector only where their blocks agree."""
     ranges = {"a": [2, 3], "b": [0, 1]} | ({"base": [1, 2]} if named else {})
-    plan = make_plan(recipe(tiny(), [ranges], "task_arithmetic", a=tiny(), b=tiny(1)))
+    plan = Library().plan(recipe(tiny(), [ranges], "task_arithmetic", a=tiny(), b=tiny(1)))
     slot = next(slot for slot in plan.models.slots if slot.name == UP.format(0))
     assert slot.base == UP.format(1 if named else 2)
     assert slot.inputs == {"a": UP.format(2), "b": UP.format(0)}
@@ -108,12 +107,12 @@ def test_blocks_of_a_base_that_is_a_source_pass_through(tiny: Tiny) -> None:
 def test_two_models_in_a_slice_do_not_pass_through(tiny: Tiny) -> None:
     both = recipe(tiny(), [{"base": [0, 1], "a": [1, 2]}], "passthrough", base=tiny(), a=tiny(1))
     with pytest.raises(PlanError, match=r"passthrough merges one source\. Got 2: in each slice"):
-        make_plan(both)
+        Library().plan(both)
 
 
 def test_a_base_too_shallow_for_its_part_gives_nothing_there(tiny: Tiny) -> None:
     deep = tiny(1, num_hidden_layers=5)
-    plan = make_plan(recipe(tiny(), [{"a": [1, 5]}], a=deep))
+    plan = Library().plan(recipe(tiny(), [{"a": [1, 5]}], a=deep))
     bases = {s.name: s.base for s in plan.models.slots if s.place.layer is not None}
     assert bases[UP.format(1)] == UP.format(2)
     assert bases[UP.format(2)] is None
@@ -127,7 +126,7 @@ def test_one_model_may_be_two_sources(tiny: Tiny) -> None:
 
 
 def test_random_numbers_depend_on_the_merged_name(tiny: Tiny) -> None:
-    slots = make_plan(recipe(tiny(), [{"a": [1, 2]}] * 2, a=tiny(1))).models.slots
+    slots = Library().plan(recipe(tiny(), [{"a": [1, 2]}] * 2, a=tiny(1))).models.slots
     assert {s.key for s in slots if s.place.role == "mlp" and "up_proj" in s.name} == {
         *(UP.format(0), UP.format(1))
     }
@@ -143,7 +142,7 @@ def test_a_tied_model_lends_its_embedding_to_the_last_slice(tiny: Tiny, tied: bo
 
 
 def test_sources_outside_a_slice_are_not_said_to_lack_its_tensors(tiny: Tiny) -> None:
-    models = Models.of(recipe(tiny(), [{"a": [0, 2]}, {"b": [1, 3]}], a=tiny(1), b=tiny(2)))
+    models = Library().models(recipe(tiny(), [{"a": [0, 2]}, {"b": [1, 3]}], a=tiny(1), b=tiny(2)))
     assert models.notes == []
     assert models.layers == 4
 
@@ -154,7 +153,7 @@ def test_every_range_beyond_a_model_is_named_with_other_mistakes(
     other = changed(tiny(1), model_type="other")
     slices = [{"base": [2, 4], "a": [1, 3]}, {"b": [2, 9]}]
     with pytest.raises(PlanError) as error:
-        Models.of(recipe(tiny(), slices, a=tiny(2), b=other))
+        Library().models(recipe(tiny(), slices, a=tiny(2), b=other))
     assert error.value.problems == (
         "b: model_type is 'other', the base has 'llama'. Drop this source.",
         "slices.0.base: the range [2, 4) ends outside base, which has 3 blocks. "
@@ -166,11 +165,11 @@ def test_every_range_beyond_a_model_is_named_with_other_mistakes(
 def test_per_block_settings_count_merged_blocks(tiny: Tiny) -> None:
     sliced = recipe(tiny(), [{"a": [0, 3]}, {"a": [1, 3]}], a=tiny(1))
     right = sliced.model_copy(update={"parameters": {"weight": [1.0, 2.0, 3.0, 4.0, 5.0]}})
-    steps = {step.slot.name: step for step in make_plan(right).steps}
+    steps = {step.slot.name: step for step in Library().plan(right).steps}
     assert steps[UP.format(4)].per_source["weight"] == (5.0,)
     wrong = sliced.model_copy(update={"parameters": {"weight": [1.0, 2.0, 3.0]}})
     with pytest.raises(PlanError, match="3 values, but the model has 5 blocks"):
-        make_plan(wrong)
+        Library().plan(wrong)
 
 
 def test_a_slice_that_does_not_name_a_model_is_none_of_its_part() -> None:

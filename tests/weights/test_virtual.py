@@ -15,13 +15,13 @@ from torch import Tensor
 from evomerge.errors import CheckpointError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights import merge as merging
-from evomerge.weights import nested
+from evomerge.weights import virtual
 from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.models import Models
-from evomerge.weights.nested import VirtualCheckpoint
-from evomerge.weights.plan import Plan, Step, make_plan
+from evomerge.weights.plan import Plan, Step
+from evomerge.weights.virtual import VirtualCheckpoint
 
 Tiny = Callable[..., Path]
 Changed = Callable[..., Path]
@@ -37,6 +37,10 @@ def recipe(base: Path | Recipe, *sources: Path | Recipe, **keys: Any) -> Recipe:
     named = {f"s{number}": model(source) for number, source in enumerate(sources, start=1)}
     settings = {"operator": "task_arithmetic", "dtype": "float32", **keys}
     return Recipe.model_validate({"base": model(base), "sources": named, **settings})
+
+
+def opened(one: Recipe) -> VirtualCheckpoint:
+    return VirtualCheckpoint(Library().plan(one), merging.merge_one)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -78,7 +82,10 @@ def test_a_nested_recipe_gives_the_bytes_of_the_folder_that_it_builds(
 
 def test_a_nested_model_looks_like_the_folder(tiny: Tiny, tmp_path: Path) -> None:
     deep = recipe(tiny(tied=True), tiny(1, tied=True), dtype="bfloat16")
-    model, built = VirtualCheckpoint(make_plan(deep)), Checkpoint(build(deep, tmp_path / "inner"))
+    model, built = (
+        opened(deep),
+        Checkpoint(build(deep, tmp_path / "inner")),
+    )
     assert model.config == built.config
     assert model.vocabulary == built.vocabulary
     assert (model.tied, model.layers, model.head) == (built.tied, built.layers, built.head)
@@ -119,7 +126,7 @@ def test_what_models_share_is_merged_once(tiny: Tiny, count: list[tuple[str, str
     shared = recipe(tiny(), tiny(1), operator="slerp", parameters={"t": 0.5})
     left = recipe(shared, tiny(2), operator="ties", parameters={"density": 0.5})
     right = recipe(shared, tiny(2), operator="dare_ties", parameters={"density": 0.5})
-    plan = make_plan(recipe(shared, left, right))
+    plan = Library().plan(recipe(shared, left, right))
     dict(merge(plan))
     names = [step.slot.name for step in plan.steps]
     inner = [pair for pair in count if pair[0] != "task_arithmetic"]
@@ -128,7 +135,7 @@ def test_what_models_share_is_merged_once(tiny: Tiny, count: list[tuple[str, str
 
 def test_equal_recipes_are_one_model(tiny: Tiny) -> None:
     again = [recipe(tiny(), tiny(1), seed=3) for _ in range(2)]
-    models = Models.of(recipe(tiny(), *again))
+    models = Library().models(recipe(tiny(), *again))
     assert models.sources["s1"] is models.sources["s2"]
     inner = models.sources["s1"]
     assert isinstance(inner, VirtualCheckpoint)
@@ -136,15 +143,15 @@ def test_equal_recipes_are_one_model(tiny: Tiny) -> None:
 
 
 def test_planning_merges_nothing(tiny: Tiny, count: list[tuple[str, str]]) -> None:
-    make_plan(recipe(recipe(tiny(), tiny(1)), tiny(2)))
+    Library().plan(recipe(recipe(tiny(), tiny(1)), tiny(2)))
     assert count == []
 
 
 def test_tensors_read_long_ago_are_forgotten(
     tiny: Tiny, count: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nested, "_KEPT_BYTES", 5000)
-    model = VirtualCheckpoint(make_plan(recipe(tiny(), tiny(1))))
+    monkeypatch.setattr(virtual, "_KEPT_BYTES", 5000)
+    model = opened(recipe(tiny(), tiny(1)))
     norm, embedding = "model.norm.weight", "model.embed_tokens.weight"
     for name in (norm, embedding, embedding, norm, norm, UP, UP, norm):
         model.read(name)
@@ -154,7 +161,7 @@ def test_tensors_read_long_ago_are_forgotten(
 def test_threads_that_want_one_tensor_wait_for_one(
     tiny: Tiny, count: list[tuple[str, str]]
 ) -> None:
-    model = VirtualCheckpoint(make_plan(recipe(tiny(), tiny(1))))
+    model = opened(recipe(tiny(), tiny(1)))
     start = threading.Barrier(8)
 
     def read(_: int) -> Tensor:
@@ -171,7 +178,7 @@ def test_a_failure_is_told_to_everyone_and_not_kept(tiny: Tiny, changed: Changed
     def damage(tensors: dict[str, Tensor]) -> None:
         tensors[UP][0, 0] = float("nan")
 
-    outer = make_plan(recipe(tiny(), recipe(tiny(), changed(tiny(1), damage)), tiny(2)))
+    outer = Library().plan(recipe(tiny(), recipe(tiny(), changed(tiny(1), damage)), tiny(2)))
     for _ in range(2):
         with pytest.raises(CheckpointError, match=f"tensor {UP} holds 1 NaN"):
             dict(merge(outer))
@@ -180,14 +187,14 @@ def test_a_failure_is_told_to_everyone_and_not_kept(tiny: Tiny, changed: Changed
 def test_mistakes_of_a_nested_recipe_name_the_source(tiny: Tiny, tmp_path: Path) -> None:
     inner = recipe(tiny(), tiny(1, num_hidden_layers=4))
     with pytest.raises(PlanError) as error:
-        Models.of(recipe(tiny(), inner, recipe(tiny(), tiny(1), parameters={"wieght": 1.0})))
+        Library().models(recipe(tiny(), inner, recipe(tiny(), tiny(1), parameters={"wieght": 1.0})))
     assert error.value.problems == (
         "s1: s1: has 4 blocks, the base has 3, and blocks are merged one by one. Drop this "
         "source, or stack blocks: slices in a recipe, kind: dataflow in a search.",
         "s2: parameters.wieght: unknown key. Did you mean 'weight'?",
     )
     with pytest.raises(CheckpointError, match=r"^s1: base: .*gone: no such folder"):
-        Models.of(recipe(tiny(), recipe(recipe(tmp_path / "gone", tiny(1)), tiny(1))))
+        Library().models(recipe(tiny(), recipe(recipe(tmp_path / "gone", tiny(1)), tiny(1))))
 
 
 def test_the_fingerprint_is_that_of_recipe_and_weights(tiny: Tiny, changed: Changed) -> None:
@@ -196,22 +203,22 @@ def test_the_fingerprint_is_that_of_recipe_and_weights(tiny: Tiny, changed: Chan
 
     folder = changed(tiny(1))
     inner = recipe(tiny(), folder)
-    before = VirtualCheckpoint(make_plan(inner)).fingerprint
-    assert VirtualCheckpoint(make_plan(inner)).fingerprint == before
-    assert VirtualCheckpoint(make_plan(recipe(tiny(), folder, seed=1))).fingerprint != before
+    before = opened(inner).fingerprint
+    assert opened(inner).fingerprint == before
+    assert opened(recipe(tiny(), folder, seed=1)).fingerprint != before
     folder.joinpath("model.safetensors").write_bytes(
         changed(folder, change).joinpath("model.safetensors").read_bytes()
     )
-    assert VirtualCheckpoint(make_plan(inner)).fingerprint != before
+    assert opened(inner).fingerprint != before
 
 
 def test_the_models_on_disk_are_those_of_all_recipes(tiny: Tiny) -> None:
-    models = Models.of(recipe(tiny(), recipe(tiny(1), tiny(2)), tiny(3)))
+    models = Library().models(recipe(tiny(), recipe(tiny(1), tiny(2)), tiny(3)))
     assert set(models.checkpoints) == {tiny(), tiny(1), tiny(2), tiny(3)}
 
 
 def test_nothing_is_left_behind(tiny: Tiny) -> None:
-    model = VirtualCheckpoint(make_plan(recipe(tiny(), tiny(1))))
+    model = opened(recipe(tiny(), tiny(1)))
     folder = model.folder
     assert (folder / "config.json").exists()
     del model
@@ -221,7 +228,7 @@ def test_nothing_is_left_behind(tiny: Tiny) -> None:
 
 def test_a_selection_knows_nested_recipes(tiny: Tiny) -> None:
     inner = recipe(tiny(), tiny(1))
-    models = Models.of(recipe(tiny(), inner, tiny(2)))
+    models = Library().models(recipe(tiny(), inner, tiny(2)))
     chosen = models.select({"only": inner})
     assert list(chosen.sources.values()) == [models.sources["s1"]]
     with pytest.raises(PlanError, match="not among the models of this search: a recipe with ties"):

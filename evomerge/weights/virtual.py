@@ -9,6 +9,7 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from evomerge.weights.skeleton import write_skeleton
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.weights.plan import Plan
+    from evomerge.weights.plan import Plan, Step
 
 _KEPT_BYTES = 1 << 28  # of tensors that several readers may want
 _CODES = {f"torch.{name}": code for code, name in DTYPES.items()}
@@ -32,13 +33,14 @@ class VirtualCheckpoint(Checkpoint):
 
     Args:
         plan: of the inner recipe.
+        merge_one: merges one tensor of a plan, as `evomerge.weights.merge.merge_one`.
 
     Attributes:
         folder: holds its config and its tokenizer as long as this object lives.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, plan: Plan, merge_one: Callable[[Plan, Step], Tensor]) -> None:
+        self.plan, self._merge_one = plan, merge_one
         self.folder = Path(tempfile.mkdtemp(prefix="evomerge-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         write_skeleton(plan.models, self.folder, plan.recipe.dtype)
@@ -51,6 +53,11 @@ class VirtualCheckpoint(Checkpoint):
         }
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Future[Tensor]] = OrderedDict()
+
+    @property
+    def on_disk(self) -> dict[Path, Checkpoint]:
+        """The models of its recipe, by folder."""
+        return self.plan.models.checkpoints
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,10 +87,8 @@ class VirtualCheckpoint(Checkpoint):
         return tensor
 
     def _merge(self, name: str, promise: Future[Tensor]) -> None:
-        from evomerge.weights.merge import merge_one  # whose plans hold models like this one
-
         try:
-            promise.set_result(merge_one(self.plan, self._steps[name]))
+            promise.set_result(self._merge_one(self.plan, self._steps[name]))
         except BaseException as error:
             with self._lock:
                 self._kept.pop(name, None)

@@ -1,0 +1,155 @@
+"""Opens the models of recipes: checkpoints, adapters, and recipes in place of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.errors import CheckpointError, InputError, PlanError
+from evomerge.recipes import Recipe, Tokenizer
+from evomerge.recipes.files import Reader
+from evomerge.recipes.references import anchor, resolve
+from evomerge.weights.adapters import Adapter
+from evomerge.weights.checkpoint import Checkpoint, holds_adapter
+from evomerge.weights.models import Composition, Models, Reference, key_of
+from evomerge.weights.slices import Slices
+from evomerge.weights.virtual import VirtualCheckpoint
+
+if TYPE_CHECKING:
+    from evomerge.weights.plan import Plan
+
+
+class Library:
+    """Opens models, each once, however many recipes name it; nothing of their weights is read."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, Checkpoint] = {}
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """The plan of a recipe; `make_plan` plans one for models that are open already.
+
+        Raises:
+            CheckpointError: models that cannot be opened, all at once.
+            PlanError, ConfigError: models that do not fit together, settings that are wrong.
+        """
+        from evomerge.operators import get
+        from evomerge.weights.plan import make_plan  # which imports NumPy, as models need not
+
+        get(recipe.operator)  # a wrong name is reported before a model is downloaded
+        return make_plan(recipe, self.models(recipe))
+
+    def models(self, recipe: Composition) -> Models:
+        """The models of a recipe, or of anything that names models as a recipe does.
+
+        Raises:
+            CheckpointError: models that cannot be opened, all at once.
+            PlanError: models that do not fit together, all mismatches at once.
+        """
+        checkpoints = self._open_all(recipe.base, recipe.sources)
+        sources = {name: checkpoints[key_of(model)] for name, model in recipe.sources.items()}
+        return Models(recipe, checkpoints[key_of(recipe.base)], sources)
+
+    def open(
+        self,
+        base: Reference,
+        sources: Mapping[str, Reference],
+        tokenizer: str | Tokenizer | None = None,
+        slices: Slices = (),
+    ) -> Models:
+        """A base and its sources.
+
+        Args:
+            base: a folder, a hub name, or a recipe in place of one.
+            sources: name to the same.
+            tokenizer, slices: as in `Recipe`.
+
+        Raises:
+            CheckpointError, PlanError: as `models`.
+        """
+        recipe = Recipe.model_construct(
+            base=base,
+            sources=dict(sources),
+            tokenizer=tokenizer,
+            slices=tuple(slices),
+            operator="linear",
+            dtype="float32",
+        )
+        return self.models(recipe)
+
+    def side_by_side(
+        self,
+        base: Reference,
+        sources: Mapping[str, Reference],
+        tokenizer: str | Tokenizer | None = None,
+    ) -> Models:
+        """As `open`, of models whose blocks are stacked, not merged: their numbers may differ.
+
+        Where they do, all blocks of all sources are stacked one after the other.
+
+        Raises:
+            CheckpointError, PlanError: as `models`.
+        """
+        checkpoints = self._open_all(base, sources)
+        layers = {name: checkpoints[key_of(model)].layers for name, model in sources.items()}
+        same = set(layers.values()) <= {checkpoints[key_of(base)].layers}
+        slices = () if same else [{name: (0, count)} for name, count in layers.items() if count]
+        return self.open(base, sources, tokenizer, slices)
+
+    def _open_all(self, base: Reference, sources: Mapping[str, Reference]) -> dict[str, Checkpoint]:
+        """Every model by its key."""
+        found: dict[str, Checkpoint] = {}
+        problems: list[str] = []
+        kinds: set[type[InputError]] = set()
+        for name, reference in (("base", base), *sources.items()):
+            try:
+                if key_of(base) in found and _is_adapter(reference):
+                    found[key_of(reference)] = self._open_adapter(reference, base)
+                elif problems and key_of(base) not in found and _is_adapter(reference):
+                    continue  # its base could not be opened, which is reported already
+                else:
+                    found[key_of(reference)] = self._open(reference)
+            except InputError as error:
+                where = f"{name}: " if isinstance(reference, Recipe) else ""
+                problems += [f"{where}{problem}" for problem in error.problems]
+                kinds.add(type(error))
+        if problems:
+            kind = CheckpointError if kinds == {CheckpointError} else PlanError
+            raise kind(dict.fromkeys(problems))
+        return found
+
+    def _open(self, reference: Reference) -> Checkpoint:
+        key = key_of(reference)
+        if key not in self._opened:
+            if isinstance(reference, str):
+                self._opened[key] = Checkpoint(resolve(reference))
+            else:
+                from evomerge.weights.merge import merge_one  # which imports torch
+
+                self._opened[key] = VirtualCheckpoint(self.plan(reference), merge_one)
+        return self._opened[key]
+
+    def _open_adapter(self, reference: Reference, base: Reference) -> Checkpoint:
+        assert isinstance(reference, str)
+        key = f"{reference} on {key_of(base)}"  # another recipe may put it on another base
+        if key not in self._opened:
+            self._opened[key] = Adapter(resolve(reference), self._opened[key_of(base)])
+        return self._opened[key]
+
+
+def _is_adapter(reference: Reference) -> bool:
+    return isinstance(reference, str) and holds_adapter(resolve(reference))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from evomerge's or mergekit's YAML; relative folders are seen from the file.
+
+    Raises:
+        RecipeError: neither of the two, or something in it is wrong.
+    """
+
+    def opened(model: str) -> Checkpoint:
+        return Checkpoint(resolve(model))
+
+    reader = Reader(anchor, lambda model: opened(model).layers, lambda model: opened(model).places)
+    return reader.read(path)
