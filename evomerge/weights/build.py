@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from evomerge.recipes import Recipe
-from evomerge.reports.model_card import model_card
 from evomerge.weights.folders import new_folder, require_free, require_space
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge_into
+from evomerge.weights.model_card import model_card
 from evomerge.weights.plan import Plan
 from evomerge.weights.skeleton import write_skeleton
 from evomerge.weights.writer import SHARD_BYTES, Spec, WeightsWriter

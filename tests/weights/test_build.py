@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from evomerge import __version__
 from evomerge.errors import CandidateError, CheckpointError, InputError, OutputError, PlanError
 from evomerge.recipes import Recipe
-from evomerge.reports.model_card import model_card
 from evomerge.weights.build import build
+from evomerge.weights.model_card import model_card
 
 Tiny = Callable[..., Path]
 TOKENS = torch.arange(4, 24)[None]
