@@ -1,48 +1,122 @@
-"""Steady-state breeding: seeds first, then children of whoever is in an archive."""
+"""Steady-state breeding: seeds first, then children of members of an archive."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer
+from evomerge.optimizers._admission import AdmissionQueue
 from evomerge.optimizers._draw import draw
+from evomerge.optimizers._example_scores import (
+    ExampleScores,
+    example_scores,
+    require_same_documents,
+)
 from evomerge.types import Evaluation, Genome, Parameter
 
-Insert = Literal["asked", "finished"]
-Scores = NDArray[np.float64]
+
+class Archive(Protocol):
+    """The candidates that may become parents."""
+
+    def add(self, number: int, scores: ExampleScores) -> None:
+        """Keep a candidate, or do not; others may leave for it."""
 
 
-class Choice(NamedTuple):
-    """The parents of a child, and genes that say why it has these."""
+class Parents(NamedTuple):
+    """The parents of a child.
 
-    parents: tuple[int, ...]
-    why: dict[str, Any]
+    Attributes:
+        numbers: one or two candidates.
+        reasons: genes that record why it has these.
+    """
+
+    numbers: tuple[int, ...]
+    reasons: Mapping[str, Any]
+
+
+class MateChoice(Protocol):
+    """Who is crossed with whom."""
+
+    def choose(self, rng: np.random.Generator) -> Parents:
+        """Parents for one child, out of an archive that is not empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """How a child differs from its parents: by genes, each drawn uniformly from its parameter.
+
+    Attributes:
+        split_point: false mixes the parents in one ratio everywhere.
+        crossover: false copies the first parent.
+        mutation: standard deviation of normal noise on every weight of the child; 0 for none.
+    """
+
+    split_point: bool = True
+    crossover: bool = True
+    mutation: float = 0.0
+
+    def crossing(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """The drawn genes, with splits and ratios of all chromosomes fixed where they are."""
+        fixed: dict[str, float] = {}
+        if not (self.split_point and self.crossover):
+            fixed["split"] = 1.0
+        if not self.crossover:
+            fixed["ratio"] = 0.0
+        return {name: fixed.get(name.partition("[")[0], gene) for name, gene in drawn.items()}
+
+    def noise(self, number: int) -> dict[str, Any]:
+        """The genes ``sigma`` and ``noise`` of a child: how much, and which of all noises."""
+        return {"sigma": self.mutation, "noise": number} if self.mutation else {}
+
+
+class Seeds:
+    """The candidates without parents: each choice of the parameter ``source``, or random genomes.
+
+    Args:
+        parameters: of the space.
+        random: how many there are where there is no parameter ``source``.
+        warm_up: how many children are of random pairs of seeds, before parents are chosen.
+
+    Attributes:
+        count: how many there are.
+        alive: numbers of those that did not fail.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], *, random: int, warm_up: int) -> None:
+        self._sources = next((p.choices for p in parameters if p.name == "source"), ())
+        self.count = len(self._sources) or random
+        self.warm_up = warm_up
+        self.alive: list[int] = []
+
+    def genes(self, index: int) -> dict[str, Any]:
+        """The genes by which a seed differs from a random genome."""
+        return {"source": self._sources[index % self.count]} if self._sources else {}
+
+    def are_mates(self, index: int) -> bool:
+        """Whether the candidate asked at this place is one of the warm-up."""
+        return index < self.count + self.warm_up and len(self.alive) > 1
+
+    def choose(self, rng: np.random.Generator) -> Parents:
+        """Two different seeds, whether or not they are still in the archive."""
+        first, second = rng.choice(self.alive, size=2, replace=False).tolist()
+        return Parents((first, second), {"chosen_by": "warm_up"})
 
 
 class Breeder(Optimizer):
-    """The order in which candidates are asked and enter an archive; the archive is a subclass's.
+    """Asks seeds and children, and lets their results into an archive; put together from parts.
 
-    The first candidates are the seeds: every choice of the parameter ``source`` once, or, where
-    there is none, random genomes. Every gene of a child is drawn uniformly from its parameter: it
-    says how the parents are crossed. A failed candidate never enters.
+    A failed candidate never enters. Where all seeds failed, they are asked again.
 
     Args:
-        random_seeds: how many seeds there are without a ``source``.
-        warm_up: children of random pairs of seeds, before parents are chosen.
-        insert: candidates enter in the order ``asked``, so that those that are done early wait
-            for earlier numbers, or as they are ``finished``.
-        lag: how many candidates may be ahead of the archive; None for any number.
-        mutation: standard deviation of the noise on every weight of a child, the gene ``sigma``;
-            the gene ``noise`` says which noise. 0 for none.
-
-    Raises:
-        ConfigError: a lag where candidates enter as they are finished.
+        seeds: the first candidates.
+        archive: who may become a parent.
+        mates: chooses parents out of the archive.
+        variation: what the children are asked with.
+        queue: says when results enter the archive.
     """
 
     needs_parents = True
@@ -52,117 +126,55 @@ class Breeder(Optimizer):
         parameters: Sequence[Parameter],
         seed: int,
         *,
-        random_seeds: int,
-        warm_up: int,
-        insert: Insert,
-        lag: int | None,
-        mutation: float,
+        seeds: Seeds,
+        archive: Archive,
+        mates: MateChoice,
+        variation: Variation,
+        queue: AdmissionQueue,
     ) -> None:
         super().__init__(parameters, seed)
-        if lag is not None and insert == "finished":
-            raise ConfigError(
-                "optimizer.lag: says which candidates have entered the archive, which with "
-                "insert: finished is chance. Set insert: asked, or leave out lag."
-            )
-        self._insert, self._lag, self._warm_up = insert, lag, warm_up
-        self._mutation = mutation
-        source = next((p for p in self.parameters if p.name == "source"), None)
-        self._sources = () if source is None else source.choices
-        self._seeds = len(self._sources) or random_seeds
-        self._asked: list[int] = []
-        self._grown: list[int] = []  # seeds that did not fail
-        self._told: dict[int, Evaluation] = {}  # those that have not entered yet
-        self._entered = 0  # how many of those asked, the failed ones too
-
-    @abstractmethod
-    def _admit(self, number: int, evaluation: Evaluation) -> None:
-        """Let a candidate that did not fail into the archive."""
-
-    @abstractmethod
-    def _choose(self, rng: np.random.Generator) -> Choice:
-        """Parents out of an archive that is not empty."""
+        self._seeds, self._archive, self._mates = seeds, archive, mates
+        self._variation, self._queue = variation, queue
+        queue.admit = self._admit
+        self._first: ExampleScores | None = None  # of the first candidate that was scored
 
     def ask(self, number: int) -> Genome | None:
         """A seed, or a child; None until all seeds are told, or as the lag demands."""
-        rng = np.random.default_rng([self.seed, number])
-        index = len(self._asked)
-        if index >= self._seeds and not self._is_due(index):
+        seeds, index = self._seeds, len(self._queue.asked)
+        if index >= seeds.count and not self._queue.is_ready(seeds.count):
             return None
-        if index < self._seeds or not self._grown:  # or all seeds failed: once more
-            genome = Genome(self._genes(rng) | self._seed_genes(index % self._seeds))
+        rng = np.random.default_rng([self.seed, number])
+        if index < seeds.count or not seeds.alive:
+            genome = Genome(self._drawn(rng) | seeds.genes(index))
         else:
-            warm = index < self._seeds + self._warm_up and len(self._grown) > 1
-            parents, why = self._pair_of_seeds(rng) if warm else self._choose(rng)
-            genes = self._crossing(self._genes(rng)) | why
-            if self._mutation:
-                genes |= {"sigma": self._mutation, "noise": number}
-            genome = Genome(genes, parents)
-        self._asked.append(number)
+            mates = seeds if seeds.are_mates(index) else self._mates
+            parents, reasons = mates.choose(rng)
+            crossing, noise = (
+                self._variation.crossing(self._drawn(rng)),
+                self._variation.noise(number),
+            )
+            genome = Genome({**crossing, **reasons, **noise}, parents)
+        self._queue.asked.append(number)
         return genome
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
-        """Let the candidate into the archive, when it is its turn."""
-        self._told[number] = evaluation
-        if self._insert == "finished":
-            self._enter(number)
-        elif self._lag is None:
-            self._enter_in_order(len(self._asked))
+        """Let the candidate into the archive, when it is its turn.
 
-    def _is_due(self, index: int) -> bool:
-        """Whether all that the candidate is to be bred from have entered."""
-        wanted = self._seeds
-        if self._lag is not None:
-            wanted = max(wanted, index + 1 - self._lag)
-            self._enter_in_order(wanted)
-        return self._entered >= wanted
+        Raises:
+            SearchError: it was scored on other documents than the candidates before it.
+        """
+        self._queue.tell(number, evaluation)
 
-    def _enter_in_order(self, count: int) -> None:
-        """Let those who come next in, until so many have."""
-        while self._entered < count and self._asked[self._entered] in self._told:
-            self._enter(self._asked[self._entered])
-
-    def _enter(self, number: int) -> None:
-        evaluation = self._told.pop(number)
-        self._entered += 1
+    def _admit(self, number: int, evaluation: Evaluation) -> None:
         if evaluation.status == "failed":
             return
-        if number in self._asked[: self._seeds] or not self._grown:
-            self._grown.append(number)
-        self._admit(number, evaluation)
+        if number in self._queue.asked[: self._seeds.count] or not self._seeds.alive:
+            self._seeds.alive.append(number)
+        scores = example_scores(evaluation)
+        self._first = self._first or scores
+        require_same_documents(number, scores, self._first)
+        self._archive.add(number, scores)
 
-    def _pair_of_seeds(self, rng: np.random.Generator) -> Choice:
-        """Two different seeds, whether or not they are still in the archive."""
-        first, second = rng.choice(self._grown, size=2, replace=False).tolist()
-        return Choice((first, second), {"chosen_by": "warm_up"})
-
-    def _crossing(self, genes: dict[str, Any]) -> dict[str, Any]:
-        """The genes of a child, some of them perhaps fixed."""
-        return genes
-
-    def _genes(self, rng: np.random.Generator) -> dict[str, Any]:
+    def _drawn(self, rng: np.random.Generator) -> dict[str, Any]:
+        """A gene for every parameter, each value as likely as any other on its scale."""
         return {parameter.name: draw(parameter, rng) for parameter in self.parameters}
-
-    def _seed_genes(self, index: int) -> dict[str, Any]:
-        return {"source": self._sources[index]} if self._sources else {}
-
-    def _fixed(self, kind: str, value: float) -> dict[str, Any]:
-        """The same value for the genes of all chromosomes."""
-        return {p.name: value for p in self.parameters if p.name.startswith(f"{kind}[")}
-
-
-def example_scores(evaluation: Evaluation) -> dict[str, Scores]:
-    """Task to the (E,) scores of its examples, tasks by name.
-
-    What is not a number counts as 0, and so does what is below 0. Without example scores the
-    fitness is the only one.
-    """
-    found = {task: evaluation.tasks[task].example_scores for task in sorted(evaluation.tasks)}
-    if not any(found.values()):
-        found = {"": (0.0 if evaluation.value is None else evaluation.value,)}
-    return {task: _shares(scores) for task, scores in found.items()}
-
-
-def _shares(scores: Sequence[float]) -> Scores:
-    found = np.array(scores, np.float64)
-    found[~(found > 0) | np.isinf(found)] = 0.0
-    return found

@@ -1,4 +1,4 @@
-"""What every member of an archive has beyond another, summed over many examples."""
+"""What each member of an archive scores above given scores, as one compiled sum over examples."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from evomerge.kernels.loops import LANES, compiled
 
 @compiled
 def gains(scores_PE: Any, over_E: Any, shares_E: Any) -> Any:
-    """(P,) Σ_j max(s_ij − over_j, 0) share_j, summed in the same order for every member."""
+    """(P,) Σ_j max(s_ij − over_j, 0) share_j, added in one order, so that equal members tie."""
     count, size = scores_PE.shape
-    found = np.empty(count)
+    sums = np.empty(count)
     lanes = np.empty(LANES)
     whole = size // LANES * LANES
     for i in range(count):
         lanes[:] = 0.0
         for start in range(0, whole, LANES):
-            stretch = slice(start, start + LANES)
-            s, over, share = scores_PE[i, stretch], over_E[stretch], shares_E[stretch]
+            chunk = slice(start, start + LANES)
+            s, over, share = scores_PE[i, chunk], over_E[chunk], shares_E[chunk]
             for lane in range(LANES):
                 lanes[lane] += max(s[lane] - over[lane], 0.0) * share[lane]
         for j in range(whole, size):
             lanes[0] += max(scores_PE[i, j] - over_E[j], 0.0) * shares_E[j]
-        found[i] = lanes.sum()
-    return found
+        sums[i] = lanes.sum()
+    return sums

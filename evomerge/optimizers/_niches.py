@@ -1,6 +1,6 @@
-"""An archive whose members compete for the examples that they solve.
+"""Niches: an archive whose members compete for the examples that they solve.
 
-``P`` individuals, ``E`` examples; ``s`` scores, ``z`` what is taken of each example, ``c`` its
+``P`` members, ``E`` examples; ``s`` scores, ``z`` what is taken of each example, ``c`` its
 capacity, ``f`` fitness, ``g`` attraction.
 
 Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.16204.
@@ -9,12 +9,12 @@ Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from evomerge.errors import SearchError
-from evomerge.optimizers._breeding import Scores
+from evomerge.optimizers._breeding import Parents
+from evomerge.optimizers._example_scores import ExampleScores, Scores
 
 EPSILON = 1e-6  # of the paper's denominators, so that an example that nobody solves counts nothing
 
@@ -36,30 +36,9 @@ class Competition:
     capacity: Capacity = "best"
     subtract_worst: bool = False
 
-    def relative(self, scores_PE: Scores) -> Scores:
-        """(P, E) the scores that are competed for."""
-        return scores_PE - scores_PE.min(0) if self.subtract_worst else scores_PE
-
-    def fitness(self, scores_PE: Scores) -> Scores:
-        """(P,) f_i = Σ_j s_ij c_j / (z_j^α + ε), with z_j = Σ_k s_kj.
-
-        Args:
-            scores_PE: (P, E), not negative.
-        """
-        return Contest(self, scores_PE).fitness()
-
-    def attraction(self, scores_PE: Scores, first: int) -> Scores:
-        """(P,) g(A, B) = Σ_j c_j / (z_j + ε) max(s_Bj − s_Aj, 0) of every B.
-
-        Args:
-            scores_PE: (P, E), not negative.
-            first: index of A.
-        """
-        return Contest(self, scores_PE).attraction(first)
-
 
 class Contest:
-    """Fitness and attraction of the same members; what both need is computed once.
+    """Fitness and attraction of some members; what both need is computed once.
 
     Args:
         rules: how they compete.
@@ -68,14 +47,14 @@ class Contest:
 
     def __init__(self, rules: Competition, scores_PE: Scores) -> None:
         self._alpha = rules.alpha
-        self._s = s = rules.relative(scores_PE)
+        self._s = s = scores_PE - scores_PE.min(0) if rules.subtract_worst else scores_PE
         self._z = s.sum(0)
         capacities = s.max(0) if rules.capacity == "best" else np.ones(s.shape[1])
         self._capacities: Scores = capacities
         self._shares: Scores = capacities / (self._z + EPSILON)  # for α = 1, and of attraction
 
     def fitness(self) -> Scores:
-        """(P,) as `Competition.fitness`."""
+        """(P,) f_i = Σ_j s_ij c_j / (z_j^α + ε), with z_j = Σ_k s_kj."""
         from evomerge.optimizers._gains import gains  # compiled code
 
         shares, divisor = self._shares, 1.0
@@ -83,23 +62,27 @@ class Contest:
             shares, divisor = self._capacities, 1 + EPSILON
         elif self._alpha != 1:
             shares = self._capacities / (np.power(self._z, self._alpha) + EPSILON)
-        found: Scores = gains(self._s, np.zeros_like(shares), shares) / divisor
-        return found
+        sums: Scores = gains(self._s, np.zeros_like(shares), shares)
+        return sums / divisor
 
     def attraction(self, first: int) -> Scores:
-        """(P,) as `Competition.attraction`."""
+        """(P,) g(A, B) = Σ_j c_j / (z_j + ε) max(s_Bj − s_Aj, 0) of every B.
+
+        Args:
+            first: index of A.
+        """
         from evomerge.optimizers._gains import gains
 
-        found: Scores = gains(self._s, self._s[first], self._shares)
-        return found
+        sums: Scores = gains(self._s, self._s[first], self._shares)
+        return sums
 
 
-class Archive:
+class NicheArchive:
     """At most P members, the oldest first.
 
     Args:
         size: P.
-        competition: who is worst.
+        competition: says who is worst.
 
     Attributes:
         numbers: (P,) of the candidates that are members.
@@ -115,25 +98,48 @@ class Archive:
         """(P, E) those of the members."""
         return self._rows[: len(self.numbers)]
 
-    def add(self, number: int, scores_E: Scores) -> None:
-        """Let a candidate in; if they are P + 1 then, the worst leaves, of equals the oldest.
-
-        Raises:
-            SearchError: it was scored on another number of examples than the others.
-        """
+    def add(self, number: int, scores: ExampleScores) -> None:
+        """Let a candidate in; if they are P + 1 then, the worst leaves, of equals the oldest."""
+        scores_E = scores.all
         if not self.numbers:
             self._rows = np.empty((self.size + 1, len(scores_E)))
-        if len(scores_E) != self._rows.shape[1]:
-            raise SearchError(
-                f"candidate {number} was scored on {len(scores_E)} examples, those before it on "
-                f"{self._rows.shape[1]}: example scores must be of the same examples"
-            )
         self._rows[len(self.numbers)] = scores_E
         self.numbers.append(number)
         if len(self.numbers) > self.size:
-            worst = int(np.argmin(self.competition.fitness(self.scores)))
+            worst = int(np.argmin(Contest(self.competition, self.scores).fitness()))
             self._rows[worst:-1] = self._rows[worst + 1 :]
             del self.numbers[worst]
+
+
+@dataclass(frozen=True, slots=True)
+class NicheMates:
+    """A first parent drawn by its fitness, and a second for it.
+
+    Attributes:
+        archive: out of which they are drawn.
+        second: drawn by its ``attraction`` to the first, or by ``fitness``, as it is too where
+            nobody attracts the first; None for a single parent.
+    """
+
+    archive: NicheArchive
+    second: Literal["attraction", "fitness"] | None = "attraction"
+
+    def choose(self, rng: np.random.Generator) -> Parents:
+        """See `MateChoice.choose`."""
+        numbers = self.archive.numbers
+        contest = Contest(self.archive.competition, self.archive.scores)
+        fitness = contest.fitness()
+        first = roulette(fitness, rng)
+        reasons: dict[str, Any] = {"fitness[0]": float(fitness[first])}
+        if self.second is None:
+            return Parents((numbers[first],), {**reasons, "chosen_by": "fitness"})
+        attraction = contest.attraction(first)
+        attracted = self.second == "attraction" and bool(attraction.any())
+        second = roulette(attraction if attracted else fitness, rng)
+        reasons["fitness[1]"] = float(fitness[second])
+        reasons["attraction"] = float(attraction[second])
+        reasons["chosen_by"] = "attraction" if attracted else "fitness"
+        return Parents((numbers[first], numbers[second]), reasons)
 
 
 def roulette(weights_P: Scores, rng: np.random.Generator) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import Field
 
-from evomerge.optimizers._breeding import Breeder, Choice, Insert, example_scores
-from evomerge.optimizers._niches import Archive, Capacity, Competition, Contest, roulette
-from evomerge.types import Evaluation, Parameter
+from evomerge.optimizers._admission import AdmissionQueue, Insert
+from evomerge.optimizers._breeding import Breeder, Seeds, Variation
+from evomerge.optimizers._niches import Capacity, Competition, NicheArchive, NicheMates
+from evomerge.types import Parameter
 
 
 class M2n2(Breeder):
@@ -23,8 +23,8 @@ class M2n2(Breeder):
     Beyond the parameters a child's genes tell why it has these parents: ``chosen_by``
     (``attraction``, ``fitness`` or ``warm_up``), ``fitness[0]``, ``fitness[1]``, ``attraction``.
 
-    The examples of all tasks make up one vector, tasks by name: a task counts by its number of
-    examples, whatever its weight in the fitness. Scores below 0 count as 0: shares of a resource
+    The examples of all tasks make up one vector, by task and document: a task counts by its number
+    of examples, whatever its weight in the fitness. Scores below 0 count as 0: shares of a resource
     are not negative. A failed candidate never enters the archive.
 
     Args:
@@ -70,44 +70,17 @@ class M2n2(Breeder):
         insert: Insert = "asked",
         lag: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
-        super().__init__(
-            parameters,
-            seed,
-            random_seeds=population_size,
-            warm_up=warm_up if crossover else 0,
-            insert=insert,
-            lag=lag,
-            mutation=mutation,
-        )
         rules = Competition(alpha, capacity, subtract_worst)
         if not competition:
             rules = Competition(0.0, "one", subtract_worst)
-        self.archive = Archive(population_size, rules)
-        self._attraction, self._split_point, self._crossover = attraction, split_point, crossover
-
-    def _admit(self, number: int, evaluation: Evaluation) -> None:
-        self.archive.add(number, np.concatenate(list(example_scores(evaluation).values())))
-
-    def _choose(self, rng: np.random.Generator) -> Choice:
-        archive = self.archive
-        contest = Contest(archive.competition, archive.scores)
-        fitness = contest.fitness()
-        first = roulette(fitness, rng)
-        of_first = {"fitness[0]": float(fitness[first])}
-        if not self._crossover:
-            return Choice((archive.numbers[first],), {**of_first, "chosen_by": "fitness"})
-        attraction = contest.attraction(first)
-        by_attraction = self._attraction and bool(attraction.any())
-        second = roulette(attraction if by_attraction else fitness, rng)
-        why = {
-            **of_first,
-            "fitness[1]": float(fitness[second]),
-            "attraction": float(attraction[second]),
-            "chosen_by": "attraction" if by_attraction else "fitness",
-        }
-        return Choice((archive.numbers[first], archive.numbers[second]), why)
-
-    def _crossing(self, genes: dict[str, Any]) -> dict[str, Any]:
-        if not self._crossover:
-            return genes | self._fixed("split", 1.0) | self._fixed("ratio", 0.0)
-        return genes if self._split_point else genes | self._fixed("split", 1.0)
+        second: Literal["attraction", "fitness"] = "attraction" if attraction else "fitness"
+        self.archive = NicheArchive(population_size, rules)
+        super().__init__(
+            parameters,
+            seed,
+            seeds=Seeds(parameters, random=population_size, warm_up=warm_up if crossover else 0),
+            archive=self.archive,
+            mates=NicheMates(self.archive, second if crossover else None),
+            variation=Variation(split_point, crossover, mutation),
+            queue=AdmissionQueue(insert, lag),
+        )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers._breeding import Breeder, Choice, Insert, Scores, example_scores
-from evomerge.types import Evaluation, Parameter
+from evomerge.optimizers._admission import AdmissionQueue, Insert
+from evomerge.optimizers._breeding import Breeder, Parents, Seeds, Variation
+from evomerge.optimizers._example_scores import ExampleScores, Scores
+from evomerge.types import Parameter
 
 Cell = tuple[int, int]
 
@@ -18,10 +21,81 @@ _FEW = 2  # the sum of scores below which a parent may be crossed with itself
 
 
 class Elite(NamedTuple):
-    """The best of its cell."""
+    """The best candidate of its cell."""
 
     number: int
     score: float
+
+
+class EliteGrid:
+    """Cells along two descriptors, each with the best candidate that falls into it.
+
+    Args:
+        cells: along each descriptor.
+        descriptors: two tasks; None for the first two by name, or the halves of a single one.
+
+    Attributes:
+        elites: by cell.
+    """
+
+    def __init__(self, cells: int, descriptors: Sequence[str] | None = None) -> None:
+        self.cells, self._descriptors = cells, descriptors
+        self.elites: dict[Cell, Elite] = {}
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the candidates that are elites."""
+        return [elite.number for elite in self.elites.values()]
+
+    def add(self, number: int, scores: ExampleScores) -> None:
+        """Keep a candidate that is better than the elite of its cell, or the first there."""
+        first, second = self._described(scores.by_task)
+        cell, mean = (self._level(first), self._level(second)), float(np.mean(scores.all))
+        if cell not in self.elites or mean > self.elites[cell].score:
+            self.elites[cell] = Elite(number, mean)
+
+    def _level(self, scores: Scores) -> int:
+        mean = float(np.mean(scores)) if len(scores) else 0.0
+        return min(int(mean * self.cells), self.cells - 1)
+
+    def _described(self, by_task: Mapping[str, Scores]) -> Sequence[Scores]:
+        """The scores whose means are the two descriptors."""
+        names = self._descriptors or list(by_task)[:2]
+        if len(names) == 2:
+            return [by_task[name] for name in names]
+        (alone,) = by_task.values()
+        return alone[: len(alone) // 2], alone[len(alone) // 2 :]
+
+
+@dataclass(frozen=True, slots=True)
+class EliteMates:
+    """Two parents out of the elites.
+
+    Attributes:
+        grid: out of which they are drawn.
+        by: ``chance``, all equally likely, or ``score``, each as likely as its mean score.
+    """
+
+    grid: EliteGrid
+    by: Literal["chance", "score"]
+
+    def choose(self, rng: np.random.Generator) -> Parents:
+        """See `MateChoice.choose`."""
+        elites = [self.grid.elites[cell] for cell in sorted(self.grid.elites)]
+        first, second = (elites[i] for i in self._two_of(elites, rng))
+        reasons = {"fitness[0]": first.score, "fitness[1]": second.score, "chosen_by": self.by}
+        return Parents((first.number, second.number), reasons)
+
+    def _two_of(self, elites: Sequence[Elite], rng: np.random.Generator) -> list[int]:
+        if self.by == "chance":
+            indices: list[int] = rng.integers(len(elites), size=2).tolist()
+            return indices
+        scores = np.array([elite.score for elite in elites])
+        total = scores.sum()
+        p = scores / total if total else None
+        few = bool(total < _FEW or np.count_nonzero(scores) < 2)
+        drawn: list[int] = rng.choice(len(elites), size=2, replace=few, p=p).tolist()
+        return drawn
 
 
 class MapElites(Breeder):
@@ -60,54 +134,15 @@ class MapElites(Breeder):
         insert: Insert = "asked",
         lag: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
+        if descriptors is not None and len(set(descriptors)) != 2:
+            raise ConfigError("optimizer.descriptors: expected two tasks of the fitness")
+        self.archive = EliteGrid(cells, descriptors)
         super().__init__(
             parameters,
             seed,
-            random_seeds=initial,
-            warm_up=warm_up,
-            insert=insert,
-            lag=lag,
-            mutation=mutation,
+            seeds=Seeds(parameters, random=initial, warm_up=warm_up),
+            archive=self.archive,
+            mates=EliteMates(self.archive, parents),
+            variation=Variation(mutation=mutation),
+            queue=AdmissionQueue(insert, lag),
         )
-        if descriptors is not None and len(set(descriptors)) != 2:
-            raise ConfigError("optimizer.descriptors: expected two tasks of the fitness")
-        self.cells, self._descriptors, self._parents = cells, descriptors, parents
-        self.elites: dict[Cell, Elite] = {}
-
-    def _admit(self, number: int, evaluation: Evaluation) -> None:
-        scores = example_scores(evaluation)
-        cell = self._cell(scores)
-        mean = float(np.mean(np.concatenate(list(scores.values()))))
-        if cell not in self.elites or mean > self.elites[cell].score:
-            self.elites[cell] = Elite(number, mean)
-
-    def _choose(self, rng: np.random.Generator) -> Choice:
-        elites = [self.elites[cell] for cell in sorted(self.elites)]
-        first, second = (elites[i] for i in self._two_of(elites, rng))
-        why = {"fitness[0]": first.score, "fitness[1]": second.score, "chosen_by": self._parents}
-        return Choice((first.number, second.number), why)
-
-    def _two_of(self, elites: Sequence[Elite], rng: np.random.Generator) -> list[int]:
-        if self._parents == "chance":
-            return [int(place) for place in rng.integers(len(elites), size=2)]
-        scores = np.array([elite.score for elite in elites])
-        total = scores.sum()
-        p = scores / total if total else None
-        few = bool(total < _FEW or np.count_nonzero(scores) < 2)
-        return [int(place) for place in rng.choice(len(elites), size=2, replace=few, p=p)]
-
-    def _cell(self, scores: Mapping[str, Scores]) -> Cell:
-        first, second = self._described(scores)
-        return self._level(first), self._level(second)
-
-    def _level(self, scores: Scores) -> int:
-        mean = float(np.mean(scores)) if len(scores) else 0.0
-        return min(int(mean * self.cells), self.cells - 1)
-
-    def _described(self, scores: Mapping[str, Scores]) -> Sequence[Scores]:
-        """The scores of which the means are the descriptors."""
-        names = self._descriptors or list(scores)[:2]
-        if len(names) == 2:
-            return [scores[name] for name in names]
-        (alone,) = scores.values()
-        return alone[: len(alone) // 2], alone[len(alone) // 2 :]

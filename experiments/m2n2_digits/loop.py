@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -105,7 +105,9 @@ class Population:
 
     def best(self) -> int:
         """The oldest of those in the archive that get most training images right."""
-        return max(self._members(), key=lambda number: (self.solved[number], -number))
+        return max(
+            self.optimizer.archive.numbers, key=lambda number: (self.solved[number], -number)
+        )
 
     def recipe(self, number: int) -> Recipe:
         """From which the individual can be made again."""
@@ -143,14 +145,8 @@ class Population:
         tasks = {name: _task(part) for name, part in parts.items()}
         return Evaluation("done", tasks, value)
 
-    def _members(self) -> Iterable[int]:
-        optimizer = self.optimizer
-        if isinstance(optimizer, MapElites):
-            return [elite.number for elite in optimizer.elites.values()]
-        return optimizer.archive.numbers
-
     def _forget(self) -> None:
-        members = set(self._members())
+        members = set(self.optimizer.archive.numbers)
         for number in [n for n in self.elements if n not in members]:
             del self.elements[number], self.solved[number]
             if "bounds" in self.genomes[number].genes:
