@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evomerge.errors import PlanError
+from evomerge.weights.metadata import merged_config
 from evomerge.weights.models import Models
 from evomerge.weights.names import DEPTH_KEYS
 from evomerge.weights.plan import Plan
-from evomerge.weights.skeleton import merged_config
 
 
 def has_the_blocks(plan: Plan, live: Models) -> bool:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.engines._architecture import empty_model, memory_of, require_fit
+from evomerge.weights.metadata import merged_config
 from evomerge.weights.models import Models
-from evomerge.weights.skeleton import merged_config
 
 _KEPT = 16  # configs whose modules are kept: they hold no weights
 

@@ -14,7 +14,7 @@ from evomerge.engines import Engine, LmEvalOptions, Serves
 from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
 from evomerge.engines._devices import is_cpu, present, release, torch_device
 from evomerge.errors import ConfigError
-from evomerge.weights.skeleton import write_skeleton
+from evomerge.weights.metadata import write_metadata
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ class TransformersEngine(Engine):
             torch.set_num_threads(self.threads)
         with TemporaryDirectory(prefix="evomerge-") as name:
             folder = Path(name)
-            write_skeleton(models, folder, models.dtype)
+            write_metadata(models, folder, models.dtype)
             said = (folder / "generation_config.json").exists()
             self._generation = GenerationConfig.from_pretrained(folder) if said else None
             if models.origins is None:

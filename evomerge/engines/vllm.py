@@ -21,7 +21,7 @@ from evomerge.engines._devices import has_gpu, release
 from evomerge.engines._heap import give_back
 from evomerge.engines._vllm_start import known_arguments, require_vllm, start, stop
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
-from evomerge.weights.skeleton import write_skeleton
+from evomerge.weights.metadata import write_metadata
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -115,7 +115,7 @@ class VllmEngine(Engine):
         arguments = self._arguments(models) | {"model": str(folder)}
         if self.adapters == "lora":
             arguments |= lora_arguments(models)
-        write_skeleton(models, folder, models.dtype)
+        write_metadata(models, folder, models.dtype)
         _require_known(models, folder)
         if self.adapters == "lora":
             link_weights(models, folder)

@@ -28,10 +28,10 @@ from evomerge.weights.folders import new_folder, require_free, require_space
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
-from evomerge.weights.statistics import MANIFEST, STEM, Kind, Manifest
+from evomerge.weights.statistics import MANIFEST, STEM, Manifest, StatisticsKind
 from evomerge.weights.writer import SHARD_BYTES, Spec, write_weights
 
-_BATCH_SIZES: dict[Kind, int] = {"fisher": 1, "gram": 8}
+_BATCH_SIZES: dict[StatisticsKind, int] = {"fisher": 1, "gram": 8}
 
 
 class Collected(NamedTuple):
@@ -177,7 +177,7 @@ def _aliases(gatherer: _Gatherer, shared: Mapping[str, str]) -> dict[str, str]:
     return {name: first for name, first in sorted(both.items()) if first in stored}
 
 
-def _require_finite(gatherer: _Gatherer, kind: Kind, checkpoint: Checkpoint) -> None:
+def _require_finite(gatherer: _Gatherer, kind: StatisticsKind, checkpoint: Checkpoint) -> None:
     found = [name for name, tensor in gatherer.results() if not all_finite(tensor)]
     if found:
         raise CheckpointError(

@@ -10,7 +10,7 @@ from evomerge.config.load import fitness_from
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
-from evomerge.weights.statistics import Kind
+from evomerge.weights.statistics import StatisticsKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Collection:
     """
 
     model: str
-    kind: Kind
+    kind: StatisticsKind
     text: Path | None = None
     fitness: str | None = None
     tasks: Sequence[str] = ()

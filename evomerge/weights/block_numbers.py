@@ -21,7 +21,7 @@ class Block(NamedTuple):
     depth: int
 
 
-Kind = Callable[[Config, Block], Any]
+Trait = Callable[[Config, Block], Any]
 
 
 def displaced(moves: Iterable[tuple[Config, int]]) -> Iterator[str]:
@@ -38,8 +38,8 @@ def displaced(moves: Iterable[tuple[Config, int]]) -> Iterator[str]:
             family = str(part.get("model_type"))
             before = Block(own, depth(part) or depth(config) or 0)
             after = Block(number, len(stack))
-            for key, kind in _kinds(family, part):
-                if kind(part, before) != kind(part, after) and (family, key) not in told:
+            for key, trait in _traits(family, part):
+                if trait(part, before) != trait(part, after) and (family, key) not in told:
                     told.add((family, key))
                     yield (
                         f"slices: block {own} would be another as block {number} of "
@@ -48,7 +48,7 @@ def displaced(moves: Iterable[tuple[Config, int]]) -> Iterator[str]:
                     )
 
 
-def _kinds(family: str, part: Config) -> Iterator[tuple[str, Kind]]:
+def _traits(family: str, part: Config) -> Iterator[tuple[str, Trait]]:
     yield from _BY_NUMBER.get(family, {}).items()
     for key in _LISTS.get(family, ()):
         if not isinstance(part.get(key), list):
@@ -60,30 +60,30 @@ def _itself(config: Config, block: Block) -> Any:
     return block
 
 
-def _if_set(key: str, kind: Kind) -> dict[str, Kind]:
-    return {key: lambda config, block: kind(config, block) if config.get(key) else None}
+def _if_set(key: str, trait: Trait) -> dict[str, Trait]:
+    return {key: lambda config, block: trait(config, block) if config.get(key) else None}
 
 
-def _from(key: str) -> dict[str, Kind]:
+def _from(key: str) -> dict[str, Trait]:
     """Dense blocks first, then those of experts."""
     return {
         key: lambda config, block: block if config.get(key) is None else block.number >= config[key]
     }
 
 
-def _every(key: str) -> dict[str, Kind]:
+def _every(key: str) -> dict[str, Trait]:
     return {key: lambda config, block: (block.number + 1) % (config.get(key) or 1) == 0}
 
 
-def _periods(*names: str) -> dict[str, Kind]:
-    def kind(config: Config, block: Block) -> Any:
+def _periods(*names: str) -> dict[str, Trait]:
+    def trait(config: Config, block: Block) -> Any:
         settings: list[Any] = [config.get(f"{n}_{k}") for n in names for k in ("period", "offset")]
         if None in settings:
             return block
         pairs = zip(settings[::2], settings[1::2], strict=True)
         return [block.number % period == offset for period, offset in pairs]
 
-    return {f"{names[0]}_period": kind}
+    return {f"{names[0]}_period": trait}
 
 
 def _number(config: Config, block: Block) -> Any:
@@ -99,7 +99,7 @@ _SHARED_KEYS = ("gemma3n_text", "gemma4_text", "gemma4_unified_text")
 _INDEXED = ("deepseek_v32", "glm_moe_dsa", "glm5_next", "hy_v4")
 
 # By family and key, whatever else the config says.
-_BY_NUMBER: Mapping[str, Mapping[str, Kind]] = {
+_BY_NUMBER: Mapping[str, Mapping[str, Trait]] = {
     "gpt2": _if_set("scale_attn_by_inverse_layer_idx", _number),
     "diffllama": {"lambda_init": _number},
     "gpt_neo": {"attention_types": _itself},

@@ -9,9 +9,9 @@ from evomerge.recipes import Recipe
 from evomerge.weights.folders import new_folder, require_free, require_space
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge_into
+from evomerge.weights.metadata import write_metadata
 from evomerge.weights.model_card import model_card
 from evomerge.weights.plan import Plan
-from evomerge.weights.skeleton import write_skeleton
 from evomerge.weights.writer import SHARD_BYTES, Spec, WeightsWriter
 
 
@@ -45,6 +45,6 @@ def _fill(folder: Path, plan: Plan, shard_bytes: int, title: str) -> None:
     specs = [Spec(step.slot.name, step.slot.shape, step.dtype) for step in plan.steps]
     with WeightsWriter(folder, specs, shard_bytes) as writer:
         merge_into(plan, lambda step: partial(writer.write, step.slot.name))
-    write_skeleton(plan.models, folder, plan.recipe.dtype)
+    write_metadata(plan.models, folder, plan.recipe.dtype)
     card = model_card(plan.recipe, title, bare=plan.models.base.bare)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -23,8 +23,8 @@ from evomerge.weights.mismatches import (
     shape_problems,
     vocabulary_problems,
 )
-from evomerge.weights.slices import Slices, cut, range_problems
-from evomerge.weights.slots import Lineup, Slot, keep_outside, module_problems, refill
+from evomerge.weights.slices import Slices, block_ranges, range_problems
+from evomerge.weights.slots import Slot, align_tensors, keep_outside, module_problems, refill
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ class Models:
         self._references = dict(recipe.sources)
         self._slices = tuple(recipe.slices)
         self.untied = any(not c.tied for c in self.members)
-        self.vocabulary, self.slots = self._line_up(recipe.tokenizer, recipe.modules)
+        self.vocabulary, self.slots = self._align(recipe.tokenizer, recipe.modules)
         folders = [member.folder for member in self.members]
         self.chat_template = chat_templates.chosen(recipe.chat_template, folders)
         self.known: dict[str, dict[Any, Any]] = {}
@@ -103,7 +103,7 @@ class Models:
         adapters = ((n, m) for n, m in self.sources.items() if isinstance(m, Adapter))
         self.notes += [f"{name}: {note}" for name, m in adapters if (note := m.note)]
 
-    def _line_up(
+    def _align(
         self, tokenizer: str | Tokenizer | None, modules: Sequence[str]
     ) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
         base, sources = self.base, self.sources
@@ -122,7 +122,7 @@ class Models:
         if wrong:
             raise PlanError([*problems, *wrong])
         problems += displaced((spelled_out(m.config), own) for m, own in self.origins or ())
-        slots = Lineup(base, sources, self._slices, untied=self.untied).slots(rows)
+        slots = align_tensors(base, sources, self._slices, untied=self.untied, rows=rows)
         problems += module_problems(slots, modules)
         slots = keep_outside(slots, modules)
         problems += shape_problems(slots, base, sources, vocabulary, aligns=tokenizer is not None)
@@ -245,7 +245,7 @@ class Models:
     @property
     def layers(self) -> int:
         """Blocks of the merged model."""
-        part = cut(None, self._slices)
+        part = block_ranges(None, self._slices)
         return self.base.layers if part is None else sum(part.lengths)
 
     @property

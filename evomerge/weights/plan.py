@@ -16,7 +16,7 @@ from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models, Slot
 from evomerge.weights.outline import depth_problems
 from evomerge.weights.segments import layout_of
-from evomerge.weights.statistics import Kind, Statistics, open_statistics
+from evomerge.weights.statistics import Statistics, StatisticsKind, open_statistics
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from evomerge.operators import Operator
 
 # What operators call their statistics, and what the manifest of a folder of them says.
-_KINDS: Mapping[str, Kind] = {
+_KINDS: Mapping[str, StatisticsKind] = {
     "fisher": "fisher",
     "grams": "gram",
     "second_moments": "second_moments",

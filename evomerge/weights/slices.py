@@ -15,14 +15,14 @@ Range = tuple[int, int]
 Slices = Sequence[Mapping[str, Range]]
 
 
-class Seat(NamedTuple):
+class TensorSource(NamedTuple):
     """One tensor of a model, and its place in the merged one."""
 
     tensor: str
     place: Place
 
 
-class Cut(NamedTuple):
+class BlockRanges(NamedTuple):
     """A model's part in the blocks of the merged one.
 
     Attributes:
@@ -52,7 +52,7 @@ class Cut(NamedTuple):
         return any(layer == place.layer for layer, _ in self.blocks())
 
 
-def cut(name: str | None, slices: Slices) -> Cut | None:
+def block_ranges(name: str | None, slices: Slices) -> BlockRanges | None:
     """The part of a source, or of the base where ``name`` is None; None without slices.
 
     A base that a slice does not name lends the blocks that the first model named has there.
@@ -62,35 +62,35 @@ def cut(name: str | None, slices: Slices) -> Cut | None:
     first = [next(iter(named.values())) for named in slices]
     lengths = tuple(end - start for start, end in first)
     if name is not None:
-        return Cut(tuple(named.get(name) for named in slices), lengths)
+        return BlockRanges(tuple(named.get(name) for named in slices), lengths)
     # a source of that name is the base too
     own = [named.get(BASE, other) for named, other in zip(slices, first, strict=True)]
-    return Cut(tuple(own), lengths)
+    return BlockRanges(tuple(own), lengths)
 
 
-def seats(checkpoint: Checkpoint, part: Cut | None) -> dict[str, Seat]:
+def tensor_sources(checkpoint: Checkpoint, part: BlockRanges | None) -> dict[str, TensorSource]:
     """Name in the merged model to the model's tensor, for all in which it takes part.
 
     Args:
         part: in the blocks; None leaves every tensor where it is.
     """
     if part is None:
-        return {name: Seat(name, place) for name, place in checkpoint.places.items()}
+        return {name: TensorSource(name, place) for name, place in checkpoint.places.items()}
     blocks: dict[int, list[str]] = defaultdict(list)
     for name, place in checkpoint.places.items():
         if place.layer is not None:
             blocks[place.layer].append(name)
     stacks = {stack(name) for names in blocks.values() for name in names}
-    found: dict[str, Seat] = {}
+    found: dict[str, TensorSource] = {}
     for name, place in checkpoint.places.items():
         if place.layer is not None or stack(name) in stacks:
             continue  # blocks for multi-token prediction follow the others: their numbers are taken
         if part.takes_part(name, place):
-            found[name] = Seat(name, place)
+            found[name] = TensorSource(name, place)
     for layer, own in part.blocks():
         for name in blocks[own]:
             role = checkpoint.places[name].role
-            found[renumber(name, layer)] = Seat(name, Place(layer, role))
+            found[renumber(name, layer)] = TensorSource(name, Place(layer, role))
     return found
 
 

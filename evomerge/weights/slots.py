@@ -1,4 +1,4 @@
-"""How the tensors of a base and its sources line up, name by name."""
+"""Which tensors of a base and its sources make each tensor of the merged model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from evomerge.plugins.registry import did_you_mean
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.names import Place, stack
-from evomerge.weights.slices import Cut, Seat, Slices, cut, seats
+from evomerge.weights.slices import BlockRanges, Slices, TensorSource, block_ranges, tensor_sources
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """One tensor of the merged model and where it comes from.
 
@@ -25,8 +25,8 @@ class Slot:
         aligned: whether rows are tokens that are matched by their strings (rule R9).
         key: what its random numbers depend on: its name, except for the head of an untied
             model that is filled from tied ones, which must repeat the embedding.
-        merged: False for what the recipe's ``modules`` leave as the base has it.
-        lacking: the sources that would take part but do not have it.
+        merged: False where the recipe's ``modules`` leave it as the base has it.
+        lacking: the sources that take part in its block but do not have it.
     """
 
     name: str
@@ -46,74 +46,76 @@ class Slot:
         return self.stored in FLOATS
 
 
-class Lineup:
-    """What every model gives to the merged one.
+def align_tensors(
+    base: Checkpoint,
+    sources: Mapping[str, Checkpoint],
+    slices: Slices,
+    *,
+    untied: bool,
+    rows: int | None = None,
+) -> tuple[Slot, ...]:
+    """A slot for every tensor that any of the models gives to the merged one.
 
     Args:
         base: the base.
         sources: name to source.
         slices: of the recipe; valid for these models.
         untied: whether the merged model has a head of its own (rule R10).
-
-    Attributes:
-        base: name in the merged model to the base's tensor.
-        sources: source to the same.
+        rows: tokens of the merged model, where rows are matched by token strings.
     """
+    models = (base, *sources.values())
+    head = next((model.head for model in models if model.head is not None), None)
+    head = head if untied else None
+    ranges = {name: block_ranges(name, slices) for name in sources}
+    of_base = _given(base, block_ranges(None, slices), head)
+    of_sources = {name: _given(model, ranges[name], head) for name, model in sources.items()}
+    owners: dict[str, tuple[Checkpoint, TensorSource]] = {}
+    for model, given in zip(models, (of_base, *of_sources.values()), strict=True):
+        for name, tensor in given.items():
+            owners.setdefault(name, (model, tensor))
 
-    def __init__(
-        self, base: Checkpoint, sources: Mapping[str, Checkpoint], slices: Slices, *, untied: bool
-    ) -> None:
-        self._models = (base, *sources.values())
-        self._cuts = {name: cut(name, slices) for name in sources}
-        base_cut = cut(None, slices)
-        head = next((c.head for c in self._models if c.head is not None), None) if untied else None
-        self._head = head
-        self.base = self._seats(base, base_cut)
-        self.sources = {name: self._seats(sources[name], part) for name, part in self._cuts.items()}
-
-    def _seats(self, checkpoint: Checkpoint, part: Cut | None) -> dict[str, Seat]:
-        found = seats(checkpoint, part)
-        if not checkpoint.tied:
-            return found
-        # a tied model's stored head is no tensor of its own
-        found.pop(checkpoint.head or "", None)
-        takes_part = part is None or part.ranges[-1] is not None
-        if self._head is not None and checkpoint.embedding is not None and takes_part:
-            found[self._head] = Seat(checkpoint.embedding, Place(None, "head"))
-        return found
-
-    def slots(self, rows: int | None = None) -> tuple[Slot, ...]:
-        """A slot for every tensor that any of the models gives.
-
-        Args:
-            rows: tokens of the merged model, where rows are matched by token strings.
-        """
-        owners: dict[str, tuple[Checkpoint, Seat]] = {}
-        views = (self.base, *self.sources.values())
-        for checkpoint, view in zip(self._models, views, strict=True):
-            for name, seat in view.items():
-                owners.setdefault(name, (checkpoint, seat))
-        return tuple(self._slot(name, *owner, rows) for name, owner in owners.items())
-
-    def _slot(self, name: str, owner: Checkpoint, seat: Seat, rows: int | None) -> Slot:
-        info = owner.tensors[seat.tensor]
-        aligned = rows is not None and seat.tensor in owner.token_tables
+    def slot(name: str, owner: Checkpoint, first: TensorSource) -> Slot:
+        info = owner.tensors[first.tensor]
+        aligned = rows is not None and first.tensor in owner.token_tables
         return Slot(
-            name,
-            seat.place,
-            (rows, *info.shape[1:]) if aligned and rows is not None else info.shape,
-            self.base[name].tensor if name in self.base else None,
-            {source: view[name].tensor for source, view in self.sources.items() if name in view},
-            info.dtype,
-            aligned,
-            name,
+            name=name,
+            place=first.place,
+            shape=(rows, *info.shape[1:]) if aligned and rows is not None else info.shape,
+            base=of_base[name].tensor if name in of_base else None,
+            inputs={
+                source: given[name].tensor for source, given in of_sources.items() if name in given
+            },
+            stored=info.dtype,
+            aligned=aligned,
+            key=name,
             lacking=tuple(
                 source
-                for source, part in self._cuts.items()
-                if name not in self.sources[source]
-                and (part is None or part.takes_part(name, seat.place))
+                for source, part in ranges.items()
+                if name not in of_sources[source]
+                and (part is None or part.takes_part(name, first.place))
             ),
         )
+
+    return tuple(slot(name, *owner) for name, owner in owners.items())
+
+
+def _given(
+    model: Checkpoint, part: BlockRanges | None, head: str | None
+) -> dict[str, TensorSource]:
+    """Name in the merged model to the tensor that a model gives to it.
+
+    Args:
+        head: name of the merged model's head where it has one of its own.
+    """
+    found = tensor_sources(model, part)
+    if not model.tied:
+        return found
+    # a tied model's stored head is no tensor of its own
+    found.pop(model.head or "", None)
+    takes_part = part is None or part.ranges[-1] is not None
+    if head is not None and model.embedding is not None and takes_part:
+        found[head] = TensorSource(model.embedding, Place(None, "head"))
+    return found
 
 
 def keep_outside(slots: Sequence[Slot], modules: Sequence[str]) -> tuple[Slot, ...]:
@@ -155,7 +157,7 @@ def refill(
     """The same slots fed by other names.
 
     Args:
-        slots: from `Lineup.slots`.
+        slots: from `align_tensors`.
         origin: each new name to the source that it stands for, None for the base.
         head: the embedding's name where the head repeats it; None where it does not.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 STEM = "statistics"
 
-Kind = Literal["fisher", "gram", "second_moments", "raw"]
+StatisticsKind = Literal["fisher", "gram", "second_moments", "raw"]
 
 
 class Manifest(BaseModel):
@@ -50,7 +50,7 @@ class Manifest(BaseModel):
 
     format: Literal[1] = 1
     evomerge: str = ""
-    kind: Kind
+    kind: StatisticsKind
     diagonal: bool = False
     model: str = ""
     fingerprint: str = ""
@@ -91,7 +91,7 @@ class Statistics:
             raise CheckpointError(problems)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> StatisticsKind:
         """``fisher`` or ``gram``."""
         return self.manifest.kind
 
@@ -129,7 +129,7 @@ class Statistics:
 
 
 def open_statistics(
-    folder: Path, *, kind: Kind | None = None, of: Checkpoint | None = None
+    folder: Path, *, kind: StatisticsKind | None = None, of: Checkpoint | None = None
 ) -> Statistics:
     """The statistics in a folder.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import DTYPES, TensorInfo
-from evomerge.weights.skeleton import write_skeleton
+from evomerge.weights.metadata import write_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class VirtualCheckpoint(Checkpoint):
         self.plan, self._merge_one = plan, merge_one
         self.folder = Path(tempfile.mkdtemp(prefix="evomerge-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        write_skeleton(plan.models, self.folder, plan.recipe.dtype)
+        write_metadata(plan.models, self.folder, plan.recipe.dtype)
         config = self.folder / "config.json"
         self.config = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
         self._steps = {step.slot.name: step for step in plan.steps}

@@ -18,8 +18,8 @@ from evomerge.weights.block_numbers import displaced
 from evomerge.weights.build import build
 from evomerge.weights.layer_types import spelled_out
 from evomerge.weights.library import Library
+from evomerge.weights.metadata import _BLOCK_LISTS
 from evomerge.weights.names import DEPTH_KEYS
-from evomerge.weights.skeleton import _BLOCK_LISTS
 
 COMMON = {
     **{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4},

@@ -15,7 +15,7 @@ from evomerge.recipes import Recipe
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.names import Place
-from evomerge.weights.slices import cut
+from evomerge.weights.slices import block_ranges
 
 Tiny = Callable[..., Path]
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
@@ -174,8 +174,8 @@ def test_per_block_settings_count_merged_blocks(tiny: Tiny) -> None:
 
 def test_a_slice_that_does_not_name_a_model_is_none_of_its_part() -> None:
     slices = ({"a": (0, 2)}, {"b": (3, 4), "a": (4, 5)})
-    part = cut("b", slices)
+    part = block_ranges("b", slices)
     assert part is not None
     assert part.ranges == (None, (3, 4))
     assert list(part.blocks()) == [(2, 3)]
-    assert cut("a", ()) is None
+    assert block_ranges("a", ()) is None

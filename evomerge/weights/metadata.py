@@ -30,7 +30,7 @@ _BLOCK_LISTS = (
 _TOKEN_ID = re.compile(r"_token_(id|index)$")
 
 
-def write_skeleton(models: Models, folder: Path, dtype: str) -> None:
+def write_metadata(models: Models, folder: Path, dtype: str) -> None:
     """Write all that Transformers needs besides the weights.
 
     Where the base is none of its models, its config, if it has one, is copied as it is.
