@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from evomerge.engines import Engine
+from evomerge.engines import LanguageModelEngine
 from evomerge.engines._vllm_start import quiet
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
@@ -137,19 +137,19 @@ def _checkpoint(name: str, plan: Plan, out: Path) -> tuple[float, list[list[int]
     return found
 
 
-def _engine(name: str) -> Engine:
-    kind = registry.find("engines", name, Engine)
+def _engine(name: str) -> LanguageModelEngine:
+    kind = registry.find("engines", name, LanguageModelEngine)
     return kind(**registry.validate_options(kind, OPTIONS[name], "engine."))
 
 
-def _speed(engine: Engine) -> tuple[float, list[list[int]]]:
+def _speed(engine: LanguageModelEngine) -> tuple[float, list[list[int]]]:
     """New tokens a second, prompts included in the time, and the tokens."""
     tokens = _generate(engine)
     seconds = [_seconds(partial(_generate, engine)) for _ in range(3)]
     return PROMPTS * NEW_TOKENS / min(seconds), tokens
 
 
-def _generate(engine: Engine) -> list[list[int]]:
+def _generate(engine: LanguageModelEngine) -> list[list[int]]:
     prompts = [[5 + (7 * p + 3 * t) % 400 for t in range(PROMPT_TOKENS)] for p in range(PROMPTS)]
     live: Any = engine.lm
     if hasattr(live.model, "llm_engine"):

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from _mergekit import Mergekit
 from merge import make_model
 
+from evomerge.engines import LanguageModelEngine
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
 from evomerge.types import Job
@@ -138,12 +139,20 @@ def measure(
     fitness = setting.fitness()
     first = setting.recipe(0.1)
     weights = [0.2 + 0.1 * number for number in range(runs)]
-    with _worker(WorkerSetup(first.base, first.sources, None, fitness, "vllm", options)) as worker:
+    setup = WorkerSetup(
+        base=first.base,
+        sources=first.sources,
+        fitness=fitness,
+        engine="vllm",
+        engine_options=options,
+    )
+    with _worker(setup) as worker:
         _timed(worker, first)
         live = [_timed(worker, setting.recipe(w)) for w in weights]
         asking = worker.scorers["search"].lm_eval
         assert asking is not None
         (of,) = asking.doc_ids().values()
+        assert isinstance(worker.engine, LanguageModelEngine)
         engine = dict(worker.engine.lm_eval_arguments(worker.models))
     asked = {"engine": engine, "doc_ids": of[1], "include_path": fitness.include_path}
     asked["task"] = TASK

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSetup:
     """What every worker of a run is started with; plain data.
 
@@ -42,13 +42,21 @@ class WorkerSetup:
 
     base: str | Recipe
     sources: Mapping[str, str | Recipe]
-    tokenizer: str | Tokenizer | None
-    fitness: Fitness
-    engine: str
-    engine_options: Mapping[str, Any]
+    tokenizer: str | Tokenizer | None = None
     slices: Slices = ()
     modules: Sequence[str] = ()
     chat_template: str | None = None
+    fitness: Fitness
+    engine: str
+    engine_options: Mapping[str, Any]
+
+    def new_engine(self) -> Engine:
+        """The engine, not open.
+
+        Raises:
+            ConfigError: it cannot be made on this machine.
+        """
+        return registry.find("engines", self.engine, Engine)(**self.engine_options)
 
 
 class _Tried(NamedTuple):
@@ -82,7 +90,7 @@ class Worker:
         kind = registry.find("engines", setup.engine, Engine)
         if problems := unserved(setup.fitness, kind, setup.engine):
             raise ConfigError(problems)
-        self.engine = kind(**setup.engine_options)
+        self.engine = setup.new_engine()
         self.engine.open(self.models)
         self.scorers = {
             split: Scorer(setup.fitness, split, self.engine) for split in get_args(Split)
@@ -259,18 +267,3 @@ def _same(opened: Recipe, wanted: WorkerSetup) -> bool:
         *(wanted.base, dict(wanted.sources)),
         tuple(wanted.slices),
     )
-
-
-def planned_gpus(setup: WorkerSetup) -> float:
-    """How many GPUs the engine of a worker in this process computes on; 0 on a CPU.
-
-    The engine is not opened.
-
-    Raises:
-        InputError: models or engine that cannot be opened.
-    """
-    engine = registry.find("engines", setup.engine, Engine)(**setup.engine_options)
-    device = str(engine.lm_eval_arguments(Library().models(setup)).get("device", "cpu"))
-    if not device.startswith("cuda"):
-        return 0.0
-    return float(setup.engine_options.get("tensor_parallel_size") or 1)

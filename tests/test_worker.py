@@ -47,7 +47,13 @@ def setup(engine: str, options: dict[str, Any]) -> WorkerSetup:
     path = str(ROOT / "fitness" / "zoo_skills")
     fitness = Fitness.model_validate({"include_path": path, "tasks": {"strings": task}})
     plain = recipe()
-    return WorkerSetup(plain.base, plain.sources, None, fitness, engine, options)
+    return WorkerSetup(
+        base=plain.base,
+        sources=plain.sources,
+        fitness=fitness,
+        engine=engine,
+        engine_options=options,
+    )
 
 
 def evaluate(worker: Worker, *recipes: Recipe) -> list[Evaluation]:
@@ -164,8 +170,8 @@ def test_memory_that_ran_out_on_a_cpu_is_known_from_other_failures(
     save_file(state, tmp_path / "model.safetensors")
     one = recipe(base=str(tmp_path), sources={"a": str(tmp_path)}, dtype="float32")
     fitness = Fitness.model_validate({"tasks": {"x": {"scorer": f"{code}:{scorer}"}}})
-    options = {"module": f"{code}:build"}
-    worker = Worker(WorkerSetup(one.base, one.sources, None, fitness, "torch", options))
+    wanted = replace(setup("torch", {"module": f"{code}:build"}), fitness=fitness)
+    worker = Worker(replace(wanted, base=one.base, sources=one.sources))
     (found,) = evaluate(worker, one)
     assert found.status == "failed"
     assert worker.exhausted is exhausted

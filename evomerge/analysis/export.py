@@ -12,10 +12,9 @@ import yaml
 
 from evomerge.analysis.summary import Score, Summary, read_summary, score
 from evomerge.config.schema import SearchFile, read_resolved
-from evomerge.engines import Engine
+from evomerge.engines import Engine, LanguageModelEngine
 from evomerge.errors import CandidateError, ConfigError, RunError
 from evomerge.plugins import registry
-from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
 from evomerge.recipes.references import anchor
@@ -103,24 +102,23 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
             base=reference, sources={"model": reference}, operator="linear", dtype=dtype
         )
     options = _engine_keys(engine)
-    if isinstance(options.get("module"), str):
-        options["module"] = anchor_code(options["module"], Path.cwd())
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
     kind = registry.find("engines", name, Engine)
+    options = kind.anchored(options, Path.cwd())
     valid = registry.validate_options(kind, options, "--engine: ")
     worker = Worker(
         WorkerSetup(
-            recipe.base,
-            recipe.sources,
-            recipe.tokenizer,
-            fitness,
-            name,
-            valid,
-            recipe.slices,
-            recipe.modules,
-            recipe.chat_template,
+            base=recipe.base,
+            sources=recipe.sources,
+            tokenizer=recipe.tokenizer,
+            slices=recipe.slices,
+            modules=recipe.modules,
+            chat_template=recipe.chat_template,
+            fitness=fitness,
+            engine=name,
+            engine_options=valid,
         )
     )
     try:
@@ -158,6 +156,7 @@ def lm_eval_commands(file: SearchFile, checkpoint: Path) -> list[tuple[str, str]
         engine = registry.component("engine", Engine, file.engine).make()
     except ConfigError:
         return []  # a run may be looked at where its GPU is not
+    assert isinstance(engine, LanguageModelEngine), "only these answer lm-eval's tasks"
     models = Library().open(str(checkpoint), {"model": str(checkpoint)})
     arguments = dict(engine.lm_eval_arguments(models))
     asked = engine.lm_eval

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from evomerge.config.load import Loaded
-from evomerge.engines import Engine
 from evomerge.errors import CandidateError
 from evomerge.executors import Executor
 from evomerge.executors.local import LocalExecutor
-from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.scoring.tasks import example_counts
 from evomerge.search.baselines import baselines
@@ -129,7 +126,12 @@ def _memory(loaded: Loaded, plan: Plan, executor: Executor) -> dict[str, Any]:
     Caches and activations come on top. On a CPU all workers of this machine share its memory; on
     GPUs each has its own, or its part of one.
     """
-    gpus, dtype = _placed(loaded, executor)
+    setup, held = loaded.search.setup, None
+    if not isinstance(executor, LocalExecutor):
+        held = executor.planned_gpus(setup) / executor.capacity
+    engine = setup.new_engine()
+    gpus = engine.gpus(held)
+    dtype: torch.dtype = getattr(torch, engine.weights_dtype(loaded.models.dtype, held))
     needed = sum(math.prod(step.slot.shape) for step in plan.steps) * dtype.itemsize
     facts: dict[str, Any] = {
         "weights_dtype": str(dtype).removeprefix("torch."),
@@ -148,50 +150,6 @@ def _memory(loaded: Loaded, plan: Plan, executor: Executor) -> dict[str, Any]:
         return facts | {"fits_here": "unknown: the workers have GPUs, this machine has none"}
     fits = "yes" if needed < there else f"no: {needed - there} bytes too many"
     return facts | {"memory_bytes_here": there, "fits_here": fits}
-
-
-def _placed(loaded: Loaded, executor: Executor) -> Place:
-    setup = loaded.search.setup
-    engine = registry.find("engines", setup.engine, Engine)(**setup.engine_options)
-    local = isinstance(executor, LocalExecutor)
-    held = None if local else executor.planned_gpus(setup) / executor.capacity
-    arguments = engine.lm_eval_arguments(loaded.models)
-    return place(arguments, setup.engine_options, loaded.models.dtype, held)
-
-
-class Place(NamedTuple):
-    """Where one engine's weights lie: on how many GPUs, 0 for a CPU, and in which dtype."""
-
-    gpus: float
-    dtype: torch.dtype
-
-
-def place(
-    arguments: Mapping[str, Any], options: Mapping[str, Any], base_dtype: str, held: float | None
-) -> Place:
-    """Where a worker's engine puts its weights.
-
-    Args:
-        arguments: what the engine says of this machine: `Engine.lm_eval_arguments`.
-        options: what the search says of the engine.
-        base_dtype: of the models.
-        held: GPUs that a worker holds elsewhere; None for a worker in this process.
-    """
-    says = arguments.get("model_args", {})
-    here = str(arguments.get("device", "cpu")).startswith("cuda")
-    parts = int(says.get("tensor_parallel_size", 1)) * int(says.get("pipeline_parallel_size", 1))
-    if held is None:
-        gpus = float(parts if here else 0)
-    elif str(options.get("device", "auto")).startswith("cpu"):
-        gpus = 0.0
-    else:
-        gpus = min(float(parts), held)
-    dtype = options.get("dtype", "auto")
-    if dtype == "auto":
-        # what the engine says of this machine need not hold where the workers are
-        there = base_dtype if gpus else "float32"
-        dtype = says.get("dtype", there) if here == bool(gpus) else there
-    return Place(gpus, getattr(torch, dtype))
 
 
 def _probe(loaded: Loaded, compared: int, executor: Executor) -> dict[str, Any]:

@@ -89,8 +89,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
                 for name, reference in content[key].items()
             }
     engine = content.get("engine")
-    if isinstance(engine, dict) and isinstance(engine.get("module"), str):
-        content["engine"] = engine | {"module": anchor_code(engine["module"], folder)}
+    if isinstance(engine, dict) and engine.get("name") in registry.names("engines"):
+        kind = registry.find("engines", engine["name"], Engine)
+        content["engine"] = kind.anchored(engine, folder)
     return _compose(content, str(path), problems, lost)
 
 
@@ -149,9 +150,9 @@ def _compose(
         name = file.engine["name"]
         parts.make("fitness", ["fitness"], _serve, file.fitness, engine.kind, name)
     live = parts.make("", [], engine.make) if engine is not None else None
-    crew = parts.make("", [], executor.make) if executor is not None else None
-    if crew is not None and engine is not None:
-        parts.make("", [], crew.validate, file.engine["name"], engine.options)
+    workers = parts.make("", [], executor.make) if executor is not None else None
+    if workers is not None and live is not None:
+        parts.make("", [], workers.validate, live)
     stages = Staging(file, context, live, library).compose(parts)
     if problems:
         raise ConfigError(dict.fromkeys(problems))
@@ -164,7 +165,7 @@ def _compose(
         setup,
         file.stop_after_failures,
         file.champions,
-        _record(file, context, live.lm_eval_arguments(models)),
+        _record(file, context, _settings_digest(file.engine, live, models)),
     )
     for baseline in baselines(context, search.paper_defaults):
         live.validate(make_plan(baseline.recipe, models))
@@ -256,32 +257,33 @@ def _setup(
         if file.base not in (base, *sources.values()):
             sources[other_base(sources)] = file.base
     return WorkerSetup(
-        base,
-        sources,
-        file.tokenizer,
-        file.fitness,
-        file.engine["name"],
-        engine_options,
-        () if largest is None else largest.slices,
+        base=base,
+        sources=sources,
+        tokenizer=file.tokenizer,
+        slices=() if largest is None else largest.slices,
+        fitness=file.fitness,
+        engine=file.engine["name"],
+        engine_options=engine_options,
     )
 
 
-def _record(file: SearchFile, context: SearchContext, engine: Mapping[str, Any]) -> RunRecord:
-    """What the store keeps of a search; fingerprints come when the weights are read.
+def _settings_digest(keys: Mapping[str, Any], engine: Engine, models: Models) -> str:
+    """Of an engine's keys, and of what they come to here: an ``auto`` may differ elsewhere."""
+    # code may lie anywhere: what is in it is a part of the identity
+    given = {key: value for key, value in keys.items() if key not in engine.code_keys}
+    text = json.dumps([given, engine.identity(models)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
-    Args:
-        engine: its settings with nothing left to choose: an ``auto`` may differ elsewhere.
-    """
+
+def _record(file: SearchFile, context: SearchContext, settings_digest: str) -> RunRecord:
+    """What the store keeps of a search; fingerprints come when the weights are read."""
     whole = file.model_copy(update={"dtype": context.dtype})
-    # wherever its file lies: what is in it, the engine says
-    given = {key: value for key, value in file.engine.items() if key != "module"}
-    settings = json.dumps([given, engine], sort_keys=True)
     return RunRecord(
         name=file.name,
         search_yaml=dump_yaml(whole.model_dump(mode="json", exclude_none=True)),
         seed=file.seed,
         fitness_digest=file.fitness.digest,
-        settings_digest=hashlib.sha256(settings.encode()).hexdigest(),
+        settings_digest=settings_digest,
         versions={
             "evomerge": __version__,
             "python": platform.python_version(),

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from evomerge.engines._devices import is_cpu, present
 from evomerge.engines._lm_eval_options import LmEvalOptions
+from evomerge.plugins.user_code import anchor_code
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 Serves = Literal["task", "scorer"]
 
 
-__all__ = ["Engine", "LmEvalOptions", "Serves"]
+__all__ = ["Engine", "LanguageModelEngine", "LmEvalOptions", "Serves"]
 
 
 class Engine(ABC):
@@ -33,23 +35,71 @@ class Engine(ABC):
     The scores of a loaded plan equal those of the checkpoint that is built from it.
 
     Attributes:
-        serves: what of a fitness it can answer: a ``task`` of lm-eval through `lm`, a ``scorer``
-            through `module`.
-        lm_eval: how lm-eval asks it.
+        serves: what of a fitness it can answer: a ``task`` of lm-eval (see `LanguageModelEngine`),
+            a ``scorer`` through `module`.
+        code_keys: options that name a function of the user's, as ``path.py:function``.
+        spans_nodes: whether one engine may compute on several nodes of a cluster.
+        dtype: of the live weights, torch's name for it; ``auto`` leaves it to the engine.
+        device: torch's name for it; ``auto`` is a GPU where there is one.
+        ranks: over how many GPUs (on a CPU: processes) one model is spread.
         at_once: how many candidates it holds side by side, in slots 0 to ``at_once - 1``.
     """
 
-    serves: ClassVar[frozenset[Serves]] = frozenset({"task"})
-    lm_eval: LmEvalOptions = LmEvalOptions()
+    serves: ClassVar[frozenset[Serves]] = frozenset({"scorer"})
+    code_keys: ClassVar[frozenset[str]] = frozenset()
+    spans_nodes: ClassVar[bool] = False
+    dtype: str = "auto"
+    device: str = "auto"
+    ranks: int = 1
     at_once: int = 1
 
     @classmethod
-    def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
-        """What its options name that scores depend on, and every machine must have the same.
+    def anchored(cls, options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """The options, the paths of `code_keys` made absolute; relative ones start at a folder."""
+        named = {key: options[key] for key in cls.code_keys & options.keys()}
+        return {
+            **options,
+            **{k: anchor_code(v, folder) for k, v in named.items() if isinstance(v, str)},
+        }
 
-        Those after the first are told apart by where they lie from its folder.
+    @classmethod
+    def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
+        """The files that its options name and scores depend on, the same on every machine.
+
+        Machines may keep them in different folders: they are compared by their paths relative to
+        the folder of the first.
         """
         return ()
+
+    @abstractmethod
+    def identity(self, models: Models) -> Mapping[str, Any]:
+        """All that a score depends on besides recipe and fitness, as plain data without ``auto``.
+
+        The engine need not be open. Scores are comparable only where identities are equal; a run
+        does not resume with another.
+        """
+
+    def gpus(self, held: float | None = None) -> float:
+        """How many GPUs one engine computes on; 0 on a CPU. The engine need not be open.
+
+        Args:
+            held: GPUs that a worker elsewhere has; None: it computes on this machine.
+        """
+        if held is None:
+            return float(self.ranks) if present(self.device).startswith("cuda") else 0.0
+        return 0.0 if is_cpu(self.device) else min(float(self.ranks), held)
+
+    def weights_dtype(self, stored: str, held: float | None = None) -> str:
+        """Torch's name for the dtype of the live weights. The engine need not be open.
+
+        Args:
+            stored: dtype of the checkpoints.
+            held: as in `gpus`.
+        """
+        if self.dtype != "auto":
+            return self.dtype
+        on_cpu = is_cpu(present(self.device)) if held is None else not self.gpus(held)
+        return "float32" if on_cpu else stored
 
     @abstractmethod
     def open(self, models: Models) -> None:
@@ -93,27 +143,45 @@ class Engine(ABC):
         """Raise for a plan that the engine could not load; it need not be open.
 
         Raises:
-            PlanError: says all that is in the way.
+            PlanError: everything that is in the way.
         """
-
-    @property
-    def lm(self) -> LM:
-        """Answers lm-eval requests with the weights loaded last."""
-        raise NotImplementedError(f"{type(self).__name__} serves {', '.join(self.serves)}")
 
     @property
     def module(self) -> Module:
         """The live module with the weights loaded last, in evaluation mode."""
         raise NotImplementedError(f"{type(self).__name__} serves {', '.join(self.serves)}")
 
+    def close(self) -> None:  # noqa: B027 - most engines have nothing to release
+        """Give memory and devices back."""
+
+
+class LanguageModelEngine(Engine):
+    """An engine that answers lm-eval's tasks.
+
+    Attributes:
+        lm_eval: how lm-eval asks it.
+    """
+
+    serves: ClassVar[frozenset[Serves]] = frozenset({"task"})
+    lm_eval: LmEvalOptions = LmEvalOptions()
+
+    @property
+    @abstractmethod
+    def lm(self) -> LM:
+        """Answers lm-eval's requests with the weights loaded last.
+
+        Raises:
+            RuntimeError: the engine is not open.
+        """
+
     @abstractmethod
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
         """Arguments with which the plain ``lm_eval`` program computes the same answers.
 
         The engine need not be open. Keys: ``model``, ``model_args`` (without ``pretrained``),
-        ``batch_size`` and ``device``. An engine without `lm` gives ``model_args`` and ``device``,
-        and whatever else its scores depend on.
+        ``batch_size`` and ``device``.
         """
 
-    def close(self) -> None:  # noqa: B027 - most engines have nothing to release
-        """Give memory and devices back."""
+    def identity(self, models: Models) -> Mapping[str, Any]:
+        """See `Engine.identity`."""
+        return self.lm_eval_arguments(models)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge.engines import Engine, Serves
+from evomerge.engines import Engine
 from evomerge.engines._architecture import require_fit
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.errors import ConfigError
@@ -44,7 +44,7 @@ class TorchEngine(Engine):
         ConfigError: a device that is not there; no such file or function.
     """
 
-    serves: ClassVar[frozenset[Serves]] = frozenset({"scorer"})
+    code_keys = frozenset({"module"})
 
     def __init__(
         self,
@@ -55,7 +55,8 @@ class TorchEngine(Engine):
         threads: Annotated[int, Field(ge=1)] | None = None,
         at_once: Annotated[int, Field(ge=1)] = 1,
     ) -> None:
-        self.device = present(device)
+        self.device = device
+        self._device = present(device)
         self.dtype = dtype
         self.threads = threads
         self.at_once = at_once
@@ -87,7 +88,7 @@ class TorchEngine(Engine):
         module = self._build()
         if self.dtype != "auto":
             module.to(getattr(torch, self.dtype))
-        module.to(self.device).eval().requires_grad_(False)
+        module.to(self._device).eval().requires_grad_(False)
         self._require_fit(models, module)
         self._slots = Slots(module, [slot.name for slot in models.slots], self.at_once)
         self._module = module
@@ -153,7 +154,7 @@ class TorchEngine(Engine):
         """See `Engine.load_at`."""
         from evomerge.engines._in_place import fill
 
-        fill(self._opened.targets(slot), plan, torch_device(self.device))
+        fill(self._opened.targets(slot), plan, torch_device(self._device))
 
     def turn_to(self, slot: int) -> None:
         """See `Engine.turn_to`."""
@@ -178,16 +179,17 @@ class TorchEngine(Engine):
             raise RuntimeError("the engine is not open")
         return self._module
 
-    def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
-        """See `Engine.lm_eval_arguments`; there is no lm-eval, but there are device and dtype."""
-        said = {} if self.dtype == "auto" else {"dtype": self.dtype}
+    def identity(self, models: Models) -> Mapping[str, Any]:
+        """See `Engine.identity`: dtype, device, and a digest of the user's code."""
+        dtype = {} if self.dtype == "auto" else {"dtype": self.dtype}
+        # `model_args` as in the runs of earlier versions, which resume by a digest of this
         module = content_digest(self._reference)
-        return {"model_args": said, "device": self.device, "module": module}
+        return {"model_args": dtype, "device": self._device, "module": module}
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._module = self._shape = self._slots = None
-        release(self.device)
+        release(self._device)
 
 
 @contextmanager

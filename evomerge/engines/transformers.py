@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from evomerge.engines import Engine, LmEvalOptions, Serves
+from evomerge.engines import LanguageModelEngine, LmEvalOptions, Serves
 from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
-from evomerge.engines._devices import is_cpu, present, release, torch_device
+from evomerge.engines._devices import present, release, torch_device
 from evomerge.errors import ConfigError
 from evomerge.weights.metadata import write_metadata
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from evomerge.weights.plan import Plan
 
 
-class TransformersEngine(Engine):
+class TransformersEngine(LanguageModelEngine):
     """`AutoModelForCausalLM`, asked through lm-eval's own ``hf`` model.
 
     Args:
@@ -63,7 +63,8 @@ class TransformersEngine(Engine):
                 "engine.lm_eval.max_gen_toks: the transformers engine has no such setting. "
                 "Use gen_kwargs: {max_gen_toks: ...}."
             )
-        self.device = present(device)
+        self.device = device
+        self._device = present(device)
         self.lm_eval = lm_eval
         self.dtype = dtype
         self.batch_size = batch_size
@@ -106,12 +107,12 @@ class TransformersEngine(Engine):
             max_length=self.max_length,
             **self.lm_eval.model_args(),
         )
-        lm._device = torch_device(self.device)  # that of a model without weights is none
+        lm._device = torch_device(self._device)  # that of a model without weights is none
         self._lm = lm
 
     def _open_plain(self, models: Models, folder: Path) -> Any:
         """The model whose weights are merged in place."""
-        device, dtype = torch_device(self.device), self._dtype(models)
+        device, dtype = torch_device(self._device), self._dtype(models)
         model = empty_model(models, folder, dtype, device, **self._options())
         live = model.state_dict()
         require_fit(models, type(model).__name__, live)
@@ -124,7 +125,7 @@ class TransformersEngine(Engine):
     def _open_stacks(self, models: Models) -> Stacks:
         from evomerge.engines._stacks import Stacks
 
-        device, dtype = torch_device(self.device), self._dtype(models)
+        device, dtype = torch_device(self._device), self._dtype(models)
         self._stacks = Stacks(models, dtype, device, self._generation, **self._options())
         return self._stacks
 
@@ -155,12 +156,12 @@ class TransformersEngine(Engine):
             model = (self._stacks or self._open_stacks(self._models)).load(plan)
         else:
             model = self._plain
-            fill(self._targets, plan, torch_device(self.device))
+            fill(self._targets, plan, torch_device(self._device))
         lm._model, lm._config = model, model.config
 
     @property
     def lm(self) -> LM:
-        """See `Engine.lm`."""
+        """See `LanguageModelEngine.lm`."""
         if self._lm is None:
             raise RuntimeError("the engine is not open")
         return self._lm
@@ -173,8 +174,8 @@ class TransformersEngine(Engine):
         return module
 
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
-        """See `Engine.lm_eval_arguments`."""
-        model_args = {"dtype": self._dtype_name(models)}
+        """See `LanguageModelEngine.lm_eval_arguments`."""
+        model_args = {"dtype": self.weights_dtype(models.dtype)}
         if self.max_length is not None:
             model_args["max_length"] = str(self.max_length)
         if self.attention is not None:
@@ -187,22 +188,17 @@ class TransformersEngine(Engine):
             "model": "hf",
             "model_args": model_args,
             "batch_size": self.batch_size,
-            "device": self.device,
+            "device": self._device,
         }
-
-    def _dtype_name(self, models: Models) -> str:
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if is_cpu(self.device) else models.dtype
 
     def _dtype(self, models: Models) -> torch.dtype:
         import torch
 
-        dtype: torch.dtype = getattr(torch, self._dtype_name(models))
+        dtype: torch.dtype = getattr(torch, self.weights_dtype(models.dtype))
         return dtype
 
     def close(self) -> None:
         """See `Engine.close`."""
         self._lm = self._plain = self._stacks = self._models = None
         self._targets = {}
-        release(self.device)
+        release(self._device)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from evomerge import errors
-from evomerge.engines import Engine, LmEvalOptions
+from evomerge.engines import LanguageModelEngine, LmEvalOptions
 from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
 from evomerge.engines._depth import has_the_blocks, require_same_architecture
 from evomerge.engines._devices import has_gpu, release
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _CPU_CACHE_BYTES = 1 << 30  # of keys and values; vLLM would take most of the machine's memory
 
 
-class VllmEngine(Engine):
+class VllmEngine(LanguageModelEngine):
     """One vLLM for the whole run, asked through lm-eval's own ``vllm`` model.
 
     Args:
@@ -56,6 +56,8 @@ class VllmEngine(Engine):
     Raises:
         ConfigError: vLLM is not installed.
     """
+
+    spans_nodes = True
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class VllmEngine(Engine):
         self.threads = threads
         self.lm_eval = lm_eval
         self.adapters = adapters
+        self.ranks = tensor_parallel_size * int((vllm or {}).get("pipeline_parallel_size") or 1)
         self._lora: Adapters | None = None
         self._given = {
             "tensor_parallel_size": tensor_parallel_size,
@@ -218,13 +221,13 @@ class VllmEngine(Engine):
 
     @property
     def lm(self) -> LM:
-        """See `Engine.lm`."""
+        """See `LanguageModelEngine.lm`."""
         if self._lm is None:
             raise RuntimeError("the engine is not open")
         return self._lm
 
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
-        """See `Engine.lm_eval_arguments`."""
+        """See `LanguageModelEngine.lm_eval_arguments`."""
         model_args = {**self._arguments(models), **self.lm_eval.model_args()}
         return {
             "model": "vllm",
@@ -238,9 +241,7 @@ class VllmEngine(Engine):
 
     def _arguments(self, models: Models) -> dict[str, Any]:
         """What vLLM is started with, as far as the model's folder does not say it."""
-        dtype = self.dtype
-        if dtype == "auto":
-            dtype = "float32" if _on_cpu() else models.dtype
+        dtype = self.weights_dtype(models.dtype)
         given = self._given | {"dtype": dtype, "seed": self.seed, "max_model_len": self.max_length}
         found = {name: value for name, value in given.items() if value is not None}
         if _on_cpu() and "gpu_memory_utilization" not in found:

@@ -7,9 +7,9 @@ its YAML keys.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
+from evomerge.engines import Engine
 from evomerge.types import Evaluation, Job
 from evomerge.worker import WorkerSetup
 
@@ -44,15 +44,11 @@ class Executor(ABC):
         """How many GPUs all workers will hold together once they are open; none need be yet."""
         return self.gpus
 
-    def validate(self, engine: str, options: Mapping[str, Any]) -> None:  # noqa: B027 - most run all
-        """Raise for an engine that the workers could not run; they need not be started.
-
-        Args:
-            engine: its name.
-            options: its validated keyword arguments.
+    def validate(self, engine: Engine) -> None:  # noqa: B027 - most run all
+        """Raise for an engine that the workers could not run; neither need be started.
 
         Raises:
-            ConfigError: says all that is in the way.
+            ConfigError: says everything that is in the way.
         """
 
     @abstractmethod

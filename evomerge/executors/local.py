@@ -11,7 +11,7 @@ from pydantic import Field
 
 from evomerge.executors import Executor
 from evomerge.types import Evaluation, Job
-from evomerge.worker import Worker, WorkerSetup, planned_gpus
+from evomerge.worker import Worker, WorkerSetup
 
 
 class LocalExecutor(Executor):
@@ -38,13 +38,13 @@ class LocalExecutor(Executor):
 
     def planned_gpus(self, setup: WorkerSetup) -> float:
         """See `Executor.planned_gpus`."""
-        return planned_gpus(setup)
+        return setup.new_engine().gpus()
 
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`."""
         self._worker = Worker(setup)
         self.lookahead = self._given or self._worker.at_once
-        self._gpus = planned_gpus(setup)
+        self._gpus = self._worker.engine.gpus()
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""

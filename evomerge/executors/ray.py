@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from evomerge.engines import Engine
 from evomerge.errors import ConfigError, EvomergeError, InputError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors._deadline import Deadlines
@@ -119,25 +119,21 @@ class RayExecutor(Executor):
         """See `Executor.planned_gpus`."""
         return self.capacity * self._demand.gpus
 
-    def validate(self, engine: str, options: Mapping[str, Any]) -> None:
+    def validate(self, engine: Engine) -> None:
         """See `Executor.validate`: too few GPUs, one process on several nodes, several at once."""
         problems = []
-        if self._demand.nodes > 1 and engine != "vllm":
+        if self._demand.nodes > 1 and not engine.spans_nodes:
             # the actor itself holds no GPU: its engine would take one that Ray gave to another
             problems.append(
-                f"executor.nodes_per_worker: {self._demand.nodes}, but the engine {engine} "
-                "computes in one process. Take one node, or engine: vllm."
+                f"executor.nodes_per_worker: {self._demand.nodes}, but the engine computes in one "
+                "process. Take one node, or engine: vllm."
             )
-        parts = math.prod(
-            within.get(f"{kind}_parallel_size") or 1
-            for kind, within in (("tensor", options), ("pipeline", options.get("vllm") or {}))
-        )
-        if 0 < self._demand.gpus < parts:
+        if 0 < self._demand.gpus < engine.ranks:
             problems.append(
                 f"executor.gpus_per_worker: {self._demand.gpus:g}, but the engine spreads a model "
-                f"over {parts} (tensor times pipeline_parallel_size). Give each worker {parts}."
+                f"over {engine.ranks} GPUs. Give each worker {engine.ranks}."
             )
-        if options.get("at_once", 1) > 1:
+        if engine.at_once > 1:
             problems.append(
                 "engine.at_once: workers on Ray evaluate one candidate at a time. "
                 "Take at_once: 1 and more workers, or executor: local."
@@ -149,12 +145,10 @@ class RayExecutor(Executor):
         """See `Executor.start`. Returns when the first worker is open.
 
         Raises:
-            ConfigError: as `demand`.
             InputError: no such cluster, no room in it, or nodes with other files or versions;
                 all of these at once.
             SearchError: no worker can be opened, or the connection to the cluster is lost.
         """
-        self.validate(setup.engine, setup.engine_options)
         expected = inspect_machine(setup)
         if expected.problems:
             raise InputError(expected.problems)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from evomerge.engines import LmEvalOptions
+from evomerge.engines import Engine, LanguageModelEngine
 from evomerge.errors import ConfigError
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
@@ -13,36 +13,14 @@ from evomerge.scoring.python import PythonScorer
 from evomerge.types import Split, TaskScores
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM
     from torch import Tensor
-    from torch.nn import Module
-
-
-class Live(Protocol):
-    """A live model, as far as it is asked: an `Engine`."""
-
-    @property
-    def lm_eval(self) -> LmEvalOptions:
-        """How lm-eval asks it."""
-
-    @property
-    def lm(self) -> LM:
-        """Answers lm-eval's requests."""
-
-    @property
-    def module(self) -> Module:
-        """Is given to Python scorers."""
-
-    def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
-        """What a function of `module` gives for several candidates."""
 
 
 class Scorer:
     """lm-eval's tasks and Python's, side by side.
 
     Args:
-        live: what will be asked; of an engine without ``lm`` or ``module``, that is not touched
-            where no task wants it.
+        engine: open; a `LanguageModelEngine` where the fitness has tasks of lm-eval.
 
     Attributes:
         lm_eval: what asks lm-eval's tasks; None without one.
@@ -51,10 +29,12 @@ class Scorer:
         ConfigError: as `LmEvalScorer` and `PythonScorer`.
     """
 
-    def __init__(self, fitness: Fitness, split: Split, live: Live) -> None:
+    def __init__(self, fitness: Fitness, split: Split, engine: Engine) -> None:
         self._fitness, self._split = fitness, split
-        asked = fitness.lm_eval_tasks
-        self.lm_eval = LmEvalScorer(fitness, split, live.lm, live.lm_eval) if asked else None
+        self.lm_eval: LmEvalScorer | None = None
+        if fitness.lm_eval_tasks:
+            assert isinstance(engine, LanguageModelEngine)
+            self.lm_eval = LmEvalScorer(fitness, split, engine.lm, engine.lm_eval)
         self._python = PythonScorer(fitness, split) if fitness.scorers else None
 
     @property
@@ -68,11 +48,13 @@ class Scorer:
         """Of the answers to the last `score`."""
         return 0 if self.lm_eval is None else self.lm_eval.generated_tokens
 
-    def ask_all(self, live: Live) -> dict[str, Tensor]:
+    def ask_all(self, engine: Engine) -> dict[str, Tensor]:
         """(N, E) by task, of those that can be asked of several candidates in one pass."""
-        return {} if self._python is None else self._python.ask_all(live.at_all)
+        return {} if self._python is None else self._python.ask_all(engine.at_all)
 
-    def score(self, live: Live, known: Mapping[str, Tensor] | None = None) -> dict[str, TaskScores]:
+    def score(
+        self, engine: Engine, known: Mapping[str, Tensor] | None = None
+    ) -> dict[str, TaskScores]:
         """Scores by the task's name, in the fitness's order; none where nothing is held out.
 
         Args:
@@ -83,9 +65,12 @@ class Scorer:
             ConfigError: a task that does not score its examples, or holds nothing out though
                 others do.
         """
-        found = {} if self.lm_eval is None else self.lm_eval.score(live.lm)
+        found: dict[str, TaskScores] = {}
+        if self.lm_eval is not None:
+            assert isinstance(engine, LanguageModelEngine)
+            found = self.lm_eval.score(engine.lm)
         if self._python is not None:
-            found |= self._python.score(live.module, known)
+            found |= self._python.score(engine.module, known)
         return self._in_order(found)
 
     def _in_order(self, found: dict[str, TaskScores]) -> dict[str, TaskScores]:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from evomerge.engines import Engine
+from evomerge.engines import LanguageModelEngine
 from evomerge.plugins import registry
 from evomerge.weights.library import Library, read_recipe
 from evomerge.weights.plan import make_plan
@@ -70,11 +70,11 @@ def _prompts(task: str) -> list[str]:
     return [json.loads(line)["prompt"] for line in lines]
 
 
-def _opened(name: str, recipe_file: Path, **options: Any) -> Engine:
+def _opened(name: str, recipe_file: Path, **options: Any) -> LanguageModelEngine:
     """An engine that holds the recipe, which was never written."""
     recipe = read_recipe(recipe_file)
     models = Library().models(recipe)
-    engine = registry.find("engines", name, Engine)(**options)
+    engine = registry.find("engines", name, LanguageModelEngine)(**options)
     engine.open(models)
     engine.load(make_plan(recipe, models))
     return engine

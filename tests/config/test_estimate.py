@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from evomerge.config.estimate import estimate, place, totals
+from evomerge.config.estimate import estimate, totals
 from evomerge.config.load import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.search.spec import Budget
@@ -57,36 +57,6 @@ def test_workers_that_ray_starts_on_this_machine_share_its_memory() -> None:
     needed = 1_000_000 * facts["weights_bytes_per_worker"]
     assert facts["fits_here"] == f"no: {needed - facts['memory_bytes_here']} bytes too many"
     assert estimate(loaded(executor=crew | {"address": "auto"}))["fits_here"] == "yes"
-
-
-def says(device: str, dtype: str, **given: str) -> dict[str, Any]:
-    """What an engine says of this machine."""
-    return {"device": device, "model_args": {"dtype": dtype, **given}}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "held", "expected"),
-    [
-        (says("cpu", "float32"), {}, None, (0, torch.float32)),
-        (says("cuda", "bfloat16"), {}, None, (1, torch.bfloat16)),
-        (says("cuda", "bfloat16", tensor_parallel_size="8"), {}, None, (8, torch.bfloat16)),
-        # workers with GPUs, prepared on a machine without
-        (says("cpu", "float32", tensor_parallel_size="8"), {}, 8.0, (8, torch.bfloat16)),
-        (says("cpu", "float32"), {}, 0.5, (0.5, torch.bfloat16)),
-        (says("cpu", "float32"), {"dtype": "float16"}, 1.0, (1, torch.float16)),
-        (says("cpu", "float32"), {}, 4.0, (1, torch.bfloat16)),  # of four it uses one
-        # workers without, prepared where there is one
-        (says("cuda", "bfloat16"), {}, 0.0, (0, torch.float32)),
-        (says("cpu", "float32"), {"device": "cpu"}, 1.0, (0, torch.float32)),
-    ],
-)
-def test_weights_lie_where_the_workers_are(
-    arguments: dict[str, Any],
-    options: dict[str, Any],
-    held: float | None,
-    expected: tuple[float, torch.dtype],
-) -> None:
-    assert place(arguments, options, "bfloat16", held) == expected
 
 
 def test_check_shows_the_whole_budget() -> None:

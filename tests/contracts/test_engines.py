@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.engines import Engine, _vllm_start
+from evomerge.engines import Engine, LanguageModelEngine, _vllm_start
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, PlanError
 from evomerge.plugins import registry
@@ -51,7 +51,7 @@ def engines(cases: Sequence[str] = (), few: Sequence[str] = ()) -> list[Any]:
     """
     params = []
     for name in registry.names("engines"):
-        if "task" not in registry.find("engines", name, Engine).serves:
+        if not issubclass(registry.find("engines", name, Engine), LanguageModelEngine):
             continue  # no language model: tests/engines has what is asked of it
         modules, gpu = NEEDS.get(name, ((), False))
         lacks = [module for module in modules if importlib.util.find_spec(module) is None]
@@ -72,25 +72,25 @@ def tiny(tiny: Tiny) -> Tiny:
     return partial(tiny, head_dim=32)
 
 
-Opener = Callable[[Models], Engine]
+Opener = Callable[[Models], LanguageModelEngine]
 
 
 @pytest.fixture(scope="module")
-def opened() -> Iterator[list[Engine]]:
+def opened() -> Iterator[list[LanguageModelEngine]]:
     """Engines that are closed when all tests have ended: a vLLM alone takes long to be closed."""
-    engines: list[Engine] = []
+    engines: list[LanguageModelEngine] = []
     yield engines
     for engine in engines:
         engine.close()
 
 
 @pytest.fixture(params=engines())
-def opener(request: pytest.FixtureRequest, opened: list[Engine]) -> Opener:
+def opener(request: pytest.FixtureRequest, opened: list[LanguageModelEngine]) -> Opener:
     """Opens engines of one kind."""
     name = request.param
-    kind = registry.find("engines", name, Engine)
+    kind = registry.find("engines", name, LanguageModelEngine)
 
-    def make(models: Models) -> Engine:
+    def make(models: Models) -> LanguageModelEngine:
         opened.append(kind(**registry.validate_options(kind, OPTIONS.get(name, {}), name)))
         opened[-1].open(models)
         return opened[-1]
@@ -149,7 +149,7 @@ class Pool(NamedTuple):
         )
 
 
-def load(engine: Engine, models: Models, recipe: Recipe) -> Answers:
+def load(engine: LanguageModelEngine, models: Models, recipe: Recipe) -> Answers:
     engine.load(make_plan(recipe, models))
     return ask(engine.lm)
 
@@ -374,6 +374,33 @@ def test_a_cpu_computes_in_float32_however_it_is_spelled(tiny: Tiny, device: str
     models = Library().open(str(tiny(dtype="bfloat16")), {"a": str(tiny(1, dtype="bfloat16"))})
     arguments = TransformersEngine(device=device).lm_eval_arguments(models)
     assert arguments["model_args"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks", "held", "expected"),
+    [
+        # workers elsewhere, prepared on a machine with or without GPUs
+        ({}, 1, 0.0, (0, "float32")),
+        ({}, 1, 0.5, (0.5, "bfloat16")),
+        ({}, 1, 4.0, (1, "bfloat16")),  # of four it uses one
+        ({}, 8, 8.0, (8, "bfloat16")),
+        ({"dtype": "float16"}, 1, 1.0, (1, "float16")),
+        ({"device": "cpu"}, 1, 1.0, (0, "float32")),
+        # a worker in this process
+        ({"device": "cpu"}, 8, None, (0, "float32")),
+        ({"device": "cpu", "dtype": "bfloat16"}, 1, None, (0, "bfloat16")),
+        pytest.param({"device": "cuda"}, 1, None, (1, "bfloat16"), marks=pytest.mark.gpu),
+        pytest.param({"device": "cuda"}, 8, None, (8, "bfloat16"), marks=pytest.mark.gpu),
+    ],
+)
+def test_weights_lie_where_the_workers_are(
+    options: dict[str, Any], ranks: int, held: float | None, expected: tuple[float, str]
+) -> None:
+    if options.get("device") == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    engine = TransformersEngine(**options)
+    engine.ranks = ranks
+    assert (engine.gpus(held), engine.weights_dtype("bfloat16", held)) == expected
 
 
 def test_making_an_engine_leaves_the_threads_alone() -> None:

@@ -355,6 +355,6 @@ def test_a_module_that_needs_values_to_be_made_is_checked_too(code: Path, source
 
 def test_the_settings_of_a_run_know_the_content_of_the_file(code: Path, source: Source) -> None:
     models = Library().open(str(source(0)), {"s0": str(source(1))})
-    first = TorchEngine(module=f"{code}:build").lm_eval_arguments(models)
+    first = TorchEngine(module=f"{code}:build").identity(models)
     code.write_text(MODULE + "\n")
-    assert TorchEngine(module=f"{code}:build").lm_eval_arguments(models) != first
+    assert TorchEngine(module=f"{code}:build").identity(models) != first

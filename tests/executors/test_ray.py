@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import small
 from processes import wait_for
 
+from evomerge.engines.transformers import TransformersEngine
+from evomerge.engines.vllm import VllmEngine
 from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
 from evomerge.executors._inspection import differences, inspect_machine
 from evomerge.executors._ray_cluster import Demand
@@ -51,7 +54,13 @@ class Small:
 
     def setup(self, engine: str = "faulty", **options: Any) -> WorkerSetup:
         keys = {"module": small.MODULE, **options}
-        return WorkerSetup(self.base, self.sources, None, NEARNESS, engine, keys)
+        return WorkerSetup(
+            base=self.base,
+            sources=self.sources,
+            fitness=NEARNESS,
+            engine=engine,
+            engine_options=keys,
+        )
 
     def job(self, number: int, weight: float) -> Job:
         return Job(number, recipe(self.base, self.sources, weight), "search")
@@ -60,7 +69,13 @@ class Small:
 def zoo(**options: Any) -> WorkerSetup:
     """Language models."""
     sources = {"arithmetic": str(ZOO / "arithmetic")}
-    return WorkerSetup(str(ZOO / "base"), sources, None, ARITHMETIC, "transformers", options)
+    return WorkerSetup(
+        base=str(ZOO / "base"),
+        sources=sources,
+        fitness=ARITHMETIC,
+        engine="transformers",
+        engine_options=options,
+    )
 
 
 def recipe(base: str, sources: dict[str, str], weight: float) -> Recipe:
@@ -342,22 +357,22 @@ def test_the_gpus_of_a_worker_may_lie_on_several_nodes(
 
 
 def test_an_engine_of_one_process_does_not_spread_over_nodes() -> None:
-    crew = RayExecutor(gpus_per_worker=2, nodes_per_worker=2)
-    with pytest.raises(ConfigError, match="nodes_per_worker: 2, but the engine transformers"):
-        crew.start(zoo())
-    crew.close()
+    executor = RayExecutor(gpus_per_worker=2, nodes_per_worker=2)
+    with pytest.raises(ConfigError, match="nodes_per_worker: 2, but the engine computes in one"):
+        executor.validate(TransformersEngine())
 
 
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vllm")
 @pytest.mark.parametrize("vllm", [None, {"pipeline_parallel_size": 2}])
 def test_a_model_is_not_spread_over_more_gpus_than_a_worker_has(
     vllm: dict[str, Any] | None,
 ) -> None:
-    options = {"tensor_parallel_size": 2, "vllm": vllm}
-    parts = 4 if vllm else 2
-    with pytest.raises(ConfigError, match=rf"per_worker: 1, .* over {parts} .* worker {parts}\."):
-        RayExecutor(gpus_per_worker=1).validate("vllm", options)
-    RayExecutor(gpus_per_worker=4).validate("vllm", options)
-    RayExecutor().validate("vllm", options)  # as many processes on a CPU
+    engine = VllmEngine(tensor_parallel_size=2, vllm=vllm)
+    ranks = 4 if vllm else 2
+    with pytest.raises(ConfigError, match=rf"per_worker: 1, .* over {ranks} .* worker {ranks}\."):
+        RayExecutor(gpus_per_worker=1).validate(engine)
+    RayExecutor(gpus_per_worker=4, nodes_per_worker=2).validate(engine)
+    RayExecutor().validate(engine)  # as many processes on a CPU
 
 
 def test_what_does_not_fit_on_any_node_is_refused(cluster: Any, models: Small) -> None:
