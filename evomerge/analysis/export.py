@@ -45,7 +45,7 @@ def write_results(file: SearchFile, summary: Summary) -> None:
         from evomerge.weights.build import build
 
         shutil.rmtree(checkpoint, ignore_errors=True)
-        build(read_recipe(path), checkpoint, title=summary.run.name)
+        build(path, checkpoint, title=summary.run.name)
 
 
 def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "mergekit"]) -> str:

@@ -47,10 +47,8 @@ def build(
 ) -> None:
     """Merge a recipe into a Hugging Face folder."""
     from evomerge.weights.build import build as build_recipe
-    from evomerge.weights.library import read_recipe
 
-    folder = build_recipe(read_recipe(recipe), out)
-    typer.echo(str(folder))
+    typer.echo(str(build_recipe(recipe, out)))
 
 
 def evaluate(

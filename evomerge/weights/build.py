@@ -1,4 +1,4 @@
-"""From a recipe to a Hugging Face folder that any tool loads, or to weights alone."""
+"""A merged model on disk: a Hugging Face folder that any tool loads, or weights alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evomerge.recipes import Recipe
 from evomerge.weights.folders import new_folder, require_free, require_space
-from evomerge.weights.library import Library
+from evomerge.weights.library import Library, read_recipe
 from evomerge.weights.merge import merge_into
 from evomerge.weights.metadata import write_metadata
 from evomerge.weights.model_card import model_card
@@ -15,24 +15,36 @@ from evomerge.weights.plan import Plan
 from evomerge.weights.writer import SHARD_BYTES, Spec, WeightsWriter
 
 
-def build(recipe: Recipe, out: Path, shard_bytes: int = SHARD_BYTES, title: str = "") -> Path:
-    """Merge a recipe and write config, weights, tokenizer, generation config and model card.
+def build(
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    title: str = "",
+) -> Path:
+    """A new folder with the merged weights, config, tokenizer, generation config and model card.
 
-    What the base does not have is not written: a model of a person's own may be weights alone.
-
-    The folder appears when it is whole; a failure leaves nothing behind.
+    What the base does not have is not written: a PyTorch model of your own may be weights alone.
+    The folder appears when it is complete; a failure leaves nothing behind.
 
     Args:
-        recipe: what to merge; its relative folders are seen from the working directory.
+        recipe: what to merge, or a YAML file of it, evomerge's or mergekit's. Relative folders in
+            a `Recipe` are seen from the working directory, those in a file from the file.
         out: must not exist, or be an empty folder.
         shard_bytes: the size at which a weights file is closed and the next one begun.
         title: of the model card; the folder's name by default.
+
+    Returns:
+        ``out``.
 
     Raises:
         InputError: ``out`` is taken, or the recipe's models cannot be opened or do not fit.
         OutputError: the disk is full, or ``out`` cannot be written.
         CandidateError: the merged weights are not finite.
     """
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(Path(recipe))
+    out = Path(out)
     require_free(out)
     plan = Library().plan(recipe)
     with new_folder(out) as folder:

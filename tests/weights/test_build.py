@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from evomerge import __version__
 from evomerge.errors import CandidateError, CheckpointError, InputError, OutputError, PlanError
 from evomerge.recipes import Recipe
+from evomerge.recipes.yaml import to_yaml
 from evomerge.weights.build import build
 from evomerge.weights.model_card import model_card
 
@@ -74,6 +75,15 @@ def test_shards_load_like_one_file(tiny: Tiny, tmp_path: Path, shard_bytes: int)
     out = build(recipe(tiny(), tiny(1)), tmp_path / "out", shard_bytes=shard_bytes)
     assert (len(list(out.glob("*.safetensors"))) > 1) == (shard_bytes < 10**6)
     assert torch.equal(logits(out), logits(tiny(1)))
+
+
+def test_a_recipe_file_builds_the_same_as_the_recipe_in_it(tiny: Tiny, tmp_path: Path) -> None:
+    one = recipe(tiny(), tiny(1))
+    (tmp_path / "recipe.yaml").write_text(to_yaml(one))
+    expected = files(build(one, tmp_path / "out", title="merge"))
+    from_path = build(tmp_path / "recipe.yaml", tmp_path / "from path", title="merge")
+    from_text = build(str(tmp_path / "recipe.yaml"), str(tmp_path / "from text"), title="merge")
+    assert files(from_path) == files(from_text) == expected
 
 
 @pytest.mark.parametrize("base_tied", [False, True])
