@@ -139,7 +139,7 @@ def _checkpoint(name: str, plan: Plan, out: Path) -> tuple[float, list[list[int]
 
 def _engine(name: str) -> LanguageModelEngine:
     kind = registry.find("engines", name, LanguageModelEngine)
-    return kind(**registry.validate_options(kind, OPTIONS[name], "engine."))
+    return kind(**registry.validate_options(kind, OPTIONS[name], "engine"))
 
 
 def _speed(engine: LanguageModelEngine) -> tuple[float, list[list[int]]]:

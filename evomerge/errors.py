@@ -19,6 +19,46 @@ EvomergeError
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in what a person supplied; ``str`` gives the sentence that they read.
+
+    Attributes:
+        path: keys from the outside in, with indices into lists: ``("stages", 0, "budget")``.
+        text: what is wrong there: expected and got.
+        cure: what to do about it, where the text does not say.
+        about: other keys that this depends on, and names in it that nothing has.
+        file: where the keys are, e.g. ``search.yaml``.
+    """
+
+    path: tuple[str | int, ...]
+    text: str
+    cure: str = ""
+    about: tuple[str, ...] = ()
+    file: str = ""
+
+    def __str__(self) -> str:
+        place = ".".join(map(str, self.path))
+        sentence = ": ".join(part for part in (self.file, place, self.text) if part)
+        return f"{sentence} {self.cure.lstrip()}" if self.cure else sentence
+
+    def under(self, *keys: str | int) -> Problem:
+        """The same mistake, below these keys."""
+        return replace(self, path=(*keys, *self.path))
+
+    def within(self, file: str) -> Problem:
+        """The same mistake in a file, unless it is in another one."""
+        return self if self.file else replace(self, file=file)
+
+
+class WrongValuesError(ValueError):
+    """Several wrong values, each a sentence, for a pydantic validator to raise at once."""
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class EvomergeError(Exception):
@@ -29,11 +69,17 @@ class InputError(EvomergeError):
     """One or more mistakes in what a person supplied, all reported at once.
 
     Args:
-        problems: a sentence, or one sentence per mistake: where, expected, got, cure.
+        problems: one or several, each a `Problem` or a sentence: where, expected, got, cure.
+
+    Attributes:
+        details: the mistakes as data.
+        problems: the mistakes as sentences.
     """
 
-    def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+    def __init__(self, problems: str | Problem | Iterable[str | Problem]) -> None:
+        every = (problems,) if isinstance(problems, str | Problem) else problems
+        self.details = tuple(Problem((), p) if isinstance(p, str) else p for p in every)
+        self.problems = tuple(map(str, self.details))
         super().__init__("\n".join(self.problems))
 
 

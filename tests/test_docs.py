@@ -116,7 +116,7 @@ def test_the_space_in_the_document_on_stacks_is_one() -> None:
     context = SearchContext(
         "/base", {name: f"/{name}" for name in ("math", "ja", "code")}, 32, "bfloat16"
     )
-    space = DataflowSpace(context, **validate_options(DataflowSpace, keys, ""))
+    space = DataflowSpace(context, **validate_options(DataflowSpace, keys))
     assert space.decode(space.initial()).depth == 32
     for option in options_model(DataflowSpace).model_fields:
         assert re.search(rf"`{option}`|^{option}:", text, re.MULTILINE), option
@@ -127,7 +127,7 @@ def test_the_joint_space_in_the_document_on_stacks_is_one() -> None:
     keys = parse_yaml(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[1], "docs/dataflow.md")
     assert keys.pop("kind") == "joint"
     context = SearchContext("/base", {name: f"/{name}" for name in ("math", "ja")}, 32, "bfloat16")
-    space = JointSpace(context, **validate_options(JointSpace, keys, ""))
+    space = JointSpace(context, **validate_options(JointSpace, keys))
     assert space.decode(space.initial()).depth == 32
     assert space.largest().depth == 48
 

@@ -107,7 +107,7 @@ def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> 
         raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
     kind = registry.find("engines", name, Engine)
     options = kind.anchored(options, Path.cwd())
-    valid = registry.validate_options(kind, options, "--engine: ")
+    valid = registry.validate_options(kind, options, file="--engine")
     worker = Worker(
         WorkerSetup(
             base=recipe.base,

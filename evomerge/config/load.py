@@ -105,7 +105,7 @@ def fitness_from(name: str, folder: Path) -> Fitness:
     try:
         fitness = Fitness.model_validate(keys)
     except ValidationError as error:
-        raise ConfigError(registry.explain(error, f"{name}: ", Fitness)) from None
+        raise ConfigError(registry.explain(error, Fitness, file=name)) from None
     _check_fitness(fitness)
     return fitness
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -130,7 +130,7 @@ class Staging:
         ]
         problems += [
             f"sources: {name!r} is no source of the search."
-            f"{self._hint(repr(name)) or did_you_mean(name, self.file.sources)}"
+            f"{self._hint([name]) or did_you_mean(name, self.file.sources)}"
             for name in names
             if not name.startswith(WINNER) and name not in self.file.sources
         ]
@@ -158,16 +158,18 @@ class Staging:
             return f"{text}, but one after it. Put that one first."
         return f"{text}.{did_you_mean(name, self.standins)}"
 
-    def _hint(self, text: str) -> str:
-        """How the best of a stage is called, where a sentence has the stage's name alone."""
-        named = (name for name in self.standins if name and repr(name) in text)
+    def _hint(self, names: Iterable[str]) -> str:
+        """How the best of a stage is called, where one of these is the name of the stage alone."""
+        named = (name for name in names if name in self.standins)
         return next((f" The best of that stage is called '{WINNER}{name}'." for name in named), "")
 
     def _space(self, keys: StageKeys, context: SearchContext) -> Space:
         try:
             return _space(keys, context)
         except ConfigError as error:
-            raise ConfigError([p + self._hint(p) for p in error.problems]) from None
+            raise ConfigError(
+                [replace(p, cure=p.cure + self._hint(p.about)) for p in error.details]
+            ) from None
 
     def _names(self, keys: StageKeys) -> list[str]:
         """What the stage calls its sources, those first that only its space names."""
@@ -250,7 +252,7 @@ def _space(keys: StageKeys, context: SearchContext) -> Space:
     if not isinstance(kind, str):
         raise ConfigError("kind: this key is required, e.g. kind: parameter")
     found = registry.find("spaces", kind, Space)
-    return registry.made_of(found, options, "", context)
+    return registry.make(found, options, context)
 
 
 def _start(space: Space) -> Recipe:

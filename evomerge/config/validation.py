@@ -86,7 +86,7 @@ def validated(
     try:
         return SearchFile.model_validate(_patched(content, wrong, stand_in=wrong)), wrong
     except ValidationError as error:
-        problems += explain(error, f"{where}: ", SearchFile)
+        problems += map(str, explain(error, SearchFile, file=where))
         wrong |= {_key(item["loc"]) for item in error.errors()}
     if "stages" in wrong:
         wrong |= set(_OF_STAGES)

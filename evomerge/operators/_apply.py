@@ -232,7 +232,7 @@ def _settings(operator: Operator, parameters: dict[str, Any], count: int) -> Set
     columns = {
         key: _column(key, bound, parameters, count) for key, bound in operator.per_source.items()
     }
-    return Settings(columns, operator.validate_shared(parameters, f"{operator.name}."))
+    return Settings(columns, operator.validate_shared(parameters, operator.name))
 
 
 def _check(operator: Operator, x: Stack) -> None:

@@ -61,8 +61,11 @@ class Operator:
         """Every YAML key, per-source ones first."""
         return (*self.per_source, *self.shared)
 
-    def validate_shared(self, settings: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    def validate_shared(self, settings: Mapping[str, Any], *path: str) -> dict[str, Any]:
         """The parameters that all sources share, defaults filled in.
+
+        Args:
+            path: of the settings, for messages.
 
         Raises:
             ConfigError: unknown keys and values outside their domain, all at once.
@@ -71,7 +74,7 @@ class Operator:
         try:
             valid = self.options.model_validate(given)
         except ValidationError as error:
-            raise ConfigError(registry.explain(error, where, self.options)) from None
+            raise ConfigError(registry.explain(error, self.options, *path)) from None
         return {key: getattr(valid, key) for key in self.shared}
 
 

@@ -10,7 +10,6 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from evomerge.errors import ConfigError, InputError
+from evomerge.errors import ConfigError, InputError, Problem
 
 T = TypeVar("T")
 
@@ -97,9 +96,12 @@ def options_model(component: Callable[..., Any]) -> type[BaseModel]:
 
 
 def validate_options(
-    component: Callable[..., Any], options: Mapping[str, Any], where: str
+    component: Callable[..., Any], options: Mapping[str, Any], *path: str, file: str = ""
 ) -> dict[str, Any]:
     """The options, converted to the types of the component's signature.
+
+    Args:
+        path, file: where the options are, see `Problem`.
 
     Raises:
         ConfigError: every unknown key (with a suggestion) and every wrong value, at once.
@@ -108,7 +110,7 @@ def validate_options(
     try:
         valid = model.model_validate(dict(options))
     except ValidationError as error:
-        raise ConfigError(explain(error, where, model)) from None
+        raise ConfigError(explain(error, model, *path, file=file)) from None
     return {key: getattr(valid, key) for key in model.model_fields}
 
 
@@ -125,7 +127,7 @@ class Component(Generic[T]):
 
 
 def component(role: str, kind: type[T], keys: Mapping[str, Any]) -> Component[T]:
-    """What a name and its options stand for.
+    """The component that a name and options describe.
 
     Args:
         role: ``optimizer`` stands for the package ``evomerge.optimizers``.
@@ -138,66 +140,61 @@ def component(role: str, kind: type[T], keys: Mapping[str, Any]) -> Component[T]
     try:
         found = find(f"{role}s", options.pop("name"), kind)
     except ConfigError as error:
-        raise ConfigError([f"{role}.name: {problem}" for problem in error.problems]) from None
-    return Component(found, validate_options(found, options, f"{role}."))
+        raise ConfigError([p.under(role, "name") for p in error.details]) from None
+    return Component(found, validate_options(found, options, role))
 
 
-def made_of(
-    component: Callable[..., T], options: Mapping[str, Any], where: str, *arguments: Any
-) -> T:
-    """What a component makes of arguments and options.
+def make(component: Callable[..., T], options: Mapping[str, Any], *arguments: Any) -> T:
+    """The component, made of arguments and options.
 
     Raises:
-        ConfigError: as `validate_options`, and with it what the component says of the options that
-            are right; sentences that speak of a wrong one are left out, as that may be why.
-        InputError: what the component says.
+        ConfigError: as `validate_options`, and with it what the component refuses of the options
+            that are valid, unless that may be due to an invalid one.
+        InputError: what the component refuses.
     """
     try:
-        return component(*arguments, **validate_options(component, options, where))
+        valid = validate_options(component, options)
     except ConfigError as error:
-        model, wrong = options_model(component), _wrong_keys(component, options)
-        if not wrong:
-            raise
+        problems = list(error.details)
+        wrong = {str(problem.path[0]) for problem in problems}
         rest = {key: value for key, value in options.items() if key not in wrong}
-        wrong |= {n for k in wrong for n in difflib.get_close_matches(k, model.model_fields, n=1)}
-        problems = list(error.problems)
+        known = options_model(component).model_fields
+        wrong |= {near for key in wrong for near in difflib.get_close_matches(key, known, n=1)}
         try:
-            component(*arguments, **validate_options(component, rest, where))
+            component(*arguments, **validate_options(component, rest))
         except InputError as other:
-            problems += [p for p in other.problems if not wrong & set(re.findall(r"\w+", p))]
+            problems += [p for p in other.details if wrong.isdisjoint((*p.path[:1], *p.about))]
         raise ConfigError(problems) from None
+    return component(*arguments, **valid)
 
 
-def _wrong_keys(component: Callable[..., Any], options: Mapping[str, Any]) -> set[str]:
-    try:
-        options_model(component).model_validate(dict(options))
-    except ValidationError as error:
-        return {str(item["loc"][0]) for item in error.errors()}
-    return set()
+def explain(
+    error: ValidationError, model: type[BaseModel], *path: str | int, file: str = ""
+) -> list[Problem]:
+    """A pydantic error as problems, each with its cure: an example, or the nearest known key.
 
-
-def explain(error: ValidationError, where: str, model: type[BaseModel]) -> list[str]:
-    """A pydantic error as sentences: where, what is wrong, and the nearest known key.
+    Every argument of a validator's ``ValueError`` is a mistake, see `WrongValuesError`.
 
     Args:
-        where: what stands before the keys, e.g. ``search.yaml: `` or ``optimizer.``.
+        path, file: where the model's keys are, see `Problem`.
     """
     problems = []
     for item in error.errors():
-        path = where + ".".join(str(part) for part in item["loc"])
-        path = path if item["loc"] else where.rstrip(".: ")
-        if item["type"] == "extra_forbidden":
-            known = _keys_at(model, item["loc"][:-1])
-            problems.append(f"{path}: unknown key.{did_you_mean(str(item['loc'][-1]), known)}")
-        elif item["type"] == "missing":
-            problems.append(f"{path}: this key is required.{_example(model, item['loc'])}")
-        elif item["type"] == "value_error":
-            problems.append(f"{path}: {item['msg'].removeprefix('Value error, ')}")
-        else:
-            message = _EXPECTED.get(item["type"], item["msg"])
-            if item["type"] == "model_type":
-                message = f"{message}: {', '.join(_keys_at(model, item['loc']))}"
-            problems.append(f"{path}: {message} (got {_shown(item['input'])})")
+        place, cure = item["loc"], ""
+        match item["type"]:
+            case "extra_forbidden":
+                texts = ["unknown key."]
+                cure = did_you_mean(str(place[-1]), _keys_at(model, place[:-1]))
+            case "missing":
+                texts, cure = ["this key is required."], _example(model, place)
+            case "value_error":
+                texts = list(item["ctx"]["error"].args)
+            case kind:
+                expected = _EXPECTED.get(kind, item["msg"])
+                if kind == "model_type":
+                    expected = f"{expected}: {', '.join(_keys_at(model, place))}"
+                texts = [f"{expected} (got {_shown(item['input'])})"]
+        problems += [Problem((*path, *place), text, cure, file=file) for text in texts]
     return problems
 
 
@@ -211,7 +208,7 @@ def _example(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
     for part in path[:-1]:
         model = _inside(model, part)
     field = model.model_fields.get(str(path[-1]))
-    return f" For example {field.examples[0]}" if field and field.examples else ""
+    return f"For example {field.examples[0]}" if field and field.examples else ""
 
 
 def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

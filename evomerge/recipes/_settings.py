@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from evomerge.errors import WrongValuesError
 from evomerge.plugins.registry import did_you_mean
 
 ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
@@ -23,7 +24,7 @@ def canonical_settings(
         try:
             settings[name] = canonical(setting, name, sources)
         except ValueError as error:
-            problems.append(str(error))
+            problems += error.args
     return settings, problems
 
 
@@ -142,14 +143,14 @@ def _scalar(value: Any, path: str) -> Scalar:
 def _each(canonical_of: Callable[[Any, str], Any], items: Mapping[str, Any], path: str) -> Any:
     """The canonical forms of several keys, the mistakes of all in one error."""
     found: dict[str, Any] = {}
-    problems = []
+    problems: list[str] = []
     for key, setting in items.items():
         try:
             found[key] = canonical_of(setting, f"{path}.{key}")
         except ValueError as error:
-            problems.append(str(error))
+            problems += error.args
     if problems:
-        raise ValueError("\n".join(problems))
+        raise WrongValuesError(*problems)
     return found
 
 
@@ -162,4 +163,4 @@ def _refuse_unknown(
         if key not in known
     ]
     if wrong:
-        raise ValueError("\n".join(wrong))
+        raise WrongValuesError(*wrong)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.errors import WrongValuesError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._segments import (
     Lineage,
@@ -103,7 +104,7 @@ class Recipe(BaseModel):
             if name in ROLES
         ]
         if problems:
-            raise ValueError("\n".join(problems))
+            raise WrongValuesError(*problems)
         return sources
 
     @model_validator(mode="after")
@@ -124,7 +125,7 @@ class Recipe(BaseModel):
             if name not in self.sources
         ]
         if problems:
-            raise ValueError("\n".join(problems))
+            raise WrongValuesError(*problems)
         changed = {
             "parameters": settings,
             "slices": canonical_slices(self.slices, self.sources),

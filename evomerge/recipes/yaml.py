@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evomerge.errors import RecipeError
+from evomerge.errors import Problem, RecipeError
 from evomerge.plugins.registry import explain
 from evomerge.recipes.recipe import Recipe
 from evomerge.yaml_files import dump_yaml
@@ -39,19 +39,19 @@ def from_yaml(content: dict[str, Any], where: str, open_: Open | None = None) ->
     version = content.get(FORMAT)
     if version != VERSION:
         raise RecipeError(f"{where}: expected '{FORMAT}: {VERSION}' at the top, got {version!r}")
-    return _read(content, f"{where}: ", open_ or (lambda model: model))
+    return _read(content, (), where, open_ or (lambda model: model))
 
 
 def validated(keys: dict[str, Any], where: str) -> Recipe:
     """The recipe with these keys.
 
     Raises:
-        RecipeError: each mistake on its own.
+        RecipeError: unknown keys and wrong values, all at once.
     """
     try:
         return Recipe.model_validate(keys)
     except ValidationError as error:
-        raise RecipeError(_sentences(error, where)) from None
+        raise RecipeError(explain(error, Recipe, file=where)) from None
 
 
 def is_recipe(path: Path) -> bool:
@@ -76,44 +76,40 @@ def _model(model: str | Recipe) -> Any:
     return model if isinstance(model, str) else _content(model)
 
 
-def _read(content: dict[str, Any], where: str, open_: Open) -> Recipe:
-    """One recipe, those in it first."""
-    keys = {key: value for key, value in content.items() if key != FORMAT}
-    problems: list[str] = []
+def _read(content: dict[str, Any], path: tuple[str, ...], file: str, open_: Open) -> Recipe:
+    """One recipe, those in it first.
 
-    def model(value: Any, path: str) -> Any:
+    Args:
+        path, file: where it is, for messages.
+    """
+    keys = {key: value for key, value in content.items() if key != FORMAT}
+    problems: list[Problem] = []
+
+    def model(value: Any, *key: str) -> Any:
         try:
             if isinstance(value, dict):
                 version = value.get(FORMAT, VERSION)
                 if version != VERSION:
-                    problems.append(f"{where}{path}.{FORMAT}: expected {VERSION}, got {version!r}")
-                return _read(value, f"{where}{path}.", open_)
+                    text = f"expected {VERSION}, got {version!r}"
+                    problems.append(Problem((*path, *key, FORMAT), text, file=file))
+                return _read(value, (*path, *key), file, open_)
             return open_(value) if isinstance(value, str) else value
         except RecipeError as error:
-            problems.extend(error.problems)
+            problems.extend(error.details)
             return "a model"  # so that the rest can be looked at
 
-    keys["base"] = model(keys["base"], "base") if "base" in keys else None
-    if keys["base"] is None:
-        del keys["base"]
+    if keys.get("base") is None:
+        keys.pop("base", None)
+    else:
+        keys["base"] = model(keys["base"], "base")
     if isinstance(keys.get("sources"), dict):
         keys["sources"] = {
-            name: model(value, f"sources.{name}") for name, value in keys["sources"].items()
+            name: model(value, "sources", name) for name, value in keys["sources"].items()
         }
     try:
         recipe = Recipe.model_validate(keys)
     except ValidationError as error:
-        problems += _sentences(error, where)
+        problems += explain(error, Recipe, *path, file=file)
     if problems:
         raise RecipeError(problems)
     return recipe
-
-
-def _sentences(error: ValidationError, where: str) -> list[str]:
-    """One sentence per mistake, whoever found it."""
-    at = where.rstrip(".: ")
-    sentences = []
-    for text in explain(error, where, Recipe):
-        first, *others = text.split("\n")
-        sentences += [first, *(f"{at}: {other}" for other in others)]
-    return sentences

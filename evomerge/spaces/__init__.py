@@ -96,7 +96,7 @@ class SearchContext:
         try:
             return Recipe.model_validate(content)
         except ValidationError as error:
-            raise RecipeError(explain(error, "recipe: ", Recipe)) from None
+            raise RecipeError(explain(error, Recipe, file="recipe")) from None
 
 
 class Space(ABC):

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from evomerge.errors import Problem
 from evomerge.recipes import SCALE_SPAN
 from evomerge.spaces._path import Slot, Slots
 from evomerge.types import Parameter
@@ -55,18 +56,16 @@ class Scaling(BaseModel):
             )
         return value
 
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Problem]:
         """What is wrong with the bounds."""
         if self.low > self.high:
-            return [
-                f"scales: low {self.low:g} lies above high {self.high:g}. Lower low, or raise high."
-            ]
+            text = f"low {self.low:g} lies above high {self.high:g}."
+            return [Problem(("scales",), text, "Lower low, or raise high.")]
         magnitude = abs(self.initial) if self.negative else self.initial
         if not self.low <= magnitude <= self.high:
-            return [
-                f"scales.initial: {self.initial:g} lies outside [{self.low:g}, {self.high:g}]. "
-                "Choose one inside, or other low and high."
-            ]
+            text = f"{self.initial:g} lies outside [{self.low:g}, {self.high:g}]."
+            cure = "Choose one inside, or other low and high."
+            return [Problem(("scales", "initial"), text, cure)]
         return []
 
     def parameter(self, name: str) -> Parameter:

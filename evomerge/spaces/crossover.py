@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.kernels.measures import products
 from evomerge.recipes import LineageStep, Recipe
 from evomerge.recipes.layout import Layout
@@ -90,7 +90,14 @@ class CrossoverSpace(Space):
     ) -> None:
         self.context, self.space, self.align = context, space, align
         if angle is not None and interpolation == "lerp":
-            raise ConfigError("angle: lines have none. Set interpolation: slerp, or leave it out.")
+            raise ConfigError(
+                Problem(
+                    ("angle",),
+                    "lines have none.",
+                    "Set interpolation: slerp, or leave it out.",
+                    about=("interpolation",),
+                )
+            )
         self.interpolation, self.angle = interpolation, angle or "side"
         self.chromosomes = _chromosomes(chromosomes)
         sources = tuple(context.sources)
@@ -299,7 +306,8 @@ def _chromosomes(given: str | list[str] | Mapping[str, Words]) -> dict[str, list
         )
     }
     if not found or not all(found.values()):
-        raise ConfigError("chromosomes: name at least one, and words for each. Try: all")
+        text = "name at least one, and words for each."
+        raise ConfigError(Problem(("chromosomes",), text, "Try: all"))
     if len(found) < len(names):
-        raise ConfigError("chromosomes: one is named twice. Remove it.")
+        raise ConfigError(Problem(("chromosomes",), "one is named twice.", "Remove it."))
     return found

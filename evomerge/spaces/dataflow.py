@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
@@ -120,11 +120,17 @@ class DataflowSpace(Space):
         problems += scaling.problems()
         if cast.layers.get(cast.own(leading), 2) < 2:
             count = cast.layers[cast.own(leading)]
-            problems.append(f"{leading}: a path needs two blocks of it, it has {count}.")
+            text = f"{leading}: a path needs two blocks of it, it has {count}."
+            problems.append(Problem((), text, about=("leading",)))
         if order and monotone:
-            problems.append("monotone: order sorts the blocks of a model. Remove one of both.")
+            text = "order sorts the blocks of a model."
+            problems.append(Problem(("monotone",), text, "Remove one of both.", about=("order",)))
         if overlap and (indicators != "runs" or repetitions < 2):
-            problems.append("overlap: needs indicators: runs and two repetitions. Remove it.")
+            text, other = (
+                "needs indicators: runs and two repetitions.",
+                ("indicators", "repetitions"),
+            )
+            problems.append(Problem(("overlap",), text, "Remove it.", about=other))
         if problems:
             raise ConfigError(problems)
         self._indicators: Indicators
@@ -145,7 +151,8 @@ class DataflowSpace(Space):
             *self._hops.parameters,
         )
         if not self.parameters:
-            raise ConfigError("indicators: nothing varies. Set order: true, scales, or bits.")
+            cure, other = "Set order: true, scales, or bits.", ("order", "scales")
+            raise ConfigError(Problem(("indicators",), "nothing varies.", cure, about=other))
 
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`."""
@@ -175,21 +182,21 @@ class DataflowSpace(Space):
         slices = [{names[slot.model]: [slot.layer, slot.layer + 1]} for slot in path]
         return context.recipe("passthrough", stack={"slices": slices, "scales": list(scales)})
 
-    def _limit_problems(self) -> list[str]:
+    def _limit_problems(self) -> list[Problem]:
         """That the smallest path is too large."""
         limits, least = self._limits, [s for s in self._slots.all if s in self._kept]
         why = "the ends of every path and the blocks to keep"
+        cure, other = "Raise it, or keep less.", ("leading", "keep")
         problems = []
         if limits.layers is not None and len(least) > limits.layers:
-            problems.append(
-                f"max_layers: {limits.layers}, but {why} are {len(least)}. Raise it, or keep less."
-            )
+            text = f"{limits.layers}, but {why} are {len(least)}."
+            problems.append(Problem(("max_layers",), text, cure, about=other))
         weights = limits.weights(least)
         if limits.parameters is not None and weights > limits.parameters:
-            problems.append(
-                f"max_parameters: {limits.parameters}, but the leading model without blocks, {why} "
-                f"have {weights}. Raise it, or keep less."
+            text = (
+                f"{limits.parameters}, but the leading model without blocks, {why} have {weights}."
             )
+            problems.append(Problem(("max_parameters",), text, cure, about=other))
         return problems
 
 
@@ -235,18 +242,23 @@ class _Cast:
 
     def problems(
         self, leading: str, sources: Sequence[str] | None, keep: Mapping[str, Blocks]
-    ) -> list[str]:
+    ) -> list[Problem]:
         """Names of models that are none, or given twice."""
         names = sorted({BASE, *self.models})
         asked = [("leading", leading), *(("sources", name) for name in sources or ())]
         found = [
-            f"{key}: no model is called {name!r}.{did_you_mean(name, names)}"
+            Problem(
+                (key,),
+                f"no model is called {name!r}.",
+                did_you_mean(name, names),
+                about=(name,),
+            )
             for key, name in asked
             if name not in names
         ]
         counts = Counter(self.own(name) for name in sources or ())
         found += [
-            f"sources: {name} is named twice. Raise repetitions instead."
+            Problem(("sources",), f"{name} is named twice.", "Raise repetitions instead.")
             for name, count in counts.items()
             if count > 1
         ]
@@ -255,24 +267,26 @@ class _Cast:
             found += self._keep_problems(name, blocks, used)
         counts = Counter(self.own(name) for name in keep)
         return found + [
-            f"keep: {name} is named twice, once as base. Name it once."
+            Problem(("keep",), f"{name} is named twice, once as base.", "Name it once.")
             for name, count in counts.items()
             if count > 1
         ]
 
-    def _keep_problems(self, name: str, blocks: Blocks, used: Collection[str]) -> list[str]:
+    def _keep_problems(self, name: str, blocks: Blocks, used: Collection[str]) -> list[Problem]:
         """That the paths have no such model, or it has no such blocks."""
         problems = []
         if self.own(name) not in used:
             known = self.own(name) in self.models
-            cure = " Add it to sources." if known else did_you_mean(name, used)
-            problems.append(f"keep: {name!r} is not among the models of the paths.{cure}")
+            cure = "Add it to sources." if known else did_you_mean(name, used)
+            text = f"{name!r} is not among the models of the paths."
+            problems.append(Problem(("keep",), text, cure, about=(name,)))
         count = self.layers.get(self.own(name))
         if count is None or blocks == "all":
             return problems
         outside = ", ".join(str(number) for number in blocks if number not in range(count))
         if outside:
-            problems.append(f"keep.{name}: it has blocks 0 to {count - 1}, got {outside}")
+            text = f"it has blocks 0 to {count - 1}, got {outside}"
+            problems.append(Problem(("keep", name), text))
         return problems
 
 

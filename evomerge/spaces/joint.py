@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from evomerge.errors import ConfigError
-from evomerge.plugins.registry import made_of
+from evomerge.errors import ConfigError, Problem
+from evomerge.plugins.registry import make
 from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
 from evomerge.spaces.dataflow import DataflowSpace
@@ -48,7 +48,7 @@ class JointSpace(Space):
     ) -> None:
         self.context = context
         given = path or {}
-        problems = [f"path.{key}: {why}" for key, why in _REFUSED.items() if key in given]
+        problems = [Problem(("path", key), why) for key, why in _REFUSED.items() if key in given]
         own = {key: value for key, value in given.items() if key not in _REFUSED}
         alone = {"leading": BASE, "sources": []}
         merging = _made(problems, "merge", lambda: _space(ParameterSpace, context, merge))
@@ -82,25 +82,31 @@ class JointSpace(Space):
         return context.recipe(merged.operator, parameters, stack=stack)
 
 
-def _stray_problems(keep: Any, own: dict[str, Any]) -> list[str]:
+def _stray_problems(keep: Any, own: dict[str, Any]) -> list[Problem]:
     """Put the blocks to keep back into the keys of the path, unless they are of a source."""
     stray = [name for name in keep if name != BASE] if isinstance(keep, Mapping) else []
     if keep is not None and not stray:
         own["keep"] = keep
     return [
-        f"path.keep: every block is a merge of all models, and called base. "
-        f"Write base in place of {name!r}."
+        Problem(
+            ("path", "keep"),
+            "every block is a merge of all models, and called base.",
+            f"Write base in place of {name!r}.",
+        )
         for name in stray
     ]
 
 
-def _length_problems(merged: Recipe, context: SearchContext) -> list[str]:
+def _length_problems(merged: Recipe, context: SearchContext) -> list[Problem]:
     """Fixed settings that give another number of values than there are blocks to merge."""
     if context.models is None:
         return []
     return [
-        f"merge.parameters.{where}: {count} values, but the base has {context.layers} blocks. "
-        "Give one value a block."
+        Problem(
+            ("merge", "parameters", where),
+            f"{count} values, but the base has {context.layers} blocks.",
+            "Give one value a block.",
+        )
         for where, count in merged.lists()
         if count != context.layers
     ]
@@ -116,12 +122,12 @@ def _picked(setting: Any, layers: Sequence[int]) -> Any:
 
 
 def _space(kind: Callable[..., T], context: SearchContext, keys: Mapping[str, Any]) -> T:
-    return made_of(kind, keys, "", context)
+    return make(kind, keys, context)
 
 
-def _made(problems: list[str], where: str, make: Callable[[], T]) -> T | None:
+def _made(problems: list[Problem], key: str, new: Callable[[], T]) -> T | None:
     try:
-        return make()
+        return new()
     except ConfigError as error:
-        problems += [f"{where}.{problem}" for problem in error.problems]
+        problems += [problem.under(key) for problem in error.details]
         return None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.operators import Operator, get
 from evomerge.plugins.registry import did_you_mean, explain
 from evomerge.recipes import ROLES, Recipe
@@ -65,7 +65,8 @@ class ParameterSpace(Space):
             problems += _domain_problems(self._settings, chosen)
             if order and not any(o.ordered for o in chosen):
                 label = " and ".join(o.name for o in chosen)
-                problems.append(f"order: that of the sources does not matter to {label}")
+                text = f"that of the sources does not matter to {label}"
+                problems.append(Problem(("order",), text, about=("operator",)))
         if problems:
             raise ConfigError(problems)
         self._chosen = {o.name: o for o in chosen}
@@ -85,7 +86,9 @@ class ParameterSpace(Space):
             genes.insert(0, first)
         self.parameters = (*genes, *self._order)
         if not self.parameters:
-            raise ConfigError("parameters: nothing varies. Give one of them low and high.")
+            raise ConfigError(
+                Problem(("parameters",), "nothing varies.", "Give one of them low and high.")
+            )
 
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`."""
@@ -149,40 +152,42 @@ class ParameterSpace(Space):
         return by_source.get("", by_source)
 
 
-def _chosen(names: Collection[str]) -> tuple[list[Operator], list[str]]:
+def _chosen(names: Collection[str]) -> tuple[list[Operator], list[Problem]]:
     """The operators called so, and what is wrong with the names."""
-    chosen, problems = [], []
+    chosen: list[Operator] = []
+    problems: list[Problem] = []
     counts = {name: list(names).count(name) for name in names}
     for name, count in counts.items():
         if count > 1:
-            problems.append(f"operator: {name} is named twice")
+            problems.append(Problem(("operator",), f"{name} is named twice"))
         try:
             chosen.append(get(name))
         except ConfigError as error:
-            problems += [f"operator: {problem}" for problem in error.problems]
+            problems += [problem.under("operator") for problem in error.details]
     if not names:
-        problems.append("operator: name at least one")
+        problems.append(Problem(("operator",), "name at least one"))
     return chosen, problems
 
 
 def _settings(
     parameters: Mapping[str, Any], sources: Collection[str]
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[Problem]]:
     """Ranges parsed, fixed settings as they are, and what is wrong."""
     settings: dict[str, Any] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
     for name, value in parameters.items():
+        path = ("parameters", name)
         if not isinstance(value, Mapping) or _is_table(value, sources):
             settings[name] = value
             if isinstance(value, float) and not math.isfinite(value):
-                problems.append(f"parameters.{name}: expected a finite number, got {value}")
+                problems.append(Problem(path, f"expected a finite number, got {value}"))
             continue
         try:
             span = Range.model_validate(value).of(len(sources))
         except ValidationError as error:
-            problems += explain(error, f"parameters.{name}.", Range)
+            problems += explain(error, Range, *path)
             continue
-        problems += [f"parameters.{name}: {problem}" for problem in span.problems()]
+        problems += [Problem(path, text) for text in span.problems()]
         settings[name] = span
     return settings, problems
 
@@ -194,19 +199,20 @@ def _is_table(value: Mapping[str, Any], sources: Collection[str]) -> bool:
     )
 
 
-def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> list[str]:
+def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> list[Problem]:
     """Parameters that no operator has, and bounds that an operator refuses."""
-    problems = []
+    problems: list[Problem] = []
     for name, setting in settings.items():
-        path = f"parameters.{name}"
+        path = ("parameters", name)
         owners = [o for o in operators if name in o.parameters]
         if not owners:
             known = dict.fromkeys(key for o in operators for key in o.parameters)
             label = " or ".join(o.name for o in operators)
-            problems.append(f"{path}: {label} has no such parameter.{did_you_mean(name, known)}")
+            text = f"{label} has no such parameter."
+            problems.append(Problem(path, text, did_you_mean(name, known)))
         simplex = isinstance(setting, Range) and setting.simplex
         problems += [
-            f"{path}: {owner.name} has one value for all sources. Remove simplex"
+            Problem(path, f"{owner.name} has one value for all sources.", "Remove simplex")
             for owner in owners
             if simplex and name not in owner.per_source
         ]
@@ -215,7 +221,7 @@ def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> 
         finite = [v for v in values if not isinstance(v, float) or math.isfinite(v)]
         for owner in owners:
             for value in finite:
-                problems += [f"{path}: {p}" for p in _refusals(owner, name, value)]
+                problems += [Problem(path, text) for text in _refusals(owner, name, value)]
     return list(dict.fromkeys(problems))
 
 
@@ -235,5 +241,5 @@ def _refusals(operator: Operator, name: str, value: Any) -> list[str]:
     try:
         operator.validate_shared({name: value})
     except ConfigError as error:
-        return [f"{operator.name}: {problem.partition(': ')[2]}" for problem in error.problems]
+        return [f"{operator.name}: {problem.text}" for problem in error.details]
     return []

@@ -288,7 +288,7 @@ class _Planner:
         key = tuple(sorted(settings.items()))
         if key not in self._validated:
             try:
-                self._validated[key] = self.operator.validate_shared(settings, "parameters.")
+                self._validated[key] = self.operator.validate_shared(settings, "parameters")
             except ConfigError as error:
                 self.problems += error.problems
                 self._validated[key] = dict(self.operator.shared)

@@ -34,7 +34,7 @@ class Variant:
 
     def __call__(self, parameters: Iterable[Parameter], seed: int = 7) -> Optimizer:
         kind = registry.find("optimizers", self.name, Optimizer)
-        options = registry.validate_options(kind, self.options, "optimizer.")
+        options = registry.validate_options(kind, self.options, "optimizer")
         return kind(tuple(parameters), seed, **options)
 
 

@@ -45,7 +45,7 @@ def context(name: str) -> SearchContext:
 def space(name: str) -> Space:
     keys = read_yaml(FOLDER / f"{name}.yaml")
     kind: Callable[..., Space] = registry.find("spaces", keys.pop("kind"), Space)
-    return kind(context(name), **registry.validate_options(kind, keys, f"{name}: "))
+    return kind(context(name), **registry.validate_options(kind, keys, name))
 
 
 def drawn(one: Space, seed: int) -> Genome:

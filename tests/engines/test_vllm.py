@@ -538,14 +538,14 @@ def test_sampled_answers_do_not_depend_on_what_was_asked_before(
 )
 def test_a_wrong_key_is_refused_with_the_nearest(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        VllmEngine(**registry.validate_options(VllmEngine, options, "engine."))
+        VllmEngine(**registry.validate_options(VllmEngine, options, "engine"))
     assert caught.value.problems[0].startswith(problem)
 
 
 def test_wrong_keys_of_vllm_and_of_the_engine_are_told_together() -> None:
     options = {"vllm": {"enforce_eager": True, "sed": 1, "block_size": 16}, "dtipe": "float32"}
     with pytest.raises(ConfigError) as caught:
-        registry.validate_options(VllmEngine, options, "engine.")
+        registry.validate_options(VllmEngine, options, "engine")
     places = [problem.partition(":")[0] for problem in caught.value.problems]
     assert places == ["engine.vllm.enforce_eager", "engine.vllm.sed", "engine.dtipe"]
 

@@ -88,7 +88,7 @@ def test_a_space_without_anything_to_vary_is_refused(parameters: list[Parameter]
 @pytest.mark.parametrize("options", [{"population_size": 3}, {"sigma": 0}, {"popsize": 12}])
 def test_options_outside_their_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=rf"optimizer\.{next(iter(options))}: "):
-        registry.validate_options(Cmaes, options, "optimizer.")
+        registry.validate_options(Cmaes, options, "optimizer")
 
 
 def test_ask_waits_from_the_last_of_a_generation_until_all_of_it_is_told() -> None:

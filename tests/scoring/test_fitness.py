@@ -14,7 +14,7 @@ from evomerge.scoring import Fitness
 def problems(tasks: Any) -> list[str]:
     with pytest.raises(ValidationError) as caught:
         Fitness.model_validate({"tasks": tasks})
-    return explain(caught.value, "fitness.", Fitness)
+    return [str(problem) for problem in explain(caught.value, Fitness, "fitness")]
 
 
 def test_a_list_of_names_is_short_for_the_defaults() -> None:

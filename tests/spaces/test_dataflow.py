@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers.cmaes import Cmaes
-from evomerge.plugins.registry import made_of, validate_options
+from evomerge.plugins import registry
+from evomerge.plugins.registry import validate_options
 from evomerge.recipes import Recipe
 from evomerge.spaces import SearchContext
 from evomerge.spaces.dataflow import DataflowSpace
@@ -43,7 +44,7 @@ def make(models: Models, zoo: Path) -> Make:
 
 
 def space(context: SearchContext, **options: Any) -> DataflowSpace:
-    return DataflowSpace(context, **validate_options(DataflowSpace, options, ""))
+    return DataflowSpace(context, **validate_options(DataflowSpace, options))
 
 
 def path(recipe: Recipe) -> list[str]:
@@ -422,7 +423,7 @@ def test_what_is_wrong_with_the_other_keys_is_told_beside_a_key_of_the_wrong_kin
         "overlap": 0.5,
     }
     with pytest.raises(ConfigError) as error:
-        made_of(DataflowSpace, options, "", context)
+        registry.make(DataflowSpace, options, context)
     first, *others = (problem.split(":")[0] for problem in error.value.problems)
     assert first == "scales"
     assert others == ["indicator", "leading", "keep.strings", "keep"]

@@ -40,7 +40,7 @@ def context(zoo: Path) -> SearchContext:
 
 @pytest.fixture(scope="module")
 def make(context: SearchContext) -> Make:
-    return lambda **options: JointSpace(context, **validate_options(JointSpace, options, ""))
+    return lambda **options: JointSpace(context, **validate_options(JointSpace, options))
 
 
 def drawn(space: JointSpace, seed: int) -> Genome:
@@ -72,7 +72,7 @@ def test_a_search_starts_at_the_weights_that_merging_alone_starts_at(
     make: Make, context: SearchContext, tmp_path: Path
 ) -> None:
     joint = make(merge=MERGE, path={"repetitions": 2})
-    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE, ""))
+    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE))
     start, plain = (one.decode(one.initial()) for one in (joint, alone))
     assert layers(start) == [0, 1, 2, 3]
     folders = [build(recipe, tmp_path / str(n)) for n, recipe in enumerate((start, plain))]
@@ -86,7 +86,7 @@ def test_values_of_a_block_follow_it_to_every_hop(
     make: Make, context: SearchContext, seed: int
 ) -> None:
     joint = make(merge=MERGE, path={"repetitions": 3, "scales": "none"})
-    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE, ""))
+    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE))
     genome = drawn(joint, seed)
     found, plain = joint.decode(genome), merged(alone, genome)
     path = layers(found)
@@ -105,7 +105,7 @@ def test_it_builds_what_stacking_the_merged_checkpoint_does(
 ) -> None:
     scales = {"kind": "hop", "low": 0.5, "high": 2, "negative": True}
     joint = make(merge=MERGE, path={"repetitions": 2, "scales": scales})
-    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE, ""))
+    alone = ParameterSpace(context, **validate_options(ParameterSpace, MERGE))
     genome = drawn(joint, seed)
     recipe = joint.decode(genome)
     assert any(scale != 1 for scale in recipe.scales)

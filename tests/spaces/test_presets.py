@@ -70,7 +70,7 @@ def load(name: str) -> ParameterSpace:
     keys = read_yaml(FOLDER / f"{name}.yaml")
     assert keys.pop("kind") == "parameter"
     found = registry.find("spaces", "parameter", ParameterSpace)
-    valid = registry.validate_options(found, keys, f"{name}: ")
+    valid = registry.validate_options(found, keys, name)
     operator = keys["operator"]
     most = None if isinstance(operator, list) else operators.get(operator).sources
     sources = {key: f"/{key}" for key in "abc"[: most or 3]}
@@ -170,7 +170,7 @@ def test_presets_of_stacks_start_where_the_field_would(
     assert keys.pop("kind") == "dataflow"
     space = DataflowSpace(
         SearchContext("/base", {"a": "/a"}, 4, "float32"),
-        **registry.validate_options(DataflowSpace, keys, f"{name}: "),
+        **registry.validate_options(DataflowSpace, keys, name),
     )
     recipe = space.decode(space.initial())
     found = [f"{n} {first}" for s in recipe.slices for n, (first, _) in s.items()]
@@ -183,7 +183,7 @@ def test_the_preset_of_both_starts_at_a_merge_in_its_own_order() -> None:
     assert keys.pop("kind") == "joint"
     space = JointSpace(
         SearchContext("/base", {"a": "/a", "b": "/b"}, 4, "float32"),
-        **registry.validate_options(JointSpace, keys, "joint: "),
+        **registry.validate_options(JointSpace, keys, "joint"),
     )
     recipe = space.decode(space.initial())
     assert [slice_["b"] for slice_ in recipe.slices] == [(0, 1), (1, 2), (2, 3), (3, 4)]
@@ -199,7 +199,7 @@ def test_the_preset_of_crossover_starts_at_a_source(zoo: Path) -> None:
     context = SearchContext(
         str(zoo / "base"), sources, 4, "float32", models=Library().open(str(zoo / "base"), sources)
     )
-    space = found(context, **registry.validate_options(found, keys, "crossover: "))
+    space = found(context, **registry.validate_options(found, keys, "crossover"))
     recipe = space.decode(space.initial())
     assert (recipe.operator, list(recipe.sources)) == ("linear", ["arithmetic"])
     assert [gene.name for gene in space.parameters] == ["source", "split[all]", "ratio[all]"]

@@ -117,7 +117,7 @@ class _Reader:
                 merge["base"] = inner  # whose other modules are the base's, exactly
             if last and self.content.get("chat_template"):
                 merge["chat_template"] = str(self.content["chat_template"])
-            inner = validated(merge, f"{self.where}: ")
+            inner = validated(merge, self.where)
         self._stop()
         assert inner is not None
         return inner
