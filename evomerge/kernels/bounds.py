@@ -1,4 +1,4 @@
-"""Exact order statistics from a single pass, between bounds that a sample gives."""
+"""Exact order statistics in a single pass, with bounds estimated from a sample."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ from torch import Tensor
 
 from evomerge.kernels.compiled import array, compiled, fits
 from evomerge.kernels.cuts import Cut, below_float, exact_cut, places_of
-from evomerge.kernels.memory import Pile, buffer
+from evomerge.kernels.memory import GrowingColumns, buffer
 
-BLOCKS, BLOCK = 16, 1 << 10  # of a sample
-_ERRORS = 3  # half the distance of the bounds, in standard errors of the sample
+BLOCKS, BLOCK = 16, 1 << 10  # a sample is so many blocks of so many elements
+_ERRORS = 3  # from the estimate to either bound, in standard errors of the sample
 
 
 def bounds(blocks: Any, fraction: float) -> tuple[float, float]:
-    """The last of the largest most probably exceeds the first, and not the second.
+    """Bounds (low, high] that most probably hold the k-th largest number.
 
     Args:
-        blocks: (b, n) float32 array of numbers from stretches everywhere; negative ones do not
-            count.
-        fraction: of the numbers that are among the largest.
+        blocks: (b, n) float32 array, a sample of the numbers; negative ones are left out.
+        fraction: k as a fraction of all numbers.
     """
     ranked = np.sort(blocks[blocks >= 0])[::-1]
     if not ranked.size:
         return 0.0, math.inf
     level = ranked[min(int(fraction * ranked.size), ranked.size - 1)]
-    # rows differ: what counts is how far the blocks' shares are from each other
+    # the rows of a matrix differ in scale, so the spread between blocks is what counts
     shares = (blocks > level).sum(1) / np.maximum((blocks >= 0).sum(1), 1)
     width = _ERRORS * float(shares.std()) / math.sqrt(len(blocks)) + 1 / blocks.shape[1]
     top, bottom = (int((fraction + side * width) * ranked.size) for side in (-1, 1))
     high = float(ranked[top]) if top >= 0 else math.inf
-    # the last one may equal the lower bound: of bfloat16 weights many are equal
+    # strictly below: many bfloat16 weights are equal, the k-th largest perhaps to this one
     low = below_float(float(ranked[bottom])) if bottom < ranked.size else 0.0
     return max(low, 0.0), high
 
 
 def between(numbers: Tensor, low: float, high: float) -> tuple[int, Tensor, Tensor]:
-    """How many numbers lie above ``high``; those above ``low`` and not above ``high``; where.
+    """How many numbers exceed ``high``, and the k numbers in (low, high] with their indices.
 
     Args:
         numbers: (n,) float32, not negative.
 
     Returns:
-        count, (k,) float32 and (k,) int64, ascending, the last of which the next call in this
-        thread may overwrite.
+        the count; (k,) float32; (k,) int64, ascending, which the next call in this thread may
+        overwrite.
     """
     if fits(numbers):
         size = -(-numbers.numel() // 8) * 8
@@ -56,8 +55,8 @@ def between(numbers: Tensor, low: float, high: float) -> tuple[int, Tensor, Tens
         places = buffer("places", (1, 2 * size + 2), numbers.device)[0].view(torch.int64)
         words = inside.view(torch.int64)
         above = _mark(array(numbers), np.float32(low), np.float32(high), array(inside))
-        found = places[: _places(array(inside), array(words), array(places))]
-        return above, numbers[found], found
+        indices = places[: _places(array(inside), array(words), array(places))]
+        return above, numbers[indices], indices
     larger = torch.hardshrink(numbers, high)
     inside = torch.hardshrink(numbers, low).sub_(larger)
     at = places_of(inside)
@@ -66,7 +65,7 @@ def between(numbers: Tensor, low: float, high: float) -> tuple[int, Tensor, Tens
 
 @compiled
 def _mark(numbers: Any, low: Any, high: Any, inside: Any) -> Any:
-    """How many are above ``high``; 1 for those between, and zeros up to the end."""
+    """How many exceed ``high``; sets ``inside`` to 1 for those in (low, high], else to 0."""
     above: Any = 0
     for j in range(numbers.size):
         above += np.int32(numbers[j] > high)
@@ -77,11 +76,11 @@ def _mark(numbers: Any, low: Any, high: Any, inside: Any) -> Any:
 
 @compiled
 def _places(inside: Any, words: Any, places: Any) -> Any:
-    """How many ones there are, and where; ``words`` are the same bytes by eights, mostly zero."""
+    """How many bytes of ``inside`` are 1, and their indices; ``words`` is ``inside`` as int64."""
     count: Any = 0
     for word in range(words.size):
         if words[word]:
-            for j in range(8 * word, 8 * word + 8):  # without a branch: it would be mispredicted
+            for j in range(8 * word, 8 * word + 8):  # no branch: it would be mispredicted
                 places[count] = j
                 count += inside[j]
     return count
@@ -93,30 +92,30 @@ def cuts_between_bounds(
     size: int,
     wanted: Sequence[tuple[int, int]],
 ) -> dict[tuple[int, int], Cut]:
-    """Where the largest numbers of some rows end; nothing if the sample misled.
+    """The cut of each wanted (row, k), or nothing if the sample misled.
 
-    What lies beyond the upper bound is counted; what lies between the bounds is gathered.
+    Numbers above the upper bound are counted, numbers between the bounds are gathered.
 
     Args:
-        scores: gives flat index and (S, n) non-negative float32, in order.
-        sample: (S, b, n) of them.
-        size: how many there are in a row.
-        wanted: rows and how many of their largest numbers shall be in.
+        scores: yields flat index and (S, n) non-negative float32, in order.
+        sample: (S, b, n) of the numbers.
+        size: numbers in a row.
+        wanted: rows, and how many of the largest numbers lie above the cut.
     """
     limits = [bounds(sample[row].numpy(), count / size) for row, count in wanted]
     beyond = torch.zeros(len(wanted), dtype=torch.float64)
-    piles = []
+    tables = []
     for (row, _), (low, high) in zip(wanted, limits, strict=True):
         share = ((sample[row] > low) & (sample[row] <= high)).double().mean()
-        piles.append(Pile([torch.float32, torch.int64], int(1.2 * size * float(share))))
+        tables.append(GrowingColumns([torch.float32, torch.int64], int(1.2 * size * float(share))))
     for start, found in scores():
         for number, ((row, _), (low, high)) in enumerate(zip(wanted, limits, strict=True)):
             above, numbers, places = between(found[row].reshape(-1), low, high)
-            piles[number].add(numbers, places + start)
+            tables[number].add(numbers, places + start)
             beyond[number] += above
     cuts: dict[tuple[int, int], Cut] = {}
-    for (row, count), pile, above_count in zip(wanted, piles, beyond, strict=True):
-        numbers, indices = pile.columns
+    for (row, count), table, above_count in zip(wanted, tables, beyond, strict=True):
+        numbers, indices = table.columns
         missing = count - int(above_count)
         if not 0 < missing <= numbers.numel():
             return {}

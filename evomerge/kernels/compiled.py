@@ -1,6 +1,6 @@
-"""Compiled loops over the memory of tensors: one pass where torch takes one for each operation.
+"""Compiled loops over the memory of CPU tensors: one pass where torch takes one per operation.
 
-A loop gives the bits of the torch operations that it stands for. On a GPU these are used.
+A loop gives the same bits as the torch operations that it replaces, which are used on a GPU.
 """
 
 from __future__ import annotations
@@ -13,40 +13,50 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from evomerge.kernels.loops import LANES, compiled
+from evomerge.kernels.loops import SIMD_LANES, compiled
 
-__all__ = ["BLOCK", "LANES", "NOTHING", "array", "as_bits", "as_float", "compiled", "fits", "rows"]
+__all__ = [
+    "BLOCK",
+    "NOTHING",
+    "SIMD_LANES",
+    "array",
+    "as_bits",
+    "as_float",
+    "compiled",
+    "fits",
+    "rows",
+]
 
-BLOCK = 512  # elements that a loop with several passes holds in the innermost cache
-NOTHING = np.empty(0, np.float32)  # for an argument that is not given
+BLOCK = 512  # elements that a loop with several passes works on at a time: they fit the L1 cache
+NOTHING = np.empty(0, np.float32)  # stands for an array argument that is None
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether compiled loops can work on the tensors."""
+    """Whether compiled loops can work on the tensors: contiguous, on a CPU."""
     return all(t.device.type == "cpu" and t.is_contiguous() and not t.is_neg() for t in tensors)
 
 
 def array(values: Tensor) -> Any:
-    """The tensor's own memory for a compiled loop; bfloat16 as its bits, uint16."""
+    """The tensor's memory as a NumPy array, not copied; bfloat16 as its bits, uint16."""
     if values.dtype == torch.bfloat16:
         values = values.view(torch.uint16)
     return values.numpy()
 
 
 def rows(values_M: Tensor) -> Any:
-    """The same as (M, n)."""
+    """(M, n): the memory of an (M, ...) tensor, not copied."""
     return array(values_M.view(len(values_M), -1))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def as_float(context: Any, bits: Any) -> Any:
-    """The float32 that 32 bits are."""
+    """The float32 with these 32 bits."""
     return types.float32(types.uint32), _bitcast
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def as_bits(context: Any, value: Any) -> Any:
-    """The 32 bits of a float32."""
+    """The 32 bits of a float32, uint32."""
     return types.uint32(types.float32), _bitcast
 
 

@@ -1,7 +1,6 @@
 """Steps that several operators share: weighted sums, divisors, sign election.
 
-On a CPU they are compiled loops, with the bits of the torch operations that other devices use:
-neither fuses a product with a sum.
+On a CPU they are compiled loops that give the same bits as the torch operations used on a GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 def weighted_sum(values_M: Tensor, weight: Sequence[float]) -> Tensor:
-    """Σ w_i x_i over the first axis; may overwrite ``values_M``."""
+    """(...) Σ w_i x_i over the first axis of (M, ...) float32, which may be overwritten."""
     if fits(values_M):
         _weighted_sum(rows(values_M), np.array(weight, np.float32))
         return values_M[0]
@@ -39,17 +38,17 @@ def scaled(values: Tensor, factor: float) -> Tensor:
 
 def divided(values: Tensor, divisor: float) -> Tensor:
     """The values divided by a number, in place."""
-    # by a plain number CUDA multiplies with the reciprocal, which is off by a bit
+    # CUDA multiplies by the reciprocal of a Python number, which rounds differently
     return values.div_(torch.full((), divisor, device=values.device))
 
 
 def plain_divisor(weight: Sequence[float], *, signed: bool = True) -> float:
-    """Σ w_i, or 1 where that vanishes (rule R5).
+    """Σ w_i, or 1 if that is below 1e-8 in magnitude (rule R5).
 
     Args:
-        weight: (M,).
-        signed: for weights; for task vectors it is |Σ w_i|, so that what is subtracted does not
-            come back as added.
+        weight: (M,) any sign.
+        signed: False gives |Σ w_i|, for task vectors: a negative sum would turn subtraction into
+            addition.
     """
     total = math.fsum(weight)
     total = total if signed else abs(total)
@@ -57,7 +56,7 @@ def plain_divisor(weight: Sequence[float], *, signed: bool = True) -> float:
 
 
 def kept_count(density: float, size: int) -> int:
-    """How many of ``size`` elements a density keeps: ⌊d·n⌋, at least one (rule R2)."""
+    """⌊d·n⌋, how many of n = ``size`` elements a density d > 0 keeps, at least one (rule R2)."""
     if density <= 0:
         return 0
     return min(size, max(1, math.floor(density * size + 1e-6)))
@@ -78,8 +77,8 @@ def consensus_sum(
         weight: (M,) any sign.
         normalize: divide by Σ |w_i| over the entries that take part.
         consensus: elect by the ``sum`` of the weighted values or by the ``count`` of signs.
-        negative: ``subtract`` lets the sources of non-negative weight elect, and subtracts the
-            others afterwards; ``elect`` lets every weighted task vector vote, as mergekit does.
+        negative: ``subtract``: sources of negative weight do not vote, and are subtracted after
+            the election; ``elect``: every weighted task vector votes, as in mergekit.
 
     Source: rules R4 and R5; subtraction as in Ilharco et al. 2023, arXiv:2212.04089.
     """
@@ -105,7 +104,7 @@ def _consensus_sum_by_torch(
     normalize: bool,
     consensus: Consensus,
 ) -> Tensor:
-    """The same for any device."""
+    """`consensus_sum` in torch operations, for any device."""
     for values, w in zip(values_M, weight, strict=True):
         scaled(values, w)
     total = torch.zeros_like(values_M[0])
@@ -122,7 +121,7 @@ def _consensus_sum_by_torch(
 
 
 def _participation(values_M: Tensor, weight: Sequence[float]) -> Tensor:
-    """Σ |w_i| over the entries that are not zero, 1 where all are (rule R5)."""
+    """Σ |w_i| over the sources whose entry is not zero, 1 where all are (rule R5)."""
     divisor = torch.zeros_like(values_M[0])
     for values, w in zip(values_M, weight, strict=True):
         divisor += scaled(values.sign_().abs_(), abs(w))
@@ -147,14 +146,14 @@ def elected_sign(total: Tensor) -> Tensor:
 
 
 def nonzero(divisor: Tensor) -> Tensor:
-    """A non-negative divisor with its zeros replaced by ones, in place (rule R5)."""
+    """A non-negative divisor, its zeros replaced by ones in place (rule R5)."""
     sign = torch.sign(divisor, out=scratch("sign", divisor))
     return divisor.add_(sign.neg_().add_(1))
 
 
 @compiled
 def _weighted_sum(values_MN: Any, weight: Any) -> None:
-    """Into the first row."""
+    """Writes the sum to the first row."""
     size = values_MN.shape[1]
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
@@ -220,9 +219,9 @@ def _vote(values: Any, weight: Any, by_count: bool, first: bool, sign: Any) -> N
 def _add_agreeing(
     values: Any, weight: Any, sign: Any, first: bool, total: Any, divisor: Any
 ) -> None:
-    """Magnitudes of the weighted values of the elected sign, and who has them.
+    """Add a source's magnitudes where it agrees with the election, and its weight to the divisor.
 
-    The first to come finds the sums of the votes and leaves +1 or -1 there (rule R4).
+    The first source turns the sums of the votes in ``sign`` into +1 or -1 (rule R4).
     """
     share = abs(weight)
     if first:

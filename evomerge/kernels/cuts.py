@@ -1,4 +1,4 @@
-"""Where the k largest of some numbers end, and what lies on either side."""
+"""The threshold between the k largest of some numbers and the rest, exact among equal numbers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch import Tensor
 
 
 class Cut(NamedTuple):
-    """Where the k largest of some numbers end.
+    """The threshold between the k largest of some numbers and the rest.
+
+    Of equal numbers the one with the lower index is larger (rule R3).
 
     Attributes:
-        value: the k-th largest; larger ones are in.
-        last: flat index of the last one in that equals ``value``.
+        value: the k-th largest number; all larger ones are among the k.
+        last: flat index of the last number equal to ``value`` that is among the k.
     """
 
     value: float
     last: int
 
     def moved(self, offset: int) -> Cut:
-        """The same, counted from another first element."""
+        """The cut with indices counted from element ``offset``."""
         return Cut(self.value, self.last - offset)
 
 
@@ -31,13 +33,13 @@ NONE = Cut(math.inf, -1)
 
 
 def keep(values: Tensor, cut: Cut, start: int, *, out: Tensor | None = None) -> Tensor:
-    """The values, those of a magnitude beyond the cut set to zero.
+    """The values whose magnitudes are among the k largest, the others set to zero.
 
     Args:
-        values: (n,) float32.
-        cut: of their magnitudes.
-        start: flat index of the first.
-        out: is overwritten with the result; may be ``values``.
+        values: float32 of any shape.
+        cut: of the magnitudes.
+        start: flat index of the first value.
+        out: where to write the result; may be ``values``.
     """
     if cut.value <= 0:
         return values
@@ -51,22 +53,22 @@ def keep(values: Tensor, cut: Cut, start: int, *, out: Tensor | None = None) -> 
         return shrink(values, below, out=out)
     flat = values.reshape(-1)
     parts = [shrink(flat[:level], below), shrink(flat[level:], cut.value)]
-    found = torch.cat(parts).view(values.shape)
-    return found if out is None else out.copy_(found)
+    kept = torch.cat(parts).view(values.shape)
+    return kept if out is None else out.copy_(kept)
 
 
 def below_float(value: float) -> float:
-    """The largest float32 that is smaller."""
+    """The largest float32 below a number."""
     number = torch.tensor(value, dtype=torch.float32)
     return float(torch.nextafter(number, torch.tensor(-math.inf)))
 
 
 def exact_cut(numbers: Tensor, places: Tensor, count: int) -> Cut:
-    """The cut after the ``count`` largest of some numbers.
+    """The cut below the ``count`` largest of some numbers.
 
     Args:
-        numbers: (k,) float32, k at least ``count``.
-        places: (k,) int64, ascending: their flat indices.
+        numbers: (n,) float32, n at least ``count``.
+        places: (n,) int64, ascending: their flat indices.
     """
     value = torch.from_numpy(np.sort(numbers.numpy()))[-count]  # many times a selection's speed
     level = places[numbers == value]
@@ -75,7 +77,7 @@ def exact_cut(numbers: Tensor, places: Tensor, count: int) -> Cut:
 
 
 def places_of(values: Tensor) -> Tensor:
-    """(k,) int64, ascending: where the values, (n,) float32, are not zero."""
+    """(k,) int64, ascending: the indices of the values, (n,) float32, that are not zero."""
     inside = values.bool()
     if inside.device.type != "cpu":
         return inside.nonzero().flatten()

@@ -1,7 +1,7 @@
-"""Loops over arrays as machine code.
+"""Loops over NumPy arrays, compiled to machine code; importing them needs no torch.
 
-Numba fuses no product with a sum and reorders nothing, so that a loop gives the same bits on every
-machine, those of the same operations one by one.
+Numba as used here neither fuses a product with a sum nor reorders operations, so that a loop gives
+the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any, TypeVar
 import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
-LANES = 64  # sums that grow side by side, as vector registers do
+SIMD_LANES = 64  # partial sums kept side by side, which the compiler turns into vector registers
 
 
 def compiled(function: F) -> F:
-    """The function, compiled at its first call and kept on the disk for later processes.
+    """The function, compiled at its first call and cached on disk for later processes.
 
-    It must always be called with the same types: several processes that compile several forms of
-    one function at the same time would mix them up on the disk.
+    Always call it with arguments of the same types: processes that compile different forms of one
+    function at the same time would mix up their cache files.
     """
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        found: F = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in: compiled by every process anew
-        found = numba.njit(**options)(function)
-    return found
+        result: F = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no writable folder for a cache: every process compiles it again
+        result = numba.njit(**options)(function)
+    return result

@@ -1,4 +1,4 @@
-"""Numbers about a whole tensor, or a whole model, that an operator needs before it can start."""
+"""Sums, inner products and order statistics of a whole tensor, or of a whole model."""
 
 from __future__ import annotations
 
@@ -14,66 +14,67 @@ from torch import Tensor
 
 from evomerge.errors import OperatorError
 from evomerge.kernels.choices import Scope
-from evomerge.kernels.compiled import LANES, array, compiled, fits
+from evomerge.kernels.compiled import SIMD_LANES, array, compiled, fits
 from evomerge.kernels.cuts import Cut
 from evomerge.kernels.memory import doubled, scratch
 from evomerge.kernels.ranks import Ranking
-from evomerge.kernels.stack import Kernel, Known, Stack, Tile
+from evomerge.kernels.stack import Cache, Kernel, Stack, Tile
 
-_SAMPLED = 1 << 18  # elements from which on a sample pays
+_SAMPLED = 1 << 18  # elements above which sampling pays
 _lock = threading.RLock()
-_LATEST = 8  # tensors of several roles may take turns with settings of their own
+_LATEST = 8  # tensors of different roles may have different settings in one candidate
 _RUN = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Measures one stack, or all stacks of a model laid end to end.
+    """Sums and order statistics of one tensor, or of all tensors of a model laid end to end.
 
     Attributes:
-        parts: the stacks, each with the flat index of its first element.
-        own: index of the stack that asks, among them.
-        known: where measurements of the inputs alone are kept.
+        parts: the tensors' stacks, each with the flat index of its first element.
+        own: index among them of the stack being merged.
+        cache: where measurements that depend on the inputs alone are kept.
     """
 
     parts: Sequence[tuple[int, Stack]]
     own: int
-    known: Known
+    cache: Cache
 
     @property
     def size(self) -> int:
-        """Elements of one source."""
+        """Elements of one source, over all parts."""
         offset, last = self.parts[-1]
         return offset + last.size
 
     @property
     def stack(self) -> Stack:
-        """The one that asks."""
+        """The stack being merged."""
         return self.parts[self.own][1]
 
     def once(self, key: Any, measure: Callable[[], Any]) -> Any:
-        """What ``measure`` gives, computed the first time only.
+        """The result of ``measure()``, computed at the first call with this key only.
 
         Args:
-            key: all that it depends on besides the inputs.
+            key: all that the result depends on besides the inputs.
         """
         full = (key, self.stack.deltas, self.stack.identity)
-        if full in self.known:
-            return self.known[full]
+        if full in self.cache:
+            return self.cache[full]
         if len(self.parts) == 1:
-            self.known[full] = measure()
-            return self.known[full]
+            self.cache[full] = measure()
+            return self.cache[full]
         with _lock:  # several tensors of a model ask at the same time
-            if full not in self.known:
-                self.known[full] = measure()
-        return self.known[full]
+            if full not in self.cache:
+                self.cache[full] = measure()
+        return self.cache[full]
 
     def latest(self, key: Any, settings: Any, measure: Callable[[], Any]) -> Any:
-        """As `once`, but what belongs to settings of long ago is forgotten.
+        """As `once`, keeping the results of the last few settings only.
 
         Args:
             key: names the measurement.
-            settings: all that it depends on besides the inputs; a search may vary them endlessly.
+            settings: all that the result depends on besides the inputs; a search may vary them
+                without end.
         """
         found: dict[Any, Any] = self.once((key, "latest"), dict)
         with _lock if len(self.parts) > 1 else nullcontext():
@@ -84,13 +85,13 @@ class Measures:
             return found[settings]
 
     def tiles(self, *, by_row: bool = False) -> Iterator[tuple[int, Tile]]:
-        """Every tile, with the flat index of its stack."""
+        """Every tile, with the flat index of its stack's first element."""
         for offset, stack in self.parts:
             for tile in stack.tiles(by_row=by_row):
                 yield offset, tile
 
     def total(self, kernel: Kernel, *, by_row: bool = False) -> Tensor:
-        """The sum over all tiles of what the kernel gives, float64."""
+        """The sum of the kernel's results over all tiles, float64 on the CPU."""
         total: Tensor | None = None
         for _, tile in self.tiles(by_row=by_row):
             found = kernel(tile).double()
@@ -100,7 +101,7 @@ class Measures:
         return total.cpu()
 
     def gram(self) -> Tensor:
-        """(M, M) float64: inner products of the sources' values."""
+        """(M, M) float64: the inner products of the sources' values."""
 
         def measure() -> Tensor:
             return self.total(lambda tile: inner_products(tile.values.flatten(1)))
@@ -109,12 +110,12 @@ class Measures:
         return found
 
     def cuts(self, kernel: Kernel, counts: Sequence[int], key: Any = None) -> list[Cut]:
-        """Where the largest of some numbers end, counted from the asking stack's first element.
+        """(S,) thresholds above which the largest numbers lie, for the stack being merged.
 
         Args:
             kernel: tile to (S, n) non-negative float32.
-            counts: (S,) how many shall be in.
-            key: names the kernel if its numbers depend on the inputs alone; they are then kept.
+            counts: (S,) how many numbers of each row lie above its threshold.
+            key: names the kernel if its numbers depend on the inputs alone: ranks are then kept.
         """
         ranking = self.ranking(kernel, key)
         offset = self.parts[self.own][0]
@@ -122,7 +123,7 @@ class Measures:
             return [cut.moved(offset) if cut.last >= 0 else cut for cut in ranking.cuts([*counts])]
 
     def ranking(self, kernel: Kernel, key: Any = None, *, by_row: bool = False) -> Ranking:
-        """The ranks of the kernel's numbers; arguments as for `cuts`, tiles as for `total`."""
+        """Order statistics of the kernel's numbers; arguments as for `cuts`."""
 
         def scores() -> Iterator[tuple[int, Tensor]]:
             for offset, tile in self.tiles(by_row=by_row):
@@ -143,11 +144,11 @@ class Measures:
 
 
 def measures(stack: Stack, scope: Scope = "tensor", *, every: bool = False) -> Measures:
-    """What there is to measure around a stack.
+    """Measurements of a stack, or of its whole model.
 
     Args:
-        scope: ``global`` for all tensors of the model that the same sources have.
-        every: also those that only some of the sources have.
+        scope: ``tensor``, or ``global`` for all tensors of the model that the same sources have.
+        every: include the tensors that only some of the sources have.
 
     Raises:
         OperatorError: the whole model is wanted of task vectors that a modifier has changed.
@@ -158,7 +159,7 @@ def measures(stack: Stack, scope: Scope = "tensor", *, every: bool = False) -> M
             "Set scope: tensor, or leave the modifiers out."
         )
     if scope == "tensor" or stack.model is None:
-        return Measures([(0, stack)], 0, stack.known)
+        return Measures([(0, stack)], 0, stack.cache)
     parts, offset, own = [], 0, 0
     labels = tuple(stack.labels)
     alike = [other for other in stack.model() if every or tuple(other.labels) == labels]
@@ -166,19 +167,19 @@ def measures(stack: Stack, scope: Scope = "tensor", *, every: bool = False) -> M
         parts.append((offset, other))
         own = index if other.name == stack.name else own
         offset += other.size
-    return Measures(parts, own, stack.model_known)
+    return Measures(parts, own, stack.model_cache)
 
 
 def magnitude(tile: Tile) -> Tensor:
-    """|value|, the usual number to rank by, in memory that the next tile overwrites."""
+    """(M, n) magnitudes of a tile's values; the next call in this thread overwrites them."""
     return torch.abs(tile.values, out=scratch("magnitude", tile.values))
 
 
 def sums(values_MN: Tensor) -> Tensor:
-    """(M,) float64 sums of float32 numbers of one sign; overwrites no input.
+    """(M,) float64: the sums of rows of float32 numbers of one sign.
 
-    In float32 only 256 numbers are ever added up, in an order that no machine changes: that takes
-    a third of the time, and keeps six digits of each such sum.
+    Runs of 256 numbers are added up in float32, in an order that is the same on every machine:
+    that takes a third of the time, and keeps six digits of each run's sum.
     """
     count, size = values_MN.shape
     if size % _RUN:
@@ -187,7 +188,7 @@ def sums(values_MN: Tensor) -> Tensor:
 
 
 def inner_products(values_MN: Tensor) -> Tensor:
-    """(M, M) float64."""
+    """(M, M) float64: the inner products of M rows of float32."""
     if fits(values_MN):
         return torch.from_numpy(_inner_products(array(values_MN)))
     values = doubled(values_MN)
@@ -195,24 +196,37 @@ def inner_products(values_MN: Tensor) -> Tensor:
 
 
 def products(first: Tensor, second: Tensor) -> tuple[float, float, float]:
-    """⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩ of two (n,) float32 on the CPU, the same bits on every machine."""
-    found: tuple[float, float, float] = _products(array(first), array(second))
-    return found
+    """⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩ of two (n,) float32 on the CPU."""
+    xx, xy, yy = _products(array(first), array(second))
+    return xx, xy, yy
+
+
+def prefix_gram(x: Stack, stop: int) -> Tensor:
+    """(M, M) float64: inner products of the sources' first ``stop`` elements.
+
+    The order of the sums is that of the tiles, so that nobody else's ``stop`` changes a bit.
+    """
+    total = torch.zeros((x.count, x.count), dtype=torch.float64)
+    for start, end in x.cuts_at():
+        if start >= stop:
+            break
+        total = total + inner_products(x.tile(start, min(end, stop)).values.flatten(1))
+    return total
 
 
 @compiled
 def _products(x: Any, y: Any) -> Any:
-    lanes = np.zeros((3, LANES))
+    lanes = np.zeros((3, SIMD_LANES))
     xx, xy, yy = lanes[0], lanes[1], lanes[2]
-    whole = x.size // LANES * LANES
-    for start in range(0, whole, LANES):
-        # of stretches, not of x and y: else these three loops become no vector instructions
-        p, q = x[start : start + LANES], y[start : start + LANES]
-        for lane in range(LANES):
+    whole = x.size // SIMD_LANES * SIMD_LANES
+    for start in range(0, whole, SIMD_LANES):
+        # slices: with indices into x and y the compiler would not vectorize these three loops
+        p, q = x[start : start + SIMD_LANES], y[start : start + SIMD_LANES]
+        for lane in range(SIMD_LANES):
             xx[lane] += np.float64(p[lane]) * np.float64(p[lane])
-        for lane in range(LANES):
+        for lane in range(SIMD_LANES):
             xy[lane] += np.float64(p[lane]) * np.float64(q[lane])
-        for lane in range(LANES):
+        for lane in range(SIMD_LANES):
             yy[lane] += np.float64(q[lane]) * np.float64(q[lane])
     for j in range(whole, x.size):
         a, b = np.float64(x[j]), np.float64(y[j])
@@ -227,14 +241,14 @@ def _inner_products(values: Any) -> Any:
     """(M, M) float64."""
     count, size = values.shape
     gram = np.empty((count, count))
-    lanes = np.empty(LANES)
-    whole = size // LANES * LANES
+    lanes = np.empty(SIMD_LANES)
+    whole = size // SIMD_LANES * SIMD_LANES
     for one in range(count):
         for other in range(one, count):
             a, b = values[one], values[other]
             lanes[:] = 0.0
-            for start in range(0, whole, LANES):
-                for lane in range(LANES):
+            for start in range(0, whole, SIMD_LANES):
+                for lane in range(SIMD_LANES):
                     lanes[lane] += np.float64(a[start + lane]) * np.float64(b[start + lane])
             total = lanes.sum()
             for j in range(whole, size):

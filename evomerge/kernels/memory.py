@@ -1,4 +1,4 @@
-"""Memory that a thread uses again and again: fresh memory costs page faults."""
+"""Buffers that each thread uses again and again, because fresh memory costs page faults."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ _scratch = threading.local()
 
 
 def fill(target: Tensor, values: Tensor) -> None:
-    """Copy values of any float dtype into float32 memory, perhaps on a GPU."""
+    """Copy ``values`` of any float dtype into ``target``, float32, perhaps on a GPU."""
     if target.device == values.device or target.device.type != "cuda":
         target.copy_(values)
         return
-    # a copy from mapped memory would be staged by the driver, in small pieces
+    # from mapped memory the driver would copy in small pieces
     pinned = _pinned(values.numel(), values.dtype)
-    torch.cuda.current_stream(target.device).synchronize()  # the last copy has left the buffer
+    torch.cuda.current_stream(
+        target.device
+    ).synchronize()  # it may still be copying
     target.copy_(pinned.copy_(values), non_blocking=True)
 
 
@@ -26,41 +28,41 @@ def _pinned(size: int, dtype: torch.dtype) -> Tensor:
     store = _scratch.__dict__.setdefault("pinned", {})
     if dtype not in store or store[dtype].numel() < size:
         store[dtype] = torch.empty(size, dtype=dtype, pin_memory=True)
-    found: Tensor = store[dtype][:size]
-    return found
+    pinned: Tensor = store[dtype][:size]
+    return pinned
 
 
 def scratch(name: str, like: Tensor) -> Tensor:
-    """Memory for a kernel's own use, shaped as ``like``, until it asks for that name again."""
+    """Uninitialized float32 shaped as ``like``; the next call with this name overwrites it."""
     return buffer(name, (1, like.numel()), like.device).view(like.shape)
 
 
 def doubled(values: Tensor) -> Tensor:
-    """The values in float64, in memory that the next call in this thread overwrites."""
+    """The values in float64; the next call in this thread overwrites them."""
     memory = buffer("double", (1, 2 * values.numel()), values.device)
     return memory.view(torch.float64).view(values.shape).copy_(values)
 
 
 def buffer(name: str, shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Memory of this thread that the next tile overwrites; fresh memory costs page faults."""
+    """Uninitialized float32 of this thread; its next call with this name overwrites it."""
     store = _scratch.__dict__.setdefault("buffers", {})
     size = shape[0] * shape[1]
     key = (name, device)
     if key not in store or store[key].numel() < size:
         store[key] = torch.empty(size, device=device)
-    found: Tensor = store[key][:size].view(shape)
-    return found
+    memory: Tensor = store[key][:size].view(shape)
+    return memory
 
 
-class Pile:
-    """Columns that grow piece by piece, each in one stretch of memory.
+class GrowingColumns:
+    """A table to which rows are appended, each column one contiguous tensor.
 
-    A list of pieces would lie scattered among the temporary tensors of the tiles, and keep the
-    memory of those from being used again.
+    A list of small tensors would be scattered among the temporary tensors of the tiles, and keep
+    their memory from being used again.
 
     Args:
-        dtypes: one for each column.
-        expected: how many rows there will be, more or less.
+        dtypes: of the columns.
+        expected: roughly how many rows there will be.
     """
 
     def __init__(self, dtypes: Sequence[torch.dtype], expected: int) -> None:
@@ -68,7 +70,7 @@ class Pile:
         self._rows = 0
 
     def add(self, *pieces: Tensor) -> None:
-        """Put a piece below each column."""
+        """Append rows: (k,) for each column."""
         end = self._rows + pieces[0].numel()
         if end > self._columns[0].numel():
             room = max(end, 2 * self._columns[0].numel())
@@ -82,5 +84,5 @@ class Pile:
 
     @property
     def columns(self) -> list[Tensor]:
-        """(rows,) each."""
+        """(rows,) for each column."""
         return [column[: self._rows] for column in self._columns]

@@ -1,4 +1,4 @@
-"""Normal numbers that depend on a key and a position, the same bits on every machine.
+"""Normal random numbers that depend on a key and a position, the same bits on every machine.
 
 Only sums, products and square roots of float32 are used, each rounded once: the logarithm, sine
 and cosine of a mathematical library differ from machine to machine in the last bit.
@@ -27,9 +27,9 @@ def normals(key: str, start: int, stop: int, out: Tensor | None = None) -> Tenso
     origin, 32 for their direction.
 
     Args:
-        key: names the sequence.
-        start, stop: which of its elements.
-        out: memory for them, on the CPU.
+        key: names the random sequence.
+        start, stop: which elements of the sequence.
+        out: (stop - start,) float32 on the CPU to write them to.
 
     Source: Box & Muller 1958, doi:10.1214/aoms/1177706645; the generator is Squares with five
         rounds, Widynski 2020, arXiv:2004.06278; the polynomials are those of Cephes' logf, sinf
@@ -47,7 +47,7 @@ def normals(key: str, start: int, stop: int, out: Tensor | None = None) -> Tenso
 
 @compiled
 def _fill(key: Any, first: int, out: Any) -> None:
-    """Both numbers of every counter from ``first`` on."""
+    """The two numbers of each counter from ``first`` on."""
     one, half = np.float32(1), np.float32(0.5)
     for i in range(out.size // 2):
         y = np.uint64(first + i) * key

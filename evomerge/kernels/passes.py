@@ -1,4 +1,4 @@
-"""What happens to every tile: read in float32, base added, rounded to the file's dtype."""
+"""What every tile goes through: read as float32, base added, rounded to the output's dtype."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _EXPONENT = np.uint32(0x7F800000)
 
 
 def read(values: Tensor, base: Tensor | None, out: Tensor) -> bool:
-    """Fill ``out`` with the values, less the base, and tell whether all are finite.
+    """Write the values, minus the base, to ``out``.
 
     Args:
         values: (n,) of any float dtype.
         base: (n,) float32.
         out: (n,) float32, perhaps on a GPU.
+
+    Returns:
+        whether all of ``out`` is finite.
     """
     if not fits(out):
         fill(out, values)
@@ -36,7 +39,7 @@ def read(values: Tensor, base: Tensor | None, out: Tensor) -> bool:
 
 
 def added(base: Tensor, values: Tensor) -> Tensor:
-    """Base + values, in the base's memory; -0.0 stays where nothing is added (rule R6)."""
+    """Base + values, written over the base; where a value is zero its -0.0 stays (rule R6)."""
     if fits(base, values):
         _add(array(base.view(-1)), array(values.view(-1)))
         return base
@@ -44,13 +47,13 @@ def added(base: Tensor, values: Tensor) -> Tensor:
 
 
 def rounded(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """The values in a dtype, and whether all are finite.
+    """The values rounded to a dtype, and whether all are finite.
 
     Args:
         values: (n,) float32.
 
     Returns:
-        memory that the next call in this thread may overwrite.
+        (n,), which the next call in this thread may overwrite.
     """
     if dtype == torch.bfloat16 and fits(values):
         result = scratch("rounded", values).view(torch.bfloat16)[: values.numel()]
@@ -60,22 +63,22 @@ def rounded(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether every element is a number."""
-    # a sum is not finite if an element is not; of huge finite ones it may overflow
+    """Whether no element is a NaN or an infinity."""
+    # a NaN or an infinity makes the sum one; large finite numbers may overflow
     total = float(tensor.sum())
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())
 
 
 @compiled
 def _widen(values: Any, out: Any) -> None:
-    """A bfloat16 is the first half of a float32."""
+    """A bfloat16 holds the upper 16 bits of a float32."""
     for j in range(out.size):
         out[j] = as_float(np.uint32(values[j]) << np.uint32(16))
 
 
 @compiled
 def _subtract(values: Any, base: Any) -> Any:
-    """Take off the base, if it is not empty; whether a value is not finite then."""
+    """Subtract the base, if it is not empty; whether any result is not finite."""
     bad = np.uint32(0)
     if base.size:
         for j in range(values.size):
@@ -96,7 +99,7 @@ def _add(base: Any, values: Any) -> None:
 
 @compiled
 def _round(values: Any, out: Any) -> Any:
-    """To the nearest bfloat16, of two the even one; whether one is not finite then."""
+    """Round to the nearest bfloat16, ties to even; whether any result is not finite."""
     bad = np.uint32(0)
     for j in range(values.size):
         bits = as_bits(values[j])

@@ -1,9 +1,9 @@
-"""Exact order statistics of numbers that are read tile by tile and never held.
+"""Exact order statistics of numbers that are read tile by tile and never all held in memory.
 
-Of large tensors a sample says between which bounds the k-th largest number lies, and one pass
-counts and gathers. Where the tensor is small or the sample misled, a histogram over the leading
-bits of float32 says in which bin it lies, and only that bin is gathered. Cuts, histogram and bins
-are kept within a budget: a k that was asked for before, or one in a known bin, costs no pass.
+For a large tensor a sample gives bounds on the k-th largest number, and one pass gathers what lies
+between them. For a small one, or if the sample misled, a histogram over the leading bits of float32
+finds the bin of the k-th largest, and a second pass gathers that bin. Cuts, histograms and bins are
+cached within a budget: a k that was asked for before, or one in a cached bin, needs no pass.
 
 Source: rules R3 (of equal numbers the one with the lower index is larger) and R13.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evomerge.kernels.bounds import cuts_between_bounds
 from evomerge.kernels.cuts import ALL, NONE, Cut, below_float, exact_cut, places_of
-from evomerge.kernels.memory import Pile
+from evomerge.kernels.memory import GrowingColumns
 
 _SHIFT = 16  # leading bits of a non-negative float32 left in a bin's number: 8 + 7
 _BINS = 1 << (31 - _SHIFT)
@@ -32,12 +32,12 @@ Scores = Callable[[], Iterator[tuple[int, Tensor]]]
 
 
 class Ranking:
-    """The ranks of S rows of numbers at once.
+    """Finds the k-th largest number of each of S rows, for any k.
 
     Args:
-        scores: gives, anew at each call, flat index and (S, n) non-negative float32, in order.
-        sample: gives (S, b, n) of them, b stretches from everywhere; None if it would not pay.
-        size: how many numbers a row has, where there is a sample.
+        scores: yields, at each call from the start, flat index and (S, n) non-negative float32.
+        sample: gives (S, b, n) of the numbers; None if a sample would not pay.
+        size: numbers in a row; needed with a sample.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class Ranking:
     ) -> None:
         self._scores, self._sample, self._size = scores, sample, size
         self._lock = threading.Lock()
-        self._sampled: dict[tuple[int, int], Cut] = {}  # what a sample helped to find
-        self._above: Tensor | None = None  # (S, bins + 1): how many lie in bins from this one on
+        self._sampled: dict[tuple[int, int], Cut] = {}  # cuts found with a sample
+        self._above: Tensor | None = None  # (S, bins + 1): numbers in this bin and above
         self._members: OrderedDict[tuple[int, int], tuple[Tensor, Tensor]] = OrderedDict()
 
     def above(self) -> Tensor:
-        """(S, bins + 1) int64: how many numbers lie in each bin or a later one."""
+        """(S, bins + 1) int64: how many numbers lie in each bin and those above it."""
         if self._above is None:
             counts: Tensor | None = None
             for _, scores in self._scores():
                 bins = scores.view(torch.int32) >> _SHIFT
-                found = torch.stack([torch.bincount(row, minlength=_BINS) for row in bins])
-                counts = found if counts is None else counts.add_(found)
+                histogram = torch.stack([torch.bincount(row, minlength=_BINS) for row in bins])
+                counts = histogram if counts is None else counts.add_(histogram)
             if counts is None:
                 counts = torch.zeros((1, _BINS), dtype=torch.int64)
             total = counts.flip(1).cumsum(1).flip(1)
@@ -64,26 +64,26 @@ class Ranking:
         return self._above
 
     def positive(self, row: int) -> int:
-        """How many numbers of a row are not zero (nor below 2⁻¹²⁶, as good as zero)."""
+        """How many numbers of a row are at least 2⁻¹²⁶; smaller ones count as zero."""
         return int(self.above()[row, 1 << (23 - _SHIFT)])
 
     def cuts(self, counts: list[int]) -> list[Cut]:
-        """Where the ``counts[s]`` largest numbers of row s end."""
+        """(S,) the cut below the ``counts[s]`` largest numbers of each row s."""
         return self.cuts_at(list(enumerate(counts)))
 
     def cuts_at(self, wanted: list[tuple[int, int]]) -> list[Cut]:
-        """Where the largest numbers of some rows end, found in one pass.
+        """The cut of each wanted (row, k), all found in the same passes.
 
         Args:
-            wanted: rows and how many of their largest numbers shall be in; a row may recur.
+            wanted: rows, and how many of the largest numbers lie above the cut; a row may recur.
         """
         with self._lock:
-            found = self._find(wanted)
+            cuts = self._find(wanted)
         _keep_within_budget(self)
-        return found
+        return cuts
 
     def forget(self) -> bool:
-        """Give up what was kept, unless a thread is at it; it can be counted anew."""
+        """Drop what is cached, unless a thread is using it; whether it was dropped."""
         if not self._lock.acquire(blocking=False):
             return False
         self._above, self._sampled = None, {}
@@ -93,7 +93,7 @@ class Ranking:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept."""
+        """Bytes of what is cached."""
         tensors = [t for pair in list(self._members.values()) for t in pair]
         above = self._above
         return sum(t.nbytes for t in tensors) + (0 if above is None else above.nbytes)
@@ -104,14 +104,14 @@ class Ranking:
         sampled = self._sample is not None and self._above is None
         if sampled and all(0 < count < self._size for _, count in wanted):
             assert self._sample is not None
-            found = cuts_between_bounds(self._scores, self._sample(), self._size, wanted)
-            if found:
+            cuts = cuts_between_bounds(self._scores, self._sample(), self._size, wanted)
+            if cuts:
                 if len(self._sampled) > _KEPT_CUTS:
                     self._sampled.clear()
-                self._sampled |= found
-                return [found[key] for key in wanted]
+                self._sampled |= cuts
+                return [cuts[key] for key in wanted]
         above = self.above()
-        # the last bin at which at least ``count`` numbers have been met; zeros need no search
+        # the highest bin with at least ``count`` numbers in it and above; zeros need no search
         places = [
             int((above[row] >= count).sum()) - 1 if 0 < count <= self.positive(row) else None
             for row, count in wanted
@@ -126,7 +126,7 @@ class Ranking:
         ]
 
     def _within(self, key: tuple[int, int], count: int) -> Cut:
-        """The cut after the ``count`` largest members of one bin."""
+        """The cut below the ``count`` largest numbers of one bin."""
         return exact_cut(*self._members[key], count)
 
     def _gather(self, wanted: set[tuple[int, int]]) -> None:
@@ -139,19 +139,21 @@ class Ranking:
         sizes = {
             (row, place): int(above[row, place] - above[row, place + 1]) for row, place in missing
         }
-        piles = {key: Pile([torch.float32, torch.int64], size) for key, size in sizes.items()}
+        tables = {
+            key: GrowingColumns([torch.float32, torch.int64], size) for key, size in sizes.items()
+        }
         for start, scores in self._scores():
             for row, place in missing:
-                piles[row, place].add(*_members(scores[row], place, start))
-        for key, pile in piles.items():
-            numbers, places = pile.columns
+                tables[row, place].add(*_members(scores[row], place, start))
+        for key, table in tables.items():
+            numbers, places = table.columns
             self._members[key] = (numbers, places)
         while len(self._members) > max(_KEPT_BINS * self.above().shape[0], len(wanted)):
             self._members.popitem(last=False)
 
 
 def _members(scores: Tensor, place: int, start: int) -> tuple[Tensor, Tensor]:
-    """The numbers of one bin, and their flat indices."""
+    """The numbers in one bin, and their flat indices."""
     low, high = (
         float(torch.tensor(edge << _SHIFT, dtype=torch.int32).view(torch.float32))
         for edge in (place, place + 1)
@@ -162,14 +164,14 @@ def _members(scores: Tensor, place: int, start: int) -> tuple[Tensor, Tensor]:
     return inside[places], places + start
 
 
-# What all rankings of a process may keep between candidates, the last ones used.
+# What all rankings of a process may cache between candidates.
 BUDGET_BYTES = 1 << 28
 _kept: OrderedDict[int, tuple[weakref.ref[Ranking], int]] = OrderedDict()
 _budget = threading.Lock()
 
 
 def _keep_within_budget(used: Ranking) -> None:
-    """Note what a ranking keeps, and let those forget that were used longest ago."""
+    """Note what a ranking caches, and empty those used longest ago if all are too large."""
     with _budget:
         _kept[id(used)] = (weakref.ref(used), used.nbytes)
         _kept.move_to_end(id(used))

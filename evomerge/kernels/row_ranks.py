@@ -1,4 +1,4 @@
-"""The rank of every magnitude in its row."""
+"""The rank of every element in its row, by magnitude."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from evomerge.kernels.compiled import array, as_bits, compiled, fits
 from evomerge.kernels.memory import scratch
 
-_OCTAVES = 8  # below the row's largest magnitude that have buckets of their own
-_MOVES = 8  # per number, from which on the buckets do not help
+_OCTAVES = 8  # powers of two, below the row's largest magnitude, that are split into buckets
+_MOVES = 8  # per number: beyond, insertion sort gives up
 _COLUMN = np.uint64(0xFFFFFFFF)
 
 
@@ -20,10 +20,10 @@ def ranks(values: Tensor) -> Tensor:
     """(r, c) float32: 0 for a row's smallest magnitude, c - 1 for its largest.
 
     Args:
-        values: (r, c) float32; equal magnitudes rank by place, the leftmost highest.
+        values: (r, c) float32; of equal magnitudes the leftmost ranks highest.
 
     Returns:
-        memory that the next call in this thread may overwrite.
+        (r, c), which the next call in this thread may overwrite.
     """
     columns = values.shape[1]
     if fits(values):
@@ -38,7 +38,7 @@ def ranks(values: Tensor) -> Tensor:
 @compiled
 def _rank_rows(values: Any, found: Any) -> None:
     columns = values.shape[1]
-    shift = 23  # the bits below these do not count; an octave has c / 4 buckets, more or less
+    shift = 23  # leading bits that make a bucket: about c / 4 buckets for each power of two
     while 4 << (23 - shift) < columns and shift > 8:
         shift -= 1
     count = np.empty(_OCTAVES << (23 - shift), np.int32)
@@ -54,7 +54,7 @@ def _rank_rows(values: Any, found: Any) -> None:
 
 @compiled
 def _sort_by_bucket(row: Any, shift: int, count: Any, buckets: Any, keys: Any) -> None:
-    """Keys in the order of their leading bits, what is far below the largest in one bucket."""
+    """Sort keys by their leading bits; one bucket takes all that is far below the largest."""
     largest = np.uint32(0)
     for j in range(row.size):
         largest = max(largest, _magnitude(row[j]))
@@ -69,7 +69,7 @@ def _sort_by_bucket(row: Any, shift: int, count: Any, buckets: Any, keys: Any) -
         here = count[bucket]
         count[bucket] = before
         before += here
-    for j in range(row.size - 1, -1, -1):  # equal magnitudes come in the order of their keys
+    for j in range(row.size - 1, -1, -1):  # so that equal magnitudes are in the order of their keys
         place = count[buckets[j]]
         count[buckets[j]] = place + 1
         magnitude = np.uint64(_magnitude(row[j])) << np.uint64(32)
@@ -78,13 +78,13 @@ def _sort_by_bucket(row: Any, shift: int, count: Any, buckets: Any, keys: Any) -
 
 @compiled
 def _magnitude(value: Any) -> Any:
-    """Bits that are in the order of the magnitudes."""
+    """Integers in the order of the magnitudes."""
     return as_bits(value) & np.uint32(0x7FFFFFFF)
 
 
 @compiled
 def _sort_nearly_sorted(keys: Any) -> bool:
-    """Sort by insertion; gives up if that takes long."""
+    """Sort by insertion; False if that was given up because it takes long."""
     moves = _MOVES * keys.size
     for place in range(1, keys.size):
         key, at = keys[place], place

@@ -1,4 +1,4 @@
-"""The elements that vary most from source to source, and how large the task vectors are there."""
+"""The elements that vary most between sources, and the size of the task vectors there."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.bounds import between, bounds
-from evomerge.kernels.compiled import LANES, array, compiled, fits
+from evomerge.kernels.compiled import SIMD_LANES, array, compiled, fits
 from evomerge.kernels.cuts import NONE, Cut, keep
 from evomerge.kernels.measures import Measures, measures, sums
-from evomerge.kernels.memory import Pile, scratch
+from evomerge.kernels.memory import GrowingColumns, scratch
 from evomerge.kernels.stack import Stack, Tile
 
-_LEAST = 1 << 18  # elements from which on a sample pays
+_LEAST = 1 << 18  # elements above which sampling pays
 
 
 class Selection(NamedTuple):
-    """The selected elements.
+    """The elements of largest variance over the sources.
 
     Attributes:
-        cut: of the numbers of `variation`.
-        squares: (M,) float64, Σ τ_i² over the elements.
+        cut: of the numbers that `variation` gives.
+        squares: (M,) float64, Σ τ_i² over these elements.
     """
 
     cut: Cut
@@ -33,7 +33,7 @@ class Selection(NamedTuple):
 
 
 def selected(x: Stack, fraction: float) -> Selection:
-    """The ⌊s·n'⌋ elements of largest variance, of the n' where it is not zero (rule R3).
+    """The ⌊s·n'⌋ elements of largest variance, n' being those of nonzero variance (rule R3).
 
     Args:
         x: M task vectors.
@@ -44,18 +44,18 @@ def selected(x: Stack, fraction: float) -> Selection:
     found = latest.get(fraction)
     if found is None:
         found = _at_once(x, measure, fraction) or _by_ranking(measure, fraction)
-        latest.clear()  # a search that varies the fraction would fill the memory
+        latest.clear()  # or a search that varies the fraction would fill the memory
         latest[fraction] = found
     return found
 
 
 def mask(tile: Tile, cut: Cut) -> Tensor:
-    """1 for the selected elements, else 0, shaped as one source's."""
+    """1 for the selected elements of a tile, else 0, shaped as one source's values."""
     return keep(variation(tile)[0], cut, tile.start).sign_().view(tile.values.shape[1:])
 
 
 def variation(tile: Tile) -> Tensor:
-    """(1, n) numbers that rank elements as their variance over the sources does."""
+    """(1, n) numbers in the order of the elements' variances over the sources."""
     values = tile.values.flatten(1)
     total = scratch("variation", values[0])
     if len(values) == 2:
@@ -66,7 +66,7 @@ def variation(tile: Tile) -> Tensor:
         for one, other in combinations(values, 2):
             total += torch.sub(one, other, out=scratch("pair", total)).square_()
         return total.view(1, -1)
-    shifted = values - values[0]  # or the mean of equal values might miss them by a rounding error
+    shifted = values - values[0]  # or rounding the mean of equal values would make a variance
     mean = shifted.mean(0)
     for one in shifted:
         total += torch.sub(one, mean, out=scratch("pair", total)).square_()
@@ -74,7 +74,7 @@ def variation(tile: Tile) -> Tensor:
 
 
 def _by_ranking(measure: Measures, fraction: float) -> Selection:
-    """By exact ranks, whatever the numbers are like."""
+    """The selection by exact ranks, in two or three passes."""
     varying = measure.ranking(variation, "variance").positive(0)
     cut = measure.cuts(variation, [_count(fraction, varying)], "variance")[0]
 
@@ -86,15 +86,15 @@ def _by_ranking(measure: Measures, fraction: float) -> Selection:
 
 
 def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
-    """The same from a single pass, if a sample tells about where the last one lies.
+    """The selection in a single pass, with bounds on its cut from a sample; None if they fail.
 
-    What lies beyond the sample's upper bound is added up; what lies between the bounds is
-    gathered and sorted. None if the last one lies outside of them.
+    The squares of elements above the upper bound are added up; elements between the bounds are
+    gathered and sorted.
     """
     if x.size < _LEAST or x.by_row or fraction <= 0:
         return None
     low, high = _bounds(x, fraction)
-    near = Pile([torch.float32, torch.int64, *[torch.float32] * x.count], x.size // 16)
+    near = GrowingColumns([torch.float32, torch.int64, *[torch.float32] * x.count], x.size // 16)
 
     def kernel(tile: Tile) -> Tensor:
         scores = variation(tile)[0]
@@ -126,13 +126,13 @@ def _count(fraction: float, varying: int) -> int:
 
 
 def _bounds(x: Stack, fraction: float) -> tuple[float, float]:
-    """Between which numbers the last selected one most probably lies."""
+    """Bounds that most probably hold the smallest variation that is selected."""
     blocks = np.concatenate([variation(tile).cpu().numpy().copy() for tile in x.sample()])
     return bounds(np.where(blocks > 0, blocks, -1), fraction)
 
 
 def _squares_beyond(values_MN: Tensor, scores: Tensor, high: float) -> Tensor:
-    """(M,) float64: Σ τ_i² over the elements whose scores exceed ``high``."""
+    """(M,) float64: Σ τ_i² over the elements with scores above ``high``."""
     if fits(values_MN, scores):
         found = _sum_squares(array(values_MN), array(scores), np.float32(high))
         return torch.from_numpy(found)
@@ -143,12 +143,12 @@ def _squares_beyond(values_MN: Tensor, scores: Tensor, high: float) -> Tensor:
 def _sum_squares(values_MN: Any, scores: Any, high: Any) -> Any:
     count, size = values_MN.shape
     found = np.empty(count)
-    lanes = np.empty(LANES)
-    whole = size // LANES * LANES
+    lanes = np.empty(SIMD_LANES)
+    whole = size // SIMD_LANES * SIMD_LANES
     for i in range(count):
         lanes[:] = 0.0
-        for start in range(0, whole, LANES):
-            for lane in range(LANES):
+        for start in range(0, whole, SIMD_LANES):
+            for lane in range(SIMD_LANES):
                 value = values_MN[i, start + lane]
                 lanes[lane] += value * value if scores[start + lane] > high else np.float32(0)
         found[i] = lanes.sum()

@@ -1,7 +1,7 @@
-"""Children of models by the steps of a lineage, element by element in float32.
+"""Models made by the crossovers and mutations of a lineage, element by element in float32.
 
-Whether whole models are kept in memory or the steps are carried out again on a stretch of their
-sources, the same operations are done on every element, one after another: the bits are the same.
+Made from whole models in memory, or replayed on a stretch of the sources, the bits are the same:
+every element goes through the same operations in the same order.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from evomerge.recipes import Lineage, LineageStep
 
 
 def offspring(step: LineageStep, parents: Sequence[Tensor], seed: int, *, start: int = 0) -> Tensor:
-    """A stretch of the child's elements: a·first + b·second + sigma·noise.
+    """Elements of a step's child: a·first + b·second + sigma·noise.
 
     Args:
-        step: one of a lineage.
-        parents: (M,) of (n,) float32: the same stretch of each.
+        step: how the parents are combined.
+        parents: one or two tensors, (n,) float32: these elements of each.
         seed: of the noise.
-        start: which of the model's elements is the first.
+        start: flat index in the model of the first element.
 
     Returns:
-        (n,) float32, in memory of its own.
+        (n,) float32, newly allocated.
     """
     first, second = parents[0], parents[-1]
     out = torch.empty_like(first)
@@ -45,14 +45,17 @@ def offspring(step: LineageStep, parents: Sequence[Tensor], seed: int, *, start:
     low = 0
     for high, (a, b) in zip(ends.tolist(), weights.tolist(), strict=True):
         part = slice(low, high)
-        # products and sum apart: fused they would be rounded once
+        # not `addcmul`: a fused product and sum would be rounded once
         torch.add(first[part] * a, second[part] * b, out=out[part])
         low = high
     return out if noise is None else out.add_(noise.to(out.device).mul_(float(sigma)))
 
 
 def noise_of(step: LineageStep, seed: int, start: int, stop: int) -> Tensor | None:
-    """(stop - start,) float32 of variance 1, good until the next call in this thread."""
+    """(stop - start,) float32 of variance 1; the next call in this thread overwrites it.
+
+    None where the step adds no noise.
+    """
     if step.sigma == 0:
         return None
     memory = buffer("noise", (1, stop - start), torch.device("cpu"))[0]
@@ -60,24 +63,26 @@ def noise_of(step: LineageStep, seed: int, start: int, stop: int) -> Tensor | No
 
 
 def replay(lineage: Lineage, sources: Mapping[str, Tensor], seed: int, *, start: int = 0) -> Tensor:
-    """A stretch of the elements of the model that a lineage leads to.
+    """N elements of the last model of a lineage.
 
     Args:
-        sources: name to (n,) float32, the same stretch of each.
-        seed, start: as in `offspring`.
+        lineage: all steps from the sources on.
+        sources: name to (n,) float32: these elements of each.
+        seed: of the noise.
+        start: flat index in the model of the first element.
 
     Returns:
         (n,) float32.
     """
     last_use = {parent: step.number for step in lineage.steps for parent in step.parents}
-    known: dict[str | int, Tensor] = dict(sources.items())
+    models: dict[str | int, Tensor] = dict(sources.items())
     for step in lineage.steps:
-        parents = [known[parent] for parent in step.parents]
-        known[step.number] = offspring(step, parents, seed, start=start)
+        parents = [models[parent] for parent in step.parents]
+        models[step.number] = offspring(step, parents, seed, start=start)
         for parent in set(step.parents):
             if last_use[parent] == step.number:
-                del known[parent]
-    return known[lineage.steps[-1].number]
+                del models[parent]
+    return models[lineage.steps[-1].number]
 
 
 @compiled

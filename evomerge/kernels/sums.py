@@ -1,8 +1,7 @@
-"""Weighted sums, the most frequent result: read, weighted and added up while still in the cache.
+"""Weighted sums of tensors, the fastest way for each kind of input.
 
-A tile of float32 for each source goes through memory several times, and costs more than the sum.
-Where all tensors are bfloat16 in a CPU's memory, one compiled loop takes their elements straight
-into the sum, with the bits of the kernel that everything else uses.
+Float32 tiles of every source go through memory several times. Where all tensors are bfloat16 in a
+CPU's memory, one compiled loop adds their elements up directly, to the same bits.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numba import types
 from numba.extending import intrinsic
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from evomerge.kernels.compiled import BLOCK, array, as_bits, as_float, compiled, fits
@@ -29,12 +29,13 @@ _HALF = np.uint32(16)
 def weighted(
     x: Stack, weight: Sequence[float], *, factor: float = 1.0, divisor: float = 1.0
 ) -> Tiles:
-    """(Σ w_i x_i) · factor / divisor.
+    """(Σ w_i x_i) · factor / divisor, of weights or task vectors.
 
     Args:
         x: M tensors.
         weight: (M,) any sign.
-        factor, divisor: 1 changes no bit.
+        factor: of the sum.
+        divisor: of the sum, not zero.
     """
 
     def kernel(tile: Tile) -> Tensor:
@@ -47,7 +48,7 @@ def weighted(
 def _at_once(
     x: Stack, weight: Sequence[float], factor: float, divisor: float
 ) -> Callable[[int, int, float], Tensor] | None:
-    """What gives a stretch of the result without a tile; None where the kernel must."""
+    """`Tiles.at_once` of a weighted sum; None unless all tensors are bfloat16 on the CPU."""
     base = [x.base] if x.deltas else []
     plain = [t for t in (*x.inputs, *base) if isinstance(t, Tensor) and t.dtype == torch.bfloat16]
     lacks_some = len(plain) < x.count + len(base) or not fits(*plain)
@@ -55,7 +56,7 @@ def _at_once(
         return None
     sources_M = np.array([tensor.data_ptr() for tensor in plain[: x.count]], np.uint64)
     base_address = np.uint64(plain[-1].data_ptr())
-    with np.errstate(over="ignore"):  # an infinite weight is told of where its sum is stored
+    with np.errstate(over="ignore"):  # an infinite sum is an error where it is stored
         weight_M = np.array(weight, np.float32)
         factors = np.array([factor, divisor, 1], np.float32)
 
@@ -72,9 +73,25 @@ def _at_once(
     return stretch
 
 
+def piecewise_sum(sources: Sequence[Tensor], ends: ArrayLike, rows: ArrayLike) -> Tensor:
+    """Σ_k C[s, k] θ_k on every segment s, the same bits as the operator ``segments``.
+
+    Args:
+        sources: K tensors, (N,) float32 on the CPU.
+        ends: (S,) the elements at which segments end, ascending to N.
+        rows: (S, K) the coefficients C.
+
+    Returns:
+        (N,) float32.
+    """
+    values_KN = torch.stack(list(sources))
+    _sum_pieces(array(values_KN), np.array(ends, np.int64), np.array(rows, np.float32, order="C"))
+    return values_KN[0]
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def _halves_at(context: Any, address: Any) -> Any:
-    """The elements of 16 bits that begin at an address."""
+    """A pointer to 16-bit elements at an address."""
 
     def pointer(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
@@ -86,7 +103,7 @@ def _halves_at(context: Any, address: Any) -> Any:
 def _sum(
     sources_M: Any, base: Any, offset: Any, weight: Any, scales: Any, deltas: bool, out: Any
 ) -> Any:
-    """The result from an offset on; whether a value that is weighted is not finite."""
+    """Write the result from an element on to ``out``; whether any input is not finite."""
     bases = np.zeros(BLOCK, np.float32)
     bad = np.uint32(0)
     for start in range(0, out.size, BLOCK):
@@ -114,7 +131,7 @@ def _widen(address: Any, offset: Any, out: Any) -> None:
 def _take(
     address: Any, offset: Any, base: Any, deltas: bool, weight: Any, first: bool, total: Any
 ) -> Any:
-    """Add a weighted source, less the base, to the total; bits that tell what is not finite."""
+    """Add a weighted source, minus the base, to the total; not 0 if a value is not finite."""
     values = _halves_at(address)
     bad = np.uint32(0)
     if deltas and first:
@@ -138,3 +155,19 @@ def _take(
             bad |= np.uint32(as_bits(value) & _EXPONENT == _EXPONENT)
             total[j] += value * weight
     return bad
+
+
+@compiled
+def _sum_pieces(values_KN: Any, ends: Any, rows: Any) -> None:
+    """Writes the sums to the first row."""
+    low = 0
+    for number in range(ends.size):
+        high, weight = ends[number], rows[number]
+        total = values_KN[0, low:high]
+        for j in range(total.size):
+            total[j] *= weight[0]
+        for k in range(1, weight.size):
+            values = values_KN[k, low:high]
+            for j in range(total.size):
+                total[j] += values[j] * weight[k]
+        low = high

@@ -1,7 +1,7 @@
-"""Threads that carry out tensor work, each alone on its core.
+"""Threads for tensor work that give the same bits however many of them there are.
 
-An operation that torch splits over threads may add up in another order with another number of
-them. A lane never splits one; more lanes take more tensors at a time instead.
+Torch may split one operation over several threads, and then adds up in another order. Here every
+thread runs torch alone: with more threads, more tensors are merged at a time instead.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = threading.Lock()
 
 
-def lanes(count: int) -> ThreadPoolExecutor:
-    """``count`` lanes, started on first use."""
+def pool(threads: int) -> ThreadPoolExecutor:
+    """A pool of ``threads`` threads that never split a torch operation, started on first use."""
     with _lock:
-        if count not in _pools:
-            _pools[count] = _start(count)
-        return _pools[count]
+        if threads not in _pools:
+            _pools[threads] = _start(threads)
+        return _pools[threads]
 
 
-def _start(count: int) -> ThreadPoolExecutor:
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, thread_name_prefix="evomerge-lane", initializer=_stay_alone)
-    barrier = threading.Barrier(count + 1)  # or the first thread would do all the tasks
-    for _ in range(count):
-        pool.submit(barrier.wait)
+def _start(threads: int) -> ThreadPoolExecutor:
+    before = torch.get_num_threads()
+    started = ThreadPoolExecutor(threads, "evomerge-merge", initializer=_stay_alone)
+    barrier = threading.Barrier(threads + 1)  # or the first thread would do all the tasks
+    for _ in range(threads):
+        started.submit(barrier.wait)
     barrier.wait()
-    torch.set_num_threads(threads)  # a lane's setting is also that of threads to come
-    return pool
+    torch.set_num_threads(before)  # the setting of one thread is also that of threads to come
+    return started
 
 
 def _stay_alone() -> None:
@@ -43,8 +43,8 @@ def _stay_alone() -> None:
     torch.set_num_threads(1)
 
 
-def in_lane(work: Callable[[], T]) -> T:
-    """The result of ``work``, done in a lane; at once if this thread is as good as one."""
+def on_one_thread(work: Callable[[], T]) -> T:
+    """The result of ``work``, done by a thread of `pool`; by the caller's if torch has only one."""
     if torch.get_num_threads() == 1:
         return work()
-    return lanes(1).submit(work).result()
+    return pool(1).submit(work).result()

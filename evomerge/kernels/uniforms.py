@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key and a position, not on what was drawn before."""
+"""Uniform random numbers that depend on a key and a position, not on earlier draws."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def uniforms(key: str, start: int, stop: int, out: Tensor | None = None) -> Tens
     """(stop - start,) float32 in [0, 1), multiples of 2⁻²⁴.
 
     Args:
-        key: names the sequence.
-        start, stop: which of its elements.
-        out: memory for them, on the CPU.
+        key: names the random sequence.
+        start, stop: which elements of the sequence.
+        out: (stop - start,) float32 on the CPU to write them to.
 
     Source: rule R12; the generator is Squares, Widynski 2020, arXiv:2004.06278.
     """
@@ -31,14 +31,14 @@ def uniforms(key: str, start: int, stop: int, out: Tensor | None = None) -> Tens
 
 
 def generator_key(key: str) -> np.uint64:
-    """The odd number that the generator multiplies its counters by."""
+    """The odd number by which the generator multiplies its counters."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little") | 1)
 
 
 @compiled
 def four_rounds(x: Any, key: Any) -> Any:
-    """64 bits of a counter times the key, the halves of the last round not yet swapped.
+    """64 random bits from ``x``, a counter times the key; the last round's halves not swapped.
 
     Source: Squares, Widynski 2020, arXiv:2004.06278.
     """

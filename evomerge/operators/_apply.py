@@ -13,7 +13,7 @@ from torch import Tensor
 from evomerge.errors import OperatorError
 from evomerge.kernels.passes import added, all_finite
 from evomerge.kernels.stack import Merged, Stack, Tiles
-from evomerge.kernels.threads import in_lane
+from evomerge.kernels.threads import on_one_thread
 from evomerge.operators import _modifiers
 from evomerge.operators._bound import Bound
 from evomerge.operators._operator import Operator, get
@@ -178,7 +178,7 @@ def _apply(operator: Operator, stack: Stack, settings: Settings) -> Tensor:
     def out(start: int, values: Tensor) -> None:
         merged[start : start + values.numel()] = values
 
-    in_lane(lambda: combine(operator, stack, settings, out))
+    on_one_thread(lambda: combine(operator, stack, settings, out))
     if not all_finite(merged):
         raise OperatorError(f"{operator.name} gave values that are not finite")
     return merged.view(stack.shape)
@@ -193,7 +193,7 @@ def _apply_to_model(
 ) -> dict[str, Tensor]:
     statistics = parameters.pop(operator.statistics, None) if operator.statistics else None
     stacks: list[Stack] = []
-    known: dict[Any, Any] = {}
+    cache: dict[Any, Any] = {}
     others = [*sources[1:], *([] if base is None else [base])]
     if any(other.keys() != sources[0].keys() for other in others):
         raise OperatorError("base and sources must have tensors of the same names")
@@ -207,7 +207,7 @@ def _apply_to_model(
                 statistics=_statistics([s.get(key) for s in statistics or []]),
                 seed=seed,
                 model=lambda: deltas,
-                model_known=known,
+                model_cache=cache,
             )
         )
         _check(operator, stacks[-1])

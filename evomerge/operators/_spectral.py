@@ -155,18 +155,18 @@ def factors(
         make: from what ``read`` yields to tensors.
     """
     place = (key, x.deltas, x.identity)
-    known, found = x.known.get(place, (None, None))
+    known, found = x.cache.get(place, (None, None))
     if found is not None and known == settings:
         return [tuple(t.to(x.device) for t in each) for each in found]
     made = [make(values) for values in read(x)]
     with _lock:
-        total = x.model_known.get(_KEPT, 0) - _nbytes(found or [])
+        total = x.model_cache.get(_KEPT, 0) - _nbytes(found or [])
         if total + _nbytes(made) <= _KEPT_BYTES:
             total += _nbytes(made)
-            x.known[place] = settings, [tuple(t.cpu() for t in each) for each in made]
+            x.cache[place] = settings, [tuple(t.cpu() for t in each) for each in made]
         else:
-            x.known.pop(place, None)
-        x.model_known[_KEPT] = total
+            x.cache.pop(place, None)
+        x.model_cache[_KEPT] = total
     return made
 
 

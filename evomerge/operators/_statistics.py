@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.kernels.stack import Input, Stack, stretch
+from evomerge.kernels.lazy import Input, stretch
+from evomerge.kernels.stack import Stack
 
 _STEP = 1 << 20  # elements summed up at once, in float64
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from evomerge.kernels.pieces import piecewise_sum
 from evomerge.kernels.steps import offspring, replay
+from evomerge.kernels.sums import piecewise_sum
 from evomerge.recipes import Lineage, LineageStep
 from evomerge.spaces._crossing import Matrix
 from evomerge.types import Genome

@@ -19,7 +19,7 @@ from evomerge.weights.token_ids import token_ids
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.kernels.stack import Rows
+    from evomerge.kernels.lazy import LazyTensor
 
 
 class Checkpoint:
@@ -151,7 +151,7 @@ class Checkpoint:
         """The tensor, mapped from its file; treat it as read-only."""
         return self._map(self.tensors[name].file, name)
 
-    def input(self, name: str) -> Tensor | Rows:
+    def input(self, name: str) -> Tensor | LazyTensor:
         """What `read` gives, or what computes parts of it."""
         return self.read(name)
 

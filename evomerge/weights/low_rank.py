@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evomerge.kernels.stack import Rows, stretch
+from evomerge.kernels.lazy import LazyTensor, stretch
 
 _ROWS = 1024  # computed at once where all are wanted: float64 takes twice the memory
 
@@ -28,7 +28,7 @@ class LowRank:
         magnitude: (m,) lengths of the rows (DoRA, arXiv:2402.09353, eq. 5), or None.
     """
 
-    weight: Tensor | Rows
+    weight: Tensor | LazyTensor
     left: Tensor
     right: Tensor
     scale: float

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError, CheckpointError, PlanError
+from evomerge.kernels.lazy import LazyTensor, stretch
 from evomerge.kernels.passes import all_finite, rounded
-from evomerge.kernels.stack import TILE, NotFiniteError, Rows, Stack, stretch
-from evomerge.kernels.threads import in_lane, lanes
+from evomerge.kernels.stack import TILE, NotFiniteError, Stack
+from evomerge.kernels.threads import on_one_thread, pool
 from evomerge.operators import Settings, combine
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models, Slot
@@ -22,7 +23,7 @@ from evomerge.weights.plan import Plan, Step
 
 Out = Callable[[int, Tensor], None]
 _CPU = torch.device("cpu")
-_SMALL_BYTES = 1 << 22  # what one lane merges faster than several
+_SMALL_BYTES = 1 << 22  # what one thread merges faster than several
 _HANDFUL_BYTES = 1 << 27  # merged before the first of them is taken
 
 
@@ -55,15 +56,15 @@ def _carry_out(merger: _Merger, steps: Sequence[Step], out: Callable[[Step], Out
     if threads == 1:
         merger.carry_out_all(steps, out)
         return
-    pool = lanes(count)
+    workers = pool(count)
     pending: list[Future[None]] = []
     try:
         if count == 1:
-            pending.append(pool.submit(merger.carry_out_all, steps, out))
+            pending.append(workers.submit(merger.carry_out_all, steps, out))
         else:
-            # the largest first, so that no lane is left with them at the end
+            # the largest first, so that no thread is left with them at the end
             for step in sorted(steps, key=lambda step: -step.nbytes):
-                pending.append(pool.submit(merger.carry_out, step, out(step)))  # noqa: PERF401
+                pending.append(workers.submit(merger.carry_out, step, out(step)))  # noqa: PERF401
         wait(pending, return_when=FIRST_EXCEPTION)
         failed = (f.exception() for f in pending if f.done() and not f.cancelled())
         if error := next((e for e in failed if e is not None), None):
@@ -113,7 +114,7 @@ def merge_one(plan: Plan, step: Step) -> Tensor:
         CheckpointError, PlanError, CandidateError: as `merge_into`.
     """
     merged = torch.empty(step.slot.shape, dtype=step.dtype)
-    in_lane(lambda: _Merger(plan, _CPU).carry_out(step, _into(merged)))
+    on_one_thread(lambda: _Merger(plan, _CPU).carry_out(step, _into(merged)))
     return merged
 
 
@@ -153,7 +154,7 @@ class _Merger:
         else:
             self._merge(step, out)
 
-    def _hand_out(self, value: Tensor | Rows, step: Step, out: Out) -> None:
+    def _hand_out(self, value: Tensor | LazyTensor, step: Step, out: Out) -> None:
         """A tensor as it is."""
         size = math.prod(step.slot.shape)
         for start in range(0, size, TILE):
@@ -185,7 +186,7 @@ class _Merger:
             # an operator of global scope meets all tensors before the first is merged
             steps = [s for s in self.plan.steps if s.slot.key == error.name and s.slot.inputs]
             raise _diagnosis(next(iter(steps), step), self.plan) from None
-        stack.known["finite", stack.identity] = True
+        stack.cache["finite", stack.identity] = True
 
     def stack(self, step: Step) -> Stack:
         """The tensors of a step, as an operator sees them."""
@@ -207,11 +208,11 @@ class _Merger:
             statistics=self.plan.statistics_of(slot),
             seed=self.plan.recipe.seed,
             device=self.device,
-            known=known,
+            cache=known,
             identity=identity,
             checked=("finite", identity) in known,
             model=lambda: self._model,
-            model_known=models.known.setdefault("", {}),
+            model_cache=models.known.setdefault("", {}),
             pieces=step.pieces,
             lineage=self.plan.recipe.lineage,
             offset=step.offset,
@@ -223,7 +224,7 @@ class _Merger:
         stacks = [self.stack(step) for step in self.plan.steps if step.slot.inputs]
         return [stack.as_task_vectors() for stack in stacks if stack.base is not None]
 
-    def _base_alone(self, step: Step) -> Tensor | Rows:
+    def _base_alone(self, step: Step) -> Tensor | LazyTensor:
         """What only the base has (rule R8), or what the recipe's modules leave alone."""
         base = self.plan.models.base_input(step.slot)
         if base is None:

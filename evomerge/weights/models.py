@@ -29,12 +29,12 @@ from evomerge.weights.slots import Slot, align_tensors, keep_outside, module_pro
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.kernels.stack import Rows
+    from evomerge.kernels.lazy import LazyTensor
     from evomerge.weights.alignment import Vocabulary
 
 __all__ = ["Input", "Models", "Slot"]
 
-Input = Union["Tensor", "Rows"]
+Input = Union["Tensor", "LazyTensor"]
 Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
 _COMPOSITION = ("base", "sources", "tokenizer", "slices", "modules", "chat_template")
 

@@ -162,7 +162,7 @@ class PrefixGrams:
 
     def _of_tensor(self, index: int, stop: int) -> Floats:
         """(K, K) of the first elements of one tensor."""
-        from evomerge.kernels.prefix import prefix_grams
+        from evomerge.kernels.measures import prefix_gram
         from evomerge.kernels.stack import Stack  # which import torch
 
         slot, models = self._slots[self._layout.names[index]], self._models
@@ -172,7 +172,7 @@ class PrefixGrams:
             deltas=self._task_vectors,
             name=slot.name,
         )
-        found: Floats = prefix_grams(stack, [stop])[0].numpy()
+        found: Floats = prefix_gram(stack, stop).numpy()
         return found
 
 

@@ -366,7 +366,7 @@ def test_ranks_keep_to_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         for stack in stacks:
             measure = measures(stack)
             measure.cuts(magnitude, [int(density * stack.size)] * 3, "magnitude")
-    kept = [value for stack in stacks for value in stack.known.values()]
+    kept = [value for stack in stacks for value in stack.cache.values()]
     rankings = [value for value in kept if isinstance(value, ranks.Ranking)]
     assert len(rankings) == len(stacks)
     assert sum(ranking.nbytes for ranking in rankings) <= 2_000_000

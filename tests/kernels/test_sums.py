@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from evomerge.kernels.passes import added
 from evomerge.kernels.stack import TILE, NotFiniteError, Stack
-from evomerge.kernels.sums import weighted
+from evomerge.kernels.sums import piecewise_sum, weighted
+from evomerge.operators import Settings, combine, get
 
 WEIGHTS = (0.3, -1.7, 1.0)
 
@@ -75,3 +78,20 @@ def test_a_sum_at_once_notices_what_is_not_finite(bad: float, deltas: bool) -> N
 )
 def test_anything_else_goes_tile_by_tile(changes: dict[str, Any]) -> None:
     assert weighted(stack(**changes), WEIGHTS).at_once is None
+
+
+def test_piecewise_sums_are_those_of_the_operator_segments_and_leave_the_sources_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sources = list(torch.randn(3, 1000, generator=generator))
+    before = [source.clone() for source in sources]
+    ends = [1, 64, 700, 1000]
+    rows = np.random.default_rng(0).normal(size=(4, 3)).tolist()
+    expected = torch.empty(1000)
+
+    def out(start: int, values: Tensor) -> None:
+        expected[start : start + len(values)] = values
+
+    stack = Stack(sources, pieces=list(zip(ends, rows, strict=True)))
+    combine(get("segments"), stack, Settings({}, {"space": "weights"}), out)
+    assert torch.equal(piecewise_sum(sources, ends, rows), expected)
+    assert all(torch.equal(a, b) for a, b in zip(sources, before, strict=True))

@@ -96,9 +96,9 @@ def test_factors_are_kept_until_settings_change_and_within_the_budget(
         ((found,),) = spectral.factors(x, "name", settings, make)
         assert torch.equal(found, torch.ones(4, 5))
     assert len(calls) == 3
-    assert x.model_known["spectral bytes"] == 80
+    assert x.model_cache["spectral bytes"] == 80
     monkeypatch.setattr(spectral, "_KEPT_BYTES", 79)
     for _ in range(2):
         spectral.factors(x, "name", 3, make)
     assert len(calls) == 5
-    assert x.model_known["spectral bytes"] == 0
+    assert x.model_cache["spectral bytes"] == 0
