@@ -172,7 +172,7 @@ def measures(stack: Stack, scope: Scope = "tensor", *, every: bool = False) -> M
 
 def magnitude(tile: Tile) -> Tensor:
     """(M, n) magnitudes of a tile's values; the next call in this thread overwrites them."""
-    return torch.abs(tile.values, out=scratch("magnitude", tile.values))
+    return torch.abs(tile.values, out=scratch("magnitude", tile.values)).flatten(1)
 
 
 def sums(values_MN: Tensor) -> Tensor:

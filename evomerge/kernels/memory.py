@@ -18,9 +18,7 @@ def fill(target: Tensor, values: Tensor) -> None:
         return
     # from mapped memory the driver would copy in small pieces
     pinned = _pinned(values.numel(), values.dtype)
-    torch.cuda.current_stream(
-        target.device
-    ).synchronize()  # it may still be copying
+    torch.cuda.current_stream(target.device).synchronize()  # it may still be copying
     target.copy_(pinned.copy_(values), non_blocking=True)
 
 

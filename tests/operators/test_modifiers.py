@@ -45,6 +45,23 @@ def test_the_operator_sparsify_is_task_arithmetic_with_the_modifier(
     assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("method", ["della", "random"])
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs", "pcb"])
+def test_what_is_sparsified_at_random_can_be_ranked(name: str, method: str, draw: Any) -> None:
+    sources = draw(30, 20, count=2)
+    uniforms = torch.rand(2, 30, 20, generator=torch.Generator().manual_seed(0))
+    settings: dict[str, Any] = {"density": 0.6, "method": method}
+    ranked: dict[str, Any] = {} if name == "pcb" else {"density": 0.5}
+    base = torch.zeros(30, 20)
+    sparse = [
+        apply("sparsify", sources=[source], uniforms=u[None], **settings)
+        for source, u in zip(sources, uniforms, strict=True)
+    ]
+    expected = apply(name, base=base, sources=sparse, **ranked)
+    merged = apply(name, base=base, sources=sources, uniforms=uniforms, sparsify=settings, **ranked)
+    assert torch.equal(merged, expected)
+
+
 @pytest.mark.parametrize("name", ["dare_linear", "della_linear"])
 def test_numbers_of_a_modifier_are_not_those_of_its_operator(name: str) -> None:
     base, source = torch.zeros(400, 500), torch.ones(400, 500)
