@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal
 
 from evomerge.recipes import Scalar
-
-T = TypeVar("T")
 
 Base = Literal["required", "optional", "ignored"]
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class MergeMethod:
     """One merge method of mergekit 0.1.5, and the operator that does the same.
 
     Names of parameters are ours.
@@ -68,13 +66,13 @@ _CRUMBS: Mapping[str, Scalar] = {**_LAM, "gamma": 0.01}
 _SUM: Mapping[str, Scalar] = {"consensus": "sum"}
 _NEEDS = ("weight",)
 
-METHODS: Mapping[str, Method] = {
-    "linear": Method("linear", _W, {"normalize": True}, "ignored", needed=_NEEDS),
-    "slerp": Method("slerp", {}, {"t": 0.5}, needed=("t",), most=1),
-    "task_arithmetic": Method(
+METHODS: Mapping[str, MergeMethod] = {
+    "linear": MergeMethod("linear", _W, {"normalize": True}, "ignored", needed=_NEEDS),
+    "slerp": MergeMethod("slerp", {}, {"t": 0.5}, needed=("t",), most=1),
+    "task_arithmetic": MergeMethod(
         "task_arithmetic", _W, _LAM, needed=_NEEDS, unused=("density", "rescale")
     ),
-    "ties": Method(
+    "ties": MergeMethod(
         "ties",
         _WD,
         {"lam": 1.0, "normalize": True},
@@ -82,9 +80,9 @@ METHODS: Mapping[str, Method] = {
         needed=_NEEDS,
         fixed={**_SUM, "variant": "weighted", "scope": "tensor"},
     ),
-    "dare_linear": Method("dare_linear", _WD, _DROP, needed=_NEEDS),
-    "dare_ties": Method("dare_ties", _WD, _DROP, elects=True, needed=_NEEDS, fixed=_SUM),
-    "della": Method(
+    "dare_linear": MergeMethod("dare_linear", _WD, _DROP, needed=_NEEDS),
+    "dare_ties": MergeMethod("dare_ties", _WD, _DROP, elects=True, needed=_NEEDS, fixed=_SUM),
+    "della": MergeMethod(
         "della",
         _WD,
         {**_DROP, "normalize": True, "epsilon": 0.15},
@@ -93,13 +91,13 @@ METHODS: Mapping[str, Method] = {
         spread=("epsilon",),
         fixed=_SUM,
     ),
-    "della_linear": Method(
+    "della_linear": MergeMethod(
         "della_linear", _WD, {**_DROP, "epsilon": 0.15}, needed=_NEEDS, spread=("epsilon",)
     ),
-    "breadcrumbs": Method(
+    "breadcrumbs": MergeMethod(
         "breadcrumbs", _WD, _CRUMBS, needed=_NEEDS, spread=("gamma",), fixed={"per_row": False}
     ),
-    "breadcrumbs_ties": Method(
+    "breadcrumbs_ties": MergeMethod(
         "breadcrumbs_ties",
         _WD,
         _CRUMBS,
@@ -108,8 +106,8 @@ METHODS: Mapping[str, Method] = {
         spread=("gamma",),
         fixed={**_SUM, "per_row": False},
     ),
-    "nuslerp": Method("nuslerp", _W, {}, "optional", needed=_NEEDS, most=2, least=2),
-    "multislerp": Method(
+    "nuslerp": MergeMethod("nuslerp", _W, {}, "optional", needed=_NEEDS, most=2, least=2),
+    "multislerp": MergeMethod(
         "multislerp",
         _W,
         {"normalize": True},
@@ -117,10 +115,10 @@ METHODS: Mapping[str, Method] = {
         needed=_NEEDS,
         renamed={"normalize": "normalize_weights"},
     ),
-    "karcher": Method(
+    "karcher": MergeMethod(
         "karcher", {}, {"max_iter": 10.0, "tol": 1e-5}, "ignored", fixed={"space": "weights"}
     ),
-    "model_stock": Method(
+    "model_stock": MergeMethod(
         "model_stock",
         {},
         {"per_row": False},
@@ -129,20 +127,20 @@ METHODS: Mapping[str, Method] = {
         dialect={"clamp": False},
         least=2,
     ),
-    "sce": Method(
+    "sce": MergeMethod(
         "sce",
         {},
         {"select_topk": 1.0},
         fixed={"mask_deltas": True, "lam": 1.0},
         dialect={"coefficient_floor": 1e-6},
     ),
-    "nearswap": Method("nearswap", {}, {"t": 1e-4}, needed=("t",), most=1),
-    "arcee_fusion": Method("arcee_fusion", fixed={"eps": 1e-8, "iqr_factor": 1.5}, most=1),
-    "ram": Method("ram", {}, {"epsilon": 1e-5}),
-    "ramplus_tl": Method(
+    "nearswap": MergeMethod("nearswap", {}, {"t": 1e-4}, needed=("t",), most=1),
+    "arcee_fusion": MergeMethod("arcee_fusion", fixed={"eps": 1e-8, "iqr_factor": 1.5}, most=1),
+    "ram": MergeMethod("ram", {}, {"epsilon": 1e-5}),
+    "ramplus_tl": MergeMethod(
         "ramplus", {}, {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2}, fixed={"scope": "tensor"}
     ),
-    "passthrough": Method("passthrough", {"scale": 1.0}, {}, "ignored", most=1),
+    "passthrough": MergeMethod("passthrough", {"scale": 1.0}, {}, "ignored", most=1),
 }
 
 METHOD_OF: Mapping[str, str] = {method.operator: name for name, method in METHODS.items()}
@@ -154,28 +152,3 @@ RESCALED: Mapping[str, str] = {
     "breadcrumbs": "breadcrumbs",
     "breadcrumbs_ties": "breadcrumbs",
 }
-
-
-def pick(values: Sequence[T], layer: int, layers: int) -> T:
-    """The word or truth value that mergekit reads for one block from a list of any length."""
-    return values[int(_position(layer, layers) * (len(values) - 1))]
-
-
-def interpolate(values: Sequence[float], layer: int, layers: int) -> float:
-    """The number that mergekit reads for one block from a gradient of any length.
-
-    One value per block is taken as it stands; mergekit may miss it by a rounding error.
-
-    Source: ``evaluate_setting`` in mergekit 0.1.5.
-    """
-    if len(values) == layers:
-        return values[layer]
-    scaled = _position(layer, layers) * (len(values) - 1)
-    low = int(scaled)
-    high = min(len(values) - 1, low + 1)
-    fraction = scaled - low
-    return (1 - fraction) * values[low] + fraction * values[high]
-
-
-def _position(layer: int, layers: int) -> float:
-    return layer / (layers - 1) if layers > 1 else 1.0

@@ -8,31 +8,25 @@ from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes import Recipe
-from evomerge.recipes._stack import BASE
+from evomerge.recipes import BASE, Recipe
 from evomerge.recipes.mergekit.methods import METHODS
-from evomerge.recipes.mergekit.read_definitions import Definitions
-from evomerge.recipes.mergekit.read_entries import (
-    Entries,
+from evomerge.recipes.mergekit.read_models import (
     Model,
-    Part,
-    Run,
+    ModelReader,
+    OutputSlice,
+    SliceModel,
+    Source,
     are_whole,
+    named_sources,
     shown,
     slices_of,
-    source_names,
     sources_of,
 )
-from evomerge.recipes.mergekit.read_parameters import Parameters, Source
-from evomerge.recipes.mergekit.read_settings import Scope, check_keys
-from evomerge.recipes.mergekit.spread import Spread
+from evomerge.recipes.mergekit.read_modules import merges
+from evomerge.recipes.mergekit.read_parameters import ParameterReader
+from evomerge.recipes.mergekit.read_settings import Parameters, Problems
 from evomerge.recipes.mergekit.tokens import read_tokenizer
-from evomerge.recipes.places import (
-    Places,
-    PlacesOf,
-    layers_of_model,
-    places_of_model,
-)
+from evomerge.recipes.places import Places, PlacesOf, layers_of_model, places_of_model
 from evomerge.recipes.yaml import validated
 
 DIALECT = "dialect"
@@ -95,39 +89,30 @@ class _Reader:
         self.dialect = content.get(DIALECT) == "mergekit"
         self.layers_of = cache(layers_of)
         self.places_of = cache(places_of) if places_of is not None else None
-        self.problems: list[str] = []
-        self.entries = Entries(named, self._problem)
+        self.problems = Problems(where)
+        self.models = ModelReader(named, self.problems)
 
     def recipe(self) -> Recipe:
         """The recipe, or one error with all problems."""
-        check_keys(self.content, "", _TOP, self._problem)
+        self.problems.check_keys(self.content, "", _TOP)
         if self.content.get(DIALECT, "mergekit") != "mergekit":
-            self._problem(DIALECT, f"expected mergekit, got {self.content[DIALECT]!r}")
+            self.problems.add(DIALECT, f"expected mergekit, got {self.content[DIALECT]!r}")
         given = self.content.get("base_model")
-        base = None if given is None else self.entries.model(given, "base_model")
-        found = Definitions(self.content, self.entries, self._places, self._stop)
-        definitions = list(found.all(base))
+        base = None if given is None else self.models.model(given, "base_model")
+        every = list(merges(self.content, base, self.models, self._places))
         inner: Recipe | None = None
-        for number, (modules, keys, path) in enumerate(definitions):
+        for number, (modules, keys, path) in enumerate(every):
             merge = self._merge(keys, path, base)
-            self._stop()
-            last = number == len(definitions) - 1
+            self.problems.stop()
+            last = number == len(every) - 1
             merge |= {"modules": modules, "dtype": self._dtype() if last else "float32"}
             if inner is not None:
                 merge["base"] = inner  # whose other modules are the base's, exactly
             if last and self.content.get("chat_template"):
                 merge["chat_template"] = str(self.content["chat_template"])
             inner = validated(merge, self.where)
-        self._stop()
         assert inner is not None
         return inner
-
-    def _stop(self) -> None:
-        if self.problems:
-            raise RecipeError(dict.fromkeys(self.problems))
-
-    def _problem(self, path: str, sentence: str) -> None:
-        self.problems.append(f"{self.where}: {path}: {sentence}")
 
     def _dtype(self) -> str:
         dtype = self.content.get("out_dtype") or self.content.get("dtype") or _DEFAULT_DTYPE
@@ -137,104 +122,98 @@ class _Reader:
 
     def _merge(self, keys: dict[str, Any], path: str, base: Model | None) -> dict[str, Any]:
         """The fields of a recipe, but for modules, dtype and chat template."""
-        runs = self.entries.runs(keys, path)
-        for number, run in enumerate(runs):
-            if run.base is not None and run.base != (base or run.base):
-                self._problem(
+        slices = self.models.slices(keys, path)
+        for number, slice_ in enumerate(slices):
+            if slice_.base is not None and slice_.base != (base or slice_.base):
+                self.problems.add(
                     f"{path}slices.{number}.base_model",
                     "evomerge has one base for all slices. Merge the slices with another base "
                     "first, and give the result as a model",
                 )
-            base = base or run.base
-        if not runs or not all(run.parts and all(p.model for p in run.parts) for run in runs):
-            self._stop()
-        relative = base is not None
+            base = base or slice_.base
+        if not slices or not all(s.models and all(one.model for one in s.models) for s in slices):
+            self.problems.stop()
         if self.method.base == "required" and base is None:
-            self._problem("base_model", f"{self.name} needs one")
-        first = base or runs[0].parts[0].model
-        runs = [self._with_base(run, base) for run in runs]
-        chosen = [sources_of(run, self.name, self.method, first if relative else None)
-                  for run in runs]  # fmt: skip
-        for number, parts in enumerate(chosen):
+            self.problems.add("base_model", f"{self.name} needs one")
+        first = base or slices[0].models[0].model
+        slices = [self._with_sources(slice_, base) for slice_ in slices]
+        for number, slice_ in enumerate(slices):
             at = f"slices.{number}.sources" if "slices" in keys else "models"
-            self._check_count(parts, base, f"{path}{at}")
-        if not all(chosen):
-            self._stop()
-        sources = source_names(chosen, self.named)
+            self._check_count(slice_.sources, base, f"{path}{at}")
+        if not all(slice_.sources for slice_ in slices):
+            self.problems.stop()
+        sources = named_sources(slices, self.named)
         fields: dict[str, Any] = {
             "base": first,
-            "sources": {name: model for name, model, _ in sources},
+            "sources": {source.name: source.model for source in sources},
             "operator": self.method.operator,
         }
         if "slices" in keys:
-            fields["slices"] = self._slices(runs, chosen, sources, first)
-        shared: list[Scope] = [("parameters", self.content.get("parameters"))]
+            fields["slices"] = self._slices(slices, sources, first)
+        shared: list[Parameters] = [("parameters", self.content.get("parameters"))]
         if path:
             shared.insert(0, (f"{path}parameters", keys.get("parameters")))
-        spread = Spread(lambda: layers_of_model(first, self.layers_of), lambda: self._places(first))
-        fields["parameters"] = Parameters(
-            self.name,
-            self.method,
-            runs,
-            chosen,
-            sources,
-            shared,
-            spread,
-            self.dialect,
-            self._problem,
-        ).read(relative)
+        fields["parameters"] = ParameterReader(
+            name=self.name,
+            method=self.method,
+            slices=slices,
+            sources=sources,
+            shared=shared,
+            layers=lambda: layers_of_model(first, self.layers_of),
+            places=lambda: self._places(first),
+            dialect=self.dialect,
+            problems=self.problems,
+        ).read(relative=base is not None)
         fields["tokenizer"] = self._tokenizer(first, sources)
         return fields
 
-    def _with_base(self, run: Run, base: Model | None) -> Run:
-        """The base among ``models``, where mergekit adds it."""
-        if run.length is not None or base is None or any(p.model == base for p in run.parts):
-            return run
-        return run._replace(parts=(*run.parts, Part(base, ("base_model", None), listed=False)))
+    def _with_sources(self, slice_: OutputSlice, base: Model | None) -> OutputSlice:
+        """The slice with the base among its models, where mergekit adds it, and its sources."""
+        is_listed = any(one.model == base for one in slice_.models)
+        if slice_.length is None and base is not None and not is_listed:
+            added = SliceModel(base, ("base_model", None), listed=False)
+            slice_ = slice_._replace(models=(*slice_.models, added))
+        return slice_._replace(sources=sources_of(slice_, self.name, self.method, base))
 
-    def _check_count(self, parts: Sequence[Part], base: Model | None, path: str) -> None:
-        """As mergekit's input contracts."""
+    def _check_count(self, models: Sequence[SliceModel], base: Model | None, path: str) -> None:
+        """Report too few or too many models, as mergekit's input contracts do."""
         least, most = self.method.least, self.method.most
-        others = [p for p in parts if p.model != base or p.copy]
+        others = [one for one in models if one.model != base or one.copy]
         if self.method.base == "ignored":
-            if most is not None and len(parts) > most:
-                self._problem(path, f"{self.name} takes one model, got {len(parts)}")
+            if most is not None and len(models) > most:
+                self.problems.add(path, f"{self.name} takes one model, got {len(models)}")
         elif not others:
-            self._problem(path, "expected one besides the base")
+            self.problems.add(path, "expected one besides the base")
         elif len(others) < least or (most is not None and len(others) > most):
             wanted = f"{'at least ' if most is None else ''}{_COUNTS[least]}"
             base_too = "" if self.method.base == "optional" else "the base and "
-            self._problem(path, f"{self.name} takes {base_too}{wanted}, got {len(others)}")
+            self.problems.add(path, f"{self.name} takes {base_too}{wanted}, got {len(others)}")
 
     def _slices(
-        self,
-        runs: Sequence[Run],
-        chosen: Sequence[Sequence[Part]],
-        sources: Sequence[Source],
-        base: Model,
+        self, slices: Sequence[OutputSlice], sources: Sequence[Source], base: Model
     ) -> list[dict[str, list[int]]]:
-        models = {BASE: base} | {name: model for name, model, _ in sources}
-        layers = {name: layers_of_model(model, self.layers_of) for name, model in models.items()}
-        for number, run in enumerate(runs):
-            for part in run.parts:
-                count = layers_of_model(part.model, self.layers_of)
-                end = (part.start or 0) + (run.length or 0)
+        """The recipe's slices, none where they are the whole models."""
+        models = {BASE: base} | {source.name: source.model for source in sources}
+        layers = [layers_of_model(model, self.layers_of) for model in models.values()]
+        for number, slice_ in enumerate(slices):
+            for one in slice_.models:
+                count = layers_of_model(one.model, self.layers_of)
+                end = (one.start or 0) + (slice_.length or 0)
                 if end > count:
-                    self._problem(
+                    self.problems.add(
                         f"slices.{number}",
-                        f"{shown(part.model)} has {count} blocks, the range ends at {end}",
+                        f"{shown(one.model)} has {count} blocks, the range ends at {end}",
                     )
-        self._stop()
-        found = slices_of(runs, chosen, sources, base)
-        return [] if are_whole(found, list(layers.values())) else found
+        self.problems.stop()
+        ranges = slices_of(slices, sources, base)
+        return [] if are_whole(ranges, layers) else ranges
 
     def _tokenizer(self, base: Model, sources: Sequence[Source]) -> Any:
         def name_of(model: Model) -> str | None:
-            if model == base:
-                return BASE
-            return next((name for name, other, _ in sources if other == model), None)
+            names = (source.name for source in sources if source.model == model)
+            return BASE if model == base else next(names, None)
 
-        return read_tokenizer(self.content, self.entries, name_of)
+        return read_tokenizer(self.content, self.models, name_of)
 
     def _places(self, model: Model) -> Places:
         if self.places_of is None:

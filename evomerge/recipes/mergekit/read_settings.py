@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
+from evomerge.errors import RecipeError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Scalar
-from evomerge.recipes.mergekit.methods import interpolate, pick
+
+T = TypeVar("T")
 
 Gradient = Scalar | list[Scalar]
-Scope = tuple[str, Any]  # where a ``parameters`` stands, and what it holds
-Problem = Callable[[str, str], None]  # takes a place in the YAML and a sentence
+Parameters = tuple[str, Any]  # where in the YAML ``parameters`` stand, and what they are
 
 
-def check_keys(
-    content: Any,
-    path: str,
-    known: Sequence[str],
-    problem: Problem,
-    refused: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """The mapping, its unknown keys reported; an empty one where it is none."""
-    if not isinstance(content, dict):
-        problem(path, f"expected keys and values, got {content!r}")
-        return {}
-    for key in content:
-        at = f"{path}.{key}".strip(".")
-        if refused and key in refused:
-            problem(at, f"{refused[key]}.")
-        elif key not in known:
-            problem(at, f"unknown key.{did_you_mean(str(key), known)}")
-    return content
+class Problems:
+    """What is wrong with one YAML, gathered so that all of it is reported at once."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self._sentences = where, list[str]()
+
+    def add(self, path: str, sentence: str) -> None:
+        """Note what is wrong at a place in the YAML."""
+        self._sentences.append(f"{self.where}: {path}: {sentence}")
+
+    def stop(self) -> None:
+        """Raise a `RecipeError` if there is anything."""
+        if self._sentences:
+            raise RecipeError(dict.fromkeys(self._sentences))
+
+    def check_keys(self, content: Any, path: str, known: Sequence[str]) -> dict[str, Any]:
+        """The mapping, its unknown keys reported; an empty one where it is none."""
+        if not isinstance(content, dict):
+            self.add(path, f"expected keys and values, got {content!r}")
+            return {}
+        for key in content:
+            if key not in known:
+                self.add(f"{path}.{key}".strip("."), f"unknown key.{did_you_mean(str(key), known)}")
+        return content
 
 
-class Line(NamedTuple):
+class FilterLine(NamedTuple):
     """One line of a setting: the part of tensor names that it is for, and its value.
 
     Attributes:
@@ -64,71 +71,89 @@ class Line(NamedTuple):
 
 
 def read_lines(
-    name: str, default: Scalar, scopes: Sequence[Scope], problem: Problem
-) -> tuple[Line, ...]:
-    """What decides a parameter, the first line that fits a tensor counts.
+    name: str, default: Scalar, scopes: Sequence[Parameters], problems: Problems
+) -> tuple[FilterLine, ...]:
+    """What decides a parameter: of these lines, the first that fits a tensor.
 
     Args:
         name: mergekit's, of the parameter.
-        default: says whether numbers or flags are expected.
-        scopes: where it may stand, the first that has a value for a tensor counts.
-        problem: takes what is wrong.
+        default: stands in for what is wrong; a flag where flags are expected, else a number.
+        scopes: where the parameter may stand, the innermost first.
     """
-    lines: list[Line] = []
+    lines: list[FilterLine] = []
     for path, scope in scopes:
         if isinstance(scope, dict) and name in scope:
-            lines += _read(scope[name], f"{path}.{name}", default, problem)
+            lines += _read(scope[name], f"{path}.{name}", default, problems)
     last = next((n for n, line in enumerate(lines) if line.filter is None), len(lines))
     return tuple(lines[: last + 1])
 
 
-def _read(setting: Any, path: str, default: Scalar, problem: Problem) -> Iterator[Line]:
-    """The lines of one setting, the default in place of what is wrong."""
-    is_flag = isinstance(default, bool)
+def _read(setting: Any, path: str, default: Scalar, problems: Problems) -> Iterator[FilterLine]:
+    """The lines of one setting."""
     if isinstance(setting, dict):
         setting = [setting]
     if not (isinstance(setting, list) and any(isinstance(item, dict) for item in setting)):
-        value = _gradient(setting, path, is_flag, problem)
-        yield Line(None, default if value is None else value)
+        yield FilterLine(None, _gradient(setting, path, default, problems))
         return
     for number, item in enumerate(setting):
         at = f"{path}.{number}"
-        keys = check_keys(item, at, ("filter", "value"), problem)
-        if not keys:
+        if not (keys := problems.check_keys(item, at, ("filter", "value"))):
             continue
-        selected = keys.get("filter")
-        value = _gradient(keys.get("value"), f"{at}.value", is_flag, problem)
-        if selected is not None and not isinstance(selected, str):
-            problem(f"{at}.filter", f"expected a part of tensor names, got {selected!r}")
+        value = _gradient(keys.get("value"), f"{at}.value", default, problems)
+        part = keys.get("filter")
+        if part is None or isinstance(part, str):
+            yield FilterLine(None if part in (None, "", "*") else part, value)
         else:
-            part = None if selected in (None, "", "*") else selected
-            yield Line(part, default if value is None else value)
+            problems.add(f"{at}.filter", f"expected a part of tensor names, got {part!r}")
 
 
-def _gradient(value: Any, path: str, is_flag: bool, problem: Problem) -> Gradient | None:
-    """A scalar or a list of them; numbers as floats, as in YAML 1.1 ``1e-3`` is a word."""
+def _gradient(value: Any, path: str, default: Scalar, problems: Problems) -> Gradient:
+    """A scalar, or a list of different ones."""
     if not isinstance(value, list):
-        return _scalar(value, path, is_flag, problem)
+        return _scalar(value, path, default, problems)
     if not value:
-        problem(path, "an empty list")
-        return None
-    items = [_scalar(item, path, is_flag, problem) for item in value]
-    found = [item for item in items if item is not None]
-    if len(found) < len(items):
-        return None
-    return found[0] if all(item == found[0] for item in found) else found
+        problems.add(path, "an empty list")
+        return default
+    items = [_scalar(item, path, default, problems) for item in value]
+    return items[0] if all(item == items[0] for item in items) else items
 
 
-def _scalar(value: Any, path: str, is_flag: bool, problem: Problem) -> Scalar | None:
-    if is_flag:
+def _scalar(value: Any, path: str, default: Scalar, problems: Problems) -> Scalar:
+    """A flag or a number; ``1e-3`` too, which is a word in YAML 1.1."""
+    if isinstance(default, bool):
         if value in (True, False):
             return bool(value)
-        problem(path, f"expected true or false, got {value!r}")
-        return None
+        problems.add(path, f"expected true or false, got {value!r}")
+        return default
     try:
         if isinstance(value, bool):
             raise TypeError
         return float(value)
     except (TypeError, ValueError):
-        problem(path, f"expected a number or a list of numbers, got {value!r}")
-        return None
+        problems.add(path, f"expected a number or a list of numbers, got {value!r}")
+        return default
+
+
+def pick(values: Sequence[T], layer: int, layers: int) -> T:
+    """The word or truth value that mergekit reads for one block from a list of any length."""
+    return values[int(_position(layer, layers) * (len(values) - 1))]
+
+
+def interpolate(values: Sequence[float], layer: int, layers: int) -> float:
+    """The number that mergekit reads for one block from a gradient of any length.
+
+    One value per block is taken as it stands; mergekit may miss it by a rounding error.
+
+    Source: ``evaluate_setting`` in mergekit 0.1.5.
+    """
+    if len(values) == layers:
+        return values[layer]
+    scaled = _position(layer, layers) * (len(values) - 1)
+    low = int(scaled)
+    high = min(len(values) - 1, low + 1)
+    fraction = scaled - low
+    return (1 - fraction) * values[low] + fraction * values[high]
+
+
+def _position(layer: int, layers: int) -> float:
+    return layer / (layers - 1) if layers > 1 else 1.0

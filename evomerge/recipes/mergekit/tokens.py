@@ -7,66 +7,66 @@ from typing import Any
 
 from evomerge.recipes import Tokenizer, TokenRow
 from evomerge.recipes._tokenizer import VOCABULARIES
-from evomerge.recipes.mergekit.read_entries import Entries, Model, shown
-from evomerge.recipes.mergekit.read_settings import check_keys
+from evomerge.recipes.mergekit.read_models import Model, ModelReader, shown
+from evomerge.recipes.mergekit.read_settings import Problems
 
 NameOf = Callable[[Model], str | None]  # ``base`` or a source's name; None for other models
 
 
-def read_tokenizer(content: dict[str, Any], entries: Entries, name_of: NameOf) -> Any:
+def read_tokenizer(content: dict[str, Any], models: ModelReader, name_of: NameOf) -> Any:
     """The field ``tokenizer`` of a recipe, from ``tokenizer_source`` or ``tokenizer``."""
-    problem = entries.problem
+    problems = models.problems
 
     def source(value: Any, path: str) -> str:
         if value in VOCABULARIES:
             return str(value)
-        model = entries.model(value, path)
+        model = models.model(value, path)
         name = name_of(model)
         if name is None and model:
-            problem(path, f"expected base, union or one of the models, got {shown(model)}")
+            problems.add(path, f"expected base, union or one of the models, got {shown(model)}")
         return name or "base"
 
     if content.get("tokenizer") is None:
         given = content.get("tokenizer_source")
         return None if given is None else source(given, "tokenizer_source")
     if content.get("tokenizer_source") is not None:
-        problem("tokenizer", "give either tokenizer or tokenizer_source")
+        problems.add("tokenizer", "give either tokenizer or tokenizer_source")
     known = ("source", "tokens", "pad_to_multiple_of")
-    keys = check_keys(content["tokenizer"], "tokenizer", known, problem)
+    keys = problems.check_keys(content["tokenizer"], "tokenizer", known)
     tokens = keys.get("tokens") or {}
     if not isinstance(tokens, dict):
-        problem("tokenizer.tokens", f"expected tokens and their sources, got {tokens!r}")
+        problems.add("tokenizer.tokens", f"expected tokens and their sources, got {tokens!r}")
         tokens = {}
     return {
         "source": source(keys.get("source", "union"), "tokenizer.source"),
         "tokens": {
-            str(token): _row(value, f"tokenizer.tokens.{token}", entries, source)
+            str(token): _row(value, f"tokenizer.tokens.{token}", problems, source)
             for token, value in tokens.items()
         },
         "pad_to_multiple_of": keys.get("pad_to_multiple_of") or None,
     }
 
 
-def _row(value: Any, path: str, entries: Entries, name: Callable[[Any, str], str]) -> Any:
-    keys = check_keys(value, path, ("source", "force"), entries.problem)
+def _row(value: Any, path: str, problems: Problems, name: Callable[[Any, str], str]) -> Any:
+    keys = problems.check_keys(value, path, ("source", "force"))
     row: dict[str, Any] = {"force": keys.get("force", False)}
     source = keys.get("source")
     if source is None:
-        entries.problem(f"{path}.source", "expected a model, or a kind of row")
+        problems.add(f"{path}.source", "expected a model, or a kind of row")
     elif not isinstance(source, dict) or "kind" not in source:
         row["source"] = name(source, f"{path}.source")
     elif source["kind"] == "zero":
         row["zero"] = True
     elif source["kind"] == "model_token":
         known = ("kind", "model", "token", "token_id")
-        check_keys(source, f"{path}.source", known, entries.problem)
+        problems.check_keys(source, f"{path}.source", known)
         row["source"] = name(source.get("model"), f"{path}.source.model")
         row |= {key: source[key] for key in ("token", "token_id") if source.get(key) is not None}
         if ("token" in row) == ("token_id" in row):
-            entries.problem(f"{path}.source", "expected either token or token_id")
+            problems.add(f"{path}.source", "expected either token or token_id")
     else:
         kind = source["kind"]
-        entries.problem(f"{path}.source.kind", f"expected zero or model_token, got {kind!r}")
+        problems.add(f"{path}.source.kind", f"expected zero or model_token, got {kind!r}")
     return row
 
 

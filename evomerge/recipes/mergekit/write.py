@@ -9,17 +9,21 @@ import yaml
 
 from evomerge.errors import ExportError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes import Recipe
-from evomerge.recipes._stack import BASE, slice_lengths
+from evomerge.recipes import BASE, Recipe
+from evomerge.recipes._stack import slice_lengths
 from evomerge.recipes.mergekit import write_refusals as refuse
-from evomerge.recipes.mergekit.methods import METHOD_OF, METHODS, Method
+from evomerge.recipes.mergekit.methods import METHOD_OF, METHODS, MergeMethod
 from evomerge.recipes.mergekit.modules import named
 from evomerge.recipes.mergekit.tokens import write_tokenizer
-from evomerge.recipes.mergekit.write_layout import Layout
+from evomerge.recipes.mergekit.write_equivalents import (
+    Folds,
+    with_rescale,
+    without_scales,
+    without_segments,
+)
 from evomerge.recipes.mergekit.write_remarks import remarks
-from evomerge.recipes.mergekit.write_scales import Folds, by_factor
-from evomerge.recipes.mergekit.write_segments import by_tensor
-from evomerge.recipes.mergekit.write_values import Values, has_rows, with_rescale
+from evomerge.recipes.mergekit.write_settings import SettingWriter, has_gradients
+from evomerge.recipes.mergekit.write_values import Values
 from evomerge.recipes.places import Placed
 
 PAIRS = ("slerp", "nearswap", "arcee_fusion")  # of two sources the first is the base
@@ -44,42 +48,42 @@ def to_mergekit(
         ExportError: everything in the recipe that mergekit lacks or would get wrong, at once.
     """
     digest = recipe.digest
-    if recipe.operator == "segments":
-        recipe = by_tensor(recipe, places, shapes)
-    recipe = by_factor(recipe, places, folds or {})
+    recipe = without_segments(recipe, places, shapes)
+    recipe = without_scales(recipe, places, folds or {})
     name = METHOD_OF.get(recipe.operator)
     if name is None:
         known = did_you_mean(recipe.operator, METHOD_OF)
         raise ExportError(f"operator: mergekit export knows no {recipe.operator!r}.{known}")
-    written, method = with_rescale(recipe, METHODS[name])
-    writer = _Writer(written, name, method, places)
+    writer = _Writer(*with_rescale(recipe, METHODS[name]), name, places)
     content = writer.content()
     if writer.problems:
         raise ExportError(dict.fromkeys(writer.problems))
-    about = remarks(recipe, method, writer.values.at, writer.layout, shapes)
-    lines = [f"evomerge recipe {digest}", *about]
-    return "".join(f"# {line}\n" for line in lines) + _dump(content)
+    lines = [f"evomerge recipe {digest}", *remarks(writer.values, shapes)]
+    text = yaml.dump(
+        content, Dumper=_GradientDumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return "".join(f"# {line}\n" for line in lines) + text
 
 
 class _Writer:
-    """One export: values are looked up tensor group by tensor group, problems gathered."""
+    """One export, problems gathered."""
 
     def __init__(
-        self, recipe: Recipe, name: str, method: Method, places: Mapping[str, Placed]
+        self, recipe: Recipe, method: MergeMethod, name: str, places: Mapping[str, Placed]
     ) -> None:
-        self.recipe, self.name, self.method, self.places = recipe, name, method, places
-        # where mergekit would add the base to the models
-        self.alone = method.base == "ignored" and name != "linear" and not self._has_base
-        self.slices = recipe.slices
-        self.layout = Layout(places, slice_lengths(recipe.slices))
-        if self.alone and not recipe.slices:
-            self.slices = (dict.fromkeys(recipe.sources, (0, self.layout.layers)),)
-            self.layout = Layout(places, [self.layout.layers])
-        self.values = Values(recipe, name, method, self.layout)
+        self.recipe, self.method, self.name, self.places = recipe, method, name, places
+        self.slices, lengths = recipe.slices, slice_lengths(recipe.slices)
+        settings = SettingWriter(places, lengths)
+        self.has_base = recipe.base in recipe.sources.values()
+        if method.base == "ignored" and name != "linear" and not self.has_base and not lengths:
+            # one slice of all blocks: to a list of models mergekit would add the base
+            self.slices = (dict.fromkeys(recipe.sources, (0, settings.layers)),)
+            settings = SettingWriter(places, [settings.layers])
+        self.values = Values(recipe, name, method, settings)
         self.problems = [
-            f"parameters.{path}: {count} values, but the model has {self.layout.layers} blocks"
+            f"parameters.{path}: {count} values, but the model has {settings.layers} blocks"
             for path, count in recipe.lists()
-            if count != self.layout.layers
+            if count != settings.layers
         ]
 
     def content(self) -> dict[str, Any]:
@@ -91,16 +95,17 @@ class _Writer:
             return {}
         self.problems += refuse.repeated(self.recipe)
         base_model = self._base_model()
-        self.problems += refuse.parameters(self.recipe, self.method, self.layout, self.values.at)
-        self.problems += refuse.weights(self.recipe, self.method, self.layout, self.values.at)
-        self.problems += self.values.rescale_problems()
+        for refusals in (refuse.parameters, refuse.weights, refuse.rescale):
+            self.problems += refusals(self.values)
+        shared = [n for n in self.method.shared if self._is_written(n)]
+        # gradients are of one slice in mergekit
+        varying = [n for n in shared if self.slices and has_gradients(self.values.write(n, None))]
         content: dict[str, Any] = {"merge_method": self.name}
         if base_model is not None:
             content["base_model"] = base_model
-        shared = self._shared()
-        content |= self._in_modules(self._merged(base_model), base_model)
-        if shared:
-            content["parameters"] = shared
+        content |= self._in_modules(self._merged(base_model, varying), base_model)
+        if parameters := self._shared([name for name in shared if name not in varying]):
+            content["parameters"] = parameters
         content |= {"dtype": "float32", "out_dtype": self.recipe.dtype}
         folders = {name: str(model) for name, model in self.recipe.sources.items()}
         folders[BASE] = str(self.recipe.base)
@@ -113,14 +118,6 @@ class _Writer:
         return content
 
     # Models
-
-    @property
-    def _has_base(self) -> bool:
-        return self.recipe.base in self.recipe.sources.values()
-
-    @property
-    def _space(self) -> str:
-        return str(self.recipe.parameters.get("space", "task_vector"))
 
     def _base_model(self) -> str | None:
         base, first = str(self.recipe.base), str(next(iter(self.recipe.sources.values())))
@@ -135,7 +132,7 @@ class _Writer:
             self.problems.append(
                 f"sources: {self.name} of the base with itself, which mergekit lacks"
             )
-        if self.method.base == "optional" and self._space == "weights":
+        if self.method.base == "optional" and self.recipe.parameters.get("space") == "weights":
             if first != base:
                 self.problems.append(
                     "parameters.space: without base_model mergekit has no other model to take the "
@@ -144,44 +141,38 @@ class _Writer:
             return None
         return base
 
-    def _merged(self, base_model: str | None) -> dict[str, Any]:
+    def _merged(self, base_model: str | None, varying: list[str]) -> dict[str, Any]:
         """The key ``models`` or ``slices``."""
         models = [(str(model), name) for name, model in self.recipe.sources.items()]
         relative = base_model is not None and self.method.base != "ignored"
         if relative and not (self.name in PAIRS and len(models) == 2):
             models = self._without_base(models)
         if self.slices:
-            slices = [
-                self._slice(number, models, base_model if relative else None)
-                for number in range(len(self.slices))
-            ]
+            base = base_model if relative else None
+            slices = [self._slice(n, models, base, varying) for n in range(len(self.slices))]
             return {"slices": slices}
-        entries = [self._entry(model, source, None) for model, source in models]
-        if self.name == "linear" and not self._has_base:
+        entries = [{"model": model} | self._own(source) for model, source in models]
+        if self.name == "linear" and not self.has_base:
             # with weight 0, so that config and tokenizer are its: mergekit would take those of
             # any one of the models
             entries.append({"model": str(self.recipe.base), "parameters": {"weight": 0.0}})
         return {"models": entries}
 
     def _slice(
-        self, number: int, models: list[tuple[str, str]], base_model: str | None
+        self, number: int, models: list[tuple[str, str]], base_model: str | None, varying: list[str]
     ) -> dict[str, Any]:
         slice_ = self.slices[number]
-        sources = []
-        for model, source in models:
-            if source in slice_:
-                entry = self._entry(model, source, number)
-                written = {"model": model, "layer_range": list(slice_[source])}
-                sources.append(written | {k: v for k, v in entry.items() if k != "model"})
+        sources = [
+            {"model": model, "layer_range": list(slice_[source])} | self._own(source, number)
+            for model, source in models
+            if source in slice_
+        ]
         if base_model is not None and all(item["model"] != base_model for item in sources):
             first = next(iter(slice_.values()))
             same = [s for s, m in self.recipe.sources.items() if m == base_model and s in slice_]
             range_ = slice_[same[0]] if same else slice_.get(BASE, first)
             sources.append({"model": base_model, "layer_range": list(range_)})
-        parameters = {
-            self.method.theirs(name): self.values.cut(name, None, number)
-            for name in self._varying_shared()
-        }
+        parameters = {self.method.theirs(n): self.values.write(n, None, number) for n in varying}
         return {"sources": sources} | ({"parameters": parameters} if parameters else {})
 
     def _in_modules(self, merged: dict[str, Any], base_model: str | None) -> dict[str, Any]:
@@ -209,9 +200,7 @@ class _Writer:
         others = [(model, source) for model, source in models if model != self.recipe.base]
         if not others:
             self.problems.append("sources: the base alone. Add a source that differs from it.")
-        if "normalize" not in self.method.shared:
-            return others
-        divides = any(self.values.at("normalize", None)(*spot) for spot in self.layout.spots)
+        divides = "normalize" in self.method.shared and any(self.values.every("normalize"))
         if len(others) < len(models) and divides and not self.method.elects:
             self.problems.append(
                 "sources: the base is one of them, and mergekit does not divide by its weight. "
@@ -221,45 +210,33 @@ class _Writer:
 
     # Parameters
 
-    def _entry(self, model: str, source: str, number: int | None) -> dict[str, Any]:
-        parameters: dict[str, Any] = {}
-        for name in self.method.per_source:
-            if self.values.is_given(name, source):
-                theirs = self.method.theirs(name)
-                parameters[theirs] = (
-                    self.values.write(name, source)
-                    if number is None
-                    else self.values.cut(name, source, number)
-                )
-        return {"model": model} | ({"parameters": parameters} if parameters else {})
+    def _is_written(self, name: str) -> bool:
+        return name in self.recipe.parameters or name in (*self.method.needed, "rescale")
 
-    def _shared(self) -> dict[str, Any]:
+    def _own(self, source: str, number: int | None = None) -> dict[str, Any]:
+        """The key ``parameters`` of one model, if it has any; in one slice or in all."""
+        own = {
+            self.method.theirs(name): self.values.write(name, source, number)
+            for name in self.method.per_source
+            if self.values.is_given(name, source)
+        }
+        return {"parameters": own} if own else {}
+
+    def _shared(self, names: list[str]) -> dict[str, Any]:
         """What is said once for all slices."""
-        varying = self._varying_shared()
         written: dict[str, Any] = {}
-        for name in self._given_shared():
-            if name not in varying:
-                value = self.values.write(name, None)
-                whole = name in _WHOLE_NUMBERS and isinstance(value, float)
-                written[self.method.theirs(name)] = int(value) if whole else value
+        for name in names:
+            value = self.values.write(name, None)
+            whole = name in _WHOLE_NUMBERS and isinstance(value, float)
+            written[self.method.theirs(name)] = int(value) if whole else value
         axis = self.recipe.parameters.get("axis")
         if self.name == "nuslerp" and axis is not None:
             # mergekit's flag does the reverse of what its documentation says
             written |= {"nuslerp_flatten": False, "nuslerp_row_wise": axis == "col"}
         return written
 
-    def _given_shared(self) -> list[str]:
-        always = (*self.method.needed, "rescale")
-        return [n for n in self.method.shared if n in self.recipe.parameters or n in always]
 
-    def _varying_shared(self) -> list[str]:
-        """Those with gradients, which in mergekit are of one slice."""
-        if not self.slices:
-            return []
-        return [name for name in self._given_shared() if has_rows(self.values.write(name, None))]
-
-
-class _Dumper(yaml.SafeDumper):
+class _GradientDumper(yaml.SafeDumper):
     """Gradients on one line, everything else in blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -270,8 +247,4 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 
 
-_Dumper.add_representer(list, _Dumper.represent_row)
-
-
-def _dump(content: dict[str, Any]) -> str:
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+_GradientDumper.add_representer(list, _GradientDumper.represent_row)

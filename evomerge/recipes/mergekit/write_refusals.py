@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe, Scalar
-from evomerge.recipes.mergekit.methods import Method
-from evomerge.recipes.mergekit.write_layout import Layout, Value
-
-At = Callable[[str, str | None], Value]  # parameter and source to its values
+from evomerge.recipes.mergekit.methods import RESCALED
+from evomerge.recipes.mergekit.write_values import Values
 
 # Parameters that mergekit says in another way, by operator.
 SPECIAL = {
@@ -67,8 +65,9 @@ def repeated(recipe: Recipe) -> Iterator[str]:
                 )
 
 
-def parameters(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterator[str]:
+def parameters(values: Values) -> Iterator[str]:
     """Parameters that mergekit lacks, and values that it does not know."""
+    recipe, method = values.recipe, values.method
     known = {**method.defaults, **method.fixed}
     special = (*SPECIAL.get(recipe.operator, ()), *(("negative",) if method.elects else ()))
     for name in recipe.parameters:
@@ -78,11 +77,10 @@ def parameters(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterat
                 f"{did_you_mean(name, method.defaults)}"
             )
     for name, only in method.fixed.items():
-        found = dict.fromkeys(at(name, None)(*spot) for spot in layout.spots)
-        if wrong := [value for value in found if value != only]:
+        if wrong := [value for value in values.every(name) if value != only]:
             yield (
-                f"parameters.{name}: mergekit's {recipe.operator} has no {shown(wrong[0])!s}. "
-                f"Set it to {shown(only, plain=True)}."
+                f"parameters.{name}: mergekit's {recipe.operator} has no {_shown(wrong[0])}. "
+                f"Set it to {_shown(only, plain=True)}."
             )
     for name in ("space", "axis", "clamp", "coefficient_floor"):
         if name in special and not isinstance(recipe.parameters.get(name), (Scalar, type(None))):
@@ -95,24 +93,24 @@ def parameters(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterat
         yield f"parameters.coefficient_floor: mergekit knows 1e-6 alone, got {threshold}."
 
 
-def weights(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterator[str]:
+def weights(values: Values) -> Iterator[str]:
     """Where mergekit divides by another sum of weights than we do, or elects other signs."""
+    recipe, method = values.recipe, values.method
     if "weight" not in method.per_source:
         return
-    normalize = at("normalize", None) if "normalize" in method.shared else _never
-    of = {source: at("weight", source) for source in recipe.sources}
     lost: set[str] = set()
     voting: set[str] = set()
     turned: set[str] = set()
-    negative = at("negative", None)
-    for spot in layout.spots:
-        numbers = {s: w for s, value in of.items() if isinstance(w := value(*spot), float)}
+    for spot in values.settings.spots:
+        of = {source: values.at("weight", source, spot) for source in recipe.sources}
+        numbers = {source: w for source, w in of.items() if isinstance(w, float)}
         below = {source for source, w in numbers.items() if w < 0}
-        if method.elects and negative(*spot) != "elect":
+        divides = "normalize" in method.shared and bool(values.at("normalize", None, spot))
+        if method.elects and values.at("negative", None, spot) != "elect":
             voting |= below
-        if _turns(recipe.operator, numbers, normalize=bool(normalize(*spot))):
+        if _turns(recipe.operator, numbers, normalize=divides):
             turned |= below
-        if not normalize(*spot):
+        if not divides:
             continue
         lost |= below
         if recipe.operator in ("linear", "multislerp") and abs(math.fsum(numbers.values())) < 1e-8:
@@ -121,29 +119,47 @@ def weights(recipe: Recipe, method: Method, layout: Layout, at: At) -> Iterator[
                 "Set normalize: false, or change one."
             )
         is_dare = recipe.operator.startswith("dare")
-        if is_dare and at("rescale", None)(*spot) == "inverse":
+        if is_dare and values.at("rescale", None, spot) == "inverse":
             yield (
                 "parameters.rescale: mergekit cannot combine inverse with normalize. "
                 "Set rescale: l1, or normalize: false."
             )
     if turned:
         yield (
-            f"parameters.weight: negative for {_named(recipe, turned)}, and mergekit would add "
+            f"parameters.weight: negative for {_listed(recipe, turned)}, and mergekit would add "
             "what is to be subtracted. Set normalize: false where there is such a key, or raise it."
         )
     if method.elects and lost:
         yield (
-            f"parameters.weight: negative for {_named(recipe, lost)}, and with normalize mergekit "
+            f"parameters.weight: negative for {_listed(recipe, lost)}, and with normalize mergekit "
             "loses the sign. Set normalize: false, or raise it to 0."
         )
     elif voting:
         yield (
-            f"parameters.weight: negative for {_named(recipe, voting)}, which in mergekit has a "
+            f"parameters.weight: negative for {_listed(recipe, voting)}, which in mergekit has a "
             "vote on the sign. Set negative: elect."
         )
 
 
-def shown(value: Any, *, plain: bool = False) -> str:
+def rescale(values: Values) -> Iterator[str]:
+    """Ways to restore what was dropped that mergekit does not have."""
+    if "rescale" not in values.method.shared:
+        return
+    wrong = [str(word) for word in values.every("rescale") if word not in ("none", "l1")]
+    if values.name in RESCALED and wrong:
+        yield (
+            f"parameters.sparsify_rescale: mergekit's {values.name} has no {min(wrong)}. "
+            "Set it to l1."
+        )
+    sources = values.recipe.sources if values.name.startswith("della") else ()
+    if values.inverse and any(values.every("density", source) != [1] for source in sources):
+        yield (
+            "parameters.rescale: mergekit cannot divide each element by its own probability. "
+            "Set rescale: l1."
+        )
+
+
+def _shown(value: Any, *, plain: bool = False) -> str:
     """A value as a person writes it in YAML."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -158,9 +174,5 @@ def _turns(operator: str, weight: Mapping[str, float], *, normalize: bool) -> bo
     return divides and math.fsum(weight.values()) < 0
 
 
-def _never(role: str, layer: int, name: str) -> Scalar:
-    return False
-
-
-def _named(recipe: Recipe, sources: set[str]) -> str:
+def _listed(recipe: Recipe, sources: set[str]) -> str:
     return ", ".join(source for source in recipe.sources if source in sources)

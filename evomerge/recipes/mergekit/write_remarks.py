@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from evomerge.recipes import Recipe
-from evomerge.recipes.mergekit.methods import Method
-from evomerge.recipes.mergekit.write_layout import Layout, Value
+from evomerge.recipes.mergekit.write_values import Values
 
 _RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 
 
-def remarks(
-    recipe: Recipe,
-    method: Method,
-    at: Callable[[str, str | None], Value],
-    layout: Layout,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> Iterator[str]:
+def remarks(values: Values, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
     """Comment lines: where mergekit's result differs a little, and why values look as they do."""
+    recipe, method = values.recipe, values.method
     operator = recipe.operator
     yield "For mergekit 0.1.5 or newer. As in evomerge, arithmetic is float32 (dtype)"
     yield "and the result is rounded once, to out_dtype."
@@ -36,13 +29,13 @@ def remarks(
     if operator in _RANDOM:
         yield "mergekit draws its own random masks, others on every run: the merge has the same"
         yield "distribution as evomerge's, not the same weights."
-        if any(at("rescale", None)(*spot) == "inverse" for spot in layout.spots):
+        if "inverse" in values.every("rescale"):
             yield "Each weight has been divided by its density: evomerge's rescale: inverse."
     elif {"density", "sparsify_density"} & set(recipe.parameters):
         yield "Of elements equal in magnitude at the edge of a density, mergekit keeps any,"
         yield "evomerge the first: a few elements per tensor can differ."
     if "density" in method.per_source and operator not in _RANDOM:
-        yield from _emptied(recipe, at, layout, shapes)
+        yield from _emptied(values, shapes)
     if operator == "model_stock" and recipe.parameters.get("clamp", True):
         yield "Where task vectors point apart on average, mergekit extrapolates; evomerge takes"
         yield "the base."
@@ -52,19 +45,16 @@ def remarks(
         yield "mergekit draws a sample of large tensors to find its threshold, evomerge sorts them."
 
 
-def _emptied(
-    recipe: Recipe,
-    at: Callable[[str, str | None], Value],
-    layout: Layout,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> Iterator[str]:
+def _emptied(values: Values, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
     """The first tensor of which some density keeps less than one element."""
-    densities = [at("density", source) for source in recipe.sources]
-    for spot in layout.spots:
-        count = math.prod(shapes.get(spot[2], (0,)))
-        if count and any(float(density(*spot)) * count < 1 for density in densities):
-            if recipe.operator == "ties":
-                yield f"mergekit before 0.1.5 stops at {spot[2]}: the density leaves no element."
+    for spot in values.settings.spots:
+        count = math.prod(shapes.get(spot.tensor, (0,)))
+        densities = (values.at("density", source, spot) for source in values.recipe.sources)
+        if count and any(float(density) * count < 1 for density in densities):
+            if values.name == "ties":
+                yield (
+                    f"mergekit before 0.1.5 stops at {spot.tensor}: the density leaves no element."
+                )
             else:
-                yield f"Of {spot[2]} mergekit keeps no element, evomerge one."
+                yield f"Of {spot.tensor} mergekit keeps no element, evomerge one."
             return

@@ -15,7 +15,8 @@ from evomerge.errors import ExportError, RecipeError
 from evomerge.plugins import registry
 from evomerge.recipes import ROLES, Recipe
 from evomerge.recipes.mergekit import from_mergekit, is_mergekit, to_mergekit
-from evomerge.recipes.mergekit.methods import METHODS, interpolate, pick
+from evomerge.recipes.mergekit.methods import METHODS
+from evomerge.recipes.mergekit.read_settings import interpolate, pick
 from evomerge.yaml_files import parse_yaml
 
 LAYERS = 3
