@@ -17,8 +17,15 @@ from numba.extending import intrinsic
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from evomerge.kernels.choices import Consensus, Negative
 from evomerge.kernels.compiled import BLOCK, array, as_bits, as_float, compiled, fits
-from evomerge.kernels.consensus import divided, scaled, weighted_sum
+from evomerge.kernels.consensus import (
+    consensus_sum,
+    divided,
+    plain_divisor,
+    scaled,
+    weighted_sum,
+)
 from evomerge.kernels.memory import buffer
 from evomerge.kernels.stack import NotFiniteError, Stack, Tile, Tiles
 
@@ -43,6 +50,38 @@ def weighted(
         return total if divisor == 1 else divided(total, divisor)
 
     return replace(x.each(kernel), at_once=_at_once(x, weight, factor, divisor))
+
+
+def summed(
+    x: Stack,
+    weight: Sequence[float],
+    *,
+    lam: float,
+    normalize: bool,
+    consensus: Consensus | None = None,
+    negative: Negative = "subtract",
+) -> Tiles:
+    """λ Σ w_i τ_i over all entries, or over those that agree with an elected sign.
+
+    Args:
+        x: M task vectors.
+        weight: (M,) any sign.
+        lam: scale of the sum.
+        normalize: divide by |Σ w_i|; with an election by Σ |w_i| over the entries that agree.
+        consensus: how signs are elected; None adds up all entries.
+        negative: as for `consensus_sum`.
+    """
+    if consensus is None:
+        factor = lam / plain_divisor(weight, signed=False) if normalize else lam
+        return weighted(x, weight, factor=factor)
+
+    def kernel(tile: Tile) -> Tensor:
+        total = consensus_sum(
+            tile.values, weight, normalize=normalize, consensus=consensus, negative=negative
+        )
+        return scaled(total, lam)
+
+    return x.each(kernel)
 
 
 def _at_once(

@@ -18,14 +18,16 @@ from evomerge.operators._operator import Operator, get, operator
 from evomerge.operators._outline import outline
 
 if TYPE_CHECKING:
-    from evomerge.operators._apply import Settings, apply, combine
+    from evomerge.operators._apply import apply
+    from evomerge.operators._combine import Settings, combine
 else:
+    _LAZY = {"apply": "_apply", "Settings": "_combine", "combine": "_combine"}
 
     def __getattr__(name: str) -> Any:
         # these work on tensors: torch takes a second to import, so at first use (PEP 562)
-        if name in ("Settings", "apply", "combine"):
-            found = globals()[name] = getattr(import_module(f"{__name__}._apply"), name)
-            return found
+        if name in _LAZY:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+            return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

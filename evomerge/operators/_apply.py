@@ -1,9 +1,9 @@
-"""Run an operator on the tensors of one name."""
+"""`evomerge.apply`: an operator on tensors in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,107 +11,12 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.kernels.passes import added, all_finite
-from evomerge.kernels.stack import Merged, Stack, Tiles
+from evomerge.kernels.passes import all_finite
+from evomerge.kernels.stack import Stack
 from evomerge.kernels.threads import on_one_thread
-from evomerge.operators import _modifiers
 from evomerge.operators._bound import Bound
+from evomerge.operators._combine import Settings, combine
 from evomerge.operators._operator import Operator, get
-
-Out = Callable[[int, Tensor], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The parameters of one tensor.
-
-    Attributes:
-        per_source: (M,) values for every per-source parameter of the operator.
-        shared: its other parameters, validated.
-    """
-
-    per_source: Mapping[str, Sequence[float]]
-    shared: Mapping[str, Any]
-
-    def of(self, names: Sequence[str] | frozenset[str]) -> dict[str, Any]:
-        """Those called ``names``."""
-        columns = {key: tuple(value) for key, value in self.per_source.items() if key in names}
-        return columns | {key: value for key, value in self.shared.items() if key in names}
-
-
-def combine(operator: Operator, x: Stack, settings: Settings, out: Out) -> None:
-    """Merge a stack, tile by tile.
-
-    Args:
-        operator: what merges.
-        x: the sources' tensors, and the base's where it has one.
-        settings: of this tensor.
-        out: takes the flat index of the first element and (n,) float32, which it may overwrite;
-            called in order.
-
-    Raises:
-        OperatorError: too few or too many tensors for the operator, or inputs that are not finite.
-
-    Source: rules R1 (float32 throughout) and R8 (what to do where a tensor is missing).
-    """
-    if x.size == 0:
-        return
-    merged, factor = _merged(operator, x, settings)
-    if merged.at_once is not None:
-        for start, stop in merged.stack.cuts_at():
-            out(start, merged.at_once(start, stop, factor))
-        return
-    adds = merged.stack.deltas
-    for tile in merged.stack.tiles(by_row=merged.by_row):
-        values = merged.kernel(tile)
-        if factor != 1:
-            values = values * factor
-        if adds and tile.base is not None:
-            values = added(tile.base, values)
-        out(tile.start, values.reshape(-1))
-
-
-def _merged(operator: Operator, x: Stack, settings: Settings) -> tuple[Tiles, float]:
-    """What the operator gives, to be added to the base if its stack holds task vectors."""
-    if operator.on == "pair":
-        pair = x.inputs if x.count >= 2 or x.base is None else [x.base, *x.inputs]
-        x = replace(x, inputs=pair, base=None, identity=("pair", *x.identity))
-        if x.count == 1:
-            return _first(x), 1.0  # R8: the other lacks this tensor
-    if operator.sources is not None and x.count > operator.sources:
-        raise OperatorError(f"{operator.name} merges {operator.sources} models, got {x.count}")
-    in_space = settings.shared.get("space", "task_vector") == "task_vector"
-    if operator.on == "task_vectors" or (operator.on == "either" and in_space):
-        if x.base is not None:
-            x = replace(x, deltas=True)
-        elif operator.on == "task_vectors":
-            weight = settings.per_source.get("weight", [1.0] * x.count)
-            return _merged(get("linear"), x, Settings({"weight": weight}, {"normalize": True}))
-    function_parameters = [name for name in operator.parameters if name not in _modifiers.NAMES]
-    parameters = settings.of(function_parameters)
-    if operator.on == "task_vectors":
-        factor = _modifiers.depth_factor(x, **settings.of(_modifiers.LAST))
-        x = _modifiers.modified(x, **settings.of(_modifiers.NAMES - _modifiers.LAST))
-        return _whole_to_tiles(x, operator.function(x, **parameters)), factor
-    if operator.sources is not None and x.count < operator.sources:
-        return _first(x), 1.0
-    return _whole_to_tiles(x, operator.function(x, **parameters)), 1.0
-
-
-def _first(x: Stack) -> Tiles:
-    """The first tensor as it is."""
-    return x.each(lambda tile: tile.values[0])
-
-
-def _whole_to_tiles(x: Stack, merged: Merged) -> Tiles:
-    """A result that was computed at once, handed out in tiles."""
-    if isinstance(merged, Tiles):
-        return merged
-    flat = merged.reshape(-1)
-    # of the inputs only the base is still of use
-    rest = x.inputs[:1] if x.base is None else [x.base]
-    plain = replace(x, inputs=rest, changes=(), by_row=False)
-    return Tiles(plain, lambda tile: flat[tile.start : tile.start + tile.values.shape[-1]])
 
 
 def apply(
@@ -125,30 +30,40 @@ def apply(
     depth: float | None = None,
     **parameters: Any,
 ) -> Any:
-    """Merge the tensors of one name with one operator.
+    """Merge tensors with one operator.
+
+    Tensors are anything that ``torch.as_tensor`` takes, of any float dtype; all of one call have
+    one shape. Task vectors and results are float32.
 
     Args:
-        name: as in ``evomerge list operators``.
-        base: (*shape) tensor or nested list; needed by operators on task vectors.
-        sources: M tensors or nested lists (*shape).
-        uniforms: (M, *shape) in [0, 1), in place of the numbers drawn from ``seed``.
+        name: of the operator, as in ``evomerge list operators``.
+        base: (*shape); operators on task vectors need one.
+        sources: M tensors, (*shape).
+        uniforms: (M, *shape) in [0, 1), in place of random numbers drawn from ``seed``.
         seed: of the random numbers that some operators draw.
-        role: the tensor's, as in a recipe: operators on matrices treat embeddings otherwise.
+        role: the tensor's, as in a recipe: operators on matrices treat an ``embedding`` and a
+            ``head`` otherwise.
         depth: of the tensor's block, 0 in the first and 1 in the last; None outside the blocks.
         parameters: the operator's own. A per-source one is a number for all sources or a list
-            of M, under its name or its plural (``weight`` or ``weights``); a group of those with
-            a common prefix may be given as a mapping (``compeft={"density": 0.2}``); recorded
+            of M, under its name or its plural (``weight`` or ``weights``); parameters with a
+            common prefix may be given as a mapping (``compeft={"density": 0.2}``); recorded
             statistics are a list of M tensors, or None, under their kind (``fisher=[...]``).
 
-    A whole model is merged at once, for operators of global scope, if base and sources are
-    mappings from names to tensors.
+    For operators that look at a whole model (``scope="global"``), base, sources and statistics
+    may be mappings from tensor names to tensors.
 
     Returns:
-        (*shape) float32; a mapping of these for mappings.
+        (*shape) float32, newly allocated; for mappings a dict of these.
 
     Raises:
-        ConfigError: no such operator, or a shared parameter outside its domain.
-        OperatorError: shapes differ, or a per-source parameter outside its domain.
+        ConfigError: no such operator, an unknown parameter, or a shared one outside its domain.
+        OperatorError: shapes differ, base or statistics are missing, a per-source parameter is
+            outside its domain or does not have M values, or values are not finite.
+
+    Example:
+        >>> base, math, code = [1.0, 2.0], [3.0, 2.5], [0.5, 3.0]
+        >>> apply("ties", base=base, sources=[math, code], density=0.5, weights=[1.0, 0.5])
+        tensor([3., 3.])
     """
     operator = get(name)
     if sources and isinstance(sources[0], Mapping):
@@ -217,8 +132,8 @@ def _apply_to_model(
 
 
 def _tensor(values: Any) -> Tensor:
-    found = torch.as_tensor(values).detach()
-    return found if found.is_floating_point() else found.float()
+    tensor = torch.as_tensor(values).detach()
+    return tensor if tensor.is_floating_point() else tensor.float()
 
 
 def _statistics(recorded: Sequence[Any]) -> list[Tensor | None]:

@@ -1,4 +1,4 @@
-"""What signature and docstring of an operator say, as data: for listings and pages."""
+"""Signature and docstring of an operator as data, for listings and documentation pages."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from evomerge.operators import _modifiers
+from evomerge.operators._modifiers import MODIFIERS, NAMES
 from evomerge.operators._operator import Operator
 
 _SECTION = re.compile(r"^(Args|Returns|Raises|Source):", re.MULTILINE)
 _KINDS = {float: "number", int: "whole number", bool: "true or false", str: "word"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One parameter, as a person sets it in YAML.
 
     Attributes:
+        name: the YAML key.
         per_source: whether every source has its own value.
         kind: ``number``, ``whole number``, ``true or false`` or ``word``.
-        domain: what it may be: an interval, or the words; empty for any of its kind.
-        about: the docstring's words.
+        domain: an interval, or the words it may be; empty if any of its kind is valid.
+        default: used where a recipe gives none.
+        about: its description in the docstring.
     """
 
     name: str
@@ -36,18 +38,20 @@ class Setting:
     about: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """One operator, in words.
+    """What a person reads about one operator.
 
     Attributes:
-        about: the sentence that its file begins with.
-        text: what it computes: the docstring down to the arguments.
-        operands: what it merges: the docstring of ``x``.
-        needs: beyond sources.
+        name: its public name.
+        about: the first sentence of its file.
+        text: what it computes: the docstring up to the arguments.
+        operands: what it merges: the docstring's words on ``x``.
+        needs: what it needs besides sources.
         settings: its own parameters, without those of `modifiers`.
-        modified: whether it has those too.
-        errors, source: as the docstring has them.
+        modified: whether it has those of `modifiers` too.
+        errors: the docstring's section ``Raises``.
+        source: the docstring's section ``Source``.
     """
 
     name: str
@@ -62,31 +66,31 @@ class Description:
 
 
 def describe(operator: Operator) -> Description:
-    """What there is to know of an operator."""
+    """All that an operator's file says about it."""
     sections = _sections(operator.function)
     words = _arguments(sections.get("Args", ""))
-    own = [name for name in operator.parameters if name not in _modifiers.NAMES]
+    own = [name for name in operator.parameters if name not in NAMES]
     return Description(
-        operator.name,
-        (inspect.unwrap(operator.function).__globals__["__doc__"] or "").strip(),
-        sections[""],
-        words.get("x", ""),
-        tuple(_needs(operator)),
-        tuple(_setting(operator, name, words) for name in own),
-        len(own) < len(operator.parameters),
-        sections.get("Raises", ""),
-        sections.get("Source", ""),
+        name=operator.name,
+        about=(inspect.unwrap(operator.function).__globals__["__doc__"] or "").strip(),
+        text=sections[""],
+        operands=words.get("x", ""),
+        needs=tuple(_needs(operator)),
+        settings=tuple(_setting(operator, name, words) for name in own),
+        modified=len(own) < len(operator.parameters),
+        errors=sections.get("Raises", ""),
+        source=sections.get("Source", ""),
     )
 
 
 def modifiers(operator: Operator) -> tuple[Setting, ...]:
-    """The parameters that every operator on task vectors has, of which this must be one."""
-    words: dict[str, str] = {}
-    for function in (_modifiers.modified, _modifiers.depth_factor):
-        words |= _arguments(_sections(function)["Args"])
-    return tuple(
-        _setting(operator, name, words) for name in operator.parameters if name in _modifiers.NAMES
-    )
+    """The parameters that an operator on task vectors shares with all others of its kind."""
+    words = {
+        f"{modifier.__name__}_{name}": about
+        for modifier in MODIFIERS
+        for name, about in _arguments(_sections(modifier)["Args"]).items()
+    }
+    return tuple(_setting(operator, name, words) for name in operator.parameters if name in NAMES)
 
 
 def _needs(operator: Operator) -> Iterable[str]:
@@ -109,7 +113,7 @@ def _needs(operator: Operator) -> Iterable[str]:
 
 
 def _sections(function: Any) -> dict[str, str]:
-    """Heading to text; the text before the first heading has none."""
+    """The sections of a docstring by heading; "" has the text before the first."""
     parts = _SECTION.split(inspect.getdoc(function) or "")
     return {"": parts[0].strip()} | {
         heading: inspect.cleandoc(text).strip()
@@ -118,12 +122,12 @@ def _sections(function: Any) -> dict[str, str]:
 
 
 def _arguments(text: str) -> dict[str, str]:
-    """Name to description, each on one line."""
-    found: dict[str, str] = {}
+    """Parameter to description on one line."""
+    words: dict[str, str] = {}
     for entry in re.split(r"\n(?=\S)", text):
         names, _, about = entry.partition(":")
-        found |= {name.strip(): " ".join(about.split()) for name in names.split(",")}
-    return found
+        words |= {name.strip(): " ".join(about.split()) for name in names.split(",")}
+    return words
 
 
 def _setting(operator: Operator, name: str, words: Mapping[str, str]) -> Setting:
@@ -133,14 +137,23 @@ def _setting(operator: Operator, name: str, words: Mapping[str, str]) -> Setting
         kind = "whole number" if bound.whole else "number"
         above, least = _finite(bound.above), _finite(bound.least)
         domain = _interval(gt=above, ge=least, le=_finite(bound.most))
-        return Setting(name, True, kind, domain, bound.default, about)
-    field = operator.options.model_fields[name]
-    kind, domain = _type(field.annotation, field.metadata)
-    return Setting(name, False, kind, domain, operator.shared[name], about)
+        default = bound.default
+    else:
+        field = operator.options.model_fields[name]
+        kind, domain = _type(field.annotation, field.metadata)
+        default = operator.shared[name]
+    return Setting(
+        name=name,
+        per_source=name in operator.per_source,
+        kind=kind,
+        domain=domain,
+        default=default,
+        about=about,
+    )
 
 
 def _type(annotation: Any, limits: Sequence[Any] = ()) -> tuple[str, str]:
-    """The kind and the domain of a type, with what is attached to it."""
+    """`Setting.kind` and `Setting.domain` of a type and the limits attached to it."""
     members = get_args(annotation)
     if get_origin(annotation) is Annotated:
         return _type(members[0], [one for m in members[1:] for one in getattr(m, "metadata", [m])])

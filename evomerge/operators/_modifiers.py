@@ -1,12 +1,13 @@
 """Parameters of every operator on task vectors: what is done before it, and to its result.
 
-In the order of the specification: each source is sparsified, then compressed as in ComPEFT; the
-operator merges them; LiNeS scales the merged task vector by the depth of its block.
+Each source is sparsified, then compressed as in ComPEFT; the operator merges them; LiNeS scales the
+merged task vector by the depth of its block. ``density`` of `sparsify` is the YAML key
+``sparsify_density``, and so on.
 """
 
 # without `annotations` from `__future__`: the types of keywords are read before torch is imported
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -24,78 +25,103 @@ PER_SOURCE: Mapping[str, Bound] = {
 }
 
 
-def modified(
+def sparsify(
     x: "Stack",
     *,
-    sparsify_density: Floats,
-    compeft_density: Floats,
-    compeft_alpha: Floats,
-    sparsify_method: Method = "magnitude",
-    sparsify_rescale: Literal["none", "inverse"] | Norm = "none",
-    sparsify_gamma: Annotated[float, Field(ge=0, lt=1)] = 0.01,
-    sparsify_epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
-    compeft_scope: Scope = "tensor",
+    density: Floats,
+    method: Method = "magnitude",
+    rescale: Literal["none", "inverse"] | Norm = "none",
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.01,
+    epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
 ) -> "Stack":
-    """The task vectors that the operator gets to see.
+    """The task vectors with a fraction of each kept.
 
     Args:
         x: task vectors.
-        sparsify_density: (M,) fraction of each that is kept; 1 keeps it as it is.
-        compeft_density: (M,) fraction that ComPEFT keeps; 0 leaves the source as it is.
-        compeft_alpha: (M,) multiples of the standard deviation that take the values' place.
-        sparsify_method: what is kept: the largest ``magnitude``, a ``random`` part, a part by
-            rank (``della``), the largest without outliers (``breadcrumbs``).
-        sparsify_rescale: ``inverse`` divides by the probability of being kept; ``l1``, ``l2``
-            and ``linf`` restore a norm.
-        sparsify_gamma: fraction dropped as outliers, for ``breadcrumbs``.
-        sparsify_epsilon: half the spread of probabilities, for ``della``.
-        compeft_scope: over what the deviation and the largest are taken.
+        density: (M,) fraction of each that is kept; 1 keeps it as it is.
+        method: what is kept: the largest ``magnitude``, a ``random`` part, a part by rank
+            (``della``), the largest without outliers (``breadcrumbs``).
+        rescale: ``inverse`` divides by the probability of being kept; ``l1``, ``l2`` and ``linf``
+            restore a norm.
+        gamma: fraction dropped as outliers, for ``breadcrumbs``.
+        epsilon: half the spread of probabilities, for ``della``.
 
     Source: Yu et al. 2024, arXiv:2311.03099; Deep et al. 2024, arXiv:2406.11617; Davari and
-    Belilovsky 2024, arXiv:2312.06795; Yadav et al. 2023, arXiv:2311.13171.
+    Belilovsky 2024, arXiv:2312.06795.
     """
-    if any(d < 1 for d in sparsify_density):
-        from evomerge.operators._sparsify import sparsified
+    if all(d >= 1 for d in density):
+        return x
+    from evomerge.operators._sparsify import Sparsifier, sparsified
 
-        settings = (sparsify_gamma, sparsify_epsilon)
-        x = sparsified(x, sparsify_density, sparsify_method, sparsify_rescale, *settings)
-    if any(compeft_density):
-        from evomerge.operators._quantize import signs_times_deviation
-
-        x = signs_times_deviation(x, compeft_density, compeft_alpha, compeft_scope)
-    return x
+    how = Sparsifier(method=method, rescale=rescale, gamma=gamma, epsilon=epsilon)
+    return sparsified(x, density, how)
 
 
-def depth_factor(
+def compeft(x: "Stack", *, density: Floats, alpha: Floats, scope: Scope = "tensor") -> "Stack":
+    """The task vectors reduced to signs times one number.
+
+    Args:
+        x: task vectors.
+        density: (M,) fraction that ComPEFT keeps; 0 leaves the source as it is.
+        alpha: (M,) multiples of the standard deviation that take the values' place.
+        scope: over what the deviation and the largest are taken.
+
+    Source: Yadav et al. 2023, arXiv:2311.13171.
+    """
+    if not any(density):
+        return x
+    from evomerge.operators._quantize import signs_times_deviation
+
+    return signs_times_deviation(x, density, alpha, scope)
+
+
+def lines(
     x: "Stack",
     *,
-    lines_alpha: float = 1.0,
-    lines_beta: float = 0.0,
-    lines_head: Literal["first", "last"] = "first",
-    lines_factor: float = 1.0,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    head: Literal["first", "last"] = "first",
+    factor: float = 1.0,
 ) -> float:
-    """What the merged task vector is multiplied with: α + β l / (L - 1) in block l of L.
+    """What the merged task vector is multiplied by: α + β l / (L - 1) in block l of L.
 
     Args:
         x: the stack, which knows its depth.
-        lines_alpha: α, the factor of the first block and of what lies outside the blocks.
-        lines_beta: β, by how much more the last block counts; a single block is the last.
-        lines_head: whether the head counts as the ``first`` block, as in the authors' code, or
-            as the ``last``.
-        lines_factor: a factor besides, the same at any depth.
+        alpha: α, the factor of the first block and of what lies outside the blocks.
+        beta: β, by how much more the last block counts; a single block is the last.
+        head: whether the head counts as the ``first`` block, as in the authors' code, or as the
+            ``last``.
+        factor: a factor besides, the same at any depth.
 
     Source: LiNeS, Wang et al. 2024, arXiv:2410.17146.
     """
-    outside = 1.0 if lines_head == "last" and x.role == "head" else 0.0
-    return lines_factor * (lines_alpha + lines_beta * (outside if x.depth is None else x.depth))
+    outside = 1.0 if head == "last" and x.role == "head" else 0.0
+    return factor * (alpha + beta * (outside if x.depth is None else x.depth))
 
 
-def _keywords(function: Any) -> list[inspect.Parameter]:
-    found = inspect.signature(function).parameters.values()
-    return [p for p in found if p.kind is p.KEYWORD_ONLY and p.name not in PER_SOURCE]
+MODIFIERS: Sequence[Callable[..., Any]] = (sparsify, compeft, lines)
 
 
-_LAST = _keywords(depth_factor)
-SHARED: Sequence[inspect.Parameter] = [*_keywords(modified), *_LAST]
-LAST = frozenset(p.name for p in _LAST)
-NAMES = frozenset(PER_SOURCE) | {p.name for p in SHARED}
+def modify(x: "Stack", settings: Mapping[str, Any]) -> "tuple[Stack, float]":
+    """The task vectors that the operator merges, and the factor of its result.
+
+    Args:
+        x: task vectors.
+        settings: the values of all YAML keys of the modifiers.
+    """
+
+    def of(prefix: str) -> dict[str, Any]:
+        return {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
+
+    x = compeft(sparsify(x, **of("sparsify_")), **of("compeft_"))
+    return x, lines(x, **of("lines_"))
+
+
+_KEYS = {
+    (key := f"{modifier.__name__}_{p.name}"): p.replace(name=key)
+    for modifier in MODIFIERS
+    for p in inspect.signature(modifier).parameters.values()
+    if p.kind is p.KEYWORD_ONLY
+}
+SHARED: Sequence[inspect.Parameter] = [p for key, p in _KEYS.items() if key not in PER_SOURCE]
+NAMES = frozenset(_KEYS)

@@ -1,10 +1,10 @@
-"""What an operator says about itself, and the decorator with which it says so."""
+"""What an operator's file declares, and the decorator with which it does so."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -17,42 +17,51 @@ from evomerge.plugins import registry
 if TYPE_CHECKING:
     from evomerge.kernels.stack import Merged
 
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 On = Literal["weights", "task_vectors", "either", "pair"]
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """A merge operator and what a planner must know of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a file declares of its operator, besides name and parameters.
 
     Attributes:
-        function: takes a `Stack` and the parameters, gives the merged values.
         on: what the stack holds: ``weights`` of the sources; their ``task_vectors`` (source minus
             base; the result is added to the base); ``either``, as the parameter ``space`` says; or
             a ``pair`` of weights: of two sources, or of the base and one source.
-        per_source: parameters of which the function receives M values.
+        paper: where the operator is from.
         paper_defaults: settings to use when nothing is known, as published.
-        paper: where it is from.
+        per_source: the parameters of which every source has its own value.
         sources: how many sources it takes; None for any number.
         random: whether it draws random numbers.
         statistics: what each source must have recorded: ``fisher``, ``grams``, ...; or None.
         ordered: whether the order of the sources matters.
         experimental: whether its published equations could not be checked.
-        shared: defaults of the parameters that all sources share.
+    """
+
+    on: On
+    paper: str
+    paper_defaults: Mapping[str, Any] = field(default_factory=dict)
+    per_source: Mapping[str, Bound] = field(default_factory=dict)
+    sources: int | None = None
+    random: bool = False
+    statistics: str | None = None
+    ordered: bool = False
+    experimental: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator(Traits):
+    """A merge operator and what a planner must know of it.
+
+    Attributes:
+        function: takes a `Stack` and the parameters, (M,) values of each per-source one, and gives
+            the merged values.
+        shared: the other parameters and their defaults.
         options: every YAML key, per-source ones first, with the types of the shared ones.
     """
 
     name: str
     function: Callable[..., Merged]
-    on: On
-    per_source: Mapping[str, Bound]
-    paper_defaults: Mapping[str, Any]
-    paper: str
-    sources: int | None
-    random: bool
-    statistics: str | None
-    ordered: bool
-    experimental: bool
     shared: Mapping[str, Any]
     options: type[BaseModel]
 
@@ -65,6 +74,7 @@ class Operator:
         """The parameters that all sources share, defaults filled in.
 
         Args:
+            settings: values by YAML key; those of per-source keys are left out.
             path: of the settings, for messages.
 
         Raises:
@@ -78,57 +88,33 @@ class Operator:
         return {key: getattr(valid, key) for key in self.shared}
 
 
-def operator(
-    *,
-    on: On,
-    per_source: Mapping[str, Bound] | None = None,
-    paper_defaults: Mapping[str, Any] | None = None,
-    paper: str,
-    sources: int | None = None,
-    random: bool = False,
-    statistics: str | None = None,
-    ordered: bool = False,
-    experimental: bool = False,
-) -> Callable[[Callable[..., Merged]], Operator]:
-    """Make the decorated function the operator of its file; arguments as in `Operator`."""
+class operator(Traits):  # noqa: N801 - a decorator
+    """``@operator(on=..., paper=...)`` makes a function the operator of its file."""
 
-    def wrap(function: Callable[..., Merged]) -> Operator:
-        own = dict(per_source or {}) | dict(PER_SOURCE if on == "task_vectors" else {})
-        signature = inspect.signature(function, eval_str=True)
+    def __call__(self, function: Callable[..., Merged]) -> Operator:
+        """The operator; those on task vectors have the parameters of all modifiers, too."""
+        modified = self.on == "task_vectors"
+        own = {**self.per_source, **(PER_SOURCE if modified else {})}
         shared = [
             p
-            for p in signature.parameters.values()
+            for p in inspect.signature(function, eval_str=True).parameters.values()
             if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in own
         ]
-        if on == "task_vectors":
-            shared += SHARED
+        shared += SHARED if modified else ()
         # per-source keys are there to be suggested: `Bound.problem` checks their values
-        fields: dict[str, Any] = {key: (Any, bound.default) for key, bound in own.items()}
-        fields |= {
-            p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in shared
-        }
-        name = function.__name__
+        keys: dict[str, Any] = {key: (Any, bound.default) for key, bound in own.items()}
+        keys |= {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in shared}
+        strict = ConfigDict(extra="forbid", allow_inf_nan=False)
+        traits = {trait.name: getattr(self, trait.name) for trait in fields(self)}
+        if self.on == "pair":
+            traits |= {"sources": 2, "ordered": True}
         return Operator(
-            name=name,
+            **(traits | {"per_source": own}),
+            name=function.__name__,
             function=function,
-            on=on,
-            per_source=own,
-            paper_defaults=dict(paper_defaults or {}),
-            paper=paper,
-            sources=2 if on == "pair" else sources,
-            random=random,
-            statistics=statistics,
-            ordered=ordered or on == "pair",
-            experimental=experimental,
             shared={p.name: p.default for p in shared},
-            options=create_model(
-                f"{name}_options",
-                __config__=ConfigDict(extra="forbid", allow_inf_nan=False),
-                **fields,
-            ),
+            options=create_model(f"{function.__name__}_options", __config__=strict, **keys),
         )
-
-    return wrap
 
 
 def get(name: str) -> Operator:

@@ -1,8 +1,9 @@
-"""Ways to keep a part of a task vector: by magnitude, at random, by rank in its row."""
+"""Ways to keep a fraction of each task vector: the largest, a random part, a part by rank."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.kernels.choices import Method, Norm, Rescale, Scope
+from evomerge.kernels.choices import Method, Norm, Scope
 from evomerge.kernels.compiled import array, compiled, fits
 from evomerge.kernels.consensus import divided, kept_count
 from evomerge.kernels.cuts import keep
@@ -21,74 +22,64 @@ from evomerge.kernels.stack import Kernel, Stack, Tile
 _LEAST_NORM = 1e-30  # below it nothing is rescaled; mergekit's 1e-7 misses small tensors
 
 
-def sparsified(
-    x: Stack,
-    density: Sequence[float],
-    method: Method,
-    rescale: Literal["inverse", "none"] | Norm,
-    gamma: float,
-    epsilon: float,
-) -> Stack:
-    """The stack with a fraction of each source kept.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sparsifier:
+    """Which elements of a task vector are kept, and what makes up for the others.
+
+    Attributes:
+        method: ``magnitude`` keeps the largest, ``random`` each with equal probability, ``della``
+            each with a probability that grows with its rank in its row, ``breadcrumbs`` the largest
+            but for the outliers.
+        rescale: ``inverse`` divides by the probability of being kept, a norm is restored.
+        gamma: fraction of largest elements dropped as outliers, in [0, 1); for ``breadcrumbs``.
+        epsilon: half the difference of the largest and the smallest probability; for ``della``.
+        per_row: whether elements are ranked in each row; for ``breadcrumbs``.
+        scope: whether elements are ranked in each tensor or in the model; for ``magnitude``.
+    """
+
+    method: Method = "magnitude"
+    rescale: Literal["inverse", "none"] | Norm = "none"
+    gamma: float = 0.0
+    epsilon: float = 0.0
+    per_row: bool = False
+    scope: Scope = "tensor"
+
+
+def sparsified(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
+    """The stack with a fraction of each source kept, the rest set to zero.
 
     Args:
-        density: (M,) fraction kept, in (0, 1].
-        method: as in `_modifiers.modified`.
-        rescale: by the probability of being kept, to a norm, or not at all.
-        gamma: fraction dropped as outliers, for ``breadcrumbs``.
-        epsilon: half the spread of probabilities, for ``della``.
+        x: M task vectors.
+        density: (M,) fraction kept, in (0, 1]; 1 keeps the source as it is.
+        how: which elements.
+
+    Raises:
+        OperatorError: density and epsilon give probabilities outside (0, 1), for ``della``.
     """
-    by_chance: Rescale = "inverse" if rescale == "inverse" else "none"
-    if method == "random":
-        sparse = dropped(x, density, by_chance)
-    elif method == "della":
-        sparse = pruned_by_rank(x, density, [epsilon] * x.count, by_chance)
-    else:
-        outliers = gamma if method == "breadcrumbs" else 0.0
-        sparse = banded(x, density, [outliers] * x.count)
-        if rescale == "inverse":
-            sparse = sparse.changed(lambda tile: _divided(tile.values, density))
-    if rescale == "none" or rescale == "inverse" or sparse is x:
-        return sparse
-    return rescaled(x, sparse, rescale)
-
-
-def _divided(values_M: Tensor, density: Sequence[float]) -> Tensor:
-    for values, d in zip(values_M, density, strict=True):
-        divided(values, d)
-    return values_M
-
-
-def trimmed(x: Stack, density: Sequence[float], scope: Scope = "tensor") -> Stack:
-    """The stack with all but each source's largest magnitudes set to zero (rules R2, R3, R13).
-
-    Args:
-        density: (M,) fraction kept, in [0, 1].
-        scope: whether the largest are counted in each tensor or in the whole model.
-    """
-    return banded(x, density, [0.0] * x.count, scope)
-
-
-def banded(
-    x: Stack, density: Sequence[float], gamma: Sequence[float], scope: Scope = "tensor"
-) -> Stack:
-    """The stack without the ⌊γn⌋ largest magnitudes; of the others, the next ⌊dn⌋ are kept.
-
-    Args:
-        density: (M,) fraction kept, in [0, 1].
-        gamma: (M,) fraction dropped as outliers, in [0, 1).
-    """
-    measure = measures(x, scope)
-    size = measure.size
-    kept = [kept_count(d, size) for d in density]
-    top = [min(int(g * size + 1e-6), size - k) for g, k in zip(gamma, kept, strict=True)]
-    if all(k == size for k in kept):
+    if all(d >= 1 for d in density):
         return x
-    sums = [t + k for t, k in zip(top, kept, strict=True)]
-    outer = measure.cuts(magnitude, sums, "magnitude")
-    inner = measure.cuts(magnitude, top, "magnitude") if any(top) else None
+    sparse = _METHODS[how.method](x, density, how)
+    if how.rescale == "none" or how.rescale == "inverse" or sparse is x:
+        return sparse
+    return _rescaled(x, sparse, how.rescale)
 
-    def kernel(tile: Tile) -> Tensor:
+
+def _largest(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
+    """The ⌊dn⌋ largest magnitudes, after the ⌊γn⌋ largest (rules R2, R3, R13)."""
+    gamma = how.gamma if how.method == "breadcrumbs" else 0.0
+    measure = measures(x, how.scope)
+    size = x.row_length if how.per_row else measure.size
+    kept = [kept_count(d, size) for d in density]
+    top = [min(int(gamma * size + 1e-6), size - k) for k in kept]
+    ends = [t + k for t, k in zip(top, kept, strict=True)]
+
+    def by_row(tile: Tile) -> Tensor:
+        for values, k, t in zip(tile.values, kept, top, strict=True):
+            if k < size:
+                values.mul_(_band(ranks(values), size - t - k, k))
+        return tile.values
+
+    def by_tensor(tile: Tile) -> Tensor:
         for i, values in enumerate(tile.values):
             if inner is None or not top[i]:
                 keep(values, outer[i], tile.start, out=values)
@@ -97,44 +88,51 @@ def banded(
                 keep(values, outer[i], tile.start, out=values).sub_(outliers)
         return tile.values
 
-    return x.changed(kernel)
+    if all(k == size for k in kept):
+        sparse = x
+    elif how.per_row:
+        sparse = x.changed(by_row, by_row=True)
+    else:
+        outer = measure.cuts(magnitude, ends, "magnitude")
+        inner = measure.cuts(magnitude, top, "magnitude") if any(top) else None
+        sparse = x.changed(by_tensor)
+    if how.rescale == "inverse":
+        sparse = sparse.changed(lambda tile: _divided(tile.values, density))
+    return sparse
 
 
-def dropped(x: Stack, density: Sequence[float], rescale: Rescale) -> Stack:
-    """The stack with each element kept with probability ``density`` (rule R12).
+def _band(rank: Tensor, first: int, count: int) -> Tensor:
+    """1 for the ranks first ... first + count - 1, else 0; overwrites ``rank``."""
+    middle, half = first + (count - 1) / 2, count / 2
+    beyond = rank.sub_(middle).abs_().sub_(half)
+    return beyond.relu_().sign_().neg_().add_(1)
 
-    Args:
-        density: (M,) in (0, 1].
-        rescale: ``inverse`` divides by the density, ``l1`` restores the sum of magnitudes.
-    """
+
+def _divided(values_M: Tensor, density: Sequence[float]) -> Tensor:
+    for values, d in zip(values_M, density, strict=True):
+        divided(values, d)
+    return values_M
+
+
+def _random(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
+    """Each element with probability ``density`` (DARE, rule R12)."""
 
     def kernel(tile: Tile) -> Tensor:
         for values, drawn, d in zip(tile.values, tile.uniforms(), density, strict=True):
             if d < 1:
-                _drop(values, drawn, d, divide=rescale == "inverse")
+                _drop(values, drawn, d, divide=how.rescale == "inverse")
         return tile.values
 
-    if all(d >= 1 for d in density):
-        return x
-    return rescaled(x, x.changed(kernel), "l1") if rescale == "l1" else x.changed(kernel)
+    return x.changed(kernel)
 
 
-def pruned_by_rank(
-    x: Stack, density: Sequence[float], epsilon: Sequence[float], rescale: Rescale
-) -> Stack:
-    """The stack with each element kept at a probability that grows with its rank in its row.
-
-    Args:
-        density: (M,) mean probability, in (0, 1].
-        epsilon: (M,) half the difference between the largest and the smallest probability.
-        rescale: ``inverse`` divides each element by its own probability.
-
-    Raises:
-        OperatorError: a probability would not lie in (0, 1).
+def _by_rank(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
+    """Each element with a probability that grows with its rank in its row.
 
     Source: MAGPRUNE, Deep et al. 2024, arXiv:2406.11617.
     """
-    for d, e in zip(density, epsilon, strict=True):
+    e = how.epsilon
+    for d in density:
         if d < 1 and not 0 < d - e <= d + e < 1:
             raise OperatorError(
                 f"density {d:g} with epsilon {e:g}: the probabilities {d - e:g} to {d + e:g} must "
@@ -142,16 +140,21 @@ def pruned_by_rank(
             )
 
     def kernel(tile: Tile) -> Tensor:
-        for values, drawn, d, e in zip(tile.values, tile.uniforms(), density, epsilon, strict=True):
+        for values, drawn, d in zip(tile.values, tile.uniforms(), density, strict=True):
             if d < 1:
                 chance = keep_probabilities(values, d, e)
-                _drop(values, drawn, chance, divide=rescale == "inverse")
+                _drop(values, drawn, chance, divide=how.rescale == "inverse")
         return tile.values
 
-    if all(d >= 1 for d in density):
-        return x
-    pruned = x.changed(kernel, by_row=True)
-    return rescaled(x, pruned, "l1") if rescale == "l1" else pruned
+    return x.changed(kernel, by_row=True)
+
+
+_METHODS: Mapping[Method, Callable[[Stack, Sequence[float], Sparsifier], Stack]] = {
+    "magnitude": _largest,
+    "random": _random,
+    "della": _by_rank,
+    "breadcrumbs": _largest,
+}
 
 
 def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
@@ -168,10 +171,13 @@ def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
 
 
 def _drop(values: Tensor, drawn: Tensor, chance: Tensor | float, *, divide: bool) -> None:
-    """Set to zero the values whose number is not below the chance to be kept; in place.
+    """Set values to zero in place, unless the number drawn is below the chance to be kept.
 
     Args:
-        divide: the others by their chance.
+        values: float32 of any shape.
+        drawn: in [0, 1), of the same shape; may be overwritten.
+        chance: to be kept, one for all or one for each value.
+        divide: divide the values that are kept by their chance.
     """
     if fits(values, drawn) and (isinstance(chance, float) or fits(chance)):
         each = np.float32(chance) if isinstance(chance, float) else array(chance.view(-1))
@@ -199,8 +205,8 @@ def _drop_by_each(values: Any, drawn: Any, chance: Any, divide: bool) -> None:
             values[j] /= chance[j]
 
 
-def rescaled(before: Stack, after: Stack, norm: Norm) -> Stack:
-    """``after``, each source scaled to the norm over the tensor that it has in ``before``."""
+def _rescaled(before: Stack, after: Stack, norm: Norm) -> Stack:
+    """``after``, each source scaled to have the norm that it has in ``before``."""
     old, new = (_norms(stack, norm) for stack in (before, after))
     factor = [o / n if min(o, n) > _LEAST_NORM else 1.0 for o, n in zip(old, new, strict=True)]
 
@@ -213,7 +219,7 @@ def rescaled(before: Stack, after: Stack, norm: Norm) -> Stack:
 
 
 def _norms(x: Stack, norm: Norm) -> list[float]:
-    """(M,) the norms of the sources' values."""
+    """(M,) the norms of the sources."""
     if norm == "linf":
         largest = torch.stack([tile.values.abs().flatten(1).amax(1) for tile in x.tiles()])
         return [float(value) for value in largest.amax(0)]

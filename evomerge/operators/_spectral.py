@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.kernels.consensus import weighted_sum
 from evomerge.kernels.stack import Stack, Tiles
+from evomerge.kernels.sums import weighted
 
 _DIRECT = 512  # up to this smaller dimension a matrix is decomposed as it is
 _LEAST = 1e-7  # rule R14: of the largest singular value
@@ -115,7 +115,7 @@ def has_matrices(x: Stack) -> bool:
 def scaled_mean(x: Stack, factor: float, weight: Sequence[float] | None = None) -> Tiles:
     """The scaled mean Σ w_i x_i / M: what spectral operators do to all but matrices (rule R11)."""
     weight = [1.0] * x.count if weight is None else weight
-    return x.each(lambda tile: weighted_sum(tile.values, weight).mul_(factor / x.count))
+    return weighted(x, weight, factor=factor / x.count)
 
 
 def matrices(x: Stack) -> Iterator[Tensor]:

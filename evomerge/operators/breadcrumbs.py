@@ -8,10 +8,10 @@ from pydantic import Field
 
 from evomerge.kernels.choices import Consensus, Negative
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import summed
 from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._breadcrumbs import without_outliers
 from evomerge.operators._operator import operator
-from evomerge.operators._summed import summed
+from evomerge.operators._sparsify import Sparsifier, sparsified
 
 
 @operator(
@@ -50,7 +50,6 @@ def breadcrumbs(
 
     Source: Davari and Belilovsky 2024, arXiv:2312.06795.
     """
-    middle = without_outliers(x, density, gamma, per_row=per_row)
-    return summed(
-        middle, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative
-    )
+    how = Sparsifier(method="breadcrumbs", gamma=gamma, per_row=per_row)
+    x = sparsified(x, density, how)
+    return summed(x, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from evomerge.kernels.choices import Scope
-from evomerge.kernels.consensus import scaled, weighted_sum
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import weighted
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
 from evomerge.operators._quantize import signs_times_deviation
@@ -47,4 +47,4 @@ def compeft(
     Source: ComPEFT, Yadav et al. 2023, arXiv:2311.13171, Algorithm 1.
     """
     quantized = signs_times_deviation(x, density, alpha, scope)
-    return quantized.each(lambda tile: scaled(weighted_sum(tile.values, weight), lam))
+    return weighted(quantized, weight, factor=lam)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from evomerge.kernels.choices import Consensus, Negative, Rescale
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import summed
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
-from evomerge.operators._sparsify import dropped
-from evomerge.operators._summed import summed
+from evomerge.operators._sparsify import Sparsifier, sparsified
 
 
 @operator(
@@ -42,11 +42,5 @@ def dare_ties(
 
     Source: Yu et al. 2024, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708.
     """
-    return summed(
-        dropped(x, density, rescale),
-        weight,
-        lam=lam,
-        normalize=normalize,
-        consensus=consensus,
-        negative=negative,
-    )
+    x = sparsified(x, density, Sparsifier(method="random", rescale=rescale))
+    return summed(x, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative)

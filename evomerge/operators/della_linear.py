@@ -8,10 +8,10 @@ from pydantic import Field
 
 from evomerge.kernels.choices import Rescale
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import summed
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
-from evomerge.operators._sparsify import pruned_by_rank
-from evomerge.operators._summed import summed
+from evomerge.operators._sparsify import Sparsifier, sparsified
 
 
 @operator(
@@ -47,5 +47,6 @@ def della_linear(
 
     Source: Deep et al. 2024, arXiv:2406.11617.
     """
-    pruned = pruned_by_rank(x, density, [epsilon] * x.count, rescale)
-    return summed(pruned, weight, lam=lam, normalize=normalize)
+    how = Sparsifier(method="della", rescale=rescale, epsilon=epsilon)
+    x = sparsified(x, density, how)
+    return summed(x, weight, lam=lam, normalize=normalize)

@@ -8,9 +8,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from evomerge.kernels.consensus import divided, plain_divisor, weighted_sum
+from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
+from evomerge.kernels.sums import weighted
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
 from evomerge.operators._statistics import recorded, sums
@@ -84,8 +85,7 @@ def fisher(
 
 def _average(x: Stack, lam: Floats) -> Merged:
     lam = lam if any(lam) else (1.0,) * x.count
-    divisor = plain_divisor(lam)
-    return x.each(lambda tile: divided(weighted_sum(tile.values, lam), divisor))
+    return weighted(x, lam, divisor=plain_divisor(lam))
 
 
 def _norms(x: Stack, given: Floats) -> list[float]:

@@ -11,9 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from evomerge.kernels.choices import Space
-from evomerge.kernels.consensus import plain_divisor, weighted_sum
+from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import weighted
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
 
@@ -56,7 +57,7 @@ def karcher(
         mean = mean_direction(unit_gram, share[usable].tolist(), max_iter, tol)
         for i, value in zip(usable, (mean * length / scale).tolist(), strict=True):
             factor[i] = value
-    return x.each(lambda tile: weighted_sum(tile.values, factor))
+    return weighted(x, factor)
 
 
 def mean_direction(unit_gram: Tensor, weight: Sequence[float], max_iter: int, tol: float) -> Tensor:

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evomerge.kernels.consensus import scaled, weighted_sum
+from evomerge.kernels.consensus import weighted_sum
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
+from evomerge.kernels.sums import weighted
 from evomerge.operators._operator import operator
 
 Average = Literal["cos", "angle"]
@@ -42,7 +43,7 @@ def model_stock(
 
         return x.each_row(kernel)
     t = float(ratio(measures(x).gram(), clamp=clamp, average=average))
-    return x.each(lambda tile: scaled(weighted_sum(tile.values, mean), t))
+    return weighted(x, mean, factor=t)
 
 
 def ratio(gram: Tensor, *, clamp: bool = True, average: Average = "cos") -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from evomerge.kernels.choices import Space
-from evomerge.kernels.consensus import plain_divisor, weighted_sum
+from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import weighted
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
 
@@ -48,4 +49,4 @@ def multislerp(
     # a task vector that is subtracted must not come back as added: w and û_i would both turn it
     mean = (w @ norms).abs() if x.deltas else w @ norms
     factor = w if vanishes else factor * mean / length
-    return x.each(lambda tile: weighted_sum(tile.values, factor.tolist()))
+    return weighted(x, factor.tolist())

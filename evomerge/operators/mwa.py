@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from evomerge.errors import OperatorError
-from evomerge.kernels.consensus import weighted_sum
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import weighted
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
 
-Kind = Literal["loss", "steps", "softmax"]
+Weighting = Literal["loss", "steps", "softmax"]
 
 
 @operator(
@@ -27,7 +27,7 @@ def mwa(
     x: Stack,
     *,
     metric: Floats,
-    kind: Kind = "loss",
+    kind: Weighting = "loss",
     penalty: Annotated[float, Field(ge=0)] = 1.0,
 ) -> Merged:
     """Σ w_i W_i, the weights w_i ∝ ℓ_i^-p, s_i^p or exp(-p (ℓ_i - min ℓ)), of sum 1.
@@ -44,11 +44,10 @@ def mwa(
     Source: Yu and Choi 2025, arXiv:2504.18580, of which only the abstract was at hand: weights by
     loss or by step, and one penalty. The formulas are ours.
     """
-    weight = weights(metric, kind, penalty)
-    return x.each(lambda tile: weighted_sum(tile.values, weight))
+    return weighted(x, weights(metric, kind, penalty))
 
 
-def weights(metric: Sequence[float], kind: Kind, penalty: float) -> list[float]:
+def weights(metric: Sequence[float], kind: Weighting, penalty: float) -> list[float]:
     """(M,) weights that sum to 1; arguments and errors as for `mwa`."""
     if kind != "softmax" and min(metric) <= 0:
         raise OperatorError(f"mwa: metric must be positive for kind {kind}, got {min(metric):g}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evomerge.kernels.consensus import scaled
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import weighted
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
 
@@ -23,4 +23,4 @@ def passthrough(x: Stack, *, scale: Floats) -> Merged:
 
     Source: Goddard et al. 2024, arXiv:2403.13257 (mergekit).
     """
-    return x.each(lambda tile: scaled(tile.values[0], scale[0]))
+    return weighted(x, scale)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from evomerge.kernels.consensus import weighted_sum
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import weighted
 from evomerge.operators._operator import operator
 
 
@@ -41,4 +41,4 @@ def slerp(x: Stack, *, t: Annotated[float, Field(ge=0, le=1)] = 0.5) -> Merged:
             math.sin((1 - t) * theta) / math.sin(theta),
             math.sin(t * theta) / math.sin(theta),
         )
-    return x.each(lambda tile: weighted_sum(tile.values, weight))
+    return weighted(x, weight)

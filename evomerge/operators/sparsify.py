@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from evomerge.kernels.choices import Method, Norm
-from evomerge.kernels.consensus import scaled, weighted_sum
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import weighted
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
-from evomerge.operators._sparsify import sparsified
+from evomerge.operators._sparsify import Sparsifier, sparsified
 
 
 @operator(
@@ -52,5 +52,5 @@ def sparsify(
     Source: Yadav et al. 2023, arXiv:2306.01708; Yu et al. 2024, arXiv:2311.03099; Deep et al.
     2024, arXiv:2406.11617; Davari and Belilovsky 2024, arXiv:2312.06795.
     """
-    sparse = sparsified(x, density, method, rescale, gamma, epsilon)
-    return sparse.each(lambda tile: scaled(weighted_sum(tile.values, weight), lam))
+    how = Sparsifier(method=method, rescale=rescale, gamma=gamma, epsilon=epsilon)
+    return weighted(sparsified(x, density, how), weight, factor=lam)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from evomerge.kernels.stack import Merged, Stack
+from evomerge.kernels.sums import summed
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
-from evomerge.operators._summed import summed
 
 
 @operator(

@@ -10,10 +10,10 @@ from torch import Tensor
 from evomerge.kernels.choices import Consensus, Negative, Scope
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
+from evomerge.kernels.sums import summed
 from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
-from evomerge.operators._sparsify import trimmed
-from evomerge.operators._summed import summed
+from evomerge.operators._sparsify import Sparsifier, sparsified
 
 
 @operator(
@@ -51,18 +51,19 @@ def ties(
 
     Source: Yadav et al. 2023, arXiv:2306.01708, Algorithm 1.
     """
-    whole, x = x, trimmed(x, density, scope)
+    sparse = sparsified(x, density, Sparsifier(scope=scope))
     if variant == "paper":
-        return _unweighted_mean(x, lam, _majority(whole, density, scope))
-
-    return summed(x, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative)
+        return _unweighted_mean(sparse, lam, _majority(x, density, scope))
+    return summed(
+        sparse, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative
+    )
 
 
 def _majority(x: Stack, density: Floats, scope: Scope) -> float:
-    """The sign of most elected signs, in the scope; -1 where there are as many of either."""
+    """The sign that most entries in the scope elect; -1 for a draw."""
 
     def signs(stack: Stack) -> float:
-        sparse = trimmed(stack, density, scope)
+        sparse = sparsified(stack, density, Sparsifier(scope=scope))
         return float(measures(sparse).total(_signs))
 
     whole = measures(x, scope)
@@ -77,9 +78,10 @@ def _signs(tile: Tile) -> Tensor:
 
 
 def _unweighted_mean(x: Stack, lam: float, majority: float) -> Merged:
-    """The authors' code: an undecided position follows the majority.
+    """The mean of the entries that agree, as in the authors' code.
 
-    When that is undecided too, their comparison picks the negative entries.
+    Where the sources sum to zero the majority decides; in a draw their comparison picks the
+    negative entries.
     """
 
     def kernel(tile: Tile) -> Tensor:

@@ -12,8 +12,6 @@ from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators._operator import operator
 
-Kind = Literal["linear", "embedding"]
-
 
 @operator(on="task_vectors", paper="Yu et al. 2024, arXiv:2408.03092")
 def widen(
@@ -21,7 +19,7 @@ def widen(
     *,
     above_average_ratio: Annotated[float, Field(ge=0)] = 1.0,
     calibration: float = 1.0,
-    kind: Kind | None = None,
+    kind: Literal["linear", "embedding"] | None = None,
 ) -> Merged:
     """Σ ½ (m_i + d_i) ⊙ τ_i, where m_i and d_i score the columns of source i.
 
