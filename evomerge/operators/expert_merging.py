@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +26,13 @@ def expert_merging(x: Stack) -> Merged:
     coefficients. A tensor without coefficients stays as in the base: norms, embeddings, heads
     and biases in the paper.
 
+    No command of evomerge learns the coefficients: all sources' together take training on the
+    merged model. The paper lowers T² · cross entropy of the source's softmax(logits / T) with the
+    merged model's, plus the mean squared difference of hidden states in some blocks, on a few
+    unlabeled prompts of each source's tasks, plus Σ |sigmoid(a) - 0.1| over all coefficients.
+    Write for each source a folder with ``manifest.json``, ``{"format": 1, "kind": "raw"}``, and
+    ``statistics.safetensors``: a_i, float32, under the name of each tensor.
+
     Args:
         x: M task vectors, with the coefficients a_i of each, (C,) for each tensor.
 
@@ -48,7 +54,7 @@ def expert_merging(x: Stack) -> Merged:
 
 
 def _coefficients(x: Stack, source: int) -> list[float]:
-    """(C,) the factors of one source; none where it takes no part."""
+    """(C,) the factors sigmoid(a) of one source; empty if it has none for this tensor."""
     raw = x.statistics[source]
     if raw is None:
         return []
@@ -63,7 +69,7 @@ def _coefficients(x: Stack, source: int) -> list[float]:
 def _pieces(
     table: Sequence[float], start: int, count: int, size: int
 ) -> Iterator[tuple[int, int, float]]:
-    """Where in a tile each chunk begins and ends, and its factor.
+    """The beginning and end of each chunk within a tile, and its factor.
 
     Args:
         table: (C,) factors.
@@ -77,47 +83,3 @@ def _pieces(
     for number in range(start // chunk, -(-(start + count) // chunk)):
         first = max(number * chunk - start, 0)
         yield first, min((number + 1) * chunk - start, count), table[number]
-
-
-class Losses(NamedTuple):
-    """What the coefficients are trained to lower.
-
-    Attributes:
-        logits: T² times the cross entropy of the student with the teacher at temperature T.
-        hidden: mean squared difference of hidden states.
-        coefficients: sum of the coefficients' distances from their initial value.
-    """
-
-    logits: Tensor
-    hidden: Tensor
-    coefficients: Tensor
-
-
-def losses(
-    *,
-    teacher_logits: Tensor,
-    student_logits: Tensor,
-    teacher_hidden: Tensor,
-    student_hidden: Tensor,
-    coefficients: Tensor,
-    temperature: float = 1.0,
-    initial: float = 0.1,
-) -> Losses:
-    """The parts of the loss that coefficients are trained with.
-
-    Args:
-        teacher_logits, student_logits: (..., vocabulary) of a source and of the merged model.
-        teacher_hidden, student_hidden: (..., width) of one block.
-        coefficients: sigmoid(a) of all sources and chunks.
-        temperature: T, more than 0.
-        initial: of the coefficients.
-
-    Source: Expert Merging, Zhang et al. 2025, arXiv:2509.25712, as in the authors' code.
-    """
-    target = (teacher_logits / temperature).softmax(-1)
-    predicted = (student_logits / temperature).log_softmax(-1)
-    return Losses(
-        temperature**2 * -(target * predicted).sum(-1).mean(),
-        (teacher_hidden - student_hidden).square().mean(),
-        (coefficients - initial).abs().sum(),
-    )

@@ -25,12 +25,13 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SHAPES = [(5,), (1,), (4, 6), (2, 3, 4)]
 BIG = (700, 411)  # more than one tile, and none of them full
 
-# Files of quantities that are no merge of tensors; the tests of their modules read them.
+# Quantities that are no merge of tensors. The tests of the operators' modules read them, but for
+# the last three: what coefficients are learned by, and evomerge only applies them.
 ELSEWHERE = {
-    "adamerging-entropy", "compeft-k0.5_a1", "compeft-k0.2_a3", "consensus_ta-masks",
-    "della-probs_row_rank", "expert_merging-losses", "ffg-graft_density_half",
-    "lines-factors_L5", "lines-multi_task_alpha", "mwa-loss", "mwa-steps", "mwa-softmax",
+    "compeft-k0.5_a1", "compeft-k0.2_a3", "consensus_ta-masks", "della-probs_row_rank",
+    "ffg-graft_density_half", "lines-factors_L5", "mwa-loss", "mwa-steps", "mwa-softmax",
     "rtsvm-outlier_weights_z1",
+    "adamerging-entropy", "expert_merging-losses", "lines-multi_task_alpha",
 }  # fmt: skip
 COMPOSED = ("composition", "dare_compeft_lines_ties")
 

@@ -5,33 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
+from evomerge.errors import OperatorError
 from evomerge.operators import apply
-from evomerge.operators.lines import factors, multi_task_alpha
 
 
-def test_factors_are_those_of_the_reference(golden: Any, close: Any) -> None:
+def test_factors_are_those_of_the_reference(golden: Any) -> None:
     case = golden("lines", "factors_L5")
-    found = factors(case["inputs"]["layers"], **case["params"])
-    close(found, case["expected"], case["tol"])
-
-
-def test_the_head_may_count_as_the_last_block() -> None:
-    assert factors(["head"], alpha=0.25, beta=0.5, num_layers=5) == [0.25]
-    assert factors(["head"], alpha=0.25, beta=0.5, num_layers=5, head="last") == [0.75]
+    for layer, factor in zip(case["inputs"]["layers"], case["expected"], strict=True):
+        merged = apply("lines", sources=[[1.0]], layer=layer, **case["params"])
+        assert merged.item() == factor
 
 
 def test_a_single_block_is_the_last() -> None:
-    assert factors([0, None], alpha=0.25, beta=0.5, num_layers=1) == [0.75, 0.25]
+    settings: dict[str, Any] = {"alpha": 0.25, "beta": 0.5, "num_layers": 1}
+    assert apply("lines", sources=[[1.0]], layer=0, **settings).item() == 0.75
+    assert apply("lines", sources=[[1.0]], **settings).item() == 0.25
 
 
-def test_alpha_keeps_the_size_of_the_mean(golden: Any, close: Any) -> None:
-    case = golden("lines", "multi_task_alpha")
-    taus = [torch.tensor(tau) for tau in case["inputs"]["task_vectors"]]
-    delta = torch.tensor(case["inputs"]["merged_task_vector"])
-    close(multi_task_alpha([(taus, delta)]), case["expected"], case["tol"])
-    assert multi_task_alpha([(taus, torch.stack(taus).sum(0))] * 2) == pytest.approx(1 / 3)
+def test_a_layer_beyond_the_last_is_refused() -> None:
+    with pytest.raises(OperatorError, match="layer 5 of 5"):
+        apply("lines", sources=[[1.0]], layer=5, num_layers=5)
 
 
 def test_the_sum_is_scaled_by_the_block_it_lies_in() -> None:
