@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from evomerge.executors.local import LocalExecutor
 from evomerge.recipes import Recipe
 from evomerge.scoring.tasks import example_counts
 from evomerge.search.baselines import baselines
-from evomerge.search.spec import Budget, Stage
+from evomerge.search.budget import Budget
+from evomerge.search.spec import Stage
 from evomerge.types import Job
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
@@ -104,12 +104,11 @@ def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]
         }
         for name, plan in stacks.items()
     }
-    limits = {name: limit for name, limit in asdict(stage.budget).items() if limit is not None}
     return {
         **sizes,
         "operators": list(stage.space.operators),
         "genome_dimension": len(stage.space.parameters),
-        "budget": limits,
+        "budget": stage.budget.model_dump(exclude_none=True),
     }
 
 

@@ -17,17 +17,8 @@ from pydantic_core import PydanticCustomError
 
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
+from evomerge.search.budget import Budget
 from evomerge.yaml_files import parse_yaml
-
-
-class BudgetKeys(BaseModel):
-    """``budget:``, see `Budget`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    evaluations: int | None = Field(default=None, ge=1)
-    seconds: float | None = Field(default=None, gt=0)
-    gpu_hours: float | None = Field(default=None, gt=0)
 
 
 def _name_alone(value: Any) -> Any:
@@ -40,14 +31,7 @@ def _has_name(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _limited(budget: BudgetKeys) -> BudgetKeys:
-    if budget.evaluations is None and budget.seconds is None and budget.gpu_hours is None:
-        raise ValueError("give evaluations, seconds or gpu_hours, or several")
-    return budget
-
-
 Named = Annotated[dict[str, Any], BeforeValidator(_name_alone), AfterValidator(_has_name)]
-Limits = Annotated[BudgetKeys, AfterValidator(_limited)]
 _CMAES = {"name": "cmaes"}
 _SPACE, _BUDGET = "space: dare_ties", "budget: {evaluations: 400}"
 
@@ -80,7 +64,7 @@ class StageKeys(BaseModel):
     sources: tuple[str, ...] | None = None
     space: dict[str, Any] = Field(examples=[_SPACE])
     optimizer: Named = _CMAES
-    budget: Limits = Field(examples=[_BUDGET])
+    budget: Budget = Field(examples=[_BUDGET])
 
 
 Stages = Annotated[tuple[StageKeys, ...] | None, BeforeValidator(_list_of_stages)]
@@ -119,7 +103,7 @@ class SearchFile(BaseModel):
     optimizer: Named | None = Field(default=None, validate_default=True)
     engine: Named = {"name": "transformers"}
     executor: Named = {"name": "local"}
-    budget: Limits | None = Field(default=None, validate_default=True, examples=[_BUDGET])
+    budget: Budget | None = Field(default=None, validate_default=True, examples=[_BUDGET])
     seed: int = Field(default=0, ge=0)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tokenizer: Literal["base"] | None = None

@@ -17,7 +17,7 @@ from evomerge.optimizers import Optimizer
 from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component, did_you_mean
 from evomerge.recipes import ROLES, Recipe
-from evomerge.search.spec import Budget, Stage
+from evomerge.search.spec import Stage
 from evomerge.spaces import SearchContext, Space
 from evomerge.types import Gene
 from evomerge.weights.library import Library
@@ -88,7 +88,6 @@ class Staging:
         self.standins[keys.name] = self.context.base if space is None else _start(space)
         if needs is None or space is None or optimizer is None:
             return None
-        limits = keys.budget
         return Stage(
             keys.name,
             tuple(name.removeprefix(WINNER) for name in self._names(keys)),
@@ -96,7 +95,7 @@ class Staging:
             needs,
             partial(self._new_space, keys),
             partial(_new_optimizer, optimizer, seed),
-            Budget(limits.evaluations, limits.seconds, limits.gpu_hours),
+            keys.budget,
         )
 
     def _check_name(self, name: str) -> None:

@@ -6,49 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from evomerge.errors import ConfigError
 from evomerge.executors import Executor
 from evomerge.optimizers import Optimizer
 from evomerge.recipes import Recipe
+from evomerge.search.budget import Budget
 from evomerge.spaces import SearchContext, Space
 from evomerge.store import RunRecord
 from evomerge.worker import WorkerSetup
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """When a search, or a stage of one, ends, whichever comes first.
-
-    Attributes:
-        evaluations: candidates asked of the optimizer; baselines come on top.
-        seconds: of search time, summed over all sessions; baselines count for the first stage.
-        gpu_hours: search time in hours times the GPUs that open or opening workers hold; of earlier
-            sessions, as if all workers had been open.
-    """
-
-    evaluations: int | None = None
-    seconds: float | None = None
-    gpu_hours: float | None = None
-
-    def require_gpus(self, gpus: float) -> None:
-        """Raise for GPU hours where the workers, all together, hold no GPU.
-
-        Raises:
-            ConfigError: says what to set.
-        """
-        if self.gpu_hours is not None and not gpus:
-            raise ConfigError(
-                f"budget.gpu_hours: {self.gpu_hours:g}, but the workers hold no GPU. "
-                "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
-            )
-
-    def reached(self, evaluations: int, seconds: float, gpu_hours: float) -> bool:
-        """Whether so much is all of it."""
-        return (
-            (self.evaluations is not None and evaluations >= self.evaluations)
-            or (self.seconds is not None and seconds >= self.seconds)
-            or (self.gpu_hours is not None and gpu_hours >= self.gpu_hours)
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import yaml
 from evomerge.config.estimate import estimate, totals
 from evomerge.config.load import Loaded, load_resolved
 from evomerge.errors import ConfigError
-from evomerge.search.spec import Budget
+from evomerge.search.budget import Budget
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker
 
