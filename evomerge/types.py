@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from evomerge.recipes import Recipe
@@ -12,6 +12,9 @@ from evomerge.recipes import Recipe
 Gene = float | int | bool | str
 Split = Literal["search", "held_out"]
 Kind = Literal["baseline", "search", "mean"]
+# What stores call an optimizer's final estimate, ever since CMA-ES, whose estimate is the mean of
+# its distribution, was the only optimizer that had one. Stored runs are never rewritten.
+FINAL_ESTIMATE: Literal["mean"] = "mean"
 Role = Literal["base", "source", "average", "paper_defaults"]
 
 
@@ -31,6 +34,7 @@ class Parameter:
     name: str
     kind: Literal["float", "int", "bool", "choice"]
     initial: Gene
+    _: KW_ONLY
     low: float = 0.0
     high: float = 1.0
     scale: Literal["linear", "log"] = "linear"
@@ -99,6 +103,7 @@ class Evaluation:
 
     status: Literal["done", "failed"]
     tasks: Mapping[str, TaskScores] = field(default_factory=dict)
+    _: KW_ONLY
     value: float | None = None
     merge_seconds: float = 0.0
     score_seconds: float = 0.0
@@ -114,7 +119,8 @@ class Candidate:
 
     Attributes:
         number: 0, 1, 2, ... in the order in which the run made them, baselines first.
-        kind: ``baseline``, ``search`` (asked of the optimizer) or ``mean`` (its final estimate).
+        kind: ``baseline``, ``search`` (asked of the optimizer) or `FINAL_ESTIMATE` (what the
+            optimizer believes is best at the end of a stage).
         role: what a baseline is: the base or a source alone, the average of the sources, or an
             operator with the defaults of its paper; None otherwise.
         label: a baseline's name, e.g. ``source: strings``; empty otherwise.
@@ -131,8 +137,8 @@ class Candidate:
     stage: str = ""
 
 
-class Gram(NamedTuple):
-    """Inner products of a run's K sources over their first elements: measured once, kept with it.
+class PrefixGram(NamedTuple):
+    """Inner products of a run's K sources over their first elements, kept in its store.
 
     Attributes:
         of: a digest of the sources, in order, and of how their tensors are laid end to end.

@@ -114,7 +114,10 @@ def test_the_space_in_the_document_on_stacks_is_one() -> None:
     keys = parse_yaml(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0], "docs/dataflow.md")
     assert keys.pop("kind") == "dataflow"
     context = SearchContext(
-        "/base", {name: f"/{name}" for name in ("math", "ja", "code")}, 32, "bfloat16"
+        base="/base",
+        sources={name: f"/{name}" for name in ("math", "ja", "code")},
+        layers=32,
+        dtype="bfloat16",
     )
     space = DataflowSpace(context, **validate_options(DataflowSpace, keys))
     assert space.decode(space.initial()).depth == 32
@@ -126,7 +129,12 @@ def test_the_joint_space_in_the_document_on_stacks_is_one() -> None:
     text = (ROOT / "docs" / "dataflow.md").read_text("utf-8")
     keys = parse_yaml(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[1], "docs/dataflow.md")
     assert keys.pop("kind") == "joint"
-    context = SearchContext("/base", {name: f"/{name}" for name in ("math", "ja")}, 32, "bfloat16")
+    context = SearchContext(
+        base="/base",
+        sources={name: f"/{name}" for name in ("math", "ja")},
+        layers=32,
+        dtype="bfloat16",
+    )
     space = JointSpace(context, **validate_options(JointSpace, keys))
     assert space.decode(space.initial()).depth == 32
     assert space.largest().depth == 48

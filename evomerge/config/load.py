@@ -131,15 +131,15 @@ def _compose(
     open_ = library.side_by_side if stacks else library.open
     models = parts.make("", located, open_, file.base, file.sources, file.tokenizer)
     context = SearchContext(
-        file.base,
-        file.sources,
-        max(1, models.base.layers) if models else 1,
-        file.dtype or (models.dtype if models else "float32"),
-        file.tokenizer,
-        file.seed,
-        file.statistics,
-        file.experimental,
-        models,
+        base=file.base,
+        sources=file.sources,
+        layers=max(1, models.base.layers) if models else 1,
+        dtype=file.dtype or (models.dtype if models else "float32"),
+        tokenizer=file.tokenizer,
+        seed=file.seed,
+        statistics=file.statistics,
+        experimental=file.experimental,
+        models=models,
     )
     engine: Component[Engine] | None
     engine = parts.make("", ["engine"], component, "engine", Engine, file.engine)

@@ -24,7 +24,7 @@ from evomerge.search.selection import (
 from evomerge.search.spec import Observer, Progress, Search, Stage
 from evomerge.search.stage import StageRun
 from evomerge.store import Store
-from evomerge.types import Candidate, Evaluation, Genome, Job
+from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Job
 
 _STEPS = 64  # that may be recorded as one
 
@@ -208,17 +208,17 @@ class SearchLoop:
                 genome = self.stage.optimizer.ask_ahead(number)
             return None if genome is None else self._searched(number, genome)
         if self.in_flight:
-            return None  # the mean, the winner and all that follows depend on it
-        mean = self.stage.mean(number)
-        if mean is not None or not self.later:
-            return mean
+            return None  # the final estimate, the winner and all that follows depend on it
+        estimate = self.stage.final_estimate(number)
+        if estimate is not None or not self.later:
+            return estimate
         self._begin(self.later.pop(0), now)
         return self._propose(now, recorded)
 
     def _goes_on(self, now: Reading, recorded: Candidate | None) -> bool:
         """Whether the optimizer is asked for more in this stage."""
         if recorded is None:
-            return not (self.stage.spent(now) or self.stage.counts.asked["mean"])
+            return not (self.stage.spent(now) or self.stage.counts.asked[FINAL_ESTIMATE])
         return (recorded.kind, recorded.stage) == ("search", self.stage.name)
 
     def _begin(self, stage: Stage, now: Reading) -> None:

@@ -83,7 +83,7 @@ def winner(
     results: Mapping[int, Evaluation],
     preferences: Mapping[int, float],
 ) -> Candidate:
-    """The best of a stage's searched candidates and its mean; of equals, the one found first.
+    """The best of a stage's candidates, its final estimate included; of equals, the first.
 
     Args:
         preferences: from `preferences`.

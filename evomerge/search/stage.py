@@ -8,7 +8,7 @@ from evomerge.recipes import Recipe
 from evomerge.search.clock import Reading
 from evomerge.search.counts import Counts
 from evomerge.search.spec import Stage
-from evomerge.types import Candidate, Evaluation, Genome, Kind
+from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Kind
 
 
 class StageRun:
@@ -41,10 +41,10 @@ class StageRun:
         recipe = self.space.decode(genome)
         return Candidate(number=number, kind=kind, genome=genome, recipe=recipe, stage=self.name)
 
-    def mean(self, number: int) -> Candidate | None:
-        """The optimizer's own estimate of the best, if it has one; asked for once."""
-        genome = None if self.counts.asked["mean"] else self.optimizer.recommend()
-        return None if genome is None else self.candidate(number, "mean", genome)
+    def final_estimate(self, number: int) -> Candidate | None:
+        """The optimizer's final estimate of the best, if it has one; asked for once."""
+        genome = None if self.counts.asked[FINAL_ESTIMATE] else self.optimizer.recommend()
+        return None if genome is None else self.candidate(number, FINAL_ESTIMATE, genome)
 
     def learn(self, candidate: Candidate, evaluation: Evaluation, most_failures: int) -> None:
         """Take a result in.

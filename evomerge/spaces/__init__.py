@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from evomerge.errors import RecipeError
 from evomerge.plugins.registry import explain
 from evomerge.recipes import Lineage, Recipe
-from evomerge.types import Genome, Gram, Parameter
+from evomerge.types import Genome, Parameter, PrefixGram
 
 if TYPE_CHECKING:
     from evomerge.weights.models import Models
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchContext:
     """What every recipe of a search has in common.
 
@@ -128,10 +128,10 @@ class Space(ABC):
         """
         return genome
 
-    def load_grams(self, measured: Sequence[Gram]) -> None:  # noqa: B027 - most spaces measure nothing
+    def load_grams(self, measured: Sequence[PrefixGram]) -> None:  # noqa: B027 - most spaces measure nothing
         """Take what an earlier session measured of the sources, as far as it is of these."""
 
-    def new_grams(self) -> list[Gram]:
+    def new_grams(self) -> list[PrefixGram]:
         """What was measured of the sources since the last call, and not loaded."""
         return []
 

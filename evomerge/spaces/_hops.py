@@ -71,8 +71,8 @@ class Scaling(BaseModel):
     def parameter(self, name: str) -> Parameter:
         """The gene of one scale."""
         if self.negative:
-            return Parameter(name, "float", self.initial, -self.high, self.high)
-        return Parameter(name, "float", self.initial, self.low, self.high, "log")
+            return Parameter(name, "float", self.initial, low=-self.high, high=self.high)
+        return Parameter(name, "float", self.initial, low=self.low, high=self.high, scale="log")
 
     def value(self, gene: float) -> float:
         """The scale that a number stands for."""
@@ -189,11 +189,16 @@ class Network(Hops):
         generator = np.random.default_rng(0)
         starts = generator.uniform(-2, 2, (self.scaling.hidden, len(self._INPUTS)))
         inner = [
-            Parameter(f"theta.{unit}.{word}", "float", float(starts[unit, column]), -4.0, 4.0)
+            Parameter(
+                f"theta.{unit}.{word}", "float", float(starts[unit, column]), low=-4.0, high=4.0
+            )
             for unit in hidden
             for column, word in enumerate(self._INPUTS)
         ]
-        return [*inner, *(Parameter(f"theta.{u}.out", "float", 0.0, -4.0, 4.0) for u in hidden)]
+        return [
+            *inner,
+            *(Parameter(f"theta.{u}.out", "float", 0.0, low=-4.0, high=4.0) for u in hidden),
+        ]
 
     def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
         inputs = (

@@ -80,7 +80,9 @@ class Thresholds(Indicators):
     def parameters(self) -> list[Parameter]:
         """See `Indicators`."""
         starts = {slot: _STEPS_IN if self._starts_in(slot) else self.absent for slot in self.free}
-        return [Parameter(f"in.{s.name}", "float", at, -1.0, 1.0) for s, at in starts.items()]
+        return [
+            Parameter(f"in.{s.name}", "float", at, low=-1.0, high=1.0) for s, at in starts.items()
+        ]
 
     def chosen(self, genes: Genes) -> Chosen:
         """See `Indicators`."""
@@ -129,7 +131,9 @@ class Runs(Indicators):
             start, end = self._start(repetition, model)
             for word, at in (("from", start), ("to", end)):
                 found.append(
-                    Parameter(f"{word}.{repetition}.{model}", "int", at, 0.0, float(layers))
+                    Parameter(
+                        f"{word}.{repetition}.{model}", "int", at, low=0.0, high=float(layers)
+                    )
                 )
         return found
 

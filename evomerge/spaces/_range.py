@@ -194,12 +194,14 @@ class Range(BaseModel):
             initial = None if initial is None else _logit(initial)
         scale: Literal["linear", "log"] = "log" if self.scale == "log" else "linear"
         if initial is None:
-            initial = Parameter(name, self.kind, 0.0, low, high, scale).from_unit(0.5)
+            initial = Parameter(name, self.kind, 0.0, low=low, high=high, scale=scale).from_unit(
+                0.5
+            )
         if self.kind == "float":
-            return Parameter(name, "float", initial, low, high, scale)
+            return Parameter(name, "float", initial, low=low, high=high, scale=scale)
         least, most = math.ceil(low), math.floor(high)
         start = min(max(round(initial), least), most)
-        return Parameter(name, "int", start, least, most, scale)
+        return Parameter(name, "int", start, low=least, high=most, scale=scale)
 
     def value(self, gene: Gene) -> Gene:
         """What a gene stands for in a recipe."""

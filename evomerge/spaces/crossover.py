@@ -35,7 +35,7 @@ from evomerge.spaces._mutation import (
     make_step,
     name_of,
 )
-from evomerge.types import Genome, Gram, Parameter
+from evomerge.types import Genome, Parameter, PrefixGram
 from evomerge.weights.flat import flat_sources
 from evomerge.weights.segments import PrefixGrams, layout_of
 
@@ -236,12 +236,12 @@ class CrossoverSpace(Space):
         parents = [Genome({**genes, "source": source}) for source in (first, second)]
         return self.child(Genome(genes, (0, 1)), parents)
 
-    def load_grams(self, measured: Sequence[Gram]) -> None:
+    def load_grams(self, measured: Sequence[PrefixGram]) -> None:
         """See `Space.load_grams`."""
         if self.interpolation == "slerp" and measured:
             self._grams.load(measured)
 
-    def new_grams(self) -> list[Gram]:
+    def new_grams(self) -> list[PrefixGram]:
         """See `Space.new_grams`."""
         return [] if self._layout is None else self._grams.take_new()
 

@@ -9,12 +9,12 @@ from sqlalchemy import Connection, insert, select
 
 from evomerge.store.records import to_json
 from evomerge.store.schema import grams
-from evomerge.types import Gram
+from evomerge.types import PrefixGram
 
 _ADD = insert(grams)
 
 
-def add(connection: Connection, run_id: int, measured: Sequence[Gram]) -> None:
+def add(connection: Connection, run_id: int, measured: Sequence[PrefixGram]) -> None:
     """Insert what was measured."""
     rows = [
         {"run_id": run_id, "of": of, "position": position, "products": to_json(products)}
@@ -23,8 +23,10 @@ def add(connection: Connection, run_id: int, measured: Sequence[Gram]) -> None:
     connection.execute(_ADD, rows)
 
 
-def load(connection: Connection, run_id: int) -> list[Gram]:
+def load(connection: Connection, run_id: int) -> list[PrefixGram]:
     """All of a run, by position."""
     columns = select(grams.c.of, grams.c.position, grams.c.products)
     rows = connection.execute(columns.where(grams.c.run_id == run_id).order_by(grams.c.position))
-    return [Gram(of, position, tuple(json.loads(products))) for of, position, products in rows]
+    return [
+        PrefixGram(of, position, tuple(json.loads(products))) for of, position, products in rows
+    ]

@@ -19,7 +19,7 @@ from evomerge.store.lock import WriterLock
 from evomerge.store.log import WriteAheadLog
 from evomerge.store.reading import readable
 from evomerge.store.records import Event, RunRecord
-from evomerge.types import Candidate, Evaluation, Gram, Split
+from evomerge.types import Candidate, Evaluation, PrefixGram, Split
 
 _FILE_NAME = "run.sqlite"
 
@@ -216,7 +216,7 @@ class Store:
         with self._transaction(records=True) as connection:
             return evaluations.add(connection, self._key(recipe_digest, split), evaluation)
 
-    def record_grams(self, measured: Sequence[Gram]) -> None:
+    def record_grams(self, measured: Sequence[PrefixGram]) -> None:
         """Keep what the space measured of the sources; at least one.
 
         Raises:
@@ -245,7 +245,7 @@ class Store:
         with self._transaction() as connection:
             return history.load(connection, self._run_id)
 
-    def grams(self) -> list[Gram]:
+    def grams(self) -> list[PrefixGram]:
         """What was measured of the sources, by position."""
         with self._transaction() as connection:
             return grams.load(connection, self._run_id)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evomerge.errors import PlanError, RecipeError
 from evomerge.recipes.layout import Chromosomes, Layout, lay_out
-from evomerge.types import Gram
+from evomerge.types import PrefixGram
 from evomerge.weights.models import Models, Slot
 
 Floats = NDArray[np.float64]
@@ -87,7 +87,7 @@ class PrefixGrams:
         of = [prints, base, alignment, self._layout.names, self._layout.starts]
         return hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
-    def load(self, measured: Iterable[Gram]) -> None:
+    def load(self, measured: Iterable[PrefixGram]) -> None:
         """Take those that are of these models; of others, and what is known already, none."""
         shape = self._products.shape[1:]
         self._keep(
@@ -98,11 +98,11 @@ class PrefixGrams:
             }
         )
 
-    def take_new(self) -> list[Gram]:
+    def take_new(self) -> list[PrefixGram]:
         """Those measured since the last call."""
         positions, self._fresh = self._fresh, []
         return [
-            Gram(self.digest, position, tuple(products.reshape(-1).tolist()))
+            PrefixGram(self.digest, position, tuple(products.reshape(-1).tolist()))
             for position, products in zip(positions, self.at(positions), strict=True)
         ]
 

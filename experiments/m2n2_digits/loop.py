@@ -75,7 +75,14 @@ class Population:
     def __init__(self, method: Method, seed: int, folder: Path) -> None:
         sources = write_starts(folder, pretrained=method.pretrained, seed=seed)
         models = Library().open(sources[NAMES[0]], sources)
-        context = SearchContext(sources[NAMES[0]], sources, 0, "float32", seed=seed, models=models)
+        context = SearchContext(
+            base=sources[NAMES[0]],
+            sources=sources,
+            layers=0,
+            dtype="float32",
+            seed=seed,
+            models=models,
+        )
         self.space = CrossoverSpace(context, **method.crossing)
         kind = {"m2n2": M2n2, "map_elites": MapElites}[method.optimizer]
         self.optimizer: M2n2 | MapElites = kind(self.space.parameters, seed, **method.options)
@@ -143,7 +150,7 @@ class Population:
         if isinstance(self.optimizer, MapElites):
             parts = {"even": solved[: self._even], "odd": solved[self._even :]}
         tasks = {name: _task(part) for name, part in parts.items()}
-        return Evaluation("done", tasks, value)
+        return Evaluation("done", tasks, value=value)
 
     def _forget(self) -> None:
         members = set(self.optimizer.archive.numbers)

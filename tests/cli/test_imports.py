@@ -97,7 +97,7 @@ def store_run(folder: Path, version: str) -> Path:
             )
             value = 0.75 if number == 2 else 0.5
             scores = TaskScores(value, (0, 1), (value, value))
-            done = Evaluation("done", {"kanji": scores}, value)
+            done = Evaluation("done", {"kanji": scores}, value=value)
             store.record_tell(number, done, elapsed_seconds=number + 0.5)
             store.record_evaluation(of.digest, "held_out", done)
         store.finish()

@@ -59,30 +59,30 @@ OTHERS = [Variant(n) for n in registry.names("optimizers") if n not in SPECIAL_N
 
 
 def _floats(count: int, initial: float = 0.9) -> tuple[Parameter, ...]:
-    return tuple(Parameter(f"w[{i}]", "float", initial, -0.5, 1.5) for i in range(count))
+    return tuple(Parameter(f"w[{i}]", "float", initial, low=-0.5, high=1.5) for i in range(count))
 
 
 SPACES = {
     "floats": (
         *_floats(2),
-        Parameter("at the low bound", "float", 0.0, 0.0, 0.3),
-        Parameter("rate", "float", 1e-2, 1e-4, 1.0, "log"),
-        Parameter("fixed", "float", 0.7, 0.7, 0.7),
+        Parameter("at the low bound", "float", 0.0, low=0.0, high=0.3),
+        Parameter("rate", "float", 1e-2, low=1e-4, high=1.0, scale="log"),
+        Parameter("fixed", "float", 0.7, low=0.7, high=0.7),
     ),
     "mixed": (
-        Parameter("density", "float", 1.0, 0.1, 1.0),
-        Parameter("layers", "int", 4, 2, 9),
-        Parameter("rank", "int", 8, 1, 64, "log"),
-        Parameter("two", "int", 1, 1, 2),
-        Parameter("many", "int", 500, 0, 10_000),
-        Parameter("only", "int", 3, 3, 3),
+        Parameter("density", "float", 1.0, low=0.1, high=1.0),
+        Parameter("layers", "int", 4, low=2, high=9),
+        Parameter("rank", "int", 8, low=1, high=64, scale="log"),
+        Parameter("two", "int", 1, low=1, high=2),
+        Parameter("many", "int", 500, low=0, high=10_000),
+        Parameter("only", "int", 3, low=3, high=3),
         Parameter("tied", "bool", True),
         Parameter("operator", "choice", "ties", choices=("linear", "slerp", "ties")),
         Parameter("base", "choice", "a", choices=("a",)),
     ),
     "switches": tuple(Parameter(f"slot[{i}]", "bool", i < 2) for i in range(5)),
     "one float": _floats(1),
-    "one int": (Parameter("depth", "int", 2, 0, 7),),
+    "one int": (Parameter("depth", "int", 2, low=0, high=7),),
     "one choice": (Parameter("operator", "choice", "a", choices=("a", "b", "c")),),
     # From its middle: Optuna's CMA-ES redraws a point until all of it lies in the cube.
     "201 floats": _floats(201, initial=0.5),

@@ -38,7 +38,9 @@ def context(name: str) -> SearchContext:
     most = operators.get(operator).sources if isinstance(operator, str) else None
     sources = {source: str(ZOO / source) for source in NAMES[: most or len(NAMES)]}
     base = str(ZOO / "base")
-    return SearchContext(base, sources, 4, "float32", models=Library().open(base, sources))
+    return SearchContext(
+        base=base, sources=sources, layers=4, dtype="float32", models=Library().open(base, sources)
+    )
 
 
 @cache

@@ -13,7 +13,7 @@ import pytest
 from evomerge.errors import RunError, StoreError
 from evomerge.recipes import Recipe
 from evomerge.store import Event, RunRecord, Store
-from evomerge.types import Candidate, Evaluation, Genome, Gram, TaskScores
+from evomerge.types import Candidate, Evaluation, Genome, PrefixGram, TaskScores
 
 RUN = RunRecord(
     name="数学 + 日本語",
@@ -204,14 +204,14 @@ def test_an_example_score_may_be_nan_but_a_value_may_not(place: Place) -> None:
 
 
 def test_grams_read_back_to_the_last_bit_and_by_position(place: Place) -> None:
-    first = Gram("sources", 1 << 40, (0.1 + 0.2, 5e-324, -1.0, 1e300))
-    others = [Gram("sources", 0, (0.0, 0.0)), Gram("others", 7, (1 / 3,))]
+    first = PrefixGram("sources", 1 << 40, (0.1 + 0.2, 5e-324, -1.0, 1e300))
+    others = [PrefixGram("sources", 0, (0.0, 0.0)), PrefixGram("others", 7, (1 / 3,))]
     with place.create(RUN) as store:
         assert store.grams() == []
         store.record_grams([first])
         store.record_grams(others)
         with pytest.raises(StoreError, match="UNIQUE"):
-            store.record_grams([Gram("sources", 0, (1.0,))])
+            store.record_grams([PrefixGram("sources", 0, (1.0,))])
     with place.open(read_only=True) as store:
         assert store.grams() == [*others, first]
 

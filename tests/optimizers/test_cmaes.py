@@ -55,7 +55,7 @@ def test_the_default_population_is_three_times_the_default_one(count: int, popul
 
 
 def test_fixed_parameters_do_not_count_as_dimensions() -> None:
-    fixed = [Parameter(f"f{i}", "float", 0.2, 0.2, 0.2) for i in range(300)]
+    fixed = [Parameter(f"f{i}", "float", 0.2, low=0.2, high=0.2) for i in range(300)]
     optimizer = Cmaes([*_floats(2), *fixed], 0)
     assert (optimizer.population_size, optimizer.algorithm) == (18, "CMA")
 
@@ -66,7 +66,7 @@ def test_fixed_parameters_do_not_count_as_dimensions() -> None:
         (_floats(1), "CMA"),
         (_floats(200), "CMA"),
         (_floats(201), "SepCMA"),
-        ([*_floats(1), Parameter("k", "int", 1, 0, 5)], "CatCMAwM"),
+        ([*_floats(1), Parameter("k", "int", 1, low=0, high=5)], "CatCMAwM"),
         ([*_floats(1), Parameter("b", "bool", True)], "CatCMAwM"),
         ([*_floats(1), Parameter("c", "choice", "a", choices=("a", "b"))], "CatCMAwM"),
         ([*_floats(201), Parameter("b", "bool", True)], "CatCMAwM"),
@@ -78,7 +78,12 @@ def test_the_parameters_decide_the_algorithm(parameters: list[Parameter], algori
 
 
 @pytest.mark.parametrize(
-    "parameters", [[], [Parameter("w", "float", 1.0, 1.0, 1.0)], [Parameter("k", "int", 3, 3, 3)]]
+    "parameters",
+    [
+        [],
+        [Parameter("w", "float", 1.0, low=1.0, high=1.0)],
+        [Parameter("k", "int", 3, low=3, high=3)],
+    ],
 )
 def test_a_space_without_anything_to_vary_is_refused(parameters: list[Parameter]) -> None:
     with pytest.raises(ConfigError, match="Widen the bounds"):
@@ -143,7 +148,7 @@ def test_recommend_is_the_weighted_mean_of_the_best_half() -> None:
 def test_recommend_of_a_mix_rounds_and_takes_the_most_probable() -> None:
     parameters = [
         Parameter("w", "float", 0.5),
-        Parameter("k", "int", 1, 0, 8),
+        Parameter("k", "int", 1, low=0, high=8),
         Parameter("b", "bool", False),
         Parameter("c", "choice", "x", choices=("x", "y", "z")),
     ]
@@ -163,7 +168,9 @@ def test_failed_candidates_rank_below_every_valid_one(failures: set[int]) -> Non
     """So the next generation is that of very low values in their place."""
     followers = []
     for verdict in (FAILED, Evaluation("done", value=-1e9), Evaluation("done", value=math.nan)):
-        optimizer = Cmaes([*_floats(2), Parameter("k", "int", 2, 0, 5)], 3, population_size=8)
+        optimizer = Cmaes(
+            [*_floats(2), Parameter("k", "int", 2, low=0, high=5)], 3, population_size=8
+        )
         for number in _generation(optimizer):
             valid = Evaluation("done", value=-1e6 - number)
             optimizer.tell(number, verdict if number in failures else valid)
@@ -196,7 +203,9 @@ def test_an_optimum_in_a_corner_is_reached_to_six_digits() -> None:
 
 
 def test_log_parameters_are_searched_in_their_logarithm() -> None:
-    parameters = [Parameter(f"r{i}", "float", 1e-2, 1e-6, 1.0, "log") for i in range(2)]
+    parameters = [
+        Parameter(f"r{i}", "float", 1e-2, low=1e-6, high=1.0, scale="log") for i in range(2)
+    ]
 
     def fitness(genome: Genome) -> float:
         return -float(np.sum((np.log10(_vector(genome)) + 5) ** 2))
@@ -206,12 +215,14 @@ def test_log_parameters_are_searched_in_their_logarithm() -> None:
 
 
 def test_integers_reach_an_optimum_at_their_bound() -> None:
-    parameters = [Parameter(f"k{i}", "int", 5, 0, 10) for i in range(5)]
+    parameters = [Parameter(f"k{i}", "int", 5, low=0, high=10) for i in range(5)]
     assert set(_run(Cmaes(parameters, 0), _sphere(10), 40).genes.values()) == {10}
 
 
 def test_a_search_may_run_long_after_it_converged() -> None:
-    found = _run(Cmaes([*_floats(2), Parameter("k", "int", 1, 0, 3)], 0), _sphere(0.5), 400)
+    found = _run(
+        Cmaes([*_floats(2), Parameter("k", "int", 1, low=0, high=3)], 0), _sphere(0.5), 400
+    )
     assert np.allclose(_vector(found)[:2], 0.5, atol=1e-6)
 
 
@@ -224,7 +235,7 @@ def test_a_mix_of_half_tied_values_is_searched_without_warnings() -> None:
 
 def test_fixed_genes_keep_their_place_among_the_others() -> None:
     parameters = [
-        Parameter("last layer", "int", 7, 7, 7),
+        Parameter("last layer", "int", 7, low=7, high=7),
         Parameter("w", "float", 0.5),
         Parameter("base", "choice", "a", choices=("a",)),
     ]
@@ -236,7 +247,7 @@ def test_fixed_genes_keep_their_place_among_the_others() -> None:
 
 
 def test_a_wide_integer_between_fractional_bounds_stays_within_them() -> None:
-    wide = Parameter("k", "int", 1, 0.4, 1000.4)
+    wide = Parameter("k", "int", 1, low=0.4, high=1000.4)
     optimizer = Cmaes([wide, Parameter("w", "float", 0.5)], 0)
     for generation in range(20):
         asked = _generation(optimizer, 100 * generation)

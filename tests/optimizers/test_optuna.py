@@ -16,7 +16,7 @@ from evomerge.types import Evaluation, Genome, Parameter
 FLOATS = [Parameter("x", "float", 0.9), Parameter("y", "float", 0.1)]
 MIXED = [
     *FLOATS,
-    Parameter("k", "int", 2, 1, 8, "log"),
+    Parameter("k", "int", 2, low=1, high=8, scale="log"),
     Parameter("b", "bool", True),
     Parameter("c", "choice", "u", choices=("u", "v", "w")),
 ]

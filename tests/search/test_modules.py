@@ -78,7 +78,7 @@ def found(loaded: Loaded, folder: Path) -> list[tuple[str, Evaluation | None]]:
     start(loaded.search, folder, lambda progress: None)
     with Store.open(folder, read_only=True) as store:
         return [
-            (json.dumps(dict(c.genome.genes)), e and Evaluation(e.status, e.tasks, e.value))
+            (json.dumps(dict(c.genome.genes)), e and Evaluation(e.status, e.tasks, value=e.value))
             for c in store.candidates()
             for e in [store.evaluation(c.recipe.digest)]
         ]

@@ -35,7 +35,9 @@ def models(zoo: Path) -> Models:
 
 def context(models: Models, zoo: Path, dtype: str = "float32") -> SearchContext:
     sources = {name: str(zoo / name) for name in SOURCES}
-    return SearchContext(str(zoo / "base"), sources, 4, dtype, models=models)
+    return SearchContext(
+        base=str(zoo / "base"), sources=sources, layers=4, dtype=dtype, models=models
+    )
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,9 @@ def test_a_representative_candidate_mixes_two_sources_at_every_element(
 
 def test_without_open_models_there_are_seeds_and_no_children(zoo: Path) -> None:
     sources = {name: str(zoo / name) for name in SOURCES}
-    space = CrossoverSpace(SearchContext(str(zoo / "base"), sources, 4, "float32"))
+    space = CrossoverSpace(
+        SearchContext(base=str(zoo / "base"), sources=sources, layers=4, dtype="float32")
+    )
     assert space.decode(space.initial()).operator == "linear"
     message = r"expected open models, got a context without\. Give them: SearchContext\("
     with pytest.raises(ConfigError, match=message):
@@ -209,7 +213,9 @@ def test_a_spherical_child_of_task_vectors_differs_from_a_linear_one(
 def test_fewer_than_two_sources_cannot_be_crossed(zoo: Path) -> None:
     one = {"arithmetic": str(zoo / "arithmetic")}
     with pytest.raises(ConfigError, match=r"crossover needs two sources, got 1\. Add one\."):
-        CrossoverSpace(SearchContext(str(zoo / "base"), one, 4, "float32"))
+        CrossoverSpace(
+            SearchContext(base=str(zoo / "base"), sources=one, layers=4, dtype="float32")
+        )
 
 
 def test_lines_have_no_angle(models: Models, zoo: Path) -> None:

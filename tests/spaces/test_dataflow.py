@@ -39,7 +39,9 @@ def models(zoo: Path) -> Models:
 def make(models: Models, zoo: Path) -> Make:
     """The space of some options, over models of four blocks."""
     sources = {name: str(zoo / name) for name in SOURCES}
-    context = SearchContext(str(zoo / "base"), sources, 4, "float32", models=models)
+    context = SearchContext(
+        base=str(zoo / "base"), sources=sources, layers=4, dtype="float32", models=models
+    )
     return lambda **options: space(context, **options)
 
 
@@ -141,7 +143,13 @@ def test_the_base_goes_by_the_name_of_the_source_that_it_is(models: Models, zoo:
     base = str(zoo / "base")
     sources = {"general": base, "strings": str(zoo / "strings")}
     one = space(
-        SearchContext(base, sources, 4, "float32", models=Library().open(base, sources)),
+        SearchContext(
+            base=base,
+            sources=sources,
+            layers=4,
+            dtype="float32",
+            models=Library().open(base, sources),
+        ),
         repetitions=1,
     )
     assert path(one.decode(one.initial())) == [f"general.{layer}" for layer in range(4)]
@@ -184,7 +192,7 @@ def test_a_run_is_one_stretch_of_a_model(make: Make) -> None:
 
 
 def test_depth_upscaling_starts_at_the_two_runs_of_solar() -> None:
-    context = SearchContext("/base", {"a": "/a"}, 32, "bfloat16")
+    context = SearchContext(base="/base", sources={"a": "/a"}, layers=32, dtype="bfloat16")
     one = space(context, sources=[], indicators="runs", repetitions=2, overlap=0.5, scales="none")
     expected = [f"base.{layer}" for layer in [*range(24), *range(8, 32)]]
     assert path(one.decode(one.initial())) == expected
@@ -365,7 +373,9 @@ def test_the_base_under_another_leading_model_has_another_name(make: Make, tmp_p
 def test_the_base_has_no_name_that_a_source_has(zoo: Path) -> None:
     sources = {"strings": str(zoo / "strings"), "base_model": str(zoo / "arithmetic")}
     base = str(zoo / "base")
-    context = SearchContext(base, sources, 4, "float32", models=Library().open(base, sources))
+    context = SearchContext(
+        base=base, sources=sources, layers=4, dtype="float32", models=Library().open(base, sources)
+    )
     options: dict[str, Any] = {"sources": ["base", "base_model"], "scales": "none"}
     one = space(context, leading="strings", repetitions=1, **options)
     recipe = decoded(one, **{"in.0.base.2": True, "in.0.base_model.1": True})
@@ -415,7 +425,11 @@ def test_what_is_wrong_with_the_other_keys_is_told_beside_a_key_of_the_wrong_kin
     make: Make, models: Models, zoo: Path
 ) -> None:
     context = SearchContext(
-        str(zoo / "base"), {n: str(zoo / n) for n in SOURCES}, 4, "float32", models=models
+        base=str(zoo / "base"),
+        sources={n: str(zoo / n) for n in SOURCES},
+        layers=4,
+        dtype="float32",
+        models=models,
     )
     options = {
         **{"leading": "bas", "keep": {"strings": [7], "x": [0]}, "scales": 1, "indicator": "runs"},

@@ -35,7 +35,9 @@ Make = Callable[..., JointSpace]
 def context(zoo: Path) -> SearchContext:
     sources = {name: str(zoo / name) for name in SOURCES}
     models = Library().open(str(zoo / "base"), sources)
-    return SearchContext(str(zoo / "base"), sources, 4, "float32", models=models)
+    return SearchContext(
+        base=str(zoo / "base"), sources=sources, layers=4, dtype="float32", models=models
+    )
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def space_of(folders: dict[str, str], **options: Any) -> CrossoverSpace:
     models = Library().open(folders["x"], folders)
-    context = SearchContext(folders["x"], folders, 0, "float32", seed=7, models=models)
+    context = SearchContext(
+        base=folders["x"], sources=folders, layers=0, dtype="float32", seed=7, models=models
+    )
     return CrossoverSpace(context, **options)
 
 

@@ -15,7 +15,9 @@ from evomerge.spaces import SearchContext
 from evomerge.spaces.parameter import Granularity, ParameterSpace
 from evomerge.types import Evaluation, Genome, Parameter
 
-GROUND = SearchContext("/base", {"a": "/a", "b": "/b"}, layers=4, dtype="float32", seed=7)
+GROUND = SearchContext(
+    base="/base", sources={"a": "/a", "b": "/b"}, layers=4, dtype="float32", seed=7
+)
 
 
 def space(**keys: Any) -> ParameterSpace:
@@ -417,7 +419,7 @@ def test_every_genome_has_every_integer_within_its_bounds(
     )
     for parameters in (
         found.parameters,
-        (Parameter("lam", "int", 1, low, high), Parameter("weight", "float", 0.5)),
+        (Parameter("lam", "int", 1, low=low, high=high), Parameter("weight", "float", 0.5)),
     ):
         optimizer = registry.find("optimizers", name, Optimizer)(parameters, 1)
         for number in range(60):

@@ -74,7 +74,7 @@ def load(name: str) -> ParameterSpace:
     operator = keys["operator"]
     most = None if isinstance(operator, list) else operators.get(operator).sources
     sources = {key: f"/{key}" for key in "abc"[: most or 3]}
-    return found(SearchContext("/base", sources, layers=8, dtype="float32"), **valid)
+    return found(SearchContext(base="/base", sources=sources, layers=8, dtype="float32"), **valid)
 
 
 def applied(recipe: Recipe) -> Tensor:
@@ -169,7 +169,7 @@ def test_presets_of_stacks_start_where_the_field_would(
     keys = read_yaml(FOLDER / f"{name}.yaml")
     assert keys.pop("kind") == "dataflow"
     space = DataflowSpace(
-        SearchContext("/base", {"a": "/a"}, 4, "float32"),
+        SearchContext(base="/base", sources={"a": "/a"}, layers=4, dtype="float32"),
         **registry.validate_options(DataflowSpace, keys, name),
     )
     recipe = space.decode(space.initial())
@@ -182,7 +182,7 @@ def test_the_preset_of_both_starts_at_a_merge_in_its_own_order() -> None:
     keys = read_yaml(FOLDER / "joint.yaml")
     assert keys.pop("kind") == "joint"
     space = JointSpace(
-        SearchContext("/base", {"a": "/a", "b": "/b"}, 4, "float32"),
+        SearchContext(base="/base", sources={"a": "/a", "b": "/b"}, layers=4, dtype="float32"),
         **registry.validate_options(JointSpace, keys, "joint"),
     )
     recipe = space.decode(space.initial())
@@ -197,7 +197,11 @@ def test_the_preset_of_crossover_starts_at_a_source(zoo: Path) -> None:
     found = registry.find("spaces", keys.pop("kind"), CrossoverSpace)
     sources = {name: str(zoo / name) for name in ("arithmetic", "strings")}
     context = SearchContext(
-        str(zoo / "base"), sources, 4, "float32", models=Library().open(str(zoo / "base"), sources)
+        base=str(zoo / "base"),
+        sources=sources,
+        layers=4,
+        dtype="float32",
+        models=Library().open(str(zoo / "base"), sources),
     )
     space = found(context, **registry.validate_options(found, keys, "crossover"))
     recipe = space.decode(space.initial())

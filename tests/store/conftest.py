@@ -54,6 +54,12 @@ def candidate() -> Callable[..., Candidate]:
 def evaluation() -> Callable[..., Evaluation]:
     def make(value: float, examples: int = 3) -> Evaluation:
         scores = TaskScores(value, tuple(range(examples)), (1.0, *[0.5] * (examples - 1)))
-        return Evaluation("done", {"gsm8k": scores, "ja": scores}, value, 0.5, 2.0)
+        return Evaluation(
+            "done",
+            {"gsm8k": scores, "ja": scores},
+            value=value,
+            merge_seconds=0.5,
+            score_seconds=2.0,
+        )
 
     return make

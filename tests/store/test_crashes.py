@@ -46,7 +46,7 @@ with Store.open(folder) as store:
                                        recipe=recipe), 2.0 * number)
             asked += 1
         scores = TaskScores(0.5, tuple(range(2000)), (0.1 + 0.2,) * 2000)
-        told = Evaluation("done", {"a": scores, "b": scores}, 0.5)
+        told = Evaluation("done", {"a": scores, "b": scores}, value=0.5)
         store.record_tell(number, told, elapsed_seconds=2.0 * number + 1)
         print(number, flush=True)
         number += 1

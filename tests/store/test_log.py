@@ -18,7 +18,7 @@ import pytest
 from evomerge.errors import StoreError
 from evomerge.store import Store, database, filesystems, syncing
 from evomerge.store.syncing import Syncer
-from evomerge.types import Gram
+from evomerge.types import PrefixGram
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_run_is_one_plain_file_before_and_after_it_is_written_to(
 
 def test_what_was_measured_of_the_sources_is_a_record_like_others(local: Path, run: Any) -> None:
     with Store.create(local, run) as store:
-        store.record_grams([Gram("sources", 0, (1.0,))])
+        store.record_grams([PrefixGram("sources", 0, (1.0,))])
         assert "run.sqlite-wal" in files(local)
 
 
