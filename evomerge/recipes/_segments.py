@@ -76,7 +76,7 @@ class Lineage(BaseModel):
 
 
 def segment_problems(segments: Segments | None, sources: Collection[str]) -> Iterator[str]:
-    """Bounds that do not ascend, and rows that do not fit them or the sources."""
+    """What is wrong with segments: their order, or rows that do not fit."""
     if segments is None:
         return
     bounds, rows = segments.bounds, segments.rows
@@ -95,7 +95,7 @@ def segment_problems(segments: Segments | None, sources: Collection[str]) -> Ite
 
 
 def lineage_problems(lineage: Lineage | None, sources: Collection[str]) -> Iterator[str]:
-    """Steps out of order, unknown parents, and segments or weights that do not fit."""
+    """What is wrong with a lineage: its order, unknown parents, segments that do not fit."""
     if lineage is None:
         return
     known: set[str | int] = set(sources)

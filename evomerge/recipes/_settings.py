@@ -1,4 +1,4 @@
-"""Settings of parameters: their one canonical form, and the value for one tensor."""
+"""Settings of parameters: their canonical form, and the value for one tensor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Scalar = float | bool | str
 def canonical_settings(
     parameters: Mapping[str, Any], sources: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Every parameter's canonical setting, by name; and what is wrong with the others."""
+    """Parameter to canonical setting, and what is wrong with the settings that have none."""
     settings: dict[str, Any] = {}
     problems: list[str] = []
     for name, setting in sorted(parameters.items()):
@@ -29,14 +29,22 @@ def canonical_settings(
 
 
 def canonical(setting: Any, path: str, sources: Collection[str]) -> Any:
-    """The same setting in the one form that is hashed: numbers as floats, repeats collapsed."""
+    """The setting in the one form that is hashed: numbers as floats, repeats collapsed.
+
+    Args:
+        path: where it stands, for messages.
+
+    Raises:
+        ValueError: one sentence for each mistake in ``args``.
+    """
     if isinstance(setting, Mapping) and any(key in sources for key in setting):
         _refuse_unknown(setting, path, sources, "source")
-        found = _each(_table, {name: setting[name] for name in sources if name in setting}, path)
-        values = list(found.values())
+        own = {name: setting[name] for name in sources if name in setting}
+        by_source = _each(_by_role, own, path)
+        values = list(by_source.values())
         same = len(values) == len(sources) and all(v == values[0] for v in values)
-        return values[0] if same else found
-    return _table(setting, path, sources)
+        return values[0] if same else by_source
+    return _by_role(setting, path, sources)
 
 
 def find(setting: Any, source: str | None, role: str, layer: int, tensor: str) -> Scalar | None:
@@ -59,7 +67,7 @@ def find(setting: Any, source: str | None, role: str, layer: int, tensor: str) -
 
 
 def rows(path: str, setting: Any) -> list[tuple[str, int]]:
-    """Every per-layer list: where it stands, and how many values it has."""
+    """The path of every list of values by block, and how many values it has."""
     if is_filters(setting):
         return [
             item
@@ -74,12 +82,16 @@ def rows(path: str, setting: Any) -> list[tuple[str, int]]:
 
 
 def is_filters(setting: Any) -> bool:
-    """Whether a setting is a list of lines with filters rather than of values per block."""
+    """Whether a setting is a list of filters with values, rather than of values by block."""
     return isinstance(setting, list) and isinstance(setting[0], Mapping)
 
 
-def _table(setting: Any, path: str, sources: Collection[str] = ()) -> Any:
-    """A setting that no longer differs by source."""
+def _by_role(setting: Any, path: str, sources: Collection[str] = ()) -> Any:
+    """The canonical form of a setting that does not differ by source.
+
+    Args:
+        sources: suggested where a key is no role.
+    """
     if isinstance(setting, Mapping) and "value" in setting:
         return _filters([setting], path)
     if isinstance(setting, (list, tuple)) and any(isinstance(item, Mapping) for item in setting):
@@ -87,23 +99,22 @@ def _table(setting: Any, path: str, sources: Collection[str] = ()) -> Any:
     if not isinstance(setting, Mapping):
         return _row(setting, path)
     _refuse_unknown(setting, path, [*ROLES, *sources], "role")
-    found = _each(_row, setting, path)
-    if not found:
+    table = _each(_row, setting, path)
+    if not table:
         raise ValueError(f"{path}: empty")
-    if "other" not in found:
-        missing = [role for role in ROLES if role not in found and role != "other"]
+    if "other" not in table:
+        missing = [role for role in ROLES if role not in table and role != "other"]
         if missing:
             raise ValueError(f"{path}: no value for {', '.join(missing)}. Add the key 'other'")
-        return found
-    found = {
-        role: found[role] for role in ROLES if role in found and found[role] != found["other"]
-    } | {"other": found["other"]}
-    return found["other"] if len(found) == 1 else found
+        return table
+    rest = table["other"]
+    differing = {role: table[role] for role in ROLES if table.get(role, rest) != rest}
+    return {**differing, "other": rest} if differing else rest
 
 
 def _filters(lines: Iterable[Any], path: str) -> Any:
-    """Lines up to the first one for all tensors, those that change nothing left out."""
-    found: list[dict[str, Any]] = []
+    """The lines up to the first for all tensors, without those that change nothing."""
+    kept: list[dict[str, Any]] = []
     for number, line in enumerate(lines):
         at = f"{path}.{number}"
         if not isinstance(line, Mapping) or "value" not in line:
@@ -114,16 +125,16 @@ def _filters(lines: Iterable[Any], path: str) -> Any:
             raise ValueError(f"{at}.filter: expected a part of tensor names, got {part!r}")
         value = _row(line["value"], f"{at}.value")
         if part in (None, "", "*"):
-            while found and found[-1]["value"] == value:
-                found.pop()
-            return [*found, {"value": value}] if found else value
-        if not any(earlier["filter"] in part for earlier in found):
-            found.append({"filter": part, "value": value})
-    return found
+            while kept and kept[-1]["value"] == value:
+                kept.pop()
+            return [*kept, {"value": value}] if kept else value
+        if not any(earlier["filter"] in part for earlier in kept):
+            kept.append({"filter": part, "value": value})
+    return kept
 
 
 def _row(setting: Any, path: str) -> Any:
-    """A scalar, or a list of them; a list of equal values becomes the value."""
+    """A scalar, or a list of scalars that are not all equal."""
     if isinstance(setting, (list, tuple)):
         row = [_scalar(value, path) for value in setting]
         if not row:
@@ -142,23 +153,23 @@ def _scalar(value: Any, path: str) -> Scalar:
 
 def _each(canonical_of: Callable[[Any, str], Any], items: Mapping[str, Any], path: str) -> Any:
     """The canonical forms of several keys, the mistakes of all in one error."""
-    found: dict[str, Any] = {}
+    forms: dict[str, Any] = {}
     problems: list[str] = []
     for key, setting in items.items():
         try:
-            found[key] = canonical_of(setting, f"{path}.{key}")
+            forms[key] = canonical_of(setting, f"{path}.{key}")
         except ValueError as error:
             problems += error.args
     if problems:
         raise WrongValuesError(*problems)
-    return found
+    return forms
 
 
 def _refuse_unknown(
-    setting: Mapping[str, Any], path: str, known: Collection[str], kind: str
+    setting: Mapping[str, Any], path: str, known: Collection[str], noun: str
 ) -> None:
     wrong = [
-        f"{path}.{key}: no such {kind}.{did_you_mean(str(key), known)}"
+        f"{path}.{key}: no such {noun}.{did_you_mean(str(key), known)}"
         for key in setting
         if key not in known
     ]

@@ -31,7 +31,7 @@ def canonical_slices(slices: Sequence[Slice], sources: Collection[str]) -> tuple
 def slice_problems(
     slices: Sequence[Slice], sources: Mapping[str, object], base: object
 ) -> Iterator[str]:
-    """Unknown names, empty ranges and slices whose ranges differ in length."""
+    """What is wrong with slices: unknown names, empty ranges, ranges of different lengths."""
     if slices and sources.get(BASE, base) != base:
         yield "slices: a source is called 'base', but is another model. Rename it."
     for number, slice_ in enumerate(slices):
@@ -54,7 +54,7 @@ def canonical_scales(scales: Sequence[float]) -> tuple[float, ...]:
 
 
 def scale_problems(scales: Sequence[float], depth: int | None) -> Iterator[str]:
-    """Scales that weights cannot absorb, or not one scale for each block.
+    """What is wrong with scales: too large or small for weights to absorb, or not one a block.
 
     Args:
         depth: output blocks, None where no slices say it.

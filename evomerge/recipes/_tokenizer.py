@@ -15,14 +15,14 @@ TEMPLATE_NAMES = ("alpaca", "chatml", "exaone", "llama3", "mistral")  # as in me
 
 
 class TokenRow(BaseModel):
-    """Where the row of one token comes from, for the models that do not know it.
+    """Where the embedding row of one token comes from, for models that do not know the token.
 
     Attributes:
         source: name of a source, or ``base``; None where ``zero`` is set.
-        token: another token of that model whose row it is; the same token by default.
-        token_id: the row's number in that model, in place of ``token``.
+        token: the token of that model whose row is taken; the same token by default.
+        token_id: the number of the row in that model, in place of ``token``.
         zero: a row of zeros.
-        force: for the models that know the token too.
+        force: take this row also for models that know the token.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +51,7 @@ class Tokenizer(BaseModel):
 
 
 def canonical_tokenizer(tokenizer: str | Tokenizer | None) -> str | Tokenizer | None:
-    """The same tokenizer, as a word where it says no more than that."""
+    """The tokenizer, as the name of its vocabulary where it says no more than that."""
     if isinstance(tokenizer, Tokenizer) and not tokenizer.tokens:
         return tokenizer if tokenizer.pad_to_multiple_of else tokenizer.source
     return tokenizer
@@ -60,7 +60,7 @@ def canonical_tokenizer(tokenizer: str | Tokenizer | None) -> str | Tokenizer | 
 def tokenizer_problems(
     tokenizer: str | Tokenizer | None, sources: Collection[str]
 ) -> Iterator[str]:
-    """What names no source, and rows without one origin."""
+    """What is wrong with a tokenizer: unknown sources, and rows without one clear origin."""
     if tokenizer is None:
         return
     source = tokenizer if isinstance(tokenizer, str) else tokenizer.source

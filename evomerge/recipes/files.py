@@ -1,4 +1,4 @@
-"""Recipe files, evomerge's and mergekit's, with the recipes that they name."""
+"""Recipe files, evomerge's or mergekit's, read together with the recipe files that they name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from evomerge.yaml_files import read_documents
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class RecipeReader:
     """Reads recipe files.
 
     Args:
-        anchor: a reference and a folder to the reference as seen from there.
-        layers_of: a model to its number of blocks.
-        places_of: a model to the place of every tensor.
+        anchor: makes a reference to a model absolute, seen from a folder.
+        layers_of: gives a model's number of blocks.
+        places_of: gives the place of every tensor of a model.
     """
 
     anchor: Callable[[str, Path], str]
@@ -30,16 +30,16 @@ class Reader:
     places_of: PlacesOf
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Recipe:
-        """The recipe in a file; relative folders and files are seen from it.
+        """The recipe in a file.
 
-        In mergekit's YAML relative folders are seen from where evomerge is started, as mergekit
-        does it.
+        Relative paths in evomerge's YAML are seen from the file; those in mergekit's from the
+        working directory, as by mergekit.
 
         Args:
-            chain: files that are being read for the sake of this one.
+            chain: the files that led to this one, outermost first.
 
         Raises:
-            RecipeError: neither of the two, a file that names itself, or something is wrong.
+            RecipeError: a mistake in the file, or a recipe that is made of itself.
         """
         whole = path.resolve()
         if whole in chain:

@@ -1,4 +1,4 @@
-"""The merged tensors laid end to end, so that a position names an element of the model."""
+"""The merged tensors laid end to end, so that a number names one element of the model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Chromosomes = Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Chromosome after chromosome; in each embedding, blocks, final norm, head, then by name.
+    """The order of the tensors: by chromosome, then embedding, blocks, final norm, head, then name.
 
     Attributes:
-        names: (T,) of the tensors.
-        starts: (T + 1,) the first element of each, and the number of all elements.
-        layers: (L + 1,) those starts at which a block, what is before or after the blocks, or a
+        names: (T,) tensors.
+        starts: (T + 1,) the first element of each tensor, and the number of all elements.
+        layers: (L + 1,) the starts at which a block, the part before or after the blocks, or a
             chromosome begins, and the end.
-        edges: (C + 1,) those at which a chromosome begins, and the end.
+        edges: (C + 1,) the starts at which a chromosome begins, and the end.
     """
 
     names: tuple[str, ...]
@@ -44,17 +44,17 @@ class Layout:
         """For each tensor where its pieces end, counted from its first element, and their weights.
 
         Args:
-            segments: that end where the layout ends.
+            segments: as long as the layout.
         """
         bounds = segments.bounds
-        found = {}
+        pieces = {}
         for name, (start, stop) in zip(self.names, pairwise(self.starts), strict=True):
             first, last = bisect_right(bounds, start) - 1, bisect_left(bounds, stop)
-            found[name] = tuple(
+            pieces[name] = tuple(
                 (min(bounds[index + 1], stop) - start, segments.rows[index])
                 for index in range(first, last)
             )
-        return found
+        return pieces
 
 
 def lay_out(
@@ -66,7 +66,7 @@ def lay_out(
         places: tensor name to block and role.
         sizes: tensor name to its number of elements.
         chromosomes: (C,) groups of words: a role, a pattern of names (``model.layers.0.*``), or
-            ``rest`` (or ``all``) for what no other word selects. The first that fits counts.
+            ``rest`` (or ``all``) for what no other word selects. The first group that fits counts.
 
     Raises:
         RecipeError: words that select nothing, and tensors that none selects.

@@ -1,4 +1,4 @@
-"""Where the tensors of a model stand: in which block, in which role."""
+"""Where each tensor of a model stands: its block and its role."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PlacesOf = Callable[[str], Places]
 
 
 def places_of_model(model: str | Recipe, places_of: PlacesOf) -> Places:
-    """The tensors of a model; of a recipe those of its base, whose blocks are of one kind."""
+    """The places of a model; those of a recipe are its base's, as its blocks are of one kind."""
     return places_of(model) if isinstance(model, str) else places_of_model(model.base, places_of)
 
 
 def layers_of_model(model: str | Recipe, layers_of: Callable[[str], int]) -> int:
-    """The number of blocks of a model, or of the one that a recipe makes."""
+    """The number of blocks of a model, or of the model that a recipe makes."""
     if isinstance(model, str):
         return layers_of(model)
     return model.depth or layers_of_model(model.base, layers_of)
@@ -47,5 +47,5 @@ def precedes_blocks(name: str, place: Placed) -> bool:
 
 
 def renumber(name: str, layer: int) -> str:
-    """The same tensor's name in another block."""
+    """The name that a tensor of a block has in block ``layer``."""
     return _NUMBER.sub(f".{layer}.", name, count=1)

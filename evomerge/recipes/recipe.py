@@ -1,4 +1,4 @@
-"""A recipe: one merged model, completely, in a few kilobytes."""
+"""The recipe of one merged model: a few kilobytes that say everything about it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from evomerge.errors import WrongValuesError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes._segments import (
-    Lineage,
-    Segments,
-    lineage_problems,
-    segment_problems,
-)
+from evomerge.recipes._segments import Lineage, Segments, lineage_problems, segment_problems
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
 from evomerge.recipes._stack import (
     Slice,
@@ -36,6 +31,7 @@ from evomerge.recipes._tokenizer import (
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+# Not hashed at their defaults, so that recipes from before they existed keep their digests.
 _LATER = (
     *("slices", "scales", "modules", "statistics"),
     *("chat_template", "experimental", "segments", "lineage"),
@@ -43,38 +39,54 @@ _LATER = (
 
 
 class Recipe(BaseModel):
-    """Which models are merged, by which operator, at which settings.
+    """One merged model, completely: which models, merged by which operator, at which settings.
 
-    A setting in ``parameters`` is a scalar, a list with one value per output block, a mapping from
-    roles (`ROLES`, where ``other`` stands for every role not named) to either, or a list of
-    mappings ``{filter, value}``, of which the first counts whose filter is a part of the output
-    tensor's name; a line without a filter is for all. A mapping from source names to such settings
-    gives each source its own. Tensors outside the blocks (embeddings, head, final norm) take the
-    first value of a list, as in mergekit.
+    Plain data in one canonical form: no model is opened or downloaded before `evomerge.build` or an
+    engine needs its weights, and recipes with the same `digest` build the same bytes.
 
-    A recipe in place of a model stands for the checkpoint that would be built from it.
+    >>> recipe = Recipe(
+    ...     base="org/base",
+    ...     sources={"math": "org/math", "code": "org/code"},
+    ...     operator="ties",
+    ...     parameters={"density": 0.3, "weight": {"math": 0.6, "code": {"mlp": 0.2, "other": 1}}},
+    ...     dtype="bfloat16",
+    ... )
+    >>> recipe.parameters["weight"]["code"]
+    {'mlp': 0.2, 'other': 1.0}
+
+    A setting in ``parameters`` is one of
+
+    - a scalar: a number, a word or a flag;
+    - a list with one scalar for each output block, of which the tensors outside the blocks
+      (embeddings, final norm, head) take the first, as in mergekit;
+    - a mapping from roles to either; ``other`` stands for every role of `ROLES` not named;
+    - a list of mappings ``{filter, value}``: the first counts whose filter is a part of the output
+      tensor's name, and one without a filter is for all tensors;
+    - a mapping from source names to any of these, so that each source has its own.
 
     Attributes:
-        base: the model that task vectors are measured from; gives config and tokenizer.
-        sources: name to model: a folder, ``org/name[@revision]`` or a recipe; at least one.
+        base: the model that task vectors are measured from; gives config and tokenizer. A folder,
+            ``org/name[@revision]``, or a recipe, which stands for the checkpoint built from it.
+        sources: name to model, each as ``base`` or an adapter on it; at least one.
         operator: a name from ``evomerge list operators``.
+        parameters: of the operator and its modifiers, name to setting.
         slices: for each run of output blocks, which blocks ``[start, end)`` of which sources (and
-            of ``base``) are merged; () for every block with those of the same number.
-        scales: for each output block what the whole residual stream is multiplied by on its way
-            into it, of either sign; () for 1 throughout. Folded into the written weights.
+            of ``base``) are merged; () if each output block is merged from those of its number.
+        scales: for each output block the factor on the residual stream on its way into it, of
+            either sign, magnitude in [1e-4, 1e4]; () for 1 throughout. Folded into the weights.
         modules: prefixes of the names of the tensors to merge, the others are the base's; () for
             all.
         statistics: source name to a folder made by ``evomerge statistics``.
-        seed: of the operator's random numbers.
+        seed: of the operator's random numbers, 0 or more.
         dtype: of the written weights; all arithmetic is float32.
-        tokenizer: ``base``, ``union`` or the name of a source: to its vocabulary differing ones
-            are aligned through token strings; None demands that they are equal.
-        chat_template: a known name, a Jinja text, or ``auto`` for that of most models; None for
-            the base's.
-        experimental: needed by operators whose published equations could not be checked.
-        segments: of the operator `segments`: another weighted sum on every stretch of elements.
-        lineage: of the operator `segments`, in place of `segments`: the steps by which children
-            with random changes are made.
+        tokenizer: ``base``, ``union`` or the name of a source, to whose vocabulary the others are
+            aligned through token strings; None requires that all are equal.
+        chat_template: a known name, a Jinja text, or ``auto`` for the one that most models have;
+            None for the base's.
+        experimental: True allows operators whose published equations could not be checked.
+        segments: for the operator `segments`: weights that change along the model's elements.
+        lineage: for the operator `segments`, in place of ``segments``: the steps by which children
+            were bred and mutated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,7 +109,9 @@ class Recipe(BaseModel):
 
     @field_validator("sources")
     @classmethod
-    def _names_are_plain(cls, sources: dict[str, str | Recipe]) -> dict[str, str | Recipe]:
+    def _no_source_is_called_as_a_role(
+        cls, sources: dict[str, str | Recipe]
+    ) -> dict[str, str | Recipe]:
         problems = [
             f"a source may not be called {name!r}: that is a role"
             for name in sources
@@ -140,13 +154,13 @@ class Recipe(BaseModel):
 
     @property
     def depth(self) -> int | None:
-        """The number of output blocks; None without slices, where it is the base's."""
+        """The number of output blocks; None without slices, where it is that of the base."""
         return sum(slice_lengths(self.slices)) or None
 
     def setting(
         self, name: str, source: str | None, role: str, layer: int, tensor: str
     ) -> Scalar | None:
-        """The value of one parameter for one tensor, or None when the recipe does not give it.
+        """The value of one parameter for one tensor, or None where the recipe gives none.
 
         Args:
             name: of the parameter.
@@ -161,11 +175,11 @@ class Recipe(BaseModel):
         return find(self.parameters.get(name), source, role, layer, tensor)
 
     def lists(self) -> list[tuple[str, int]]:
-        """Every per-layer list: where it stands, and how many values it has."""
+        """The path of every list of values by block, and how many values it has."""
         return [item for name, setting in self.parameters.items() for item in rows(name, setting)]
 
     def located(self, locate: Callable[[str], str]) -> Recipe:
-        """The same recipe with all references to models and statistics seen through ``locate``."""
+        """The same recipe with ``locate`` applied to all references to models and statistics."""
 
         def place(model: str | Recipe) -> str | Recipe:
             return locate(model) if isinstance(model, str) else model.located(locate)
@@ -179,7 +193,7 @@ class Recipe(BaseModel):
         )
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """See pydantic; the copy has a digest of its own."""
+        """A copy with other fields, which are not validated; its digest is its own."""
         copy = super().model_copy(update=update, deep=deep)
         copy.__dict__.pop("digest", None)
         return copy
@@ -200,7 +214,7 @@ class Recipe(BaseModel):
 
 
 def _content(recipe: Recipe) -> dict[str, Any]:
-    """What is hashed: keys that came later are left out at their defaults."""
+    """What is hashed."""
     content = recipe.model_dump()
     for name in _LATER:
         if content[name] == Recipe.model_fields[name].default or content[name] == {}:
@@ -212,13 +226,13 @@ def _content(recipe: Recipe) -> dict[str, Any]:
     content["base"] = model(recipe.base)
     content["sources"] = [[name, model(value)] for name, value in recipe.sources.items()]
     if isinstance(recipe.tokenizer, Tokenizer):
-        # their order is that of the rows that are added
+        # pairs keep their order, in which rows are added
         content["tokenizer"]["tokens"] = [list(i) for i in content["tokenizer"]["tokens"].items()]
     return content
 
 
 def _ordered(content: Any) -> Any:
-    """Inverse of `_content`, as keys and values."""
+    """The keys of a recipe from its `_content`."""
     if not isinstance(content, dict):
         return content
     sources = {name: _ordered(value) for name, value in content["sources"]}

@@ -1,4 +1,4 @@
-"""From what a person writes for a model to a folder on this machine."""
+"""References to models: what a person writes, and the folder that it stands for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def resolve(reference: str) -> Path:
         reference: a folder, or ``org/name[@revision]``.
 
     Raises:
-        CheckpointError: no such folder, and no such model that can be had.
+        CheckpointError: no such folder, and the hub does not give such a model.
     """
     folder = Path(reference)
     if folder.is_dir():

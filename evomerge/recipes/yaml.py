@@ -1,4 +1,4 @@
-"""A recipe as evomerge's own YAML: everything, exactly."""
+"""Recipes as evomerge's own YAML, which loses nothing."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from evomerge.yaml_files import dump_yaml
 FORMAT = "evomerge"
 VERSION = 1
 
-Open = Callable[[str], str | Recipe]  # a model as written to a model as it is, or the recipe there
+# from a model as it is written to its reference, or to the recipe where that is a recipe file
+OpenModel = Callable[[str], str | Recipe]
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """YAML text that `from_yaml` turns into the same recipe, digest and all."""
+    """YAML text from which `from_yaml` makes the same recipe, of the same digest."""
     text = dump_yaml({FORMAT: VERSION, **_content(recipe)})
     return f"# digest {recipe.digest}\n{text}"
 
 
-def from_yaml(content: dict[str, Any], where: str, open_: Open | None = None) -> Recipe:
-    """The recipe that a parsed YAML holds; recipes in place of models are read with it.
+def from_yaml(content: dict[str, Any], where: str, open_: OpenModel | None = None) -> Recipe:
+    """The recipe in a parsed YAML, with the recipes that stand in place of models.
 
     Args:
         content: the parsed YAML.
         where: the file's name, for messages.
-        open_: takes every model as written, e.g. to read the recipe file that it is.
+        open_: called with every model as it is written, to read it if it is a recipe file.
 
     Raises:
         RecipeError: unknown keys and wrong values, all at once.
@@ -43,7 +44,7 @@ def from_yaml(content: dict[str, Any], where: str, open_: Open | None = None) ->
 
 
 def validated(keys: dict[str, Any], where: str) -> Recipe:
-    """The recipe with these keys.
+    """A recipe from its keys.
 
     Raises:
         RecipeError: unknown keys and wrong values, all at once.
@@ -60,7 +61,7 @@ def is_recipe(path: Path) -> bool:
 
 
 def _content(recipe: Recipe) -> dict[str, Any]:
-    """Keys and values in the order of `Recipe`, those at their defaults left out but the old."""
+    """Keys and values in the order of `Recipe`, without most that are at their defaults."""
     content = recipe.model_dump(mode="json", exclude_none=True)
     for name in ("slices", "scales", "modules", "statistics", "experimental"):
         if not content[name]:
@@ -76,8 +77,8 @@ def _model(model: str | Recipe) -> Any:
     return model if isinstance(model, str) else _content(model)
 
 
-def _read(content: dict[str, Any], path: tuple[str, ...], file: str, open_: Open) -> Recipe:
-    """One recipe, those in it first.
+def _read(content: dict[str, Any], path: tuple[str, ...], file: str, open_: OpenModel) -> Recipe:
+    """One recipe, after the recipes in it.
 
     Args:
         path, file: where it is, for messages.

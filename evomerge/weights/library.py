@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.errors import CheckpointError, InputError, PlanError
 from evomerge.recipes import Recipe, Tokenizer
-from evomerge.recipes.files import Reader
+from evomerge.recipes.files import RecipeReader
 from evomerge.recipes.references import anchor, resolve
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
@@ -151,5 +151,7 @@ def read_recipe(path: Path) -> Recipe:
     def opened(model: str) -> Checkpoint:
         return Checkpoint(resolve(model))
 
-    reader = Reader(anchor, lambda model: opened(model).layers, lambda model: opened(model).places)
+    reader = RecipeReader(
+        anchor, lambda model: opened(model).layers, lambda model: opened(model).places
+    )
     return reader.read(path)

@@ -8,7 +8,7 @@ import pytest
 
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.recipes import Recipe
-from evomerge.recipes.files import Reader
+from evomerge.recipes.files import RecipeReader
 from evomerge.recipes.yaml import to_yaml
 
 INNER = "evomerge: 1\nbase: models/b\nsources: {s: org/s}\noperator: ties\ndtype: float32\n"
@@ -19,7 +19,7 @@ def anchor(reference: str, folder: Path) -> str:
     return str(folder / reference) if reference.startswith("models/") else reference
 
 
-READER = Reader(anchor, lambda model: 4, lambda model: {})
+READER = RecipeReader(anchor, lambda model: 4, lambda model: {})
 
 
 def write(path: Path, text: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import pickle
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from evomerge.recipes import Recipe, Tokenizer
+from evomerge.recipes import recipe as recipe_module
 
 OLD_DIGEST = "73bcd6c4e6816d8744f4fcefb3f62ec0597cf74ad68f427b86f1028f8e96034d"
 
@@ -335,3 +337,7 @@ def test_all_references_are_located() -> None:
 def test_the_digest_of_an_old_recipe_is_unchanged() -> None:
     # computed by the first version, which had none of these keys
     assert recipe(parameters={"weight": 1, "density": 0.5}, tokenizer="base").digest == OLD_DIGEST
+
+
+def test_the_example_in_the_docstring_runs() -> None:
+    assert doctest.testmod(recipe_module) == (0, 2)

@@ -1,4 +1,4 @@
-"""What evomerge and mergekit have in common: methods, their parameters, tensor filters."""
+"""The merge methods of mergekit, and the operators that do the same."""
 
 from __future__ import annotations
 
@@ -8,49 +8,58 @@ from typing import Literal
 
 from evomerge.recipes import Scalar
 
-Base = Literal["required", "optional", "ignored"]
+Constants = Mapping[str, Scalar]  # parameter to value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MergeMethod:
-    """One merge method of mergekit 0.1.5, and the operator that does the same.
-
-    Names of parameters are ours.
+    """One merge method of mergekit 0.1.5, with the names of our operator's parameters.
 
     Attributes:
-        operator: ours.
-        per_source: parameters of which every model has its own value, and the defaults.
-        shared: those that our operator has once, likewise.
-        base: whether mergekit merges relative to ``base_model``, only if it is given, or takes it
-            as one model among the others.
+        name: mergekit's.
+        other: the name of our operator where it is another one.
+        per_source: parameters of which every model has its own value, with their defaults.
+        shared: parameters that our operator has once, with their defaults.
+        base: whether mergekit merges relative to ``base_model`` always, only if it is given, or
+            never, as the base is one model among the others.
         elects: whether signs are elected, so that ``normalize`` divides element by element.
-        needed: those without a default in mergekit.
-        spread: shared ones of which mergekit has one value per model.
-        renamed: to mergekit's names.
-        fixed: parameters that mergekit does not have, and the only value that it knows.
-        dialect: values with which the operator gives mergekit's numbers, faults included.
+        needed: parameters without a default in mergekit.
+        spread: shared parameters of which mergekit has one value per model.
+        renamed: parameter to mergekit's name, where it is another one.
+        fixed: parameters that mergekit lacks, with the value that it behaves as.
+        dialect: parameters that make the operator repeat mergekit's numbers, faults included.
         unused: mergekit's names of parameters that it accepts and does not use.
-        most: models that it takes besides the base; where the base is ignored, in all.
-        least: likewise.
+        least, most: how many models it takes besides the base; in all where the base is ignored.
     """
 
-    operator: str
-    per_source: Mapping[str, Scalar] = field(default_factory=dict)
-    shared: Mapping[str, Scalar] = field(default_factory=dict)
-    base: Base = "required"
+    name: str
+    other: str = ""
+    per_source: Constants = field(default_factory=dict)
+    shared: Constants = field(default_factory=dict)
+    base: Literal["required", "optional", "ignored"] = "required"
     elects: bool = False
     needed: tuple[str, ...] = ()
     spread: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, Scalar] = field(default_factory=dict)
-    dialect: Mapping[str, Scalar] = field(default_factory=dict)
+    fixed: Constants = field(default_factory=dict)
+    dialect: Constants = field(default_factory=dict)
     unused: tuple[str, ...] = ()
-    most: int | None = None
     least: int = 1
+    most: int | None = None
+
+    @property
+    def operator(self) -> str:
+        """The name of our operator."""
+        return self.other or self.name
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether it merges the base and one more; of two sources the first is its base."""
+        return self.base == "required" and self.most == 1
 
     @property
     def defaults(self) -> dict[str, Scalar]:
-        """Of every parameter that both have."""
+        """Every parameter that both have, with its default."""
         return {**self.per_source, **self.shared}
 
     def theirs(self, parameter: str) -> str:
@@ -58,95 +67,120 @@ class MergeMethod:
         return self.renamed.get(parameter, "lambda" if parameter == "lam" else parameter)
 
 
-_W: Mapping[str, Scalar] = {"weight": 1.0}
-_WD: Mapping[str, Scalar] = {"weight": 1.0, "density": 1.0}
-_LAM: Mapping[str, Scalar] = {"lam": 1.0, "normalize": False}
-_DROP: Mapping[str, Scalar] = {**_LAM, "rescale": "inverse"}
-_CRUMBS: Mapping[str, Scalar] = {**_LAM, "gamma": 0.01}
-_SUM: Mapping[str, Scalar] = {"consensus": "sum"}
+_WEIGHT: Constants = {"weight": 1.0}
+_SPARSE: Constants = {"weight": 1.0, "density": 1.0}
+_LAM: Constants = {"lam": 1.0, "normalize": False}
+_DROP: Constants = {**_LAM, "rescale": "inverse"}
+_DELLA: Constants = {**_DROP, "epsilon": 0.15}
+_CRUMBS: Constants = {**_LAM, "gamma": 0.01}
+_SUM: Constants = {"consensus": "sum"}
 _NEEDS = ("weight",)
 
-METHODS: Mapping[str, MergeMethod] = {
-    "linear": MergeMethod("linear", _W, {"normalize": True}, "ignored", needed=_NEEDS),
-    "slerp": MergeMethod("slerp", {}, {"t": 0.5}, needed=("t",), most=1),
-    "task_arithmetic": MergeMethod(
-        "task_arithmetic", _W, _LAM, needed=_NEEDS, unused=("density", "rescale")
+_METHODS = (
+    MergeMethod(
+        name="linear",
+        per_source=_WEIGHT,
+        shared={"normalize": True},
+        base="ignored",
+        needed=_NEEDS,
     ),
-    "ties": MergeMethod(
-        "ties",
-        _WD,
-        {"lam": 1.0, "normalize": True},
+    MergeMethod(name="slerp", shared={"t": 0.5}, needed=("t",), most=1),
+    MergeMethod(
+        name="task_arithmetic",
+        per_source=_WEIGHT,
+        shared=_LAM,
+        needed=_NEEDS,
+        unused=("density", "rescale"),
+    ),
+    MergeMethod(
+        name="ties",
+        per_source=_SPARSE,
+        shared={"lam": 1.0, "normalize": True},
         elects=True,
         needed=_NEEDS,
         fixed={**_SUM, "variant": "weighted", "scope": "tensor"},
     ),
-    "dare_linear": MergeMethod("dare_linear", _WD, _DROP, needed=_NEEDS),
-    "dare_ties": MergeMethod("dare_ties", _WD, _DROP, elects=True, needed=_NEEDS, fixed=_SUM),
-    "della": MergeMethod(
-        "della",
-        _WD,
-        {**_DROP, "normalize": True, "epsilon": 0.15},
+    MergeMethod(name="dare_linear", per_source=_SPARSE, shared=_DROP, needed=_NEEDS),
+    MergeMethod(
+        name="dare_ties", per_source=_SPARSE, shared=_DROP, elects=True, needed=_NEEDS, fixed=_SUM
+    ),
+    MergeMethod(
+        name="della",
+        per_source=_SPARSE,
+        shared={**_DELLA, "normalize": True},
         elects=True,
         needed=_NEEDS,
         spread=("epsilon",),
         fixed=_SUM,
     ),
-    "della_linear": MergeMethod(
-        "della_linear", _WD, {**_DROP, "epsilon": 0.15}, needed=_NEEDS, spread=("epsilon",)
+    MergeMethod(
+        name="della_linear", per_source=_SPARSE, shared=_DELLA, needed=_NEEDS, spread=("epsilon",)
     ),
-    "breadcrumbs": MergeMethod(
-        "breadcrumbs", _WD, _CRUMBS, needed=_NEEDS, spread=("gamma",), fixed={"per_row": False}
+    MergeMethod(
+        name="breadcrumbs",
+        per_source=_SPARSE,
+        shared=_CRUMBS,
+        needed=_NEEDS,
+        spread=("gamma",),
+        fixed={"per_row": False},
     ),
-    "breadcrumbs_ties": MergeMethod(
-        "breadcrumbs_ties",
-        _WD,
-        _CRUMBS,
+    MergeMethod(
+        name="breadcrumbs_ties",
+        per_source=_SPARSE,
+        shared=_CRUMBS,
         elects=True,
         needed=_NEEDS,
         spread=("gamma",),
         fixed={**_SUM, "per_row": False},
     ),
-    "nuslerp": MergeMethod("nuslerp", _W, {}, "optional", needed=_NEEDS, most=2, least=2),
-    "multislerp": MergeMethod(
-        "multislerp",
-        _W,
-        {"normalize": True},
-        "optional",
+    MergeMethod(
+        name="nuslerp", per_source=_WEIGHT, base="optional", needed=_NEEDS, least=2, most=2
+    ),
+    MergeMethod(
+        name="multislerp",
+        per_source=_WEIGHT,
+        shared={"normalize": True},
+        base="optional",
         needed=_NEEDS,
         renamed={"normalize": "normalize_weights"},
     ),
-    "karcher": MergeMethod(
-        "karcher", {}, {"max_iter": 10.0, "tol": 1e-5}, "ignored", fixed={"space": "weights"}
+    MergeMethod(
+        name="karcher",
+        shared={"max_iter": 10.0, "tol": 1e-5},
+        base="ignored",
+        fixed={"space": "weights"},
     ),
-    "model_stock": MergeMethod(
-        "model_stock",
-        {},
-        {"per_row": False},
+    MergeMethod(
+        name="model_stock",
+        shared={"per_row": False},
         renamed={"per_row": "filter_wise"},
         fixed={"average": "cos"},
         dialect={"clamp": False},
         least=2,
     ),
-    "sce": MergeMethod(
-        "sce",
-        {},
-        {"select_topk": 1.0},
+    MergeMethod(
+        name="sce",
+        shared={"select_topk": 1.0},
         fixed={"mask_deltas": True, "lam": 1.0},
         dialect={"coefficient_floor": 1e-6},
     ),
-    "nearswap": MergeMethod("nearswap", {}, {"t": 1e-4}, needed=("t",), most=1),
-    "arcee_fusion": MergeMethod("arcee_fusion", fixed={"eps": 1e-8, "iqr_factor": 1.5}, most=1),
-    "ram": MergeMethod("ram", {}, {"epsilon": 1e-5}),
-    "ramplus_tl": MergeMethod(
-        "ramplus", {}, {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2}, fixed={"scope": "tensor"}
+    MergeMethod(name="nearswap", shared={"t": 1e-4}, needed=("t",), most=1),
+    MergeMethod(name="arcee_fusion", fixed={"eps": 1e-8, "iqr_factor": 1.5}, most=1),
+    MergeMethod(name="ram", shared={"epsilon": 1e-5}),
+    MergeMethod(
+        name="ramplus_tl",
+        other="ramplus",
+        shared={"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
+        fixed={"scope": "tensor"},
     ),
-    "passthrough": MergeMethod("passthrough", {"scale": 1.0}, {}, "ignored", most=1),
-}
+    MergeMethod(name="passthrough", per_source={"scale": 1.0}, base="ignored", most=1),
+)
 
-METHOD_OF: Mapping[str, str] = {method.operator: name for name, method in METHODS.items()}
+METHODS: Mapping[str, MergeMethod] = {method.name: method for method in _METHODS}
+METHOD_OF: Mapping[str, MergeMethod] = {method.operator: method for method in _METHODS}
 
-# What mergekit's rescale: true restores after trimming is a sum of magnitudes. Of ours the
-# modifiers do that, before the operator.
+# mergekit's method to our `sparsify_method` with the same effect: with `rescale: true` it restores
+# the sum of magnitudes after trimming, which in evomerge modifiers do before the operator.
 RESCALED: Mapping[str, str] = {
     "ties": "magnitude",
     "breadcrumbs": "breadcrumbs",

@@ -84,8 +84,7 @@ class _Reader:
         named: Mapping[str, Recipe],
     ) -> None:
         self.content, self.where, self.named = content, where, named
-        self.name: str = content["merge_method"]
-        self.method = METHODS[self.name]
+        self.method = METHODS[content["merge_method"]]
         self.dialect = content.get(DIALECT) == "mergekit"
         self.layers_of = cache(layers_of)
         self.places_of = cache(places_of) if places_of is not None else None
@@ -134,7 +133,7 @@ class _Reader:
         if not slices or not all(s.models and all(one.model for one in s.models) for s in slices):
             self.problems.stop()
         if self.method.base == "required" and base is None:
-            self.problems.add("base_model", f"{self.name} needs one")
+            self.problems.add("base_model", f"{self.method.name} needs one")
         first = base or slices[0].models[0].model
         slices = [self._with_sources(slice_, base) for slice_ in slices]
         for number, slice_ in enumerate(slices):
@@ -154,7 +153,6 @@ class _Reader:
         if path:
             shared.insert(0, (f"{path}parameters", keys.get("parameters")))
         fields["parameters"] = ParameterReader(
-            name=self.name,
             method=self.method,
             slices=slices,
             sources=sources,
@@ -173,7 +171,7 @@ class _Reader:
         if slice_.length is None and base is not None and not is_listed:
             added = SliceModel(base, ("base_model", None), listed=False)
             slice_ = slice_._replace(models=(*slice_.models, added))
-        return slice_._replace(sources=sources_of(slice_, self.name, self.method, base))
+        return slice_._replace(sources=sources_of(slice_, self.method, base))
 
     def _check_count(self, models: Sequence[SliceModel], base: Model | None, path: str) -> None:
         """Report too few or too many models, as mergekit's input contracts do."""
@@ -181,13 +179,15 @@ class _Reader:
         others = [one for one in models if one.model != base or one.copy]
         if self.method.base == "ignored":
             if most is not None and len(models) > most:
-                self.problems.add(path, f"{self.name} takes one model, got {len(models)}")
+                self.problems.add(path, f"{self.method.name} takes one model, got {len(models)}")
         elif not others:
             self.problems.add(path, "expected one besides the base")
         elif len(others) < least or (most is not None and len(others) > most):
             wanted = f"{'at least ' if most is None else ''}{_COUNTS[least]}"
             base_too = "" if self.method.base == "optional" else "the base and "
-            self.problems.add(path, f"{self.name} takes {base_too}{wanted}, got {len(others)}")
+            self.problems.add(
+                path, f"{self.method.name} takes {base_too}{wanted}, got {len(others)}"
+            )
 
     def _slices(
         self, slices: Sequence[OutputSlice], sources: Sequence[Source], base: Model

@@ -153,16 +153,16 @@ def shown(model: Model) -> str:
 
 
 def sources_of(
-    slice_: OutputSlice, name: str, method: MergeMethod, base: Model | None
+    slice_: OutputSlice, method: MergeMethod, base: Model | None
 ) -> tuple[SliceModel, ...]:
     """The models of a slice that are sources of the recipe, in its order."""
     of_base = tuple(one for one in slice_.models if one.model == base and not one.copy)
     others = tuple(one for one in slice_.models if one.model != base or one.copy)
-    if name == "slerp":
+    if method.name == "slerp":
         # the base among the models is the first of two sources
         return (*(one for one in of_base if one.listed), *others)
     if method.base == "ignored":
-        if name == "linear" and others and of_base and _weight(of_base[0]) == 0:
+        if method.name == "linear" and others and of_base and _weight(of_base[0]) == 0:
             return others
         return slice_.models
     return others  # mergekit ignores what is set for the base

@@ -26,7 +26,6 @@ class ParameterReader:
     """Reads the parameters of one merge.
 
     Attributes:
-        name: of the merge method.
         slices: of the output, with their sources.
         sources: of the recipe.
         shared: the ``parameters`` of the whole YAML, the innermost first.
@@ -35,7 +34,6 @@ class ParameterReader:
         dialect: whether mergekit's numbers are wanted, faults included.
     """
 
-    name: str
     method: MergeMethod
     slices: Sequence[OutputSlice]
     sources: Sequence[Source]
@@ -64,9 +62,9 @@ class ParameterReader:
         self._rescale(settings)
         if self.method.base == "optional":
             settings["space"] = "task_vector" if relative else "weights"
-        if self.name == "nuslerp":
+        if self.method.name == "nuslerp":
             self._axis(settings)
-        if self.name == "multislerp" and self._flat("eps", 1e-8) != 1e-8:
+        if self.method.name == "multislerp" and self._flat("eps", 1e-8) != 1e-8:
             self.problems.add("parameters.eps", "evomerge knows 1e-8 alone. Remove this key")
         if self.dialect:
             settings |= self.method.dialect
@@ -164,12 +162,12 @@ class ParameterReader:
                 settings["rescale"] = _map(
                     True if setting is None else setting, lambda on: restored if on else "none"
                 )
-        elif self.name in RESCALED:
+        elif self.method.name in RESCALED:
             setting = self._shared("rescale", False)
             if setting is None or not _any(setting, bool) or "density" not in settings:
                 return
             settings["sparsify_density"] = settings.pop("density")
-            settings["sparsify_method"] = RESCALED[self.name]
+            settings["sparsify_method"] = RESCALED[self.method.name]
             settings["sparsify_rescale"] = _map(setting, lambda on: "l1" if on else "none")
             if "gamma" in settings:
                 settings["sparsify_gamma"] = settings.pop("gamma")
@@ -195,8 +193,8 @@ class ParameterReader:
 
     def _check_names(self) -> None:
         """Report parameters that mergekit does not read where they stand."""
-        special = {"nuslerp": (_ROW, _FLAT), "multislerp": ("eps",)}.get(self.name, ())
-        rescale = ("rescale",) if self.name in RESCALED else ()
+        special = {"nuslerp": (_ROW, _FLAT), "multislerp": ("eps",)}.get(self.method.name, ())
+        rescale = ("rescale",) if self.method.name in RESCALED else ()
         ours = [self.method.theirs(name) for name in self.method.defaults]
         everything = [*ours, *special, *rescale, *self.method.unused, *_HINTS]
         own = [self.method.theirs(n) for n in (*self.method.per_source, *self.method.spread)]
@@ -217,12 +215,11 @@ class ParameterReader:
         for key, value in scope.items():
             if key in known or (key == "rescale" and value is False):
                 continue
-            problem = (
-                "mergekit reads this from the parameters of all models alone. Move it there."
-                if key in elsewhere
-                else f"mergekit's {self.name} has no such parameter.{did_you_mean(str(key), known)}"
-            )
-            self.problems.add(f"{path}.{key}", problem)
+            text = f"mergekit's {self.method.name} has no such parameter."
+            text += did_you_mean(str(key), known)
+            if key in elsewhere:
+                text = "mergekit reads this from the parameters of all models alone. Move it there."
+            self.problems.add(f"{path}.{key}", text)
 
 
 def _lacking(lines: Sequence[FilterLine]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from evomerge.errors import RecipeError
+from evomerge.errors import Problem, RecipeError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Scalar
 
@@ -19,16 +19,16 @@ class Problems:
     """What is wrong with one YAML, gathered so that all of it is reported at once."""
 
     def __init__(self, where: str) -> None:
-        self.where, self._sentences = where, list[str]()
+        self._where, self._problems = where, list[Problem]()
 
-    def add(self, path: str, sentence: str) -> None:
+    def add(self, path: str, text: str) -> None:
         """Note what is wrong at a place in the YAML."""
-        self._sentences.append(f"{self.where}: {path}: {sentence}")
+        self._problems.append(Problem((path,), text, file=self._where))
 
     def stop(self) -> None:
-        """Raise a `RecipeError` if there is anything."""
-        if self._sentences:
-            raise RecipeError(dict.fromkeys(self._sentences))
+        """Raise a `RecipeError` if anything was noted."""
+        if self._problems:
+            raise RecipeError(dict.fromkeys(self._problems))
 
     def check_keys(self, content: Any, path: str, known: Sequence[str]) -> dict[str, Any]:
         """The mapping, its unknown keys reported; an empty one where it is none."""

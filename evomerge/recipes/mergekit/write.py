@@ -12,7 +12,7 @@ from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
 from evomerge.recipes._stack import slice_lengths
 from evomerge.recipes.mergekit import write_refusals as refuse
-from evomerge.recipes.mergekit.methods import METHOD_OF, METHODS, MergeMethod
+from evomerge.recipes.mergekit.methods import METHOD_OF, MergeMethod
 from evomerge.recipes.mergekit.modules import named
 from evomerge.recipes.mergekit.tokens import write_tokenizer
 from evomerge.recipes.mergekit.write_equivalents import (
@@ -26,7 +26,6 @@ from evomerge.recipes.mergekit.write_settings import SettingWriter, has_gradient
 from evomerge.recipes.mergekit.write_values import Values
 from evomerge.recipes.places import Placed
 
-PAIRS = ("slerp", "nearswap", "arcee_fusion")  # of two sources the first is the base
 _WHOLE_NUMBERS = ("max_iter",)
 
 
@@ -50,11 +49,11 @@ def to_mergekit(
     digest = recipe.digest
     recipe = without_segments(recipe, places, shapes)
     recipe = without_scales(recipe, places, folds or {})
-    name = METHOD_OF.get(recipe.operator)
-    if name is None:
+    method = METHOD_OF.get(recipe.operator)
+    if method is None:
         known = did_you_mean(recipe.operator, METHOD_OF)
         raise ExportError(f"operator: mergekit export knows no {recipe.operator!r}.{known}")
-    writer = _Writer(*with_rescale(recipe, METHODS[name]), name, places)
+    writer = _Writer(*with_rescale(recipe, method), places)
     content = writer.content()
     if writer.problems:
         raise ExportError(dict.fromkeys(writer.problems))
@@ -68,18 +67,17 @@ def to_mergekit(
 class _Writer:
     """One export, problems gathered."""
 
-    def __init__(
-        self, recipe: Recipe, method: MergeMethod, name: str, places: Mapping[str, Placed]
-    ) -> None:
-        self.recipe, self.method, self.name, self.places = recipe, method, name, places
+    def __init__(self, recipe: Recipe, method: MergeMethod, places: Mapping[str, Placed]) -> None:
+        self.recipe, self.method, self.name, self.places = recipe, method, method.name, places
         self.slices, lengths = recipe.slices, slice_lengths(recipe.slices)
         settings = SettingWriter(places, lengths)
         self.has_base = recipe.base in recipe.sources.values()
-        if method.base == "ignored" and name != "linear" and not self.has_base and not lengths:
-            # one slice of all blocks: to a list of models mergekit would add the base
+        adds_base = method.base == "ignored" and method.name != "linear" and not self.has_base
+        if adds_base and not lengths:
+            # one slice of all blocks, as mergekit would add the base to a list of models
             self.slices = (dict.fromkeys(recipe.sources, (0, settings.layers)),)
             settings = SettingWriter(places, [settings.layers])
-        self.values = Values(recipe, name, method, settings)
+        self.values = Values(recipe, method, settings)
         self.problems = [
             f"parameters.{path}: {count} values, but the model has {settings.layers} blocks"
             for path, count in recipe.lists()
@@ -121,14 +119,14 @@ class _Writer:
 
     def _base_model(self) -> str | None:
         base, first = str(self.recipe.base), str(next(iter(self.recipe.sources.values())))
-        if self.name in PAIRS and len(self.recipe.sources) == 2:
+        if self.method.of_pairs and len(self.recipe.sources) == 2:
             if self.recipe.tokenizer is not None and first != base:
                 self.problems.append(
                     f"tokenizer: mergekit's {self.name} fills rows of unknown tokens from {first}, "
                     f"not from the base {base}. Make the base the first source."
                 )
             return first
-        if self.name in PAIRS and first == base:
+        if self.method.of_pairs and first == base:
             self.problems.append(
                 f"sources: {self.name} of the base with itself, which mergekit lacks"
             )
@@ -145,7 +143,7 @@ class _Writer:
         """The key ``models`` or ``slices``."""
         models = [(str(model), name) for name, model in self.recipe.sources.items()]
         relative = base_model is not None and self.method.base != "ignored"
-        if relative and not (self.name in PAIRS and len(models) == 2):
+        if relative and not (self.method.of_pairs and len(models) == 2):
             models = self._without_base(models)
         if self.slices:
             base = base_model if relative else None
@@ -186,7 +184,9 @@ class _Writer:
                 f"modules: {', '.join(self.recipe.modules)} are no modules to mergekit."
             )
             return {}
-        alone = self.method.base == "ignored" or (self.method.least == 1 and self.name not in PAIRS)
+        alone = self.method.base == "ignored" or (
+            self.method.least == 1 and not self.method.of_pairs
+        )
         if base_model is None or not alone:
             self.problems.append(
                 f"modules: mergekit's {self.name} cannot leave the other modules as they are."

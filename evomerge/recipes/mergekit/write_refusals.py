@@ -146,12 +146,12 @@ def rescale(values: Values) -> Iterator[str]:
     if "rescale" not in values.method.shared:
         return
     wrong = [str(word) for word in values.every("rescale") if word not in ("none", "l1")]
-    if values.name in RESCALED and wrong:
+    if values.method.name in RESCALED and wrong:
         yield (
-            f"parameters.sparsify_rescale: mergekit's {values.name} has no {min(wrong)}. "
+            f"parameters.sparsify_rescale: mergekit's {values.method.name} has no {min(wrong)}. "
             "Set it to l1."
         )
-    sources = values.recipe.sources if values.name.startswith("della") else ()
+    sources = values.recipe.sources if values.method.name.startswith("della") else ()
     if values.inverse and any(values.every("density", source) != [1] for source in sources):
         yield (
             "parameters.rescale: mergekit cannot divide each element by its own probability. "

@@ -51,7 +51,7 @@ def _emptied(values: Values, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[
         count = math.prod(shapes.get(spot.tensor, (0,)))
         densities = (values.at("density", source, spot) for source in values.recipe.sources)
         if count and any(float(density) * count < 1 for density in densities):
-            if values.name == "ties":
+            if values.method.name == "ties":
                 yield (
                     f"mergekit before 0.1.5 stops at {spot.tensor}: the density leaves no element."
                 )

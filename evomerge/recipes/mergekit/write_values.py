@@ -16,7 +16,6 @@ class Values:
 
     Args:
         recipe: whose parameters they are.
-        name: mergekit's, of the method.
         settings: of the merged model.
 
     Attributes:
@@ -24,13 +23,11 @@ class Values:
         problems: what could not be written.
     """
 
-    def __init__(
-        self, recipe: Recipe, name: str, method: MergeMethod, settings: SettingWriter
-    ) -> None:
-        self.recipe, self.name, self.method, self.settings = recipe, name, method, settings
+    def __init__(self, recipe: Recipe, method: MergeMethod, settings: SettingWriter) -> None:
+        self.recipe, self.method, self.settings = recipe, method, settings
         self.problems: list[str] = []
         self._defaults = {"negative": "subtract", **method.defaults, **method.fixed}
-        divides = "rescale" in method.shared and name not in RESCALED
+        divides = "rescale" in method.shared and method.name not in RESCALED
         self.inverse = divides and "inverse" in self.every("rescale")
 
     def at(self, name: str, source: str | None, spot: Spot) -> Scalar:
@@ -93,7 +90,7 @@ class Values:
     def needs_dialect(self) -> bool:
         """Whether the YAML would be read otherwise without that key."""
         given, marked = self.recipe.parameters, self.method.dialect
-        if "rescale" in METHODS[self.name].shared and "l1" in self.every("rescale"):
+        if "rescale" in METHODS[self.method.name].shared and "l1" in self.every("rescale"):
             return True
         if given.get("axis") is not None or any(given.get(n) == v for n, v in marked.items()):
             return True
