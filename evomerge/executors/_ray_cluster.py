@@ -18,7 +18,7 @@ from evomerge.executors._inspection import Inspection, differences, inspect_mach
 from evomerge.executors._ray_scratch import Scratch
 from evomerge.worker import WorkerSetup
 
-_KNOCK_SECONDS = 10.0
+_PROBE_SECONDS = 10.0
 _INSPECTION_SECONDS = 600.0
 _JOIN_PAUSES = (3.0, 3.0)  # seconds
 # what Ray says where the server that it started for a driver has ended at once
@@ -26,12 +26,12 @@ _ENDED_SERVER = ("Starting Ray client server failed", "ZombieProcess", "NoSuchPr
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
-    """What each worker needs.
+class WorkerResources:
+    """What each worker needs of a cluster.
 
     Attributes:
         gpus: for one engine; below 1, several share a device.
-        cpus: likewise.
+        cpus: for one engine.
         nodes: over how many nodes the GPUs of one engine may spread.
     """
 
@@ -51,7 +51,7 @@ class Cluster:
     def __init__(self, address: str, runtime_env: dict[str, Any]) -> None:
         self.address = address
         self._runtime_env = runtime_env
-        self._ours = False  # whether the connection ends with this object
+        self._ours = False  # whether this object made the connection, and ends it
         self._scratch: Scratch | None = None
 
     @property
@@ -67,7 +67,7 @@ class Cluster:
 
         Raises:
             InputError: no cluster answers.
-            SearchError: a cluster of our own does not start.
+            SearchError: a cluster of the run's own does not start.
         """
         import ray
 
@@ -87,14 +87,14 @@ class Cluster:
         marked = nullcontext() if self._scratch is None else self._scratch.marked()
         with _own_signals(), marked:
             try:
-                _knock(self.address)
+                _probe(self.address)
                 _connect(self.address, options)
             except Exception as error:  # Ray has no class for a machine that is too slow
-                raise self._not_there(error) from None
+                raise self._unreachable(error) from None
         self._ours = True
 
-    def _not_there(self, error: Exception) -> EvomergeError:
-        """What to say of a cluster that cannot be joined or started."""
+    def _unreachable(self, error: Exception) -> EvomergeError:
+        """The error for a cluster that cannot be joined or started."""
         if self._scratch is not None:
             return SearchError(
                 f"executor.address: local: Ray does not start on {socket.gethostname()}: {error} "
@@ -107,7 +107,7 @@ class Cluster:
         )
 
     def leave(self) -> None:
-        """Disconnect, and end a cluster of our own. May be called twice."""
+        """Disconnect, and end a cluster of the run's own. May be called twice."""
         import ray
 
         if self._ours and ray.is_initialized():
@@ -118,11 +118,11 @@ class Cluster:
             self._scratch.remove()
         self._scratch = None
 
-    def require_life(self) -> None:
-        """Raise when a cluster of our own has lost its node: no other will ever join it.
+    def require_node(self) -> None:
+        """Raise when a cluster of the run's own has lost its node: no other will ever join it.
 
         Raises:
-            SearchError: as said.
+            SearchError: Ray's node on this machine has ended.
         """
         import ray
 
@@ -133,11 +133,11 @@ class Cluster:
             )
 
     @contextmanager
-    def reached(self) -> Iterator[None]:
-        """Say which connection it was that broke: Ray's client goes on for a while, then raises.
+    def connected(self) -> Iterator[None]:
+        """Turn what Ray's client raises for a broken connection into an error that says so.
 
         Raises:
-            SearchError: as said.
+            SearchError: the connection to the cluster is lost.
         """
         try:
             yield
@@ -150,7 +150,7 @@ class Cluster:
                 f"{reason.rstrip('.')}. See whether its head still runs, then resume the run."
             ) from None
 
-    def inspect(self, setup: WorkerSetup, expected: Inspection, demand: Demand) -> None:
+    def inspect(self, setup: WorkerSetup, expected: Inspection, need: WorkerResources) -> None:
         """Compare every node that could hold a worker with this machine.
 
         Raises:
@@ -159,7 +159,7 @@ class Cluster:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        fit = _fit(ray.nodes(), demand)
+        fit = _fit(ray.nodes(), need)
         remote = ray.remote(inspect_machine)
         refs = [
             remote.options(
@@ -173,8 +173,8 @@ class Cluster:
         for node, ref in zip(fit, refs, strict=True):
             where = f"node {node['NodeManagerAddress']}"
             try:
-                found = ray.get(ref, timeout=_INSPECTION_SECONDS)
-                problems += differences(expected, found, where)
+                actual = ray.get(ref, timeout=_INSPECTION_SECONDS)
+                problems += differences(expected, actual, where)
             except broken_connections():
                 raise
             except Exception as error:
@@ -183,20 +183,20 @@ class Cluster:
             raise InputError(problems)
 
 
-def _fit(nodes: list[dict[str, Any]], demand: Demand) -> list[dict[str, Any]]:
-    """The nodes that could hold a worker, or its part of one.
+def _fit(nodes: list[dict[str, Any]], need: WorkerResources) -> list[dict[str, Any]]:
+    """The nodes that could hold a worker, or their share of one.
 
     Raises:
         InputError: too few of them.
     """
-    need = {"CPU": demand.cpus / demand.nodes, "GPU": demand.gpus / demand.nodes}
+    on_each = {"CPU": need.cpus / need.nodes, "GPU": need.gpus / need.nodes}
     alive = [node for node in nodes if node["Alive"]]
     fit = [
         node
         for node in alive
-        if all(node["Resources"].get(kind, 0) >= amount for kind, amount in need.items())
+        if all(node["Resources"].get(kind, 0) >= amount for kind, amount in on_each.items())
     ]
-    if len(fit) >= demand.nodes:
+    if len(fit) >= need.nodes:
         return fit
     have = "; ".join(
         f"{node['NodeManagerAddress']} has {node['Resources'].get('CPU', 0):g} CPUs and "
@@ -204,18 +204,17 @@ def _fit(nodes: list[dict[str, Any]], demand: Demand) -> list[dict[str, Any]]:
         for node in alive
     )
     raise InputError(
-        f"executor: a worker needs {demand.cpus:g} CPUs and {demand.gpus:g} GPUs on "
-        f"{demand.nodes} nodes; {have}. Ask for less, or add nodes."
+        f"executor: a worker needs {need.cpus:g} CPUs and {need.gpus:g} GPUs on "
+        f"{need.nodes} nodes; {have}. Ask for less, or add nodes."
     )
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM, and resets it when it ends; ours is put back.
+    """Put our handler of SIGTERM back, in place of which Ray sets its own.
 
-    While Ray starts, its handler would end the interpreter: ours hears the signal then.
-
-    In another than the main thread Ray sets none, and Python would let nobody put one back.
+    While Ray starts, its handler would end the interpreter: a signal that comes then is raised
+    again for ours. Outside the main thread Ray sets none, and Python lets nobody put one back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -232,14 +231,14 @@ def _own_signals() -> Iterator[None]:
 
 
 def broken_connections() -> tuple[type[Exception], ...]:
-    """What the client of ``ray://`` raises for them; not all of it is wrapped in a class of Ray."""
+    """What the client of ``ray://`` raises when a connection breaks; not all are classes of Ray."""
     import grpc
 
     return ConnectionError, grpc.RpcError
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:
-    """Join a cluster; where Ray has just ended another driver's server, once more after a while.
+    """Join a cluster, with a few attempts where Ray has just ended the server of another driver.
 
     ``ray://`` may give out the port of a server that is still ending, and refuse whoever gets it.
     On a busy machine a server may end before Ray has seen it begin.
@@ -258,8 +257,8 @@ def _connect(address: str, options: dict[str, Any]) -> None:
     ray.init(address=address, **options)
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens; Ray itself would try for minutes."""
+def _probe(address: str) -> None:
+    """Raise OSError where nobody listens: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()

@@ -42,20 +42,20 @@ class Refusal:
         """The error itself."""
         kind = getattr(errors, self.kind)
         if issubclass(kind, InputError):
-            wrong: EvomergeError = kind(self.problems)
+            wrong: InputError = kind(self.problems)
             return wrong
         other: EvomergeError = kind("\n".join(self.problems))
         return other
 
     @property
     def final(self) -> bool:
-        """Whether it would come again: wrong input, and not a machine out of order."""
+        """Whether another attempt would end alike: the input is wrong, not a machine."""
         return self.kind != SearchError.__name__ and not self.of_node
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
-    """A worker that found room: on which host, and on which of Ray's nodes."""
+class RoomFound:
+    """A worker found room: on which host, and on which of Ray's nodes."""
 
     host: str
     node: str
@@ -63,7 +63,7 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A worker that is ready."""
+    """A worker is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Answer:
 
 
 class RemoteWorker:
-    """What runs on a node; made at once, opened by `open`.
+    """What runs on a node. Its engine starts with `open`.
 
     Args:
         setup: of the run.
@@ -95,8 +95,8 @@ class RemoteWorker:
         """Start the engine."""
         host = socket.gethostname()
         try:
-            found = inspect_machine(self._setup)
-            if problems := differences(self._expected, found, f"node {host}"):
+            actual = inspect_machine(self._setup)
+            if problems := differences(self._expected, actual, f"node {host}"):
                 return Refusal(InputError.__name__, tuple(problems), of_node=True)
             self._worker = Worker(self._setup)
         except Exception as error:

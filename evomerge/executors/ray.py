@@ -14,52 +14,51 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from evomerge.engines import Engine
-from evomerge.errors import ConfigError, EvomergeError, InputError, SearchError
+from evomerge.errors import ConfigError, InputError, SearchError
 from evomerge.executors import Executor, TellOrder
-from evomerge.executors._deadline import Deadlines
 from evomerge.executors._inspection import inspect_machine
-from evomerge.executors._openings import StartupRetries
-from evomerge.executors._ray_cluster import Cluster, Demand, broken_connections
-from evomerge.executors._ray_crew import Agency, Member, dismiss, has_answered, has_left
-from evomerge.executors._remote import Answer, Arrived, Opened, Refusal
+from evomerge.executors._patience import Deadlines
+from evomerge.executors._ray_cluster import Cluster, WorkerResources, broken_connections
+from evomerge.executors._ray_pool import PoolWorker, WorkerPool
+from evomerge.executors._remote import Answer, Opened, Refusal, RoomFound
 from evomerge.types import Evaluation, Job, Split
 from evomerge.worker import WorkerSetup
 
 log = logging.getLogger(__name__)
 
-FATAL = 3  # workers that a candidate, or a place, may take down before it is the one to blame
+FATAL = 3  # workers that a candidate may take down, and times that a worker may fail to start
 _POLL_SECONDS = 1.0
-_FAREWELL_SECONDS = 10.0
 
 Positive = Annotated[float, Field(gt=0)]
-_Key = tuple[int, Split]
+Finished = tuple[Job, Evaluation]
 
 
 class RayExecutor(Executor):
-    """Keeps a crew of workers at work on a Ray cluster.
+    """Evaluates candidates on a pool of workers on a Ray cluster.
 
     Each worker is an actor with an engine of its own, opened once. One that dies, hangs or runs out
     of memory is replaced and its candidate evaluated elsewhere; a candidate that takes three
     workers down has failed. A candidate whose evaluation says that memory ran out fails at once.
-    A node that leaves is nobody's fault: its candidates start again without a mark. A worker that
-    cannot be opened is tried again, after longer and longer; the run ends when no place can be
-    filled.
+    A node that leaves does not count against its candidates, which start again. A worker that
+    cannot be opened is tried again after a wait that doubles each time; the run ends when no
+    worker can be opened.
 
     Args:
         address: ``auto``: the cluster of this machine or of the submitted job; ``local``: one for
             this run alone, on this machine; else ``ray://host:port`` or ``host:port``.
         workers: how many engines; as many as fit work, the others join when there is room.
         gpus_per_worker: for one engine; below 1, several share a device.
-        cpus_per_worker: likewise; Ray sets ``OMP_NUM_THREADS`` to it.
+        cpus_per_worker: for one engine; Ray sets ``OMP_NUM_THREADS`` to it.
         nodes_per_worker: over how many nodes the GPUs of one engine may spread. Only with the
             engine ``vllm``, which starts a process per GPU; not tested with it.
         tell_order: see `Executor`.
         lookahead: with ``tell_order: asked``; by default twice the workers.
         runtime_env: Ray's runtime environment of the workers, passed on as it is.
-        first_deadline_seconds: a candidate may take, while few have been timed on that split.
-        deadline_minimum_seconds: it may always take.
-        deadline_factor: times the 0.95 quantile of the times seen on that split, it may take later.
-        start_timeout_seconds: a worker may take to open its engine, once it found room.
+        first_deadline_seconds: what a candidate may take until eight have been timed on its split.
+        deadline_minimum_seconds: what a candidate may take at least.
+        deadline_factor: how many times the 0.95 quantile of the times seen on its split a candidate
+            may take from then on.
+        start_timeout_seconds: what a worker may take to open its engine, once it found room.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -98,40 +97,39 @@ class RayExecutor(Executor):
         self.workers_here = workers if address == "local" else 1
         self.tell_order = tell_order
         self.lookahead = lookahead or 2 * workers
-        self._demand = Demand(gpus_per_worker, cpus_per_worker, nodes_per_worker)
+        self._resources = WorkerResources(gpus_per_worker, cpus_per_worker, nodes_per_worker)
         self._cluster = Cluster(address, runtime_env or {})
+        self._pool = WorkerPool(workers, self._resources, FATAL)
         self._deadlines = Deadlines(
             first_deadline_seconds, deadline_minimum_seconds, deadline_factor
         )
         self._start_timeout = start_timeout_seconds
         self._queue: deque[Job] = deque()
-        self._faults: dict[_Key, list[str]] = {}  # what happened to the workers that had it
-        self._crew: dict[int, Member] = {}  # by place
-        self._vacant: dict[int, float] = {}  # places, and from which monotonic second to fill them
-        self._openings = StartupRetries(workers, FATAL)
+        # by candidate and split: what happened to the workers that evaluated it
+        self._faults: dict[tuple[int, Split], list[str]] = {}
 
     @property
     def gpus(self) -> float:
         """See `Executor.gpus`: of the workers that have room, at work or opening."""
-        return self._demand.gpus * sum(m.stage != "waits" for m in self._crew.values())
+        return self._pool.gpus
 
     def planned_gpus(self, setup: WorkerSetup) -> float:
         """See `Executor.planned_gpus`."""
-        return self.capacity * self._demand.gpus
+        return self.capacity * self._resources.gpus
 
     def validate(self, engine: Engine) -> None:
         """See `Executor.validate`: too few GPUs, one process on several nodes, several at once."""
         problems = []
-        if self._demand.nodes > 1 and not engine.spans_nodes:
+        if self._resources.nodes > 1 and not engine.spans_nodes:
             # the actor itself holds no GPU: its engine would take one that Ray gave to another
             problems.append(
-                f"executor.nodes_per_worker: {self._demand.nodes}, but the engine computes in one "
-                "process. Take one node, or engine: vllm."
+                f"executor.nodes_per_worker: {self._resources.nodes}, but the engine computes in "
+                "one process. Take one node, or engine: vllm."
             )
-        if 0 < self._demand.gpus < engine.ranks:
+        if 0 < self._resources.gpus < engine.ranks:
             problems.append(
-                f"executor.gpus_per_worker: {self._demand.gpus:g}, but the engine spreads a model "
-                f"over {engine.ranks} GPUs. Give each worker {engine.ranks}."
+                f"executor.gpus_per_worker: {self._resources.gpus:g}, but the engine spreads a "
+                f"model over {engine.ranks} GPUs. Give each worker {engine.ranks}."
             )
         if engine.at_once > 1:
             problems.append(
@@ -152,23 +150,22 @@ class RayExecutor(Executor):
         expected = inspect_machine(setup)
         if expected.problems:
             raise InputError(expected.problems)
-        self._cluster.join(math.ceil(self.capacity * self._demand.cpus))
-        self._agency = Agency(setup, expected, self._demand, self._cluster.environment)
-        with self._cluster.reached():
-            self._cluster.inspect(setup, expected, self._demand)
-            self._crew = {number: self._agency.hire(number) for number in range(self.capacity)}
-            while not any(member.stage == "open" for member in self._crew.values()):
+        self._cluster.join(math.ceil(self.capacity * self._resources.cpus))
+        with self._cluster.connected():
+            self._cluster.inspect(setup, expected, self._resources)
+            self._pool.start(setup, expected, self._cluster.environment)
+            while not any(w.stage == "open" for w in self._pool.workers.values()):
                 self._wait()
 
     def submit(self, job: Job) -> None:
         """See `Executor.submit`."""
         self._queue.append(job)
-        with self._cluster.reached():
+        with self._cluster.connected():
             self._assign()
 
-    def result(self) -> tuple[Job, Evaluation]:
+    def result(self) -> Finished:
         """See `Executor.result`."""
-        with self._cluster.reached():
+        with self._cluster.connected():
             while True:
                 self._assign()
                 if (finished := self._wait()) is not None:
@@ -176,156 +173,104 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         """See `Executor.close`."""
-        import ray
-
-        crew, self._crew = list(self._crew.values()), {}
-        self._vacant.clear()
         self._queue.clear()
         self._faults.clear()
         try:
             with suppress(*broken_connections()):  # the cluster ends them, or has ended itself
-                if ray.is_initialized():
-                    idle = [m for m in crew if m.ref is None]
-                    farewells = [member.actor.close.remote() for member in idle]
-                    if farewells:
-                        ray.wait(farewells, num_returns=len(farewells), timeout=_FAREWELL_SECONDS)
-                    for member in crew:
-                        dismiss(member)
+                self._pool.stop()
         finally:
             self._cluster.leave()
 
     def _assign(self) -> None:
-        for member in self._crew.values():
-            if member.ref is None and self._queue:
+        for worker in self._pool.workers.values():
+            if worker.ref is None and self._queue:
                 job = self._queue.popleft()
-                member.begin(member.actor.evaluate.remote(job), job)
+                worker.begin(worker.actor.evaluate.remote(job), job)
 
-    def _wait(self) -> tuple[Job, Evaluation] | None:
-        """What the next call that ends has brought; None when it brought no result."""
+    def _wait(self) -> Finished | None:
+        """Wait for a worker's next answer; the result, where it is one."""
         import ray
 
-        self._fill()
+        self._pool.start_due()
         # at every call: where others finish often, a moment in which none does may never come
-        for member in self._crew.values():
-            if self._overdue(member):
-                return self._late(member)
-        at_work = {m.ref: m for m in self._crew.values() if m.ref is not None}
-        if not at_work:  # every place is vacant
+        for worker in self._pool.workers.values():
+            if self._is_overdue(worker) and worker.stage == "waits":
+                self._pool.still_waits(worker)
+            elif self._is_overdue(worker):
+                return self._lose(worker, f"no answer for {worker.seconds:.0f} s")
+        busy = {w.ref: w for w in self._pool.workers.values() if w.ref is not None}
+        if not busy:  # all failed to start, and wait for their next attempt
             time.sleep(_POLL_SECONDS)
             return None
-        ended, _ = ray.wait(list(at_work), num_returns=1, timeout=_POLL_SECONDS)
-        return self._ended(at_work[ended[0]]) if ended else None
+        ended, _ = ray.wait(list(busy), num_returns=1, timeout=_POLL_SECONDS)
+        return self._take_answer(busy[ended[0]]) if ended else None
 
-    def _fill(self) -> None:
-        """Hire for the places that have been vacant long enough."""
-        now = time.monotonic()
-        for number in [number for number, due in self._vacant.items() if due <= now]:
-            del self._vacant[number]
-            self._crew[number] = self._agency.hire(number)
-
-    def _overdue(self, member: Member) -> bool:
+    def _is_overdue(self, worker: PoolWorker) -> bool:
         """Whether a call has taken too long, and has not ended while this process was busy."""
-        job = member.job
+        job = worker.job
         limit = self._start_timeout if job is None else self._deadlines.seconds(job)
-        late = member.ref is not None and time.monotonic() - member.since > limit
-        return late and not has_answered(member)
+        return worker.ref is not None and worker.seconds > limit and not worker.has_answered()
 
-    def _late(self, member: Member) -> tuple[Job, Evaluation] | None:
-        """Lose a worker that is overdue, unless it only waits for room."""
-        seconds = time.monotonic() - member.since
-        if member.stage != "waits":
-            return self._lost(member, f"no answer for {seconds:.0f} s")
-        log.warning("worker %d has found no room for %.0f s", member.number, seconds)
-        member.begin(member.ref)
-        self._openings.waits(member.number)
-        self._require_hope()
-        return None
-
-    def _ended(self, member: Member) -> tuple[Job, Evaluation] | None:
-        """Take in what a worker answered, or that it died."""
+    def _take_answer(self, worker: PoolWorker) -> Finished | None:
+        """The result that a worker answered, if it did and was not only starting."""
         import ray
 
         try:
-            answer = ray.get(member.ref)
+            answer = ray.get(worker.ref)
         except ray.exceptions.RayTaskError as error:
-            if member.stage == "open":
-                raise SearchError(f"worker {member.number}: {error}") from None
-            return self._lost(member, str(error).strip())  # another node may run it
+            if worker.stage == "open":
+                raise SearchError(f"worker {worker.number}: {error}") from None
+            return self._lose(worker, str(error).strip())  # another node may run it
         except ray.exceptions.RayError as error:
-            return self._lost(member, f"{type(error).__name__}: {_first_line(error)}")
+            first_line = str(error).strip().partition("\n")[0]
+            return self._lose(worker, f"{type(error).__name__}: {first_line}")
         if isinstance(answer, Refusal):
             if answer.final:
                 raise answer.error()
-            return self._lost(member, "\n".join(answer.problems), answer)
-        if isinstance(answer, Arrived):
-            member.stage, member.node, member.host = "opens", answer.node, answer.host
-            self._openings.arrived(member.number)
-            member.begin(member.actor.open.remote())
-            return None
-        job, member.job, member.ref = member.job, None, None
-        if isinstance(answer, Opened):
-            member.stage = "open"
-            self._openings.opened(member.number)
-            return None
-        assert isinstance(answer, Answer)
-        assert job is not None
-        self._deadlines.observe(job, answer.evaluation, time.monotonic() - member.since)
-        self._faults.pop((job.number, job.split), None)
-        if answer.exhausted:
-            self._replace(member)
-        return job, replace(answer.evaluation, worker=f"{member.number} on {member.host}")
+            return self._lose(worker, "\n".join(answer.problems), answer)
+        if isinstance(answer, Answer):
+            return self._finish(worker, answer)
+        if isinstance(answer, RoomFound):
+            self._pool.has_room(worker, answer)
+        else:
+            assert isinstance(answer, Opened)
+            self._pool.opened(worker)
+        return None
 
-    def _lost(
-        self, member: Member, reason: str, refusal: Refusal | None = None
-    ) -> tuple[Job, Evaluation] | None:
-        """Replace a worker; its job goes first in the queue, or has failed."""
-        job, blameless = member.job, has_left(member)
-        if job is None and not blameless:
-            self._unopened(member, reason, refusal)
+    def _finish(self, worker: PoolWorker, answer: Answer) -> Finished:
+        job = worker.job
+        assert job is not None
+        self._deadlines.observe(job, answer.evaluation, worker.seconds)
+        self._faults.pop((job.number, job.split), None)
+        worker.job = worker.ref = None
+        if answer.exhausted:
+            self._pool.replace(worker)
+        return job, replace(answer.evaluation, worker=f"{worker.number} on {worker.host}")
+
+    def _lose(
+        self, worker: PoolWorker, reason: str, refusal: Refusal | None = None
+    ) -> Finished | None:
+        """Replace a worker. Its job goes to the head of the queue, or fails: then it is returned.
+
+        Args:
+            refusal: what the worker answered, if it did.
+        """
+        job, node_left = worker.job, worker.has_lost_its_node()
+        if job is None and not node_left:
+            self._pool.retry_later(worker, reason, refusal)
             return None
-        if blameless:
-            self._cluster.require_life()
-        log.warning("worker %d is replaced: %s", member.number, reason)
-        self._replace(member)
+        if node_left:
+            self._cluster.require_node()
+        log.warning("worker %d is replaced: %s", worker.number, reason)
+        self._pool.replace(worker)
         if job is None:
             return None
-        key = (job.number, job.split)
-        faults = self._faults.setdefault(key, [])
-        if not blameless:
+        faults = self._faults.setdefault((job.number, job.split), [])
+        if not node_left:  # which is not the candidate's fault
             faults.append(reason)
         if len(faults) < FATAL:
             self._queue.appendleft(job)
             return None
-        del self._faults[key]
+        del self._faults[job.number, job.split]
         error = f"took {FATAL} workers down, at last: {reason}"
         return job, Evaluation("failed", error=error)
-
-    def _unopened(self, member: Member, reason: str, refusal: Refusal | None) -> None:
-        """Leave a place vacant for a while, because its worker could not be opened."""
-        error: EvomergeError = SearchError(f"no worker can be opened: {reason}")
-        if refusal is not None and refusal.of_node:
-            error = refusal.error()
-        seconds = self._openings.failed(member.number, error)
-        log.warning(
-            "worker %d cannot be opened, next attempt in %.0f s: %s",
-            member.number,
-            seconds,
-            reason,
-        )
-        dismiss(member)
-        del self._crew[member.number]
-        self._vacant[member.number] = time.monotonic() + seconds
-        self._require_hope()
-
-    def _require_hope(self) -> None:
-        """Raise once no place can be filled."""
-        if (error := self._openings.verdict) is not None:
-            raise error
-
-    def _replace(self, member: Member) -> None:
-        dismiss(member)
-        self._crew[member.number] = self._agency.hire(member.number)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

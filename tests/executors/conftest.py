@@ -29,7 +29,7 @@ def plugins() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A head with four CPUs, for two crews of two; tests add nodes and take them away."""
+    """A head with four CPUs, for two pools of two workers; tests add nodes and take them away."""
     import ray
     from ray.cluster_utils import Cluster
 

@@ -18,8 +18,8 @@ from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
 from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
 from evomerge.executors._inspection import differences, inspect_machine
-from evomerge.executors._ray_cluster import Demand
-from evomerge.executors._ray_crew import Agency, dismiss, has_answered
+from evomerge.executors._ray_cluster import WorkerResources
+from evomerge.executors._ray_pool import WorkerPool
 from evomerge.executors._remote import Opened, Refusal, RemoteWorker
 from evomerge.executors.ray import FATAL, RayExecutor
 from evomerge.recipes import Recipe
@@ -170,12 +170,12 @@ def test_scores_of_a_language_model_are_those_of_a_worker_in_this_process(cluste
         )
         for number, weight in enumerate((0.0, 0.25, 0.5, 1.0))
     ]
-    crew = RayExecutor()
+    pool = RayExecutor()
     try:
-        crew.start(wanted)
-        found = results(crew, jobs)
+        pool.start(wanted)
+        found = results(pool, jobs)
     finally:
-        crew.close()
+        pool.close()
     worker = Worker(wanted)
     assert {n: e.tasks for n, e in found.items()} == {
         item.number: worker.evaluate(item).tasks for item in jobs
@@ -250,29 +250,29 @@ def test_an_engine_out_of_memory_fails_its_candidate_and_is_replaced(
 
 
 @pytest.mark.slow
-def test_a_place_that_cannot_be_filled_does_not_stop_the_others(
+def test_a_worker_that_cannot_be_opened_does_not_stop_the_others(
     cluster: Any, models: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fatal = 2  # each attempt takes seconds
     monkeypatch.setattr("evomerge.executors.ray.FATAL", fatal)
-    crew = RayExecutor(workers=2)
+    pool = RayExecutor(workers=2)
     try:
-        crew.start(models.setup(folder=str(tmp_path), places=1, refusals=fatal + 2))
+        pool.start(models.setup(folder=str(tmp_path), places=1, refusals=fatal + 2))
         number = 0
         while refused(tmp_path) <= fatal:  # while the other one is at work
-            assert results(crew, [models.job(number, SLOW)])[number].status == "done"
+            assert results(pool, [models.job(number, SLOW)])[number].status == "done"
             number += 1
         # the only open worker dies, and is not opened at once either
-        assert results(crew, [models.job(number, KILLED_ONCE)])[number].status == "done"
+        assert results(pool, [models.job(number, KILLED_ONCE)])[number].status == "done"
         assert refused(tmp_path) >= fatal + 2
     finally:
-        crew.close()
+        pool.close()
 
 
 @pytest.mark.parametrize(
     ("workers", "fatal"), [(1, 1), pytest.param(2, FATAL, marks=pytest.mark.slow)]
 )
-def test_a_crew_that_cannot_be_opened_ends_the_run(
+def test_a_pool_that_cannot_be_opened_ends_the_run(
     workers: int,
     fatal: int,
     cluster: Any,
@@ -281,13 +281,13 @@ def test_a_crew_that_cannot_be_opened_ends_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("evomerge.executors.ray.FATAL", fatal)  # each attempt takes seconds
-    crew = RayExecutor(workers=workers)
+    pool = RayExecutor(workers=workers)
     try:
         with pytest.raises(SearchError, match=r"(?s)no worker can be opened: .*no place on this"):
-            crew.start(models.setup(folder=str(tmp_path), places=0))
+            pool.start(models.setup(folder=str(tmp_path), places=0))
         assert refused(tmp_path) >= workers * fatal
     finally:
-        crew.close()
+        pool.close()
 
 
 def test_a_node_with_other_files_that_joins_later_does_not_stop_the_others(
@@ -317,25 +317,25 @@ def test_a_node_that_leaves_takes_no_candidate_with_it(
     workers: int, cluster: Any, add_node: Callable[..., Any], models: Small, tmp_path: Path
 ) -> None:
     node = add_node(num_cpus=2, num_gpus=workers)
-    crew = RayExecutor(workers=workers, gpus_per_worker=1)
+    pool = RayExecutor(workers=workers, gpus_per_worker=1)
     try:
         wanted = models.setup(folder=str(tmp_path))
-        assert (crew.gpus, crew.planned_gpus(wanted)) == (0, workers)
-        crew.start(wanted)
-        assert 1 <= crew.gpus <= workers
+        assert (pool.gpus, pool.planned_gpus(wanted)) == (0, workers)
+        pool.start(wanted)
+        assert 1 <= pool.gpus <= workers
         jobs = [models.job(number, weight) for number, weight in enumerate((HANGS_ONCE, 0.25, 0.5))]
         for item in jobs:
-            crew.submit(item)
+            pool.submit(item)
         wait_for(lambda: HANGS_ONCE in loads(tmp_path))  # and does not end before its node
         cluster.remove_node(node, allow_graceful=False)
         add_node(num_cpus=2, num_gpus=1)
-        found = [crew.result() for _ in jobs]
+        found = [pool.result() for _ in jobs]
         assert {done.number for done, _ in found} == {0, 1, 2}
         assert all(evaluation.status == "done" for _, evaluation in found)
         assert loads(tmp_path)[HANGS_ONCE] == 2
-        assert crew.gpus == 1  # another worker finds no room
+        assert pool.gpus == 1  # another worker finds no room
     finally:
-        crew.close()
+        pool.close()
 
 
 def test_the_gpus_of_a_worker_may_lie_on_several_nodes(
@@ -346,13 +346,14 @@ def test_the_gpus_of_a_worker_may_lie_on_several_nodes(
     for _ in range(2):
         add_node(num_cpus=1, num_gpus=1)
     wanted = models.setup("torch")
-    member = Agency(wanted, inspect_machine(wanted), Demand(2, 1, 2), {}).hire(0)
+    pool = WorkerPool(1, WorkerResources(gpus=2, cpus=1, nodes=2), FATAL)
+    pool.start(wanted, inspect_machine(wanted), {})
     try:
-        wait_for(lambda: has_answered(member))
+        wait_for(pool.workers[0].has_answered)
         groups = [g for g in placement_group_table().values() if g["state"] == "CREATED"]
         assert len(set(groups[0]["bundles_to_node_id"].values())) == 2
     finally:
-        dismiss(member)
+        pool.stop()
     wait_for(lambda: all(g["state"] == "REMOVED" for g in placement_group_table().values()))
 
 
@@ -376,10 +377,10 @@ def test_a_model_is_not_spread_over_more_gpus_than_a_worker_has(
 
 
 def test_what_does_not_fit_on_any_node_is_refused(cluster: Any, models: Small) -> None:
-    crew = RayExecutor(gpus_per_worker=8, cpus_per_worker=5)
+    pool = RayExecutor(gpus_per_worker=8, cpus_per_worker=5)
     with pytest.raises(InputError, match=r"needs 5 CPUs and 8 GPUs on 1 nodes; .* has 4 CPUs"):
-        crew.start(models.setup("torch"))
-    crew.close()
+        pool.start(models.setup("torch"))
+    pool.close()
 
 
 def test_another_model_on_a_node_is_refused_file_by_file(
@@ -392,11 +393,11 @@ def test_another_model_on_a_node_is_refused_file_by_file(
     (there / "tokenizer_config.json").write_text("{}")
     (there / "generation_config.json").unlink()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "here"))
-    crew = RayExecutor(runtime_env={"env_vars": {"HF_HUB_CACHE": str(tmp_path / "there")}})
+    pool = RayExecutor(runtime_env={"env_vars": {"HF_HUB_CACHE": str(tmp_path / "there")}})
     wanted = replace(zoo(), sources={"arithmetic": "zoo/arithmetic"})
     with pytest.raises(InputError) as refused:
-        crew.start(wanted)
-    crew.close()
+        pool.start(wanted)
+    pool.close()
     text = "\n".join(refused.value.problems)
     assert len(refused.value.problems) == 3
     assert "generation_config.json: missing there" in text
@@ -425,10 +426,10 @@ def test_another_fitness_on_a_node_is_not_taken_for_a_model() -> None:
 
 
 def test_what_a_worker_refuses_comes_back_as_the_same_error(cluster: Any, models: Small) -> None:
-    crew = RayExecutor()
+    pool = RayExecutor()
     with pytest.raises(ConfigError, match=r"tasks\.arithmetic: lm-eval cannot ask the engine"):
-        crew.start(replace(models.setup("torch"), fitness=ARITHMETIC))
-    crew.close()
+        pool.start(replace(models.setup("torch"), fitness=ARITHMETIC))
+    pool.close()
 
 
 def test_a_source_that_vanishes_is_refused_as_it_is_by_a_worker_here(tmp_path: Path) -> None:
@@ -448,15 +449,15 @@ def test_a_source_that_vanishes_is_refused_as_it_is_by_a_worker_here(tmp_path: P
 @pytest.mark.slow
 def test_a_source_that_vanishes_stops_the_search(cluster: Any, tmp_path: Path) -> None:
     own = Small(tmp_path)
-    crew = RayExecutor()
+    pool = RayExecutor()
     try:
-        crew.start(own.setup("torch"))
+        pool.start(own.setup("torch"))
         shutil.rmtree(tmp_path / "left")
-        crew.submit(own.job(0, 0.5))
+        pool.submit(own.job(0, 0.5))
         with pytest.raises(CheckpointError, match="left"):
-            crew.result()
+            pool.result()
     finally:
-        crew.close()
+        pool.close()
 
 
 @pytest.mark.parametrize(

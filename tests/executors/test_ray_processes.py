@@ -81,29 +81,29 @@ def test_a_killed_vllm_and_a_killed_driver_lose_nothing_and_fewer_workers_go_on(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("vllm")
-    for name in ("alone", "crew"):
+    for name in ("alone", "pool"):
         (tmp_path / name).mkdir()
     with Run(tmp_path / "alone", "vllm", name="local") as alone:
         process = alone.begin()
         _, talk = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, talk
-    with Run(tmp_path / "crew", "vllm", **RAY) as crew:
-        process = crew.begin()
-        wait_for(lambda: crew.events() > 3 and bool(crew.workers()), process)
-        os.kill(crew.workers()[0], signal.SIGKILL)
-        seen = crew.events()
-        wait_for(lambda: crew.events() > seen + 6, process)
+    with Run(tmp_path / "pool", "vllm", **RAY) as pool:
+        process = pool.begin()
+        wait_for(lambda: pool.events() > 3 and bool(pool.workers()), process)
+        os.kill(pool.workers()[0], signal.SIGKILL)
+        seen = pool.events()
+        wait_for(lambda: pool.events() > seen + 6, process)
         process.kill()
         process.communicate()
-        code, talk = crew.resume("--set", "budget.evaluations=4")
+        code, talk = pool.resume("--set", "budget.evaluations=4")
         assert code == 2
         assert "Only executor and its keys may be set" in talk
-        code, talk = crew.resume("--set", "executor.workers=1")
+        code, talk = pool.resume("--set", "executor.workers=1")
         assert code == 0, talk
-        assert crew.rows() == alone.rows()
-        recipes = [(one.folder / "recipe.yaml").read_bytes() for one in (alone, crew)]
+        assert pool.rows() == alone.rows()
+        recipes = [(one.folder / "recipe.yaml").read_bytes() for one in (alone, pool)]
         assert recipes[0] == recipes[1]
-        wait_for(lambda: not crew.living())
+        wait_for(lambda: not pool.living())
 
 
 @pytest.mark.slow
