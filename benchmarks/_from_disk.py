@@ -23,10 +23,10 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
             ``alone``: whether vLLM has the model in a process of its own, as it does by itself.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(asked["alone"]))
-    from evomerge.engines._vllm_start import quiet
+    from evomerge.engines._vllm_start import quiet, repair_llvmlite
 
     with quiet():
-        from evomerge.engines import _vllm_repair  # noqa: F401 - the merge below loads Numba
+        repair_llvmlite()  # the merge below loads Numba
         from evomerge.engines._vllm_lm import import_lm_eval_vllm
 
         module = import_lm_eval_vllm()

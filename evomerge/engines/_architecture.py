@@ -1,8 +1,8 @@
-"""The model that a merged config describes, and whether a checkpoint fills it."""
+"""The model that a merged config describes, and whether checkpoints and plans fit it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     import torch
 
     from evomerge.weights.models import Models
+    from evomerge.weights.plan import Plan
 
 
 def empty_model(
     models: Models, folder: Path, dtype: torch.dtype, device: torch.device, **options: Any
 ) -> Any:
-    """The merged architecture, its weights whatever was in memory.
+    """A Transformers model of the merged architecture, whose weights have no defined values.
 
     Args:
         folder: holds the merged config.
@@ -50,7 +51,7 @@ def require_config(models: Models) -> None:
     """Raise for weights without a config, of which Transformers can make no model.
 
     Raises:
-        PlanError: it says so.
+        PlanError: the base has no config.json.
     """
     if models.base.bare:
         raise PlanError(
@@ -64,7 +65,7 @@ def open_tokenizer(models: Models, folder: Path) -> Any:
     """The merged tokenizer.
 
     Args:
-        folder: holds it.
+        folder: holds its files.
 
     Raises:
         PlanError: there is none, or Transformers cannot open it.
@@ -86,16 +87,17 @@ def require_fit(
     source: str = "its config.json",
     cure: str = "Repair the config.",
 ) -> None:
-    """Raise unless every name of a plan has its place in the model, and every place its name.
+    """Raise unless the merged tensors are exactly those of a live model, by name and shape.
 
     Args:
-        kind: the class of the model.
-        live: its tensors by name; those that share memory are one.
-        source: what says what the model is like.
-        cure: of shapes that differ.
+        kind: name of the live model's class.
+        live: its tensors by name; a tensor that shares another's memory is filled with it.
+        source: what the shapes of the live model come from.
+        cure: for shapes that differ.
 
     Raises:
-        PlanError: names that the model does not have, or parts of it that no name fills.
+        PlanError: all tensors that the model lacks, that it has in another shape, or that nothing
+            fills.
     """
     folder = models.base.folder
     wanted = {slot.name: slot.shape for slot in models.slots}
@@ -123,7 +125,22 @@ def require_fit(
         raise PlanError(problems)
 
 
+def require_same_tensors(plan: Plan, live: Set[str]) -> None:
+    """Raise unless a plan makes exactly the tensors of these names.
+
+    Raises:
+        PlanError: names that only one of both has.
+    """
+    planned = {step.slot.name for step in plan.steps}
+    if planned != live:
+        stray = sorted(planned ^ live)
+        raise PlanError(
+            f"the plan and the open models differ in {len(stray)} tensors, {stray[0]} first. "
+            "Plan the recipe for the models that the engine was opened with."
+        )
+
+
 def memory_of(tensor: torch.Tensor) -> int:
-    """The same for tensors that share memory, on the meta device too."""
+    """A number that only tensors which share memory have in common, on the meta device too."""
     address: int = tensor.untyped_storage()._cdata
     return address

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from evomerge.errors import PlanError
+from evomerge.engines._architecture import require_same_tensors
 from evomerge.weights.merge import Out, merge_into
 from evomerge.weights.plan import Plan, Step
 
@@ -23,13 +23,7 @@ def fill(targets: Mapping[str, Tensor], plan: Plan, device: torch.device) -> Non
         PlanError: the plan has other tensors.
         CandidateError, CheckpointError: as `merge_into`.
     """
-    planned = {step.slot.name for step in plan.steps}
-    if planned != targets.keys():
-        stray = sorted(planned ^ targets.keys())
-        raise PlanError(
-            f"the plan and the open models differ in {len(stray)} tensors, {stray[0]} first. "
-            "Plan the recipe for the models that the engine was opened with."
-        )
+    require_same_tensors(plan, targets.keys())
 
     def into(step: Step) -> Out:
         target = targets[step.slot.name].view(-1)

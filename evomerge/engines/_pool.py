@@ -1,4 +1,4 @@
-"""Merged tensors by what they are, each once, kept from candidate to candidate."""
+"""Merged tensors that candidates share, each held once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evomerge.weights.merge import Out, merge_into
+from evomerge.engines._in_place import fill
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, Step
 
@@ -24,11 +24,11 @@ _WHOLE = ("opcm", "fisher")
 
 
 def identities(plan: Plan) -> dict[str, Hashable]:
-    """Name of every tensor to what its value depends on, its place left out where it can be.
+    """Name of every tensor to all that its value depends on.
 
-    Equal identities have equal values, so that a block which a stack has several times is one
-    block. Random numbers come from a tensor's name, and LiNeS scales by depth: there the place is a
-    part of the identity, as in the checkpoint that is built.
+    Tensors of equal identities have equal values, so that a block which a stack has several times
+    is held once. Where a tensor stands in the stack is a part of its identity only where the value
+    depends on it: random numbers come from a tensor's name, and LiNeS scales by depth.
     """
     operator, recipe, models = plan.operator, plan.recipe, plan.models
     keys = recipe.parameters
@@ -66,8 +66,8 @@ class _Key(NamedTuple):
     scaled: bool
 
 
-class Pool:
-    """Merged tensors that candidates share.
+class TensorPool:
+    """Merged tensors by what they are made of, kept from candidate to candidate.
 
     What the present candidate does not need stays for later ones while there is room, and goes
     in the order of its last use. Its memory is used again.
@@ -105,7 +105,9 @@ class Pool:
             missing = steps
         try:
             self._allocate(steps, missing)
-            self._merge(plan, missing)
+            if missing:
+                targets = {step.slot.name: self._held[key] for key, step in missing.items()}
+                fill(targets, replace(plan, steps=tuple(missing.values())), self.device)
         except BaseException:  # memory that nothing was merged into, too
             for key in missing:
                 self._held.pop(key, None)
@@ -113,7 +115,7 @@ class Pool:
         return {name: self._held[key] for name, key in keys.items()}
 
     def _allocate(self, steps: Mapping[_Key, Step], missing: Mapping[_Key, Step]) -> None:
-        """Take memory for what is missing, first that of what goes."""
+        """Take memory for what is missing, reusing that of tensors which are let go."""
         new = [key for key in missing if key not in self._held]
         nbytes = {key: math.prod(steps[key].slot.shape) * key.dtype.itemsize for key in new}
         spare = self._make_room(steps, sum(nbytes.values()))
@@ -127,7 +129,15 @@ class Pool:
             self._held[key] = self._held.pop(key)  # to the end: used last
 
     def _make_room(self, wanted: Collection[_Key], nbytes: int) -> Spare:
-        """Let go of tensors, by shape and dtype: scaled ones first, as no other path has them."""
+        """Let go of tensors: scaled ones first, as no other path has them.
+
+        Args:
+            wanted: those that stay.
+            nbytes: that are needed.
+
+        Returns:
+            What went, by shape and dtype.
+        """
         excess = self.nbytes + nbytes - self.limit_bytes
         spare: Spare = defaultdict(list)
         unused = [key for key in self._held if key not in wanted]
@@ -138,21 +148,6 @@ class Pool:
             excess -= tensor.nbytes
             spare[tuple(tensor.shape), tensor.dtype].append(tensor)
         return spare
-
-    def _merge(self, plan: Plan, missing: Mapping[_Key, Step]) -> None:
-        if not missing:
-            return
-        targets = {step.slot.name: self._held[key].view(-1) for key, step in missing.items()}
-
-        def into(step: Step) -> Out:
-            target = targets[step.slot.name]
-
-            def out(start: int, values: Tensor) -> None:
-                target[start : start + values.numel()].copy_(values)
-
-            return out
-
-        merge_into(replace(plan, steps=tuple(missing.values())), into, self.device)
 
 
 def distinct_bytes(models: Models, like: Mapping[str, Tensor]) -> int:
@@ -170,5 +165,5 @@ def distinct_bytes(models: Models, like: Mapping[str, Tensor]) -> int:
 
 
 def _looks_at_all(plan: Plan) -> bool:
-    """Whether a merged tensor depends on the inputs of the others."""
+    """Whether the value of a merged tensor depends on the inputs of others."""
     return plan.operator.name in _WHOLE or "global" in plan.recipe.parameters.values()

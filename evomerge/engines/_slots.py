@@ -1,4 +1,4 @@
-"""Weights of several candidates side by side, of which a module has one set at a time."""
+"""Weights of several candidates side by side, one of which a module computes with at a time."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from torch.nn import Module
 from evomerge.errors import ConfigError
 
 
-class Slots:
-    """What a module's tensors are filled from.
+class WeightSlots:
+    """Sets of a module's weights.
 
     Args:
         module: its tensors are contiguous. Those named are moved into slots, the others shared.
         names: of its ``state_dict``; of tensors that are one, any.
-        count: slots.
+        count: of slots.
 
     Raises:
-        ConfigError: several slots, and tensors that lie within others.
+        ConfigError: several slots, and tensors that are parts of others.
     """
 
     def __init__(self, module: Module, names: Sequence[str], count: int) -> None:
         live = tensors(module)
-        self._asked = _Asked(module)
+        self._callable = _Callable(module)
         self._firsts: dict[tuple[int, torch.Size], str] = {}  # of tensors that are one
-        self._alias = {n: self._firsts.setdefault(_place(live[n]), n) for n in names}
+        self._alias = {n: self._firsts.setdefault(_identity(live[n]), n) for n in names}
         self._owners = {
-            first: {name: tensor for name, tensor in live.items() if _place(tensor) == place}
-            for place, first in self._firsts.items()
+            first: {name: tensor for name, tensor in live.items() if _identity(tensor) == identity}
+            for identity, first in self._firsts.items()
         }
         if count == 1:  # where the module has them, however they share memory
             self._stacked = {n: live[n].detach()[None] for n in self._owners}
@@ -71,14 +71,14 @@ class Slots:
             each = {
                 f"module.{name}": values[first] for first in values for name in self._owners[first]
             }
-            return functional_call(self._asked, each, (function,))
+            return functional_call(self._callable, each, (function,))
 
-        found: Tensor = vmap(one)(self._stacked)
-        return found
+        result: Tensor = vmap(one)(self._stacked)
+        return result
 
 
-class _Asked(Module):
-    """A module that a function is called with, all of whose tensors can be replaced."""
+class _Callable(Module):
+    """Calls a function with a module, so that `functional_call` can replace its tensors."""
 
     def __init__(self, module: Module) -> None:
         super().__init__()
@@ -94,6 +94,6 @@ def tensors(module: Module) -> dict[str, Tensor]:
     return {name: item for name, item in state.items() if isinstance(item, Tensor)}
 
 
-def _place(tensor: Tensor) -> tuple[int, torch.Size]:
-    """The same for tensors that are one; those without elements have no address, but do no harm."""
+def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
+    """What only tensors that are one have in common, but for those without elements: no harm."""
     return tensor.data_ptr(), tensor.shape

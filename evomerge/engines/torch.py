@@ -12,6 +12,7 @@ from pydantic import Field
 from evomerge.engines import Engine
 from evomerge.engines._architecture import require_fit
 from evomerge.engines._devices import present, release, torch_device
+from evomerge.engines._process import kept_generators
 from evomerge.errors import ConfigError
 from evomerge.plugins.user_code import code_files, content_digest, load_function
 
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from evomerge.engines._slots import Slots
+    from evomerge.engines._slots import WeightSlots
     from evomerge.weights.models import Models
     from evomerge.weights.plan import Plan
 
 
 class TorchEngine(Engine):
-    """What a function of the user's makes, asked by scorers of the user's.
+    """The module that a function of the user's makes, scored by functions of the user's.
 
-    Tensors of a checkpoint are parameters and persistent buffers of the module, by the names that
-    its ``state_dict`` gives them.
+    The tensors of a checkpoint fill the parameters and persistent buffers of the module that have
+    the same names in its ``state_dict``.
 
     Args:
         module: ``path.py:function``; the function takes nothing and returns a `torch.nn.Module`,
@@ -41,7 +42,7 @@ class TorchEngine(Engine):
             torch alone; each takes memory of its own. Others are scored one by one.
 
     Raises:
-        ConfigError: a device that is not there; no such file or function.
+        ConfigError: no such device, file or function.
     """
 
     code_keys = frozenset({"module"})
@@ -61,16 +62,16 @@ class TorchEngine(Engine):
         self.threads = threads
         self.at_once = at_once
         self._reference = module
-        with _named():
+        with _problems_of_module():
             self._function = load_function(module)
         self._module: Module | None = None
         self._shape: Module | None = None  # without weights
-        self._slots: Slots | None = None
+        self._slots: WeightSlots | None = None
 
     @classmethod
     def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
         """See `Engine.files`."""
-        with _named():
+        with _problems_of_module():
             return code_files(options["module"])
 
     def open(self, models: Models) -> None:
@@ -81,7 +82,7 @@ class TorchEngine(Engine):
         """
         import torch
 
-        from evomerge.engines._slots import Slots
+        from evomerge.engines._slots import WeightSlots
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
@@ -90,7 +91,7 @@ class TorchEngine(Engine):
             module.to(getattr(torch, self.dtype))
         module.to(self._device).eval().requires_grad_(False)
         self._require_fit(models, module)
-        self._slots = Slots(module, [slot.name for slot in models.slots], self.at_once)
+        self._slots = WeightSlots(module, [slot.name for slot in models.slots], self.at_once)
         self._module = module
 
     def validate(self, plan: Plan) -> None:
@@ -100,30 +101,27 @@ class TorchEngine(Engine):
         self._require_fit(plan.models, self._shape)
 
     def _outline(self) -> Module:
-        """The module without memory for its weights, where it can be made so."""
+        """The module on the meta device, without memory for its weights, where that works."""
         try:
             with torch_device("meta"):
                 return self._build()
         except ConfigError:
-            return self._build()  # what it computes with values, it may need
+            return self._build()  # making it may take the values of tensors
 
     def _build(self) -> Module:
         """What the function makes; the process's random generators stay as they were."""
         from torch.nn import Module
         from torch.nn.parameter import is_lazy
 
-        from evomerge.engines._generators import Generators
         from evomerge.engines._slots import tensors
 
-        before = Generators()
         try:
-            module = self._function()
+            with kept_generators():
+                module = self._function()
         except Exception as error:
             raise ConfigError(
                 f"engine.module: {self._reference} failed: {type(error).__name__}: {error}"
             ) from error
-        finally:
-            before.restore()
         if not isinstance(module, Module):
             raise ConfigError(
                 f"engine.module: {self._reference} must return a torch.nn.Module, got "
@@ -135,7 +133,7 @@ class TorchEngine(Engine):
                 "Call the module once before you return it."
             )
         for tensor in tensors(module).values():
-            tensor.data = tensor.data.contiguous()  # so that stretches can be put in place
+            tensor.data = tensor.data.contiguous()  # so that parts of it can be overwritten
         return module
 
     def _require_fit(self, models: Models, module: Module) -> None:
@@ -158,7 +156,7 @@ class TorchEngine(Engine):
 
     def turn_to(self, slot: int) -> None:
         """See `Engine.turn_to`."""
-        self.module.eval()  # whatever a scorer left
+        self.module.eval()  # a scorer may have left it in training mode
         self._opened.turn_to(slot)
 
     def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
@@ -167,7 +165,7 @@ class TorchEngine(Engine):
         return self._opened.at_all(function)
 
     @property
-    def _opened(self) -> Slots:
+    def _opened(self) -> WeightSlots:
         if self._slots is None:
             raise RuntimeError("the engine is not open")
         return self._slots
@@ -193,8 +191,8 @@ class TorchEngine(Engine):
 
 
 @contextmanager
-def _named() -> Iterator[None]:
-    """Says which key is wrong."""
+def _problems_of_module() -> Iterator[None]:
+    """Put the key before every problem."""
     try:
         yield
     except ConfigError as error:

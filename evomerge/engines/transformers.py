@@ -92,8 +92,8 @@ class TransformersEngine(LanguageModelEngine):
         with TemporaryDirectory(prefix="evomerge-") as name:
             folder = Path(name)
             write_metadata(models, folder, models.dtype)
-            said = (folder / "generation_config.json").exists()
-            self._generation = GenerationConfig.from_pretrained(folder) if said else None
+            generates = (folder / "generation_config.json").exists()
+            self._generation = GenerationConfig.from_pretrained(folder) if generates else None
             if models.origins is None:
                 model = self._open_plain(models, folder)
             else:
@@ -107,7 +107,7 @@ class TransformersEngine(LanguageModelEngine):
             max_length=self.max_length,
             **self.lm_eval.model_args(),
         )
-        lm._device = torch_device(self._device)  # that of a model without weights is none
+        lm._device = torch_device(self._device)  # a model without weights has none
         self._lm = lm
 
     def _open_plain(self, models: Models, folder: Path) -> Any:
@@ -133,15 +133,15 @@ class TransformersEngine(LanguageModelEngine):
         return {} if self.attention is None else {"attn_implementation": self.attention}
 
     def validate(self, plan: Plan) -> None:
-        """See `Engine.validate`: a model is refused that Transformers cannot build."""
+        """See `Engine.validate`: Transformers must be able to build the model."""
         require_config(plan.models)
         if plan.recipe.slices:
             import torch
 
-            from evomerge.engines._skeleton import Skeleton
+            from evomerge.engines._stacks import ModelShell
 
             # without weights the device does not matter
-            Skeleton(plan.models, torch.float32, torch.device("cpu"), **self._options())
+            ModelShell(plan.models, torch.float32, torch.device("cpu"), **self._options())
 
     def load(self, plan: Plan) -> None:
         """See `Engine.load`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import socket
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +15,10 @@ from pydantic import AfterValidator, Field
 from evomerge import errors
 from evomerge.engines import LanguageModelEngine, LmEvalOptions
 from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
-from evomerge.engines._depth import has_the_blocks, require_same_architecture
 from evomerge.engines._devices import has_gpu, release
-from evomerge.engines._heap import give_back
-from evomerge.engines._vllm_start import known_arguments, require_vllm, start, stop
+from evomerge.engines._process import give_back
+from evomerge.engines._vllm_depth import has_the_blocks, require_same_architecture
+from evomerge.engines._vllm_start import known_arguments, require_vllm, start, stop, without_locals
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
 from evomerge.weights.metadata import write_metadata
 
@@ -35,12 +34,12 @@ _CPU_CACHE_BYTES = 1 << 30  # of keys and values; vLLM would take most of the ma
 
 
 class VllmEngine(LanguageModelEngine):
-    """One vLLM for the whole run, asked through lm-eval's own ``vllm`` model.
+    """One vLLM for all candidates, asked through lm-eval's own ``vllm`` model.
 
     Args:
         dtype: of the live model. ``auto`` is the base's on a GPU and float32 on a CPU. Weights are
             rounded to the recipe's dtype first, so that the scores are those of the checkpoint.
-        tensor_parallel_size: GPUs (or CPU processes) that one model is spread over.
+        tensor_parallel_size: GPUs (on a CPU: processes) that one model is spread over.
         gpu_memory_utilization: fraction of the memory that vLLM may use, in (0, 1]; None leaves it
             to vLLM, and on a CPU gives keys and values 1 GiB.
         max_length: context in tokens; None takes it from the model's config.
@@ -49,7 +48,7 @@ class VllmEngine(LanguageModelEngine):
         threads: CPU threads of this process; None leaves them alone.
         adapters: ``merged`` into the weights, or given to vLLM as one ``lora`` on a base that stays
             as it is; then every candidate must be a weighted sum of plain adapters.
-        enforce_eager: without compiled graphs. A start takes seconds in place of minutes.
+        enforce_eager: without compiled graphs; a start then takes seconds, not minutes.
         vllm: further engine arguments of vLLM, by their own names.
         lm_eval: see `LmEvalOptions`.
 
@@ -83,7 +82,7 @@ class VllmEngine(LanguageModelEngine):
         self.adapters = adapters
         self.ranks = tensor_parallel_size * int((vllm or {}).get("pipeline_parallel_size") or 1)
         self._lora: Adapters | None = None
-        self._given = {
+        self._set_arguments = {
             "tensor_parallel_size": tensor_parallel_size,
             "gpu_memory_utilization": gpu_memory_utilization,
             "max_num_seqs": batch_size,
@@ -94,7 +93,7 @@ class VllmEngine(LanguageModelEngine):
         self._lm: LM | None = None
         self._models: Models | None = None
         self._folder: TemporaryDirectory[str] | None = None
-        self._met: str | None = None  # the file through which ranks found each other
+        self._rendezvous_file: str | None = None  # of the ranks
         self._broken = False
 
     def open(self, models: Models) -> None:
@@ -119,7 +118,7 @@ class VllmEngine(LanguageModelEngine):
         if self.adapters == "lora":
             arguments |= lora_arguments(models)
         write_metadata(models, folder, models.dtype)
-        _require_known(models, folder)
+        _require_filled(models, folder)
         if self.adapters == "lora":
             link_weights(models, folder)
         try:
@@ -129,7 +128,7 @@ class VllmEngine(LanguageModelEngine):
                 f"{models.base.folder}: vLLM cannot start this model: {error}"
             ) from error
         composition = models.composition.canonical_json()
-        self._met = self._llm.collective_rpc("open_sources", args=(composition,))[0]
+        self._rendezvous_file = self._llm.collective_rpc("open_sources", args=(composition,))[0]
         options = self.lm_eval.model_args()
         self._lm = live_lm(self._llm, folder, self.seed, self._break, **options)
         self._models, self._broken = models, False
@@ -147,8 +146,8 @@ class VllmEngine(LanguageModelEngine):
         """See `Engine.load`.
 
         A plan may stack other blocks, and fewer of them, than the models that the engine was opened
-        with. For a deeper one vLLM is started anew, and where blocks of other kinds follow each
-        other.
+        with. vLLM is started anew for a deeper plan, and for one whose kinds of blocks follow each
+        other in another order.
 
         Raises:
             SearchError: vLLM has to start again and cannot, with models that it did start with.
@@ -156,9 +155,9 @@ class VllmEngine(LanguageModelEngine):
         if self._models is None:
             raise RuntimeError("the engine is not open")
         self.validate(plan)
-        held = has_the_blocks(plan, self._models)
-        if self._broken or not held or not self._forgets():
-            self._restart(self._models, self._models if held else plan.models)
+        fits = has_the_blocks(plan, self._models)
+        if self._broken or not fits or not self._clear_prefix_cache():
+            self._restart(self._models, self._models if fits else plan.models)
         assert self._llm is not None
         require_same_architecture(plan, self._models)
         if self._lora is not None:
@@ -166,48 +165,54 @@ class VllmEngine(LanguageModelEngine):
             lm.lora_request = self._lora.load(plan)
             return
         arguments = (plan.models.composition.canonical_json(), plan.recipe.canonical_json())
-        self._broken = True  # until the opposite is known
+        self._broken = True  # unless the reload ends
         failures = self._llm.collective_rpc("load_recipe", args=arguments)
         failed = next((failure for failure in failures if failure is not None), None)
         self._broken = failed is not None and failed[0] == "RuntimeError"
         if failed is not None:
             raise _exception(*failed)
 
-    def _forgets(self) -> bool:
-        """Empty the prefix cache, or a prompt of a block and longer gets the last one's answers.
+    def _clear_prefix_cache(self) -> bool:
+        """Empty the prefix cache, out of which long prompts get the last candidate's answers.
 
-        Whether it did: vLLM keeps the blocks of all while a request that it was left with has some.
+        Returns:
+            Whether it is empty: vLLM keeps all of it while it has a request left over.
         """
         assert self._llm is not None
         return bool(self._llm.reset_prefix_cache())
 
     def _restart(self, before: Models, models: Models) -> None:
-        """Start vLLM anew; where that fails, with the models before, or the machine is at fault.
+        """Start vLLM anew with models, or where that fails, with those before.
 
         Raises:
-            SearchError: vLLM does not start with the models before either, with which it did.
+            Exception: what keeps it from starting with these models.
+            SearchError: vLLM does not start with the models before either: the machine is at fault.
         """
-        failed = self._reopen(before, models)
-        machine = failed if failed is None or models is before else self._reopen(before, before)
-        if isinstance(machine, CheckpointError | ConfigError):
-            raise machine
-        if machine is not None:
-            raise SearchError(
-                f"{before.base.folder}: vLLM started with this model before and cannot start "
-                f"again on {socket.gethostname()}: {type(machine).__name__}: "
-                f"{str(machine).rstrip('.')}. "
-                "See what else holds its memory or devices, then resume the run."
-            ) from machine
-        if failed is not None:
-            raise failed
+        error = self._reopen(before, models)
+        if error is None:
+            return
+        again = error if models is before else self._reopen(before, before)
+        if again is None:
+            raise error
+        if isinstance(again, CheckpointError | ConfigError):
+            raise again
+        raise SearchError(
+            f"{before.base.folder}: vLLM started with this model before and cannot start again on "
+            f"{socket.gethostname()}: {type(again).__name__}: {str(again).rstrip('.')}. "
+            "See what else holds its memory or devices, then resume the run."
+        ) from again
 
     def _reopen(self, before: Models, models: Models) -> Exception | None:
-        """Start vLLM anew; what went wrong, after which the next load tries with those before."""
+        """Start vLLM anew with models.
+
+        Returns:
+            What keeps it from starting; then the next load starts it with the models before.
+        """
         self.close()
         try:
             self.open(models)
         except Exception as error:
-            error = _without_locals(error)
+            error = without_locals(error)
             gc.collect()
             return error
         finally:
@@ -216,7 +221,7 @@ class VllmEngine(LanguageModelEngine):
         return None
 
     def _break(self) -> None:
-        """Start vLLM anew before the next candidate."""
+        """Note that vLLM must be started anew before the next candidate."""
         self._broken = True
 
     @property
@@ -236,17 +241,20 @@ class VllmEngine(LanguageModelEngine):
                 for name, value in model_args.items()
             },
             "batch_size": "auto",
-            "device": "cpu" if _on_cpu() else "cuda",
+            "device": "cuda" if has_gpu() else "cpu",
         }
 
     def _arguments(self, models: Models) -> dict[str, Any]:
-        """What vLLM is started with, as far as the model's folder does not say it."""
+        """Arguments that vLLM is started with, besides those of the model's folder."""
         dtype = self.weights_dtype(models.dtype)
-        given = self._given | {"dtype": dtype, "seed": self.seed, "max_model_len": self.max_length}
-        found = {name: value for name, value in given.items() if value is not None}
-        if _on_cpu() and "gpu_memory_utilization" not in found:
-            found = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES} | found
-        return found
+        arguments = {
+            **self._set_arguments,
+            **{"dtype": dtype, "seed": self.seed, "max_model_len": self.max_length},
+        }
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        if not has_gpu() and "gpu_memory_utilization" not in arguments:
+            arguments = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES} | arguments
+        return arguments
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -254,27 +262,23 @@ class VllmEngine(LanguageModelEngine):
         self._lora = None
         if llm is not None:
             stop(llm)
-        if self._met is not None:
-            Path(self._met).unlink(missing_ok=True)
+        if self._rendezvous_file is not None:
+            Path(self._rendezvous_file).unlink(missing_ok=True)
         if self._folder is not None:
             self._folder.cleanup()
         if llm is None:
             return
         del llm
-        gc.collect()  # vLLM's objects know each other in circles
+        gc.collect()  # vLLM's objects refer to each other in circles
         give_back()
         if has_gpu():
             release("cuda")
 
 
-def _on_cpu() -> bool:
-    return not has_gpu()
-
-
-def _require_known(models: Models, folder: Path) -> None:
+def _require_filled(models: Models, folder: Path) -> None:
     """Raise for checkpoints that do not fill the model of their config.
 
-    Where Transformers renames tensors when it loads them, as those of experts, vLLM alone decides.
+    Where Transformers renames tensors on loading, as those of experts, this is left to vLLM.
     """
     import torch
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
@@ -285,16 +289,7 @@ def _require_known(models: Models, folder: Path) -> None:
         require_fit(models, type(model).__name__, model.state_dict())
 
 
-def _without_locals(error: Exception) -> Exception:
-    """The error, whose traceback no longer keeps the memory of a vLLM that did not start."""
-    link: BaseException | None = error
-    while link is not None:
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
-    return error
-
-
 def _exception(kind: str, problems: list[str]) -> Exception:
-    """What a worker raised, of our own kinds."""
-    found = getattr(errors, kind, RuntimeError)
-    return found(problems) if issubclass(found, errors.InputError) else found("; ".join(problems))
+    """The exception that a worker reported, where it is one of ours, else a RuntimeError."""
+    error = getattr(errors, kind, RuntimeError)
+    return error(problems) if issubclass(error, errors.InputError) else error("; ".join(problems))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evomerge import operators
-from evomerge.engines._pool import Pool, identities
+from evomerge.engines._pool import TensorPool, identities
 from evomerge.errors import CandidateError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
@@ -111,7 +111,7 @@ def test_another_lineage_is_another_block(bench: Bench) -> None:
             {**keys, "operator": "segments", "lineage": {"steps": [step]}}
         )
         found.append(make_plan(recipe, models))
-    pool = Pool(found[0].nbytes, torch.device("cpu"))
+    pool = TensorPool(found[0].nbytes, torch.device("cpu"))
     for plan in found:
         held = fill(pool, plan)
         assert all(torch.equal(held[name], value) for name, value in merge(plan))
@@ -121,7 +121,7 @@ def like(plan: Plan) -> dict[str, Tensor]:
     return {s.slot.name: torch.empty(s.slot.shape, device="meta") for s in plan.steps}
 
 
-def fill(pool: Pool, plan: Plan) -> dict[str, Tensor]:
+def fill(pool: TensorPool, plan: Plan) -> dict[str, Tensor]:
     return pool.tensors(plan, like(plan))
 
 
@@ -130,7 +130,7 @@ def distinct(tensors: dict[str, Tensor]) -> set[int]:
 
 
 def test_a_block_that_occurs_thrice_takes_memory_once(bench: Bench) -> None:
-    pool = Pool(0, torch.device("cpu"))
+    pool = TensorPool(0, torch.device("cpu"))
     plan = bench.plan(REPEATED)
     found = fill(pool, plan)
     assert len(distinct(found)) == len(bench.plan(SHORT).steps)
@@ -140,7 +140,7 @@ def test_a_block_that_occurs_thrice_takes_memory_once(bench: Bench) -> None:
 
 
 def test_a_block_that_is_held_in_two_dtypes_takes_memory_twice(bench: Bench) -> None:
-    pool = Pool(0, torch.device("cpu"))
+    pool = TensorPool(0, torch.device("cpu"))
     plan = bench.plan(REPEATED)
     other = "model.layers.3.mlp.up_proj.weight"  # the same block as the first
     mixed = like(plan) | {other: like(plan)[other].to(torch.float64)}
@@ -152,7 +152,7 @@ def test_a_block_that_is_held_in_two_dtypes_takes_memory_twice(bench: Bench) -> 
 
 
 def test_what_was_merged_is_not_merged_again_while_there_is_room(bench: Bench) -> None:
-    pool = Pool(bench.plan(SHORT).nbytes, torch.device("cpu"))
+    pool = TensorPool(bench.plan(SHORT).nbytes, torch.device("cpu"))
     first = fill(pool, bench.plan(SHORT))
     first["model.norm.weight"].fill_(7.0)  # a mark that a merge would remove
     fill(pool, bench.plan((0, 0, 2)))
@@ -163,7 +163,7 @@ def test_what_was_merged_is_not_merged_again_while_there_is_room(bench: Bench) -
 
 def test_the_pool_keeps_to_its_limit_and_lets_the_oldest_go(bench: Bench) -> None:
     limit = bench.plan(SHORT).nbytes
-    pool = Pool(limit, torch.device("cpu"))
+    pool = TensorPool(limit, torch.device("cpu"))
     for weight in (0.1, 0.2, 0.3):
         fill(pool, bench.plan(SHORT, "linear", parameters={"weight": {"a": weight, "b": 1.0}}))
         assert pool.nbytes == limit
@@ -178,7 +178,7 @@ def test_scaled_weights_go_before_those_that_other_paths_have_too(bench: Bench) 
     short = bench.plan(SHORT)
     scaled = [bench.plan(SHORT, scales=[scale, 1.0, 1.0]) for scale in (0.5, 0.6, 0.7)]
     of_one = sum(step.nbytes for step in scaled[0].steps if step.is_folded)
-    pool = Pool(short.nbytes + of_one, torch.device("cpu"))
+    pool = TensorPool(short.nbytes + of_one, torch.device("cpu"))
     for tensor in fill(pool, short).values():
         tensor.fill_(7.0)  # a mark that a merge would remove
     for plan in scaled:
@@ -187,13 +187,13 @@ def test_scaled_weights_go_before_those_that_other_paths_have_too(bench: Bench) 
 
 
 def test_what_does_not_fit_is_merged_into_the_memory_of_what_goes(bench: Bench) -> None:
-    pool = Pool(0, torch.device("cpu"))
+    pool = TensorPool(0, torch.device("cpu"))
     before = distinct(fill(pool, bench.plan(SHORT, "linear", seed=1)))
     assert distinct(fill(pool, bench.plan(SHORT, "linear", seed=2))) == before
 
 
 def test_a_merge_that_fails_leaves_nothing_behind(bench: Bench) -> None:
-    pool = Pool(0, torch.device("cpu"))
+    pool = TensorPool(0, torch.device("cpu"))
     overflow = {"weight": 1e30, "normalize": False}
     bad = bench.plan(SHORT, "linear", dtype="float16", parameters=overflow)
     for _ in range(2):
@@ -203,7 +203,7 @@ def test_a_merge_that_fails_leaves_nothing_behind(bench: Bench) -> None:
 
 
 def test_memory_that_was_not_all_there_leaves_nothing_behind(bench: Bench) -> None:
-    pool = Pool(0, torch.device("cpu"))
+    pool = TensorPool(0, torch.device("cpu"))
     plan = bench.plan(SHORT)
     *most, last = plan.steps
     huge = replace(last, slot=replace(last.slot, shape=(1 << 50,)))

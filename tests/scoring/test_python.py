@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.engines._slots import Slots
+from evomerge.engines._slots import WeightSlots
 from evomerge.errors import CandidateError
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import PythonScorer, scorer_problems, uneven
@@ -87,7 +87,7 @@ def test_scores_may_be_a_tensor_an_array_or_a_list(
 def several(modules: list[torch.nn.Module]) -> Callable[..., torch.Tensor]:
     """As an engine with several slots asks; the first of the modules is asked."""
     states = [{name: value.clone() for name, value in one.state_dict().items()} for one in modules]
-    slots = Slots(modules[0], list(states[0]), len(modules))
+    slots = WeightSlots(modules[0], list(states[0]), len(modules))
     for number, state in enumerate(states):
         for name, target in slots.targets(number).items():
             target.copy_(state[name])

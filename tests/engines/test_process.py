@@ -11,7 +11,7 @@ import pytest
 # A process of its own: what it does to the heap holds for all that it runs.
 MEASURE = """
 import os, resource, torch
-from evomerge.engines._heap import give_back, keep_freed_memory
+from evomerge.engines._process import give_back, keep_freed_memory
 
 def faults_of_the_last_time():
     sizes = [40 << 20, 3 << 20, 70 << 20] * 2
