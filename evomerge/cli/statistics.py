@@ -1,4 +1,4 @@
-"""What operators know of a model's data: statistics."""
+"""`evomerge statistics`: what some operators need to know of a model on data."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ def register(app: typer.Typer) -> None:
 def statistics(
     model: Annotated[str, typer.Argument(help="A model folder or a hub name.", show_default=False)],
     kind: Annotated[
-        Literal["fisher", "gram"],
-        typer.Option(help="fisher: of every weight; gram: of every linear layer's input."),
+        Literal["fisher", "gram", "second_moments"],
+        typer.Option(
+            help="fisher, second_moments: of every weight; gram: of every linear layer's input."
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--output", help="The folder to make.")],
     text: Annotated[Path | None, typer.Option(help="Take examples from a text file.")] = None,
@@ -34,17 +36,18 @@ def statistics(
     ] = [],  # noqa: B006
     examples: Annotated[int, typer.Option(help="How many to draw.")] = 256,
     max_length: Annotated[int, typer.Option(help="Tokens of an example, at most.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of the draw, and of fisher's labels.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw, labels and batches.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples at once, for gram. Default: 8.", show_default=False)
+        int | None,
+        typer.Option(help="Examples in a batch, not for fisher. Default: 8.", show_default=False),
     ] = None,
     diagonal: Annotated[
         bool, typer.Option("--diagonal", help="Keep only the diagonals of Gram matrices.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print data as JSON.")] = False,
 ) -> None:
-    """Collect what the operators fisher and regmean need to know of a source."""
+    """Collect what the operators fisher, regmean, ota and ffg need to know of a source."""
     from evomerge.statistics import Collection, collect
 
     what = Collection(
@@ -68,12 +71,16 @@ def statistics(
             stopping.raise_if_asked()
             progress.update(bar, description=kind, completed=done, total=total)
 
-        found = collect(what, out, observe)
-    for note in found.notes:
+        collected = collect(what, out, observe)
+    for note in collected.notes:
         talk.print(f"note: {note}", markup=False, soft_wrap=True)
     if as_json:
-        facts = {"folder": str(out), "tensors": found.tensors, "bytes": found.nbytes}
-        content = {**facts, "notes": found.notes, "manifest": found.manifest.model_dump()}
+        facts = {"folder": str(out), "tensors": collected.tensors, "bytes": collected.nbytes}
+        content = {
+            **facts,
+            "notes": collected.notes,
+            "manifest": collected.manifest.model_dump(exclude_none=True),
+        }
         typer.echo(json.dumps(content, indent=2))
     else:
         typer.echo(str(out))

@@ -1,6 +1,6 @@
-"""How much a loss would feel the loss of an entry of a task vector: v τ².
+"""How much a source's loss depends on an entry of its task vector: v τ².
 
-v is the optimizer's second moment, an estimate of the curvature's diagonal.
+v is the second moment of the source's optimizer, an estimate of the diagonal of the Hessian.
 
 Source: Fast Fisher Grafting, Mahdavinia et al. 2025, arXiv:2509.11167.
 """
@@ -25,10 +25,11 @@ Mask = Callable[[Tile], Tensor]
 
 
 def curvature(tile: Tile, *, rank1: bool) -> Tensor:
-    """Second moments, shaped as the tile's values; 1 throughout if a source has none.
+    """(M, ...) second moments, shaped as the tile's values; all 1 if a source has none.
 
     Args:
-        rank1: of matrices use row sums times column sums over the sum.
+        tile: of a stack with second moments as statistics.
+        rank1: replace those of matrices by row sums times column sums over the whole sum.
     """
     x = tile.stack
     found = recorded(x)
@@ -48,14 +49,14 @@ def curvature(tile: Tile, *, rank1: bool) -> Tensor:
 
 
 def _margins(second_moment: Input) -> tuple[Tensor, Tensor]:
-    """Row sums, and column sums over the whole sum, float64."""
+    """Row sums, and column sums divided by the whole sum, float64."""
     v = whole(second_moment)
     rows, columns = v.sum(1, dtype=torch.float64), v.sum(0, dtype=torch.float64)
     return rows, columns / (columns.sum() or 1.0)
 
 
 def saliency(*, rank1: bool) -> Kernel:
-    """A kernel that gives v τ², flat."""
+    """A kernel that gives v τ², (M, n)."""
 
     def kernel(tile: Tile) -> Tensor:
         found = curvature(tile, rank1=rank1)
@@ -72,12 +73,14 @@ def masks(
     rank1: bool,
     scope: Scope = "tensor",
 ) -> Mask | None:
-    """What gives 1 for salient entries of a tile and else 0; None where all entries are.
+    """Gives, for a tile, 1 where an entry is salient and else 0; None if all entries are.
 
     Args:
-        density: (M,) fraction of entries that is salient, in (0, 1].
+        x: M task vectors with second moments as statistics.
+        density: (M,) fraction of the entries that is salient, in (0, 1].
         threshold: (M,) least saliency.
-        scope: whether the fraction is taken of each tensor or of the model.
+        rank1: as for `curvature`.
+        scope: whether the fraction is of each tensor or of the model.
     """
     if all(d >= 1 for d in density) and not any(threshold):
         return None

@@ -1,4 +1,4 @@
-"""A task vector reduced to the entries that its loss would miss."""
+"""FFG: a task vector reduced to the entries that matter most to its loss."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def ffg(
 ) -> Merged:
     """λ τ where v τ² is among the largest, the base elsewhere.
 
-    v is the second moment of the source's optimizer (Adam's exp_avg_sq). Where it has none for a
-    tensor, v = 1.
+    v are the second moments of the source's optimizer (Adam's exp_avg_sq) at the end of its
+    training, or what ``evomerge statistics --kind second_moments`` estimates. Where a tensor has
+    none, v = 1.
 
     Args:
         x: one task vector.

@@ -1,4 +1,4 @@
-"""Task vectors averaged by the curvature that the optimizers saw."""
+"""OTA: task vectors averaged by the second moments of the optimizers that made them."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def ota(
 ) -> Merged:
     """λ Σ g_i τ_i / Σ g_i, where g_i = (w_i v_i^p + ε) m_i; in weight space Σ g_i W_i / Σ g_i.
 
-    v_i is the second moment of source i's optimizer (Adam's exp_avg_sq), m_i = 1 for the entries
-    of largest saliency v_i τ_i². Entries that no source finds salient keep the base's value.
-    Where a source has no second moments for a tensor, v = 1 for all sources.
+    v_i are the second moments of source i's optimizer (Adam's exp_avg_sq) at the end of its
+    training, or what ``evomerge statistics --kind second_moments`` estimates. m_i = 1 for the
+    entries of largest saliency v_i τ_i². Entries that no source finds salient keep the base's
+    value. Where a source has no second moments for a tensor, v = 1 for all sources.
 
     Args:
         x: M task vectors, or weights without masks.

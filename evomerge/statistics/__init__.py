@@ -1,7 +1,7 @@
-"""Statistics of a model on data, which some operators weigh its weights by.
+"""Statistics of a model on data, by which some operators weigh its weights.
 
-`Fisher` and `Gram` gather, `collect` feeds them and writes the folder that
-`evomerge.weights.statistics` reads.
+`Fisher`, `SecondMoments` and `GramMatrices` compute them; `collect` runs the model on the data and
+writes the folder that `evomerge.weights.statistics` reads.
 """
 
 from evomerge.statistics.collect import Collected, collect

@@ -1,4 +1,4 @@
-"""From a model and a text to a folder of statistics."""
+"""Computes statistics of a model on examples and writes them as a folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ from evomerge.recipes import Recipe
 from evomerge.recipes.references import anchor
 from evomerge.scoring import Fitness
 from evomerge.scoring.texts import search_texts
-from evomerge.statistics import examples as texts
-from evomerge.statistics.collection import Collection, check
-from evomerge.statistics.examples import Example
-from evomerge.statistics.fisher import Fisher
-from evomerge.statistics.gram import Gram
+from evomerge.statistics.collection import BATCH_SIZES, Collection, check
+from evomerge.statistics.examples import (
+    Example,
+    batches,
+    digest,
+    draw,
+    from_file,
+    from_texts,
+    shuffled_batches,
+)
+from evomerge.statistics.gram import GramMatrices
+from evomerge.statistics.squared_gradients import Fisher, SecondMoments
 from evomerge.version import __version__
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.folders import new_folder, require_free, require_space
@@ -31,11 +38,16 @@ from evomerge.weights.plan import make_plan
 from evomerge.weights.statistics import MANIFEST, STEM, Manifest, StatisticsKind
 from evomerge.weights.writer import SHARD_BYTES, Spec, write_weights
 
-_BATCH_SIZES: dict[StatisticsKind, int] = {"fisher": 1, "gram": 8}
-
 
 class Collected(NamedTuple):
-    """What was written, and what a person should know about it."""
+    """The folder that was written.
+
+    Attributes:
+        manifest: what the numbers are of.
+        tensors: how many were stored.
+        nbytes: their size.
+        notes: sentences for the person who asked.
+    """
 
     manifest: Manifest
     tensors: int
@@ -44,7 +56,7 @@ class Collected(NamedTuple):
 
 
 class _Gatherer(Protocol):
-    """`Fisher` or `Gram`."""
+    """`Fisher`, `GramMatrices` or `SecondMoments`."""
 
     tokens: int
 
@@ -68,12 +80,13 @@ def collect(
     the same machine writes the same bytes.
 
     Args:
-        out: must not exist, or be an empty folder.
-        observe: is told how many examples are done, and how many there are.
-        shard_bytes: the size at which a file is closed and the next one begun.
+        what: the model, the kind of statistics, and the examples.
+        out: the folder to make; must not exist, or be empty.
+        observe: called with how many examples are done and how many there are.
+        shard_bytes: size at which a file is closed and the next one begun.
 
     Raises:
-        InputError: ``out`` is taken, or anything of the collection does not exist or fit.
+        InputError: ``out`` is taken, or something of ``what`` is missing or does not fit.
         OutputError: the disk is full, or ``out`` cannot be written.
     """
     fitness = check(what)
@@ -85,14 +98,14 @@ def collect(
         lm: Any = engine.lm
         max_length = min(what.max_length, lm.max_length)
         available = _examples(what, fitness, lm, max_length)
-        chosen = texts.draw(available, what.examples, what.seed)
+        chosen = draw(available, what.examples, what.seed)
         owners, shared = _owners(models.base, lm.model)
         gatherer = _gatherer(what, lm.model, owners)
         with new_folder(out) as partial:
             done = 0
-            for batch in texts.batches(chosen, what.batch_size or _BATCH_SIZES[what.kind]):
+            for batch in _batches(what, chosen):
                 gatherer.add(batch)
-                if done == 0:  # what the first batch shows need not wait for the last
+                if done == 0:  # fail early on what the first batch shows
                     require_space(partial, out, sum(spec.nbytes for spec in gatherer.specs))
                     _require_finite(gatherer, what.kind, models.base)
                 done += len(batch)
@@ -106,11 +119,12 @@ def collect(
                 model=reference,
                 fingerprint=models.base.fingerprint,
                 data=_origin(what, fitness),
-                data_digest=texts.digest(chosen),
+                data_digest=digest(chosen),
                 examples=len(chosen),
                 tokens=gatherer.tokens,
                 max_length=max_length,
                 seed=what.seed,
+                batch_size=_batch_size(what) if what.kind == "second_moments" else None,
                 aliases=_aliases(gatherer, shared),
             )
             _write(partial, manifest, gatherer, shard_bytes)
@@ -121,8 +135,8 @@ def collect(
 
 
 def _open(models: Models, reference: str, device: str) -> TransformersEngine:
-    """The model itself in float32, its names and values checked."""
-    # eager: the faster attentions add up gradients in any order on a GPU
+    """An engine with the model in float32, its tensors checked."""
+    # eager: the faster kinds of attention add up gradients in any order on a GPU
     engine = TransformersEngine(dtype="float32", device=device, attention="eager")
     engine.open(models)
     recipe = Recipe(
@@ -134,9 +148,9 @@ def _open(models: Models, reference: str, device: str) -> TransformersEngine:
 
 def _examples(what: Collection, fitness: Fitness | None, lm: Any, max_length: int) -> list[Example]:
     if fitness is not None:
-        return texts.from_texts(search_texts(fitness, lm), lm, max_length)
+        return from_texts(search_texts(fitness, lm), lm, max_length)
     assert what.text is not None
-    return texts.from_file(what.text, lm, max_length)
+    return from_file(what.text, lm, max_length)
 
 
 def _origin(what: Collection, fitness: Fitness | None) -> dict[str, str | list[str]]:
@@ -148,22 +162,36 @@ def _origin(what: Collection, fitness: Fitness | None) -> dict[str, str | list[s
 def _gatherer(what: Collection, model: Any, owners: Mapping[str, Parameter]) -> _Gatherer:
     if what.kind == "fisher":
         return Fisher(model, owners, what.seed)
-    return Gram(model, owners, what.diagonal)
+    if what.kind == "second_moments":
+        return SecondMoments(model, owners)
+    return GramMatrices(model, owners, what.diagonal)
+
+
+def _batch_size(what: Collection) -> int:
+    return what.batch_size or BATCH_SIZES[what.kind]
+
+
+def _batches(what: Collection, chosen: Sequence[Example]) -> Iterator[list[Example]]:
+    if what.kind == "second_moments":
+        return shuffled_batches(chosen, _batch_size(what), what.seed)
+    return batches(chosen, _batch_size(what))
 
 
 def _write(folder: Path, manifest: Manifest, gatherer: _Gatherer, shard_bytes: int) -> None:
-    content = json.dumps(manifest.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    content = (
+        json.dumps(manifest.model_dump(exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+    )
     (folder / MANIFEST).write_text(content, encoding="utf-8")
     write_weights(folder, gatherer.specs, gatherer.results(), shard_bytes, STEM)
 
 
 def _owners(checkpoint: Checkpoint, model: Any) -> tuple[dict[str, Parameter], dict[str, str]]:
-    """Every parameter under the first of its checkpoint names; its further names to the first."""
+    """Every parameter by the first of its names in the checkpoint; further names to the first."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     firsts: dict[int, str] = {}
     shared: dict[str, str] = {}
     for name in checkpoint.tensors:
-        if name in parameters:  # and no buffer
+        if name in parameters:  # rather than a buffer
             first = firsts.setdefault(id(parameters[name]), name)
             if first != name:
                 shared[name] = first
@@ -186,14 +214,14 @@ def _require_finite(gatherer: _Gatherer, kind: StatisticsKind, checkpoint: Check
         )
 
 
-def _too_few(what: Collection, there: int) -> list[str]:
-    if there >= what.examples:
+def _too_few(what: Collection, available: int) -> list[str]:
+    if available >= what.examples:
         return []
-    return [f"{what.examples} examples were asked for and {there} are there; all were used."]
+    return [f"{what.examples} examples were asked for and {available} are there; all were used."]
 
 
 def _without(manifest: Manifest, specs: Sequence[Spec], checkpoint: Checkpoint) -> list[str]:
-    """Matrices that Gram statistics lack, embeddings aside."""
+    """A note on the matrices that have no Gram matrix, embeddings aside."""
     having = {spec.name for spec in specs} | manifest.aliases.keys()
     lacking = [
         name
@@ -202,7 +230,7 @@ def _without(manifest: Manifest, specs: Sequence[Spec], checkpoint: Checkpoint) 
         and name not in having
         and checkpoint.places[name].role != "embedding"
     ]
-    if manifest.kind == "fisher" or not lacking:
+    if manifest.kind != "gram" or not lacking:
         return []
     return [
         f"{len(lacking)} matrices, {lacking[0]} first, have no Gram matrix: no linear layer with "

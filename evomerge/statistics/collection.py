@@ -1,4 +1,4 @@
-"""What to collect, and every mistake in it that shows before a model is opened."""
+"""What to collect, and the mistakes in it that show before a model is opened."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
 from evomerge.weights.statistics import StatisticsKind
 
+BATCH_SIZES: dict[StatisticsKind, int] = {"fisher": 1, "gram": 8, "second_moments": 8}
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
-    """What to collect.
+    """Which statistics of which model, and on which examples.
 
     Attributes:
         model: a folder or hub name.
-        kind: ``fisher`` or ``gram``.
-        text: a text file; or
-        fitness: a preset's name or path, whose search examples are read.
+        kind: ``fisher``, ``gram`` or ``second_moments``.
+        text: a text file to take examples from; or
+        fitness: a preset's name or path, whose search examples are taken.
         tasks: of the fitness; () takes all.
-        examples: how many are drawn, at least 1; all where there are fewer.
-        max_length: of an example in tokens, at least 2; the model's own limit where that is less.
-        seed: of the draw, and of labels.
+        examples: how many to draw, at least 1; all if there are fewer.
+        max_length: tokens of an example, at least 2; the model's own limit if that is less.
+        seed: of the draw, of fisher's labels, and of the batches of second moments.
         device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
-        batch_size: examples at once, for Gram matrices only.
-        diagonal: of Gram matrices keep only the diagonals.
+        batch_size: examples in a batch, not for fisher; None takes `BATCH_SIZES`.
+        diagonal: keep the diagonals of Gram matrices only.
     """
 
     model: str
@@ -45,10 +47,11 @@ class Collection:
 
 
 def check(what: Collection) -> Fitness | None:
-    """All mistakes that can be seen without the model, at once; and the fitness, if one is meant.
+    """The fitness to take examples from, if there is one, without the tasks that are left out.
 
     Raises:
-        ConfigError: numbers out of range, or not exactly one origin of examples.
+        ConfigError: numbers out of range, not exactly one origin of examples, options that the
+            kind does not have; all at once.
     """
     problems = [
         f"{name}: expected at least {least}, got {value}"
@@ -66,11 +69,10 @@ def check(what: Collection) -> Fitness | None:
         problems.append(f"{what.text}: no such file. Check the path.")
     if what.tasks and what.fitness is None:
         problems.append("tasks: only a fitness has tasks. Leave them out, or give a fitness.")
-    if what.kind == "fisher":
-        if (what.batch_size or 1) > 1:
-            problems.append("batch_size: gradients are squared example by example. Leave it out.")
-        if what.diagonal:
-            problems.append("diagonal: of Gram matrices only; fisher is one. Leave it out.")
+    if what.kind == "fisher" and (what.batch_size or 1) > 1:
+        problems.append("batch_size: gradients are squared example by example. Leave it out.")
+    if what.kind != "gram" and what.diagonal:
+        problems.append(f"diagonal: of Gram matrices only, not of {what.kind}. Leave it out.")
     fitness = None
     if what.fitness is not None:
         try:

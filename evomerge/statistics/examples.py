@@ -1,4 +1,4 @@
-"""Texts as the token ids that a model reads, and of which it predicts all but the first."""
+"""Examples: token ids that a model reads, predicting all but the first."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Example = tuple[int, ...]
 
 
 def from_texts(texts: Iterable[Text], lm: Any, max_length: int) -> list[Example]:
-    """Prompts with their targets; too long a prompt loses its beginning.
+    """Prompts with their targets, the last ``max_length`` tokens of each.
 
     Args:
+        texts: of a fitness's tasks.
         lm: an lm-eval model, whose tokenizer is used as lm-eval uses it.
         max_length: in tokens, at least 2.
     """
@@ -35,10 +36,15 @@ def _from_text(text: Text, lm: Any, max_length: int) -> Example:
 
 
 def from_file(path: Path, lm: Any, max_length: int) -> list[Example]:
-    """A text file in pieces of ``max_length`` tokens.
+    """A text file in pieces of at most ``max_length`` tokens.
 
     Every piece begins with the token that lm-eval puts before a text: the tokenizer's start token,
-    else its end token.
+    or its end token if it has none.
+
+    Args:
+        path: of a UTF-8 text.
+        lm: an lm-eval model, whose tokenizer is used.
+        max_length: in tokens, at least 2.
 
     Raises:
         ConfigError: the file cannot be read, or holds no text.
@@ -58,13 +64,13 @@ def from_file(path: Path, lm: Any, max_length: int) -> list[Example]:
 
 
 def draw(examples: Sequence[Example], wanted: int, seed: int) -> list[Example]:
-    """``wanted`` of the examples, or all, in their order."""
+    """``wanted`` of the examples drawn at random, or all if there are fewer, in their order."""
     chosen = np.random.default_rng(seed).permutation(len(examples))[:wanted]
     return [examples[number] for number in sorted(chosen.tolist())]
 
 
 def batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Examples of equal length together, so that nothing need be padded; the longest first."""
+    """Batches of examples of equal length, which need no padding; the longest first."""
     by_length = sorted(examples, key=lambda example: -len(example))  # keeps ties in order
     for _, group in groupby(by_length, key=len):
         alike = list(group)
@@ -72,6 +78,13 @@ def batches(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
             yield alike[begin : begin + size]
 
 
+def shuffled_batches(examples: Sequence[Example], size: int, seed: int) -> Iterator[list[Example]]:
+    """Batches of examples in random order, as training has them; the last may be smaller."""
+    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    for begin in range(0, len(order), size):
+        yield [examples[number] for number in order[begin : begin + size]]
+
+
 def digest(examples: Sequence[Example]) -> str:
-    """sha256 over the token ids."""
+    """sha256 of the token ids."""
     return hashlib.sha256(json.dumps(examples, separators=(",", ":")).encode()).hexdigest()

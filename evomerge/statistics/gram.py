@@ -16,16 +16,16 @@ from evomerge.statistics.examples import Example
 from evomerge.weights.writer import Spec
 
 
-class Gram:
-    """Sums of x xᵀ in float32, one for all layers that are called with one x.
+class GramMatrices:
+    """Sums of x xᵀ in float32, one matrix for all layers that are called with the same x.
 
     Args:
         model: a Transformers model in float32.
-        owners: checkpoint names of the parameters.
-        diagonal: add up only x².
+        owners: its parameters by their names in the checkpoint.
+        diagonal: add up x² only.
 
     Raises:
-        PlanError: layers that keep their weights as (in, out), as GPT-2's do.
+        PlanError: layers that store their weights as (in, out), as GPT-2's do.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class Gram:
         self._diagonal = diagonal
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._leaders: dict[str, str] = {}  # tensor to the one whose x is also its own
-        # the latest x, how often it had been written to, and who was called with it first
+        self._leaders: dict[str, str] = {}  # tensor to the first one that had the same x
+        # the latest x, its version (counts in-place writes), and who was called with it first
         self._last: tuple[Tensor, int, str] | None = None
         self.tokens = 0
         names = {id(parameter): name for name, parameter in owners.items()}
@@ -57,11 +57,11 @@ class Gram:
 
     @property
     def specs(self) -> list[Spec]:
-        """What `results` will yield, as far as layers have been called."""
+        """Name, shape and dtype of what `results` will yield, for the layers called so far."""
         return [Spec(n, tuple(t.shape), torch.float32) for n, t in sorted(self._sums.items())]
 
     def add(self, batch: Sequence[Example]) -> None:
-        """Add the inputs that all layers get on examples of equal length.
+        """Add the inputs of all layers on a batch of examples of equal length.
 
         Raises:
             PlanError: a layer shares its input with another in some calls only.
@@ -73,7 +73,7 @@ class Gram:
         self.tokens += tokens.numel()
 
     def results(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and mean over the tokens that the layer saw, in the order of the names."""
+        """Name and mean over the tokens that reached the layer, in the order of the names."""
         for name in sorted(self._sums):
             mean = self._sums[name] / self._counts[name]
             yield name, mean if self._diagonal else (mean + mean.T) / 2

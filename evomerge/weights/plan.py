@@ -238,7 +238,7 @@ def _statistics(
         except CheckpointError as error:
             problems += [f"statistics.{name}: {problem}" for problem in error.problems]
     cure = "Name a folder of them."
-    if operator.statistics in ("fisher", "grams"):
+    if operator.statistics != "raw":
         cure = "Make them with `evomerge statistics` and name their folder."
     problems += [
         f"statistics: {operator.name} needs {operator.statistics} of {name}. {cure}"

@@ -31,17 +31,18 @@ class Manifest(BaseModel):
         evomerge: the version that wrote it.
         kind: ``fisher``: one number per weight; ``gram``: one matrix per linear layer's input;
             ``second_moments``: an optimizer's, one number per weight; ``raw``: coefficients that
-            were learned, a few per tensor. The last two are not made by evomerge: of their
-            manifests only ``kind`` is needed.
+            were learned, a few per tensor. Of the last two, which may be made elsewhere, a
+            manifest needs ``kind`` only.
         diagonal: of Gram matrices only the diagonals are stored.
         model: as it was referred to.
         fingerprint: of the model's checkpoint.
         data: where the examples come from.
         data_digest: sha256 over the token ids of the examples.
         examples: how many were averaged over.
-        tokens: predicted (fisher) or read (gram), over all examples.
+        tokens: read (gram) or predicted (others), over all examples.
         max_length: of an example, in tokens.
-        seed: of the draw of examples, and of labels.
+        seed: of the draw of examples, of labels and of batches.
+        batch_size: examples whose gradients were squared together (second moments).
         dtype: of the stored numbers.
         aliases: tensor names to the name under which their common statistic is stored.
     """
@@ -60,6 +61,7 @@ class Manifest(BaseModel):
     tokens: int = 0
     max_length: int = 0
     seed: int = 0
+    batch_size: int | None = None
     dtype: Literal["float32"] = "float32"
     aliases: dict[str, str] = {}
 
@@ -92,7 +94,7 @@ class Statistics:
 
     @property
     def kind(self) -> StatisticsKind:
-        """``fisher`` or ``gram``."""
+        """Which statistic this is."""
         return self.manifest.kind
 
     @cached_property
@@ -109,8 +111,8 @@ class Statistics:
         """The statistic of a tensor, mapped from its file; treat it as read-only.
 
         Returns:
-            fisher: float32 of the tensor's shape. gram: (in, in) float32 for a weight of (out,
-            in), or its diagonal (in,). None where the tensor has no statistic.
+            fisher, second moments: float32 of the tensor's shape. gram: (in, in) float32 for a
+            weight of (out, in), or its diagonal (in,). None where the tensor has no statistic.
 
         Raises:
             CheckpointError: the file has gone.
@@ -143,7 +145,7 @@ def open_statistics(
     """
     manifest = _manifest(folder / MANIFEST)
     problems = []
-    made = kind in ("fisher", "gram")
+    made = kind != "raw"
     if kind is not None and manifest.kind != kind:
         problems.append(
             f"{folder}: holds {manifest.kind} statistics, expected {kind}. "

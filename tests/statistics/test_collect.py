@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CheckpointError, ConfigError, InputError, OutputError, PlanError
+from evomerge.recipes import Recipe
 from evomerge.scoring.texts import Text
 from evomerge.statistics import Collected, Collection, collect
 from evomerge.statistics import examples as texts
 from evomerge.statistics.examples import Example
-from evomerge.statistics.fisher import sample
-from evomerge.statistics.gram import Gram
+from evomerge.statistics.gram import GramMatrices
+from evomerge.statistics.squared_gradients import sample
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import Library
+from evomerge.weights.merge import merge
 from evomerge.weights.statistics import Statistics, open_statistics
 
 Tiny = Callable[..., Path]
@@ -41,7 +43,7 @@ def text(tmp_path: Path) -> Path:
 def gather(model: Path, out: Path, **keys: Any) -> Statistics:
     settings: dict[str, Any] = {"kind": "fisher", "max_length": LENGTH, "device": "cpu"}
     settings |= keys
-    collect(Collection(str(model), **settings), out)
+    collect(Collection(model=str(model), **settings), out)
     return open_statistics(out, kind=settings["kind"], of=Checkpoint(model))
 
 
@@ -117,6 +119,54 @@ def test_an_impossible_label_is_never_drawn() -> None:
     assert sample(logits, torch.tensor([0.0, 0.5]).double()).tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_second_moments_are_the_mean_of_squared_gradients_of_batches(
+    tiny: Tiny, text: Path, tmp_path: Path, batch_size: int
+) -> None:
+    keys: dict[str, Any] = {"kind": "second_moments", "batch_size": batch_size, "seed": 5}
+    found = gather(tiny(), tmp_path / "out", text=text, **keys)
+    model = load(tiny()).double()
+    order = np.random.default_rng(5).permutation(len(pieces())).tolist()
+    numbers = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    expected = dict.fromkeys(dict(model.named_parameters()), 0.0)
+    for batch in numbers:
+        texts_read = [pieces()[number] for number in batch]
+        labels = sum(len(tokens) - 1 for tokens in texts_read)
+        model.zero_grad()
+        for tokens in texts_read:
+            ids = torch.tensor([tokens])
+            loss = model(input_ids=ids, labels=ids).loss  # the mean over this text's tokens
+            (loss * (len(tokens) - 1) / labels).backward()
+        for name, parameter in model.named_parameters():
+            expected[name] += parameter.grad**2 / len(numbers)
+    assert found.manifest.batch_size == batch_size
+    assert found.manifest.tokens == sum(len(tokens) - 1 for tokens in pieces())
+    assert found.names == expected.keys()
+    for name, tensor in everything(found).items():
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("operator", ["ota", "ffg"])
+def test_second_moments_are_what_an_operator_merges_by(
+    operator: str, tiny: Tiny, text: Path, tmp_path: Path
+) -> None:
+    sources: dict[str, Any] = {"one": str(tiny(1)), "two": str(tiny(2))}
+    if operator == "ffg":
+        del sources["two"]
+    for name, model in sources.items():
+        gather(Path(model), tmp_path / name, kind="second_moments", text=text)
+    recipe = Recipe(
+        base=str(tiny()),
+        sources=sources,
+        statistics={name: str(tmp_path / name) for name in sources},
+        operator=operator,
+        parameters={"density": 0.5},
+        dtype="float32",
+    )
+    merged = dict(merge(Library().plan(recipe)))
+    assert merged.keys() == Checkpoint(tiny()).tensors.keys()
+
+
 def inputs(folder: Path, read: list[list[int]]) -> dict[str, Tensor]:
     """E[x xᵀ] of every linear layer, from a hook of its own, one example after another."""
     model = load(folder)
@@ -169,7 +219,7 @@ def test_a_diagonal_is_that_of_the_matrix(tiny: Tiny, text: Path, tmp_path: Path
 
 def test_a_tied_head_has_no_gram_matrix(tiny: Tiny, text: Path, tmp_path: Path) -> None:
     model = tiny(tied=True)
-    found = collect(Collection(str(model), "gram", text), tmp_path / "out")
+    found = collect(Collection(model=str(model), kind="gram", text=text), tmp_path / "out")
     assert all(".layers." in name for name in open_statistics(tmp_path / "out").names)
     assert found.notes == ["256 examples were asked for and 1 are there; all were used."]
 
@@ -189,12 +239,14 @@ def test_a_tensor_stored_under_two_names_has_one_statistic(
     assert torch.equal(tensor, expected["model.embed_tokens.weight"])
 
 
-@pytest.mark.parametrize("kind", ["fisher", "gram"])
+@pytest.mark.parametrize("kind", ["fisher", "gram", "second_moments"])
 @pytest.mark.parametrize("shard_bytes", [4_000, 10**9])
 def test_the_same_collection_writes_the_same_bytes(
     tiny: Tiny, text: Path, tmp_path: Path, kind: Any, shard_bytes: int
 ) -> None:
-    what = Collection(str(tiny()), kind, text, max_length=LENGTH, seed=3, examples=2)
+    what = Collection(
+        model=str(tiny()), kind=kind, text=text, max_length=LENGTH, seed=3, examples=2
+    )
     written = []
     for number in range(2):
         torch.manual_seed(number)
@@ -283,15 +335,15 @@ class Toy(nn.Module):
         self.call(self.layers, nn.functional.one_hot(input_ids, 4).float())
 
 
-def gram_of(call: Callable[[Any, Tensor], object], *tokens: int) -> Gram:
+def gram_of(call: Callable[[Any, Tensor], object], *tokens: int) -> GramMatrices:
     toy = Toy(call)
-    found = Gram(toy, dict(toy.named_parameters()))
+    found = GramMatrices(toy, dict(toy.named_parameters()))
     for token in tokens:
         found.add([(token, token)])
     return found
 
 
-def counts(gram: Gram) -> dict[str, list[float]]:
+def counts(gram: GramMatrices) -> dict[str, list[float]]:
     return {name: tensor.diagonal().tolist() for name, tensor in gram.results()}
 
 
@@ -384,7 +436,7 @@ def test_a_text_that_says_nothing_is_refused(
 
 
 def test_fewer_examples_than_asked_for_are_a_note(tiny: Tiny, text: Path, tmp_path: Path) -> None:
-    what = Collection(str(tiny()), "fisher", text, examples=100, max_length=LENGTH)
+    what = Collection(model=str(tiny()), kind="fisher", text=text, examples=100, max_length=LENGTH)
     found: Collected = collect(what, tmp_path / "out")
     assert found.notes == ["100 examples were asked for and 4 are there; all were used."]
     assert found.manifest.examples == 4
@@ -392,7 +444,7 @@ def test_fewer_examples_than_asked_for_are_a_note(tiny: Tiny, text: Path, tmp_pa
 
 def test_progress_is_told(tiny: Tiny, text: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    what = Collection(str(tiny()), "fisher", text, max_length=LENGTH)
+    what = Collection(model=str(tiny()), kind="fisher", text=text, max_length=LENGTH)
     collect(what, tmp_path / "out", lambda done, total: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -431,7 +483,7 @@ def test_nan_in_weights_is_named(tiny: Tiny, text: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["fisher", "gram"])
+@pytest.mark.parametrize("kind", ["fisher", "gram", "second_moments"])
 def test_statistics_that_are_not_finite_are_named(
     tiny: Tiny, text: Path, tmp_path: Path, kind: str
 ) -> None:
