@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from evomerge.analysis.summary import read_summary
+from evomerge.analysis.run import Run
 from evomerge.config.load import load_resolved
 from evomerge.executors import Executor, TellOrder
 from evomerge.search.baselines import baselines
@@ -237,7 +237,7 @@ def _overhead(candidates: int, folder: Path) -> Iterator[str]:
             f"{what}: CPU {seconds_each * 1e3:.2f} ms per candidate; "
             f"peak of memory so far {peak:.0f} MiB"
         )
-    yield f"run.sqlite: {(run / 'run.sqlite').stat().st_size / 2**20:.0f} MiB"
+    yield f"the database: {Store.path(run).stat().st_size / 2**20:.0f} MiB"
 
 
 def _replay(search: Search, run: Path) -> None:
@@ -247,8 +247,7 @@ def _replay(search: Search, run: Path) -> None:
 
 def _read(search: Search, run: Path) -> None:
     """What `evomerge show` reads."""
-    with Store.open(run, read_only=True) as store:
-        read_summary(run, search.setup.fitness, store)
+    Run.open(run)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.version import __version__
 
 if TYPE_CHECKING:
-    from evomerge.analysis.export import evaluate_model as evaluate
+    from evomerge.analysis.evaluate import evaluate
     from evomerge.config.load import load
     from evomerge.errors import (
         CandidateError,
@@ -42,7 +42,7 @@ _HOMES = {
     "Recipe": "evomerge.recipes",
     "apply": "evomerge.operators",
     "build": "evomerge.weights.build",
-    "evaluate": "evomerge.analysis.export:evaluate_model",
+    "evaluate": "evomerge.analysis.evaluate",
     "load": "evomerge.config.load",
 }
 __all__ = [

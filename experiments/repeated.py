@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.analysis.export import write_results
-from evomerge.analysis.summary import Summary, read_summary
-from evomerge.config.load import load, load_resolved
-from evomerge.search.run import resume, start
+from evomerge import api
+from evomerge.analysis.run import Run
 from evomerge.search.spec import Progress
 from evomerge.store import Store
 
 
-def complete(search: Path, folder: Path, overrides: Sequence[str] = ()) -> Summary:
+def complete(search: Path, folder: Path, overrides: Sequence[str] = ()) -> Run:
     """What came out of one run, which is first brought to its end where it is not there yet.
 
     Args:
@@ -24,19 +22,11 @@ def complete(search: Path, folder: Path, overrides: Sequence[str] = ()) -> Summa
         folder: of the run; gone on with where it was stopped.
         overrides: as behind ``--set``, of a new run.
     """
-    if not (folder / "run.sqlite").exists():
-        loaded = load(search, list(overrides))
-        start(loaded.search, folder, _Talk(folder.name))
-    else:
-        with Store.open(folder) as store:  # as a writer, which brings an older file up to date
-            run = store.run()
-        loaded = load_resolved(run.search_yaml, str(folder))
-        if run.finished_utc is None:
-            resume(loaded.search, folder, _Talk(folder.name))
-    with Store.open(folder, read_only=True) as store:
-        summary = read_summary(folder, loaded.file.fitness, store)
-    write_results(loaded.file, summary)
-    return summary
+    talk = _Talk(folder.name)
+    if not Store.exists(folder):
+        return api.search(search, run=folder, overrides=overrides, progress=talk)
+    run = Run.open(folder)
+    return run if run.record.finished_utc else api.resume(folder, progress=talk)
 
 
 def spread(fractions: Sequence[float]) -> str:

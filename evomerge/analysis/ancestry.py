@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.analysis.summary import read_summary
-from evomerge.config.schema import read_resolved
-from evomerge.errors import RunError
 from evomerge.recipes import LineageStep, Recipe
-from evomerge.store import Store
 from evomerge.types import Candidate, Genome
 
 Shares = NDArray[np.float64]
@@ -22,18 +17,20 @@ Positions = NDArray[np.int64]
 _RECIPE = ("bounds", "rows", "steps")  # genes that the recipe repeats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ancestor:
-    """A candidate, and what another owes it.
+    """A candidate, and how much of a descendant's weights comes from it.
 
     Attributes:
         value: its fitness; None without one.
-        share: of the descendant's weights, in [0, 1]: at every element the product of its
-            line's shares in their children (|a| of |a| + |b|), averaged over all elements. Of the
-            best of an earlier stage, which recipes merge as a whole: the descendants' shares times
-            its own in them; None where a recipe is no sum of sources.
-        parents: whom it was crossed from, or the best of earlier stages that its recipe merges.
-        genes: how it was made of its parents, and why of these; of a seed the source.
+        share: of the descendant's weights, in [0, 1]. At each element, a parent with weight a
+            owns |a| / (|a| + |b|) of its child; shares multiply along a line of descent, add up
+            over lines, and are averaged over all elements. The best of an earlier stage, which
+            recipes merge as a whole, owns its share of each recipe that merges it. None where a
+            recipe is not a sum of sources.
+        parents: the candidates that it was crossed from, or the best of earlier stages that its
+            recipe merges.
+        genes: how and why it was made of these parents; for a seed, its source.
     """
 
     number: int
@@ -44,8 +41,8 @@ class Ancestor:
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
-    """A candidate's family.
+class Ancestry:
+    """Whom a candidate descends from.
 
     Attributes:
         sources: source to its share of the weights, in [0, 1]: the sum over segments of length
@@ -59,7 +56,7 @@ class Lineage:
     ancestors: tuple[Ancestor, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The lineage for ``--json``."""
+        """The ancestry for ``--json``."""
         return {
             "candidate": self.candidate,
             "sources": dict(self.sources),
@@ -76,37 +73,15 @@ class Lineage:
         }
 
 
-def read_lineage(folder: Path, candidate: str) -> Lineage:
-    """The lineage of a run's candidate.
-
-    Args:
-        candidate: a number, or ``best``.
-
-    Raises:
-        RunError: no such run or candidate, or nothing scored yet.
-    """
-    with Store.open(folder, read_only=True) as store:
-        file = read_resolved(store.run().search_yaml, str(folder))
-        summary = read_summary(folder, file.fitness, store)
-        candidates = store.candidates()
-    if candidate == "best" and summary.best is None:
-        raise RunError(f"{folder}: no candidate has been scored yet")
-    number = str(summary.best.number) if candidate == "best" and summary.best else candidate
-    if number not in {str(one.number) for one in candidates}:
-        raise RunError(f"{folder}: no candidate {number}. There are 0 to {len(candidates) - 1}.")
-    rows = (*summary.baselines, *summary.candidates)
-    values = {row.number: row.search.value if row.search else None for row in rows}
-    return lineage(candidates, int(number), values)
-
-
-def lineage(
+def ancestry(
     candidates: Sequence[Candidate], number: int, values: Mapping[int, float | None]
-) -> Lineage:
-    """The lineage of one of some candidates.
+) -> Ancestry:
+    """The ancestry of a candidate.
 
     Args:
-        candidates: by number.
-        values: number to fitness.
+        candidates: all of the run, by number.
+        number: the candidate's.
+        values: number to fitness; None without one.
     """
     shares: dict[int, float | None] = {number: 1.0}
     parents: dict[int, tuple[int, ...]] = {}
@@ -123,15 +98,15 @@ def lineage(
                 shares[winner] = _sum(shares.get(winner, 0.0), shares[n], part)
     ancestors = [
         Ancestor(
-            n,
-            values.get(n),
-            shares[n],
-            parents[n],
-            {g: gene for g, gene in _told(candidates[n].genome).items() if g not in _RECIPE},
+            number=n,
+            value=values.get(n),
+            share=shares[n],
+            parents=parents[n],
+            genes=_without_recipe(candidates[n].genome),
         )
         for n in sorted(parents, reverse=True)
     ]
-    return Lineage(number, _of_sources(candidates[number]), tuple(ancestors))
+    return Ancestry(number, _of_sources(candidates[number]), tuple(ancestors))
 
 
 def _family(candidates: Sequence[Candidate], number: int) -> list[int]:
@@ -170,10 +145,12 @@ def _sum(before: float | None, whole: float | None, part: float | None) -> float
     return before + whole * part
 
 
-def _told(genome: Genome) -> Mapping[str, Any]:
-    """The genes that count: of a seed its source, if it is one."""
+def _without_recipe(genome: Genome) -> dict[str, Any]:
+    """The genes that the recipe does not repeat; of a seed that is a source, that alone."""
     genes = genome.genes
-    return {"source": genes["source"]} if not genome.parents and "source" in genes else genes
+    if not genome.parents and "source" in genes:
+        return {"source": genes["source"]}
+    return {name: gene for name, gene in genes.items() if name not in _RECIPE}
 
 
 def _shares(genomes: Mapping[int, Genome]) -> dict[int, float]:

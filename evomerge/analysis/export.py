@@ -1,4 +1,4 @@
-"""What a person takes away from a run: recipe files, checkpoints, scores, commands."""
+"""What a search leaves in its run folder, and how to score it with lm-eval alone."""
 
 from __future__ import annotations
 
@@ -6,154 +6,47 @@ import shlex
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
-
-from evomerge.analysis.summary import Score, Summary, read_summary, score
-from evomerge.config.schema import SearchFile, read_resolved
+from evomerge.analysis.run import Run
 from evomerge.engines import Engine, LanguageModelEngine
-from evomerge.errors import CandidateError, ConfigError, RunError
+from evomerge.errors import ConfigError
 from evomerge.plugins import registry
-from evomerge.recipes import Recipe
-from evomerge.recipes.mergekit import to_mergekit
-from evomerge.recipes.references import anchor
-from evomerge.recipes.yaml import is_recipe, to_yaml
 from evomerge.scoring import Fitness
-from evomerge.store import Store
-from evomerge.types import Job, Split
-from evomerge.weights.library import Library, read_recipe
-from evomerge.weights.outline import outline
-from evomerge.yaml_files import parse_value
+from evomerge.weights.library import Library
 
 RECIPE = "recipe.yaml"
 CHECKPOINT = "best"
 
 
-def write_results(file: SearchFile, summary: Summary) -> None:
+def write_results(run: Run) -> None:
     """Write the best recipe into the run folder, and its checkpoint if the search asks for it."""
-    if summary.best is None:
+    if run.best is None:
         return
-    text = export_recipe(summary.folder, str(summary.best.number), "evomerge")
-    path = summary.folder / RECIPE
+    text, path = run.export(), run.folder / RECIPE
     changed = not path.exists() or path.read_text("utf-8") != text
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-    checkpoint = summary.folder / CHECKPOINT
-    if file.build_best and (changed or not checkpoint.exists()):
+    checkpoint = run.folder / CHECKPOINT
+    if run.file.build_best and (changed or not checkpoint.exists()):
         from evomerge.weights.build import build
 
         shutil.rmtree(checkpoint, ignore_errors=True)
-        build(path, checkpoint, title=summary.run.name)
+        build(run.recipe(), checkpoint, title=run.record.name)
 
 
-def export_recipe(folder: Path, candidate: str, format_: Literal["evomerge", "mergekit"]) -> str:
-    """A candidate's recipe as YAML text.
+def lm_eval_commands(run: Run) -> list[tuple[str, str]]:
+    """Split and command with which lm-eval alone gives the scores of the run's checkpoint.
 
-    Args:
-        candidate: a number, or ``best``.
-
-    Raises:
-        RunError: no such run or candidate, or nothing scored yet.
-        ExportError: mergekit cannot express the recipe.
-    """
-    with Store.open(folder, read_only=True) as store:
-        file = read_resolved(store.run().search_yaml, str(folder))
-        summary = read_summary(folder, file.fitness, store)
-        recipes = {str(c.number): c.recipe for c in store.candidates()}
-    best = summary.best
-    if candidate == "best" and best is None:
-        raise RunError(f"{folder}: no candidate has been scored yet")
-    number = str(best.number) if candidate == "best" and best else candidate
-    if number not in recipes:
-        raise RunError(f"{folder}: no candidate {number}. There are 0 to {len(recipes) - 1}.")
-    recipe = recipes[number]
-    if format_ == "evomerge":
-        return to_yaml(recipe)
-    rows = (*summary.baselines, *summary.candidates)
-    if not any(row.status == "done" for row in rows if str(row.number) == number):
-        Library().plan(recipe)  # says why it cannot be merged; what was scored could be
-    return to_mergekit(recipe, *outline(recipe, Library().models(recipe)))
-
-
-def evaluate_model(model: str, fitness_name: str, engine: str, split: Split) -> Score:
-    """The score of a model or a recipe on one split of a fitness.
-
-    Args:
-        model: a folder, a hub name, or a recipe file.
-        fitness_name: a preset's name or path.
-        engine: a name, or YAML with a name and options.
-
-    Raises:
-        InputError: anything of this does not exist or does not fit.
-        CandidateError: it cannot be scored.
-    """
-    from evomerge.config.load import fitness_from
-    from evomerge.worker import Worker, WorkerSetup
-
-    fitness = fitness_from(fitness_name, Path.cwd())
-    if is_recipe(Path(model)):
-        recipe = read_recipe(Path(model))
-    else:
-        reference = anchor(model, Path.cwd())
-        dtype = Library().open(reference, {"model": reference}).dtype
-        recipe = Recipe(
-            base=reference, sources={"model": reference}, operator="linear", dtype=dtype
-        )
-    options = _engine_keys(engine)
-    name = options.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
-    kind = registry.find("engines", name, Engine)
-    options = kind.anchored(options, Path.cwd())
-    valid = registry.validate_options(kind, options, file="--engine")
-    worker = Worker(
-        WorkerSetup(
-            base=recipe.base,
-            sources=recipe.sources,
-            tokenizer=recipe.tokenizer,
-            slices=recipe.slices,
-            modules=recipe.modules,
-            chat_template=recipe.chat_template,
-            fitness=fitness,
-            engine=name,
-            engine_options=valid,
-        )
-    )
-    try:
-        found = worker.evaluate(Job(0, recipe, split))
-    finally:
-        worker.close()
-    if found.status == "failed":
-        raise CandidateError(found.error or "failed")
-    if not found.tasks:
-        raise ConfigError(f"{fitness_name}: holds no examples out")
-    return score(fitness, found)
-
-
-def _engine_keys(text: str) -> dict[str, Any]:
-    """``transformers`` or ``{name: transformers, threads: 1}`` as keys."""
-    try:
-        keys = parse_value(text)
-    except yaml.YAMLError:
-        keys = None
-    if isinstance(keys, str):
-        return {"name": keys}
-    return dict(keys) if isinstance(keys, dict) else {}
-
-
-def lm_eval_commands(file: SearchFile, checkpoint: Path) -> list[tuple[str, str]]:
-    """Split and the command with which plain lm-eval gives the same scores.
-
-    There is none for tasks of which only some examples are drawn, and none where the engine
+    There is no command for tasks of which only some examples are drawn, and none where the engine
     cannot run.
     """
-    fitness = file.fitness
+    fitness, checkpoint = run.file.fitness, run.folder / CHECKPOINT
     if not fitness.lm_eval_tasks:
         return []
     try:
-        engine = registry.component("engine", Engine, file.engine).make()
+        engine = registry.component("engine", Engine, run.file.engine).make()
     except ConfigError:
         return []  # a run may be looked at where its GPU is not
     assert isinstance(engine, LanguageModelEngine), "only these answer lm-eval's tasks"

@@ -1,22 +1,24 @@
-"""Where the time of a run went, by worker."""
+"""How fast a run is, and where its workers' time went."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.store import Store
+from evomerge.store import Spent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One worker's time.
+    """What one worker did with its time.
 
     Attributes:
+        evaluations: how many it finished.
         merge, generation, scoring, waiting: fractions of the run's search time, in [0, 1], which
-            sum to 1; what a worker did in lost evaluations counts as waiting.
+            sum to 1; time spent on evaluations that were lost counts as waiting.
         tokens_per_second: generated, per second in which the engine answered; None where it
-            generated nothing, and where an older version counted none.
+            generated nothing, or an older version did not count.
     """
 
     worker: str
@@ -30,13 +32,18 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """How fast a run is, and what its workers did; None before the clock ran."""
+    """How fast a run is, and what its workers did.
+
+    Attributes:
+        candidates_per_hour: None before any search time has passed.
+        workers: none in runs of versions that did not record them.
+    """
 
     candidates_per_hour: float | None
     workers: tuple[Share, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The usage for ``--json``."""
+        """The throughput for ``--json``."""
         return {
             "candidates_per_hour": self.candidates_per_hour,
             "workers": [
@@ -45,20 +52,32 @@ class Throughput:
         }
 
 
-def read_throughput(store: Store) -> Throughput:
-    """What a store tells of the time so far. Runs of older versions name no workers."""
-    elapsed = store.elapsed_seconds()
+def throughput(elapsed_seconds: float, reported: int, spent: Iterable[Spent]) -> Throughput:
+    """The throughput of a run so far.
+
+    Args:
+        elapsed_seconds: its search time.
+        reported: how many candidates have their results.
+        spent: what each worker did; see `Store.spent`.
+    """
     shares = []
-    for row in store.spent():
+    for row in spent:
         # held-out evaluations come after the last event, where the clock stands already
-        total = max(elapsed, row.merge_seconds + row.score_seconds)
+        total = max(elapsed_seconds, row.merge_seconds + row.score_seconds)
         if total > 0:
             merge, generation = row.merge_seconds / total, row.generation_seconds / total
             scoring = row.score_seconds / total - generation
-            waiting = max(0.0, 1 - merge - generation - scoring)
             speed = row.generated_tokens / row.generation_seconds if row.generated_tokens else None
             shares.append(
-                Share(row.worker, row.evaluations, merge, generation, scoring, waiting, speed)
+                Share(
+                    worker=row.worker,
+                    evaluations=row.evaluations,
+                    merge=merge,
+                    generation=generation,
+                    scoring=scoring,
+                    waiting=max(0.0, 1 - merge - generation - scoring),
+                    tokens_per_second=speed,
+                )
             )
-    told = sum(event.kind == "tell" for event in store.events())
-    return Throughput(told / elapsed * 3600 if elapsed > 0 else None, tuple(shares))
+    per_hour = reported / elapsed_seconds * 3600 if elapsed_seconds > 0 else None
+    return Throughput(per_hour, tuple(shares))

@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 if TYPE_CHECKING:
-    from evomerge.analysis.ancestry import Ancestor, Lineage
+    from evomerge.analysis.ancestry import Ancestor, Ancestry
 
 _MOST_ROWS = 20
 
@@ -31,32 +31,32 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Print data as JSON.")] = False,
 ) -> None:
     """Show whom a candidate descends from, why they were crossed, and what each gave."""
-    from evomerge.analysis.ancestry import read_lineage
+    from evomerge.analysis.run import Run
 
-    found = read_lineage(folder, candidate)
+    ancestry = Run.open(folder).ancestry(candidate)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2))
+        typer.echo(json.dumps(ancestry.as_json(), indent=2))
         return
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
-    console.print(_tree(found, depth))
-    if found.sources:
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in found.sources.items())
+    console.print(_tree(ancestry, depth))
+    if ancestry.sources:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in ancestry.sources.items())
         console.print(f"\nsources    {shares}", markup=False)
-    if len(found.ancestors) > 1:
-        console.print(_table(found))
-    if len(found.ancestors) > _MOST_ROWS + 1:
-        more = len(found.ancestors) - 1 - _MOST_ROWS
+    if len(ancestry.ancestors) > 1:
+        console.print(_table(ancestry))
+    if len(ancestry.ancestors) > _MOST_ROWS + 1:
+        more = len(ancestry.ancestors) - 1 - _MOST_ROWS
         console.print(f"and {more} more ancestors: --json has all", markup=False)
 
 
-def _tree(found: Lineage, depth: int) -> Tree:
+def _tree(ancestry: Ancestry, depth: int) -> Tree:
     """Every ancestor once with its parents, elsewhere by its number."""
-    known = {one.number: one for one in found.ancestors}
-    root = Tree(Text(_line(known[found.candidate])))
-    shown = {found.candidate}
-    level = [(root, found.candidate)]
+    known = {one.number: one for one in ancestry.ancestors}
+    root = Tree(Text(_line(known[ancestry.candidate])))
+    shown = {ancestry.candidate}
+    level = [(root, ancestry.candidate)]
     for generation in range(depth):
         below: list[tuple[Tree, int]] = []
         for branch, number in level:
@@ -101,12 +101,12 @@ def _why(one: Ancestor) -> str:
     return f"{' and '.join(names)} by {genes['chosen_by']}"
 
 
-def _table(found: Lineage) -> Table:
+def _table(ancestry: Ancestry) -> Table:
     """The ancestors that gave most."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("ancestor", "fitness", "share of the weights", "parents", "source"):
         table.add_column(column)
-    others = sorted(found.ancestors[1:], key=lambda one: (-(one.share or 0), one.number))
+    others = sorted(ancestry.ancestors[1:], key=lambda one: (-(one.share or 0), one.number))
     for one in others[:_MOST_ROWS]:
         table.add_row(
             str(one.number),

@@ -29,9 +29,9 @@ def export(
     ] = None,
 ) -> None:
     """Write a candidate's recipe as YAML."""
-    from evomerge.analysis.export import export_recipe
+    from evomerge.analysis.run import Run
 
-    text = export_recipe(folder, candidate, format_)
+    text = Run.open(folder).export(candidate, format_)
     if out is None:
         typer.echo(text, nl=False)
     else:
@@ -65,9 +65,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model or a recipe on a fitness."""
-    from evomerge.analysis.export import evaluate_model
+    from evomerge.analysis.evaluate import evaluate as evaluate_model
 
-    score = evaluate_model(model, fitness, engine, split)
+    score = evaluate_model(model, fitness, split=split, engine=engine)
     if as_json:
         content = {
             "value": score.value,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evomerge.cli._stopping import stopping
 
 if TYPE_CHECKING:
-    from evomerge.analysis.summary import Row, Summary
-    from evomerge.analysis.throughput import Throughput
-    from evomerge.config.load import Loaded
-    from evomerge.config.schema import SearchFile
-    from evomerge.reports.table import Cell
+    from evomerge.analysis.run import Run
+    from evomerge.search.spec import Observer
     from evomerge.search.spec import Progress as Standing
 
 File = Annotated[Path, typer.Argument(help="The search YAML.", show_default=False)]
@@ -74,14 +72,16 @@ def run(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Run a search and print what it found."""
+    from evomerge import api
     from evomerge.config.load import load
-    from evomerge.search.run import start
 
     loaded = load(search, overrides)
-    place = folder or Path("runs") / loaded.file.name
     for note in loaded.notes:
         Console(stderr=True, soft_wrap=True).print(f"note: {note}", markup=False)
-    _search(loaded, place, start)
+    folder = folder or Path("runs") / loaded.file.name
+    with _progress(folder) as observe:
+        done = api.search(loaded, run=folder, progress=observe)
+    _print(done)
 
 
 def resume(
@@ -92,25 +92,27 @@ def resume(
     ] = [],  # noqa: B006
 ) -> None:
     """Go on with a run that was stopped or killed; nothing finished is evaluated again."""
-    loaded = _stored(folder, overrides)
+    from evomerge import api
 
-    from evomerge.search.run import resume as resume_search
-
-    _search(loaded, folder, resume_search)
+    loaded = api.load_run(folder, overrides)
+    with _progress(folder) as observe:
+        done = api.resume(folder, loaded, progress=observe)
+    _print(done)
 
 
 def show(folder: Folder, as_json: Json = False) -> None:
     """Show a run: progress, table, best recipes, failures. Also while it runs."""
-    file, summary = _outcome(folder)
-    usage = _usage(folder)
+    from evomerge.analysis.run import Run
+
+    run = Run.open(folder)
     if as_json:
-        typer.echo(json.dumps(summary.as_json() | {"usage": usage.as_json()}, indent=2))
+        typer.echo(json.dumps(run.as_json(), indent=2))
         return
-    _print(file, summary, folder)
+    _print(run)
     console = Console(highlight=False, soft_wrap=True)
-    if usage.candidates_per_hour is not None:
-        console.print(f"{usage.candidates_per_hour:.0f} candidates per hour")
-    for share in usage.workers:
+    if run.throughput.candidates_per_hour is not None:
+        console.print(f"{run.throughput.candidates_per_hour:.0f} candidates per hour")
+    for share in run.throughput.workers:
         speed = share.tokens_per_second
         console.print(
             f"worker {share.worker}: {share.evaluations} evaluations, merge {share.merge:.0%}, "
@@ -129,45 +131,9 @@ def _listed(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in inner.items())
 
 
-def _stored(folder: Path, overrides: list[str]) -> Loaded:
-    """The search that a run was started with, perhaps on other workers."""
-    from evomerge.config.resume import require_version, resumed
-    from evomerge.store import Store
-
-    with Store.open(folder, read_only=True) as store:  # of an older version it stays as it is
-        run = store.run()
-    resumed(run.search_yaml, str(folder), overrides)
-    require_version(run, folder)
-
-    from evomerge.config.load import load_resolved  # seconds of imports, after what needs none
-
-    return load_resolved(run.search_yaml, str(folder), overrides)
-
-
-def _outcome(folder: Path) -> tuple[SearchFile, Summary]:
-    """A run's keys and what came out so far; its models need not exist any more."""
-    from evomerge.analysis.summary import read_summary
-    from evomerge.config.schema import read_resolved
-    from evomerge.store import Store
-
-    with Store.open(folder, read_only=True) as store:
-        file = read_resolved(store.run().search_yaml, str(folder))
-        return file, read_summary(folder, file.fitness, store)
-
-
-def _usage(folder: Path) -> Throughput:
-    """Where the run's time went."""
-    from evomerge.analysis.throughput import read_throughput
-    from evomerge.store import Store
-
-    with Store.open(folder, read_only=True) as store:
-        return read_throughput(store)
-
-
-def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
-    """Search under a progress bar, then write what was found and show it."""
-    from evomerge.analysis.export import write_results
-
+@contextmanager
+def _progress(folder: Path) -> Iterator[Observer]:
+    """A progress bar, and what it follows; whoever stops the search is told how to go on."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -193,9 +159,11 @@ def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
                     left=_time_left(now),
                 )
 
-            go(loaded.search, folder, observe)
+            yield observe
     except KeyboardInterrupt:
-        if (folder / "run.sqlite").exists():
+        from evomerge.store import Store
+
+        if Store.exists(folder):
             where = shlex.quote(str(folder))
             talk.print(
                 f"Stopped; nothing that was finished is lost. Go on with: evomerge resume {where}",
@@ -203,9 +171,6 @@ def _search(loaded: Loaded, folder: Path, go: Callable[..., None]) -> None:
                 markup=False,
             )
         raise
-    file, summary = _outcome(folder)
-    write_results(file, summary)
-    _print(file, summary, folder)
 
 
 def _time_left(now: Standing) -> str:
@@ -215,63 +180,34 @@ def _time_left(now: Standing) -> str:
     return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
 
 
-def _print(file: SearchFile, summary: Summary, folder: Path) -> None:
+def _print(run: Run) -> None:
     """The table, then where things are."""
     from evomerge.analysis.export import CHECKPOINT, RECIPE, lm_eval_commands
-    from evomerge.reports.table import Line, comparison
+    from evomerge.reports.table import comparison
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120
-    state = "finished" if summary.run.finished_utc else "not finished"
-    done = sum(row.status == "done" for row in summary.candidates)
-    failed = [row for row in summary.candidates if row.status == "failed"]
+    state = "finished" if run.record.finished_utc else "not finished"
+    done = sum(row.status == "done" for row in run.candidates)
+    failed = [row for row in run.candidates if row.status == "failed"]
     console.print(
-        f"{summary.run.name}: {state}, {len(summary.candidates)} candidates "
-        f"({done} done, {len(failed)} failed), {summary.elapsed_seconds:.0f} s",
+        f"{run.record.name}: {state}, {len(run.candidates)} candidates "
+        f"({done} done, {len(failed)} failed), {run.elapsed_seconds:.0f} s",
         markup=False,
     )
-    lines = [
-        Line(row.label, _cell(row, "search"), _cell(row, "held_out")) for row in summary.baselines
-    ]
-    known = {row.digest for row in summary.baselines}  # a search may begin with some of them
-    others = [
-        r
-        for r in summary.candidates
-        if r.held_out and r is not summary.best and r.digest not in known
-    ]
-    if summary.best is not None:
-        best = summary.best
-        name = f"best recipe: {_name(best)}"
-        cells = _cell(best, "search"), _cell(best, "held_out")
-        lines.append(Line(name, *cells, best=True, stage=best.stage))
-    lines += [
-        Line(_name(row), _cell(row, "search"), _cell(row, "held_out"), stage=row.stage)
-        for row in others
-    ]
-    console.print(comparison(lines, list(file.fitness.tasks)))
+    console.print(comparison(run))
     for row in failed[:3]:
         console.print(f"candidate {row.number} failed: {row.error}", markup=False, soft_wrap=True)
     if len(failed) > 3:
         console.print(f"and {len(failed) - 3} more failed")
-    if (folder / RECIPE).exists():
-        console.print(f"recipe      {folder / RECIPE}", markup=False, soft_wrap=True)
-    if (folder / CHECKPOINT).exists():
-        console.print(f"checkpoint  {folder / CHECKPOINT}", markup=False, soft_wrap=True)
-        for split, command in lm_eval_commands(file, folder / CHECKPOINT):
+    recipe, checkpoint = run.folder / RECIPE, run.folder / CHECKPOINT
+    if recipe.exists():
+        console.print(f"recipe      {recipe}", markup=False, soft_wrap=True)
+    if checkpoint.exists():
+        console.print(f"checkpoint  {checkpoint}", markup=False, soft_wrap=True)
+        for split, command in lm_eval_commands(run):
             console.print(f"score it ({split}):  {command}", markup=False, soft_wrap=True)
-    if summary.run.finished_utc is None:
-        where = shlex.quote(str(os.path.relpath(folder)))
+    if run.record.finished_utc is None:
+        where = shlex.quote(str(os.path.relpath(run.folder)))
         console.print(f"go on with  evomerge resume {where}", markup=False, soft_wrap=True)
-
-
-def _name(row: Row) -> str:
-    name = f"{row.kind} {row.number}" if row.kind == "mean" else f"candidate {row.number}"
-    return name if row.layers is None else f"{name}, {row.layers} layers"
-
-
-def _cell(row: Row, split: str) -> Cell | None:
-    from evomerge.reports.table import Cell
-
-    found = row.search if split == "search" else row.held_out
-    return None if found is None else Cell(found.value, found.half_width, found.tasks)

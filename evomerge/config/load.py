@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Collection, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -58,16 +60,20 @@ class Loaded:
     notes: tuple[str, ...]
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+def load(
+    search: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()
+) -> Loaded:
     """A search from its YAML.
 
     Args:
+        search: its path, or its keys, whose relative paths are then seen from the working folder.
         overrides: ``optimizer.population_size=8`` and the like, values in YAML.
 
     Raises:
         ConfigError: every problem that headers and names can show, all at once.
     """
-    content = read_yaml(path)
+    path = Path("search" if isinstance(search, Mapping) else search)
+    content = deepcopy(dict(search)) if isinstance(search, Mapping) else read_yaml(path)
     problems: list[str] = []
     lost: set[str] = set()
     within = [text for text in overrides if "." in text.partition("=")[0]]

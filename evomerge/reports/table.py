@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
-
 from rich import box
 from rich.table import Table
 
-
-class Cell(NamedTuple):
-    """One recipe on one split: its fitness, the half width of its interval, scores by task."""
-
-    value: float
-    half_width: float
-    tasks: Mapping[str, float]
+from evomerge.analysis.rows import Row, Score
+from evomerge.analysis.run import Run
 
 
-class Line(NamedTuple):
-    """One recipe: a name, its cells, None where it was not scored, and its stage if it has one."""
+def comparison(run: Run) -> Table:
+    """The baselines, the best recipe, and all others with held-out scores, by split and task.
 
-    name: str
-    search: Cell | None
-    held_out: Cell | None
-    best: bool = False
-    stage: str = ""
-
-
-def comparison(lines: Iterable[Line], tasks: Sequence[str]) -> Table:
-    """Recipes by splits, with held-out scores by task.
-
-    Args:
-        tasks: which tasks get a column, in order.
+    Tasks show the held-out score where there is one.
     """
-    lines = list(lines)
-    staged = any(line.stage for line in lines)
+    baselines = {row.recipe.digest for row in run.baselines}  # a search may begin with some of them
+    others = [
+        row
+        for row in run.candidates
+        if row.held_out and row is not run.best and row.recipe.digest not in baselines
+    ]
+    rows = [*run.baselines, *([run.best] if run.best else []), *others]
+    staged = any(row.candidate.stage for row in rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
     if staged:
         table.add_column("stage")
     table.add_column("search ± 95 %", justify="right")
     table.add_column("held-out ± 95 %", justify="right")
-    for task in tasks:
+    for task in run.file.fitness.tasks:
         table.add_column(task, justify="right")
-    for line in lines:
-        shown = line.held_out or line.search
-        cells = [f"{shown.tasks[t]:.1%}" if shown and t in shown.tasks else "" for t in tasks]
-        style = "bold" if line.best else ""
-        name = [line.name, line.stage] if staged else [line.name]
-        table.add_row(*name, _pair(line.search), _pair(line.held_out), *cells, style=style)
+    for row in rows:
+        best, shown = row is run.best, row.held_out or row.search
+        tasks = shown.tasks if shown else {}
+        table.add_row(
+            f"best recipe: {_name(row)}" if best else _name(row),
+            *([row.candidate.stage] if staged else []),
+            _with_interval(row.search),
+            _with_interval(row.held_out),
+            *(f"{tasks[t]:.1%}" if t in tasks else "" for t in run.file.fitness.tasks),
+            style="bold" if best else "",
+        )
     return table
 
 
-def _pair(cell: Cell | None) -> str:
-    return "" if cell is None else f"{cell.value:.3f} ± {cell.half_width:.3f}"
+def _name(row: Row) -> str:
+    candidate = row.candidate
+    if candidate.kind == "baseline":
+        return candidate.label
+    name = f"{'mean' if candidate.kind == 'mean' else 'candidate'} {row.number}"
+    return name if row.recipe.depth is None else f"{name}, {row.recipe.depth} layers"
+
+
+def _with_interval(score: Score | None) -> str:
+    return "" if score is None else f"{score.value:.3f} ± {score.half_width:.3f}"

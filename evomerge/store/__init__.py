@@ -4,7 +4,8 @@ A run folder holds ``run.sqlite``, which any SQLite program can read. Its tables
 `evomerge.store.schema`; the views ``leaderboard`` and ``candidate_scores`` answer most questions.
 """
 
+from evomerge.store.evaluations import Spent
 from evomerge.store.records import Event, RunRecord
 from evomerge.store.store import Store
 
-__all__ = ["Event", "RunRecord", "Store"]
+__all__ = ["Event", "RunRecord", "Spent", "Store"]

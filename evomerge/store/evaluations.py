@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, func, insert, select
 
 from evomerge.errors import StoreError
 from evomerge.store.records import (
@@ -30,11 +32,14 @@ class Key(NamedTuple):
 
 
 # Built once: building them takes longer than SQLite does.
-_FIND = select(evaluations).where(*(evaluations.c[name] == bindparam(name) for name in Key._fields))
-_TASKS = (
-    select(task_scores)
-    .where(task_scores.c.evaluation_id == bindparam("evaluation_id"))
-    .order_by(task_scores.c.position)
+_WITH_TASKS = (  # a row for each task, one without where an evaluation has none
+    select(evaluations, task_scores)
+    .outerjoin(task_scores)
+    .order_by(evaluations.c.id, task_scores.c.position)
+)
+_FIND = _WITH_TASKS.where(*(evaluations.c[name] == bindparam(name) for name in Key._fields))
+_OF_RUN = _WITH_TASKS.where(
+    *(evaluations.c[name] == bindparam(name) for name in Key._fields if name != "recipe_digest")
 )
 _ADD = insert(evaluations).returning(evaluations.c.id)
 _ADD_TASKS = insert(task_scores)
@@ -42,16 +47,32 @@ _ADD_TASKS = insert(task_scores)
 
 def find(connection: Connection, key: Key) -> Evaluation | None:
     """The evaluation with this key, as it was recorded."""
-    row = connection.execute(_FIND, key._asdict()).one_or_none()
-    if row is None:
-        return None
+    rows = connection.execute(_FIND, key._asdict()).all()
+    return _evaluation(rows) if rows else None
+
+
+def load(
+    connection: Connection, split: Split, fitness_digest: str, settings_digest: str
+) -> Iterator[tuple[str, Evaluation]]:
+    """Every recipe's digest and evaluation under one fitness and engine settings."""
+    digests = {"fitness_digest": fitness_digest, "settings_digest": settings_digest}
+    rows = connection.execute(_OF_RUN, {"split": split, **digests})
+    for _, group in groupby(rows, key=lambda row: row.id):
+        tasks = list(group)
+        yield tasks[0].recipe_digest, _evaluation(tasks)
+
+
+def _evaluation(rows: Sequence[Row[Any]]) -> Evaluation:
+    """An evaluation of its rows of `_WITH_TASKS`."""
+    row = rows[0]
     tasks = {
         task.task: TaskScores(
             score=task.score,
             doc_ids=tuple(json.loads(task.doc_ids)),
             example_scores=scores_from_json(task.example_scores),
         )
-        for task in connection.execute(_TASKS, {"evaluation_id": row.id})
+        for task in rows
+        if task.task is not None
     }
     return Evaluation(
         status=row.status,

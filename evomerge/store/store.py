@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import RunError, StoreError
 from evomerge.store import candidates, database, evaluations, grams, history, runs
+from evomerge.store.evaluations import Key, Spent
 from evomerge.store.filesystems import is_local
 from evomerge.store.lineages import Steps
 from evomerge.store.lock import WriterLock
@@ -260,13 +261,19 @@ class Store:
         with self._transaction() as connection:
             return evaluations.find(connection, self._key(recipe_digest, split))
 
-    def spent(self) -> list[evaluations.Spent]:
+    def evaluations(self, split: Split) -> Iterator[tuple[str, Evaluation]]:
+        """Digests of recipes, each with its evaluation as in `evaluation`; one query for all."""
+        with self._transaction() as connection:
+            digests = self._fitness_digest, self._settings_digest
+            yield from evaluations.load(connection, split, *digests)
+
+    def spent(self) -> list[Spent]:
         """How many evaluations each worker did, and what its seconds went into."""
         with self._transaction() as connection:
             return evaluations.spent(connection, self._fitness_digest, self._settings_digest)
 
-    def _key(self, recipe_digest: str, split: Split) -> evaluations.Key:
-        return evaluations.Key(recipe_digest, self._fitness_digest, split, self._settings_digest)
+    def _key(self, recipe_digest: str, split: Split) -> Key:
+        return Key(recipe_digest, self._fitness_digest, split, self._settings_digest)
 
     @contextmanager
     def _transaction(self, *, records: bool = False) -> Iterator[Connection]:

@@ -21,9 +21,9 @@ import numpy as np
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evomerge.analysis.summary import Row, Score, Summary
+from evomerge.analysis.rows import Row, Score
+from evomerge.analysis.run import Run
 from evomerge.config.load import load_resolved
-from evomerge.store import Store
 from experiments.dataflow_zoo import paths
 from experiments.repeated import complete, spread
 
@@ -54,37 +54,37 @@ def main() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
     names = [name for name in NAMES if (options.searches / f"{name}.yaml").exists()]
     runs = options.runs or Path("runs") / options.searches.resolve().name
-    outcomes: dict[str, list[Summary]] = {name: [] for name in names}
+    outcomes: dict[str, list[Run]] = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:
             search = options.searches / f"{name}.yaml"
             outcomes[name].append(complete(search, runs / f"{name}-{seed}", [f"seed={seed}"]))
     print("\n".join(_table(outcomes)))
     groups = {
-        NAMES[name]: [_drawn(summary) for summary in found]
+        NAMES[name]: [_drawn(run) for run in found]
         for name, found in outcomes.items()
         if name != "ps"
     }
     paths.draw(groups, runs / "paths.png")
 
 
-def _table(outcomes: Mapping[str, Sequence[Summary]]) -> list[str]:
+def _table(outcomes: Mapping[str, Sequence[Run]]) -> list[str]:
     """Per cent, mean and standard error over the seeds, of the best of each run and stage."""
     lines = []
     for name, runs in outcomes.items():
-        stages = sorted({row.stage for row in runs[0].candidates if row.stage})
+        stages = sorted({row.candidate.stage for row in runs[0].candidates} - {""})
         lines += [
             _line(f"{NAMES[name]}, stage {stage}", [_best(run, stage) for run in runs])
             for stage in stages
         ]
         lines.append(_line(f"**{NAMES[name]}**", [_best(run) for run in runs]))
     one = next(iter(outcomes.values()))[0]
-    tasks = list(one.fitness.tasks)
+    tasks = list(one.file.fitness.tasks)
     for row in one.baselines:
         search, held_out = _scores(row)
         each = " | ".join(f"{100 * held_out.tasks[task]:.0f}" for task in tasks)
         both = f"{100 * search.value:.1f} | {100 * held_out.value:.1f}"
-        lines.append(f"| {row.label} | {both} | {each} | |")
+        lines.append(f"| {row.candidate.label} | {both} | {each} | |")
     head = f"| best of | search | held-out | {' | '.join(tasks)} | blocks |"
     return [head, "|---" * (4 + len(tasks)) + "|", *lines]
 
@@ -105,23 +105,22 @@ def _scores(row: Row) -> tuple[Score, Score]:
     return row.search, row.held_out
 
 
-def _best(summary: Summary, stage: str | None = None) -> Best:
+def _best(run: Run, stage: str | None = None) -> Best:
     """Of equals the first; the same that the run itself held out."""
-    rows = [r for r in summary.candidates if r.search and (stage is None or r.stage == stage)]
+    rows = [row for row in run.candidates if row.search]
+    rows = [row for row in rows if stage in (None, row.candidate.stage)]
     best = max(rows, key=lambda row: (row.search.value if row.search else 0.0, -row.number))
-    with Store.open(summary.folder, read_only=True) as store:
-        recipe = store.candidates()[best.number].recipe
-    loaded = load_resolved(summary.run.search_yaml, str(summary.folder))
+    loaded = load_resolved(run.record.search_yaml, str(run.folder))
     models = {loaded.file.base: "base"}
     models |= {model: name for name, model in loaded.file.sources.items()}
-    return Best(best, paths.hops(recipe, models, loaded.search.context.layers))
+    return Best(best, paths.hops(best.recipe, models, loaded.search.context.layers))
 
 
-def _drawn(summary: Summary) -> paths.Row:
-    best = _best(summary)
+def _drawn(run: Run) -> paths.Row:
+    best = _best(run)
     search, held_out = _scores(best.row)
     note = f"{100 * search.value:.1f} / {100 * held_out.value:.1f}"
-    return paths.Row(f"seed {summary.run.seed}", note, best.path)
+    return paths.Row(f"seed {run.record.seed}", note, best.path)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from matplotlib.figure import Figure
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evomerge.analysis.summary import Summary
-from evomerge.store import Store
+from evomerge.analysis.run import Run
 from experiments.layer_pruning.examiner import Examiner, Scores
 from experiments.layer_pruning.rules import (
     best_of_all,
@@ -71,13 +70,11 @@ def main() -> None:
     _draw(found, rules, options.runs / "pruning.png")
 
 
-def _best(summary: Summary) -> Pruned:
+def _best(run: Run) -> Pruned:
     """What a run chose, which it held out itself."""
-    best = summary.best
+    best = run.best
     assert best is not None and best.search is not None and best.held_out is not None
-    with Store.open(summary.folder, read_only=True) as store:
-        recipe = store.candidates()[best.number].recipe
-    blocks = [start for slice_ in recipe.slices for start, _ in slice_.values()]
+    blocks = [start for slice_ in best.recipe.slices for start, _ in slice_.values()]
     return Pruned(blocks, Scores(best.search.value, best.held_out.value))
 
 

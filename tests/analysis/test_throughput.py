@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.analysis.throughput import Share, read_throughput
+from evomerge.analysis.throughput import Share, Throughput, throughput
 from evomerge.recipes import Recipe
 from evomerge.store import RunRecord, Store
 from evomerge.types import Candidate, Evaluation, Genome
+
+
+def so_far(store: Store) -> Throughput:
+    reported = sum(event.kind == "tell" for event in store.events())
+    return throughput(store.elapsed_seconds(), reported, store.spent())
 
 
 def candidate(number: int) -> Candidate:
@@ -46,9 +51,9 @@ def test_shares_are_fractions_of_the_search_time_and_the_rest_is_waiting(tmp_pat
         store.record_tell(1, one, elapsed_seconds=12.0)
         two = took("two", merge=2, generation=3, score=6)
         store.record_tell(2, two, elapsed_seconds=16.0)
-        usage = read_throughput(store)
-        assert usage.candidates_per_hour == 3 / 16 * 3600
-        assert [fields(share) for share in usage.workers] == [
+        found = so_far(store)
+        assert found.candidates_per_hour == 3 / 16 * 3600
+        assert [fields(share) for share in found.workers] == [
             ("one", 2, 2 / 16, 4 / 16, 2 / 16, 8 / 16),
             ("two", 1, 2 / 16, 3 / 16, 3 / 16, 8 / 16),
         ]
@@ -57,9 +62,9 @@ def test_shares_are_fractions_of_the_search_time_and_the_rest_is_waiting(tmp_pat
         # in the search time never waited
         late = took("two", merge=2, generation=5, score=22)
         store.record_evaluation(candidate(0).recipe.digest, "held_out", late)
-        usage = read_throughput(store)
-        assert usage.candidates_per_hour == 3 / 16 * 3600
-        assert [fields(share) for share in usage.workers] == [
+        found = so_far(store)
+        assert found.candidates_per_hour == 3 / 16 * 3600
+        assert [fields(share) for share in found.workers] == [
             ("one", 2, 2 / 16, 4 / 16, 2 / 16, 8 / 16),
             ("two", 2, 4 / 32, 8 / 32, 20 / 32, 0.0),
         ]
@@ -74,11 +79,11 @@ def test_tokens_are_counted_per_second_in_which_the_engine_answered(tmp_path: Pa
             store.record_tell(number, one, elapsed_seconds=8.0)
         rates = took("two", merge=1, generation=2, score=3)
         store.record_tell(2, rates, elapsed_seconds=8.0)
-        found = {share.worker: share.tokens_per_second for share in read_throughput(store).workers}
-        assert found == {"one": 50 / 4, "two": None}
+        speeds = {share.worker: share.tokens_per_second for share in so_far(store).workers}
+        assert speeds == {"one": 50 / 4, "two": None}
 
 
 def test_before_the_clock_ran_there_is_nothing_to_tell(tmp_path: Path) -> None:
     with Store.create(tmp_path / "run", RunRecord("r", "", 0, "f", "s")) as store:
-        usage = read_throughput(store)
-    assert (usage.candidates_per_hour, usage.workers) == (None, ())
+        found = so_far(store)
+    assert (found.candidates_per_hour, found.workers) == (None, ())

@@ -5,11 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -55,17 +53,13 @@ def test_a_search_that_swallowed_a_signal_ends_with_its_next_result(
     monkeypatch.setattr(runs, "stopping", stopping)
     seen: list[str] = []
 
-    def go(search: object, folder: Path, observe: Callable[[Progress], None]) -> None:
+    with pytest.raises(KeyboardInterrupt), runs._progress(tmp_path) as observe:
         observe(Progress(0, None, None, 0.0, "search"))
         with suppress(BaseException):
             signal.raise_signal(signal.SIGTERM)
         seen.append("went on")
         observe(Progress(1, None, None, 0.0, "search"))
         seen.append("again")
-
-    search: Any = SimpleNamespace(search=None)
-    with pytest.raises(KeyboardInterrupt):
-        runs._search(search, tmp_path, go)
     assert seen == ["went on"]
 
 

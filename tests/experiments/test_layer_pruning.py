@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge.analysis.export import evaluate_model
+from evomerge.analysis.evaluate import evaluate
 from evomerge.config.estimate import estimate
 from evomerge.config.load import load
 from experiments.layer_pruning.examiner import Examiner
@@ -47,7 +47,7 @@ def test_the_examiner_gives_the_whole_path_the_score_of_the_model() -> None:
     with Examiner(FOLDER / "search.yaml") as examiner:
         own = examiner.search(range(BLOCKS))
     engine = "{name: transformers, batch_size: 256, threads: 1}"
-    score = evaluate_model(str(FOLDER / "deep"), str(FOLDER / "skills.yaml"), engine, "search")
+    score = evaluate(FOLDER / "deep", FOLDER / "skills.yaml", engine=engine)
     assert own == score.value
 
 

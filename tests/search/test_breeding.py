@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge.analysis.export import export_recipe
+from evomerge.analysis.run import Run
 from evomerge.config.load import load, load_resolved
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.search.loop import SearchLoop
@@ -167,4 +167,4 @@ def test_the_lineage_is_shown_as_a_tree(cli: Cli, finished: Path) -> None:
 
 def test_the_best_child_is_exported_in_a_few_kilobytes(finished: Path) -> None:
     last = max(row[0] for row in rows(finished))
-    assert len(export_recipe(finished, str(last), "evomerge")) < 8000
+    assert len(Run.open(finished).export(last)) < 8000

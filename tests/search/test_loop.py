@@ -16,7 +16,7 @@ import pytest
 import yaml
 from sqlalchemy import Engine, event
 
-from evomerge.analysis.throughput import read_throughput
+from evomerge.analysis.run import Run
 from evomerge.config.load import load_resolved
 from evomerge.errors import ConfigError, ReplayError, SearchError
 from evomerge.executors import Executor, TellOrder
@@ -24,7 +24,6 @@ from evomerge.executors.local import LocalExecutor
 from evomerge.search import clock as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
-from evomerge.store import Store
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker, WorkerSetup
 
@@ -367,10 +366,9 @@ def test_a_budget_of_gpu_hours_ends_a_run(
 
 def test_a_worker_is_named_with_what_it_did(small_search: New, tmp_path: Path) -> None:
     run_with(LocalExecutor(), small_search(), tmp_path / "run")
-    with Store.open(tmp_path / "run", read_only=True) as store:
-        usage = read_throughput(store)
-    (share,) = usage.workers
+    throughput = Run.open(tmp_path / "run").throughput
+    (share,) = throughput.workers
     assert share.worker.startswith("0 on ")
     assert share.evaluations == len({r[3] for r in leaderboard(tmp_path / "run")}) + 8
     assert min(share.merge, share.generation, share.scoring) > 0
-    assert usage.candidates_per_hour is not None
+    assert throughput.candidates_per_hour is not None

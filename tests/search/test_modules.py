@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge.analysis.export import evaluate_model, export_recipe, lm_eval_commands
-from evomerge.analysis.summary import read_summary
+from evomerge.analysis.evaluate import evaluate
+from evomerge.analysis.export import lm_eval_commands
+from evomerge.analysis.run import Run
 from evomerge.config.estimate import estimate
 from evomerge.config.load import Loaded, load, load_resolved
 from evomerge.engines.torch import TorchEngine
@@ -89,23 +90,22 @@ def test_classifiers_that_know_half_of_the_digits_are_bred(search: Search, tmp_p
     assert loaded.models.layers == 0
     folder = tmp_path / "run"
     assert len(found(loaded, folder)) == 3 + 12
-    with Store.open(folder, read_only=True) as store:
-        summary = read_summary(folder, loaded.file.fitness, store)
-    low, high, average = summary.baselines
-    assert low.search and high.search and average.search and average.held_out and summary.best
+    run = Run.open(folder)
+    low, high, average = run.baselines
+    assert low.search and high.search and average.search and average.held_out and run.best
     assert low.search.examples == 1437
     assert average.held_out.examples == 360
     assert max(low.search.value, high.search.value) < 0.52
-    assert summary.best.search and summary.best.search.value > 0.6
-    assert lm_eval_commands(loaded.file, folder) == []
+    assert run.best.search and run.best.search.value > 0.6
+    assert lm_eval_commands(run) == []
     # what was found is a folder with weights, which scores the same
-    (folder / "recipe.yaml").write_text(export_recipe(folder, "best", "evomerge"))
+    (folder / "recipe.yaml").write_text(run.export())
     out = build(read_recipe(folder / "recipe.yaml"), tmp_path / "best")
     assert set(Checkpoint(out).tensors) == set(loaded.models.base.tensors)
     (tmp_path / "fitness.yaml").write_text("tasks: {digits: {scorer: 'digits/digits.py:accuracy'}}")
     engine = f"{{name: torch, module: '{tmp_path}/digits/digits.py:build'}}"
-    again = evaluate_model(str(out), str(tmp_path / "fitness.yaml"), engine, "search")
-    assert again.value == summary.best.search.value
+    again = evaluate(out, tmp_path / "fitness.yaml", engine=engine)
+    assert again.value == run.best.search.value
 
 
 def test_side_by_side_or_one_by_one_the_search_is_the_same(search: Search, tmp_path: Path) -> None:

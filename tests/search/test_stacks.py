@@ -13,14 +13,13 @@ import torch
 import yaml
 from transformers import LlamaForCausalLM
 
-from evomerge.analysis.ancestry import read_lineage
-from evomerge.analysis.export import evaluate_model, export_recipe, write_results
-from evomerge.analysis.summary import Summary, read_summary
+from evomerge.analysis.evaluate import evaluate
+from evomerge.analysis.export import write_results
+from evomerge.analysis.run import Run
 from evomerge.config.load import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.recipes import Recipe
 from evomerge.search.run import resume, start
-from evomerge.store import Store
 from evomerge.types import Genome
 from evomerge.weights.build import build
 from evomerge.weights.library import read_recipe
@@ -83,11 +82,6 @@ def test_the_base_is_opened_beside_a_source_with_the_name_that_it_would_have() -
     assert str(ZOO / "base") in setup.sources.values()
 
 
-def summary(search: Loaded, folder: Path) -> Summary:
-    with Store.open(folder, read_only=True) as store:
-        return read_summary(folder, search.file.fitness, store)
-
-
 def shortest(**changes: Any) -> Loaded:
     """Half of the score of strings may go: its third block may, its second not."""
     fitness = loaded().file.fitness.model_dump(exclude_none=True)
@@ -107,22 +101,22 @@ def stored(folder: Path, digest: str) -> str:
 def test_what_a_search_of_stacks_found_is_a_plain_checkpoint(tmp_path: Path) -> None:
     search, folder = loaded(), tmp_path / "run"
     start(search.search, folder, lambda progress: None)
-    found = summary(search, folder)
+    found = Run.open(folder)
     assert all(row.status == "done" for row in (*found.baselines, *found.candidates))
-    assert {row.layers for row in found.candidates} > {4}
-    write_results(search.file, found)
+    assert {row.recipe.depth for row in found.candidates} > {4}
+    write_results(found)
     best = found.best
     assert best is not None and best.search is not None
     recipe = read_recipe(folder / "recipe.yaml")
-    assert (recipe.digest, recipe.depth) == (best.digest, best.layers)
+    assert (recipe.digest, recipe.depth) == (best.recipe.digest, best.recipe.depth)
     fitness = tmp_path / "sums.yaml"
     fitness.write_text(yaml.safe_dump(search.file.fitness.model_dump(exclude_none=True)))
     built = build(recipe, tmp_path / "built")
     engine = "{name: transformers, threads: 1}"
-    score = evaluate_model(str(built), str(fitness), engine, "search")
+    score = evaluate(built, fitness, engine=engine)
     assert score.value == best.search.value
-    assert "scale" in export_recipe(folder, str(best.number), "mergekit")
-    shares = read_lineage(folder, str(best.number)).sources
+    assert "scale" in found.export(best.number, "mergekit")
+    shares = found.ancestry(best.number).sources
     assert sum(shares.values()) == pytest.approx(1.0)
 
 
@@ -135,14 +129,14 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_best_of_a_pruning_is_the_shortest_that_is_good_enough(pruned: Path) -> None:
-    found = summary(shortest(), pruned)
-    (whole,) = [row.search for row in found.baselines if row.label == "source: strings"]
-    scores = {row.layers: row.search.value for row in found.candidates if row.search}
+    found = Run.open(pruned)
+    (whole,) = [row.search for row in found.baselines if row.candidate.label == "source: strings"]
+    scores = {row.recipe.depth: row.search.value for row in found.candidates if row.search}
     assert whole is not None and found.best is not None and found.best.search is not None
     # the whole model scores more, and the shortest of all too little
     assert scores[2] < 0.5 * whole.value < found.best.search.value < scores[4] == whole.value
-    assert found.best.layers == 3
-    recipe = Recipe.from_canonical_json(stored(pruned, found.best.digest))
+    assert found.best.recipe.depth == 3
+    recipe = Recipe.from_canonical_json(stored(pruned, found.best.recipe.digest))
     assert [dict(s) for s in recipe.slices] == [{"strings": (n, n + 1)} for n in (0, 1, 3)]
 
 
@@ -161,11 +155,11 @@ def test_the_best_of_an_earlier_stage_is_pruned_as_far_as_its_own_score_allows(
     keys = dict.fromkeys(("space", "optimizer", "budget"))
     search = loaded(stages=stages, fitness=fitness, **keys)
     start(search.search, tmp_path / "run", lambda progress: None)
-    found = summary(search, tmp_path / "run")
-    pruned = [row for row in found.candidates if row.stage == "prune"]
-    least = min(row.layers or 0 for row in pruned if row.search and row.search.value > 0)
+    found = Run.open(tmp_path / "run")
+    pruned = [row for row in found.candidates if row.candidate.stage == "prune"]
+    least = min(row.recipe.depth or 0 for row in pruned if row.search and row.search.value > 0)
     assert found.best is not None
-    assert (found.best.stage, found.best.layers) == ("prune", least)
+    assert (found.best.candidate.stage, found.best.recipe.depth) == ("prune", least)
 
 
 def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(
@@ -180,8 +174,8 @@ def test_a_pruning_that_was_stopped_goes_on_as_if_it_never_was(
     with pytest.raises(KeyboardInterrupt):
         start(whole.search, tmp_path / "stopped", stop)
     resume(shortest().search, tmp_path / "stopped", lambda progress: None)
-    one, two = (summary(whole, folder) for folder in (pruned, tmp_path / "stopped"))
-    assert [r.digest for r in two.candidates] == [r.digest for r in one.candidates]
+    one, two = (Run.open(folder) for folder in (pruned, tmp_path / "stopped"))
+    assert [r.recipe.digest for r in two.candidates] == [r.recipe.digest for r in one.candidates]
     assert two.best == one.best
 
 
@@ -199,18 +193,18 @@ def test_models_of_other_depths_are_stacked_in_one_search(tmp_path: Path) -> Non
     assert search.notes == ()
     folder = tmp_path / "run"
     start(search.search, folder, lambda progress: None)
-    found = summary(search, folder)
-    assert {row.label: row.layers for row in found.baselines} == {
+    found = Run.open(folder)
+    assert {row.candidate.label: row.recipe.depth for row in found.baselines} == {
         **{"base": 4, "source: arithmetic": 4, "source: kanji": 5}  # and no average of them
     }
     assert all(row.status == "done" for row in (*found.baselines, *found.candidates))
-    assert all((row.layers or 9) <= 4 for row in found.candidates)
+    assert all((row.recipe.depth or 9) <= 4 for row in found.candidates)
     fitness = tmp_path / "sums.yaml"
     fitness.write_text(yaml.safe_dump(search.file.fitness.model_dump(exclude_none=True)))
-    (whole,) = [row.search for row in found.baselines if row.label == "source: arithmetic"]
-    alone = evaluate_model(
-        DEEPER["arithmetic"], str(fitness), "{name: transformers, threads: 1}", "search"
-    )
+    (whole,) = [
+        row.search for row in found.baselines if row.candidate.label == "source: arithmetic"
+    ]
+    alone = evaluate(DEEPER["arithmetic"], fitness, engine="{name: transformers, threads: 1}")
     assert whole is not None and whole.value == alone.value
 
     def stop(progress: Any) -> None:
@@ -220,8 +214,10 @@ def test_models_of_other_depths_are_stacked_in_one_search(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         start(search.search, tmp_path / "stopped", stop)
     resume(search.search, tmp_path / "stopped", lambda progress: None)
-    again = summary(search, tmp_path / "stopped")
-    assert [r.digest for r in again.candidates] == [r.digest for r in found.candidates]
+    again = Run.open(tmp_path / "stopped")
+    assert [r.recipe.digest for r in again.candidates] == [
+        r.recipe.digest for r in found.candidates
+    ]
     assert again.best == found.best
 
 
@@ -237,10 +233,15 @@ def test_models_of_other_depths_are_stacked_on_a_base_that_is_no_source(
     budget = {"evaluations": 4}
     search = loaded(base=str(base), sources=sources, space=space, budget=budget)
     start(search.search, tmp_path / "run", lambda progress: None)
-    found = summary(search, tmp_path / "run")
-    assert [row.label for row in found.baselines] == ["base", *(f"source: {n}" for n in sources)]
+    found = Run.open(tmp_path / "run")
+    assert [row.candidate.label for row in found.baselines] == [
+        "base",
+        *(f"source: {n}" for n in sources),
+    ]
     assert all(row.status == "done" for row in (*found.baselines, *found.candidates))
-    (whole,) = [row.search for row in found.baselines if row.label == "source: arithmetic"]
+    (whole,) = [
+        row.search for row in found.baselines if row.candidate.label == "source: arithmetic"
+    ]
     assert whole is not None and whole.value is not None and whole.value > 0.9
 
 

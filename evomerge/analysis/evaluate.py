@@ -1,0 +1,93 @@
+"""The score of one model, outside of any run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.analysis.rows import Score, score
+from evomerge.config.load import fitness_from
+from evomerge.engines import Engine
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.plugins import registry
+from evomerge.recipes import Recipe
+from evomerge.recipes.references import anchor
+from evomerge.recipes.yaml import is_recipe
+from evomerge.types import Job, Split
+from evomerge.weights.library import Library, read_recipe
+from evomerge.worker import Worker, WorkerSetup
+from evomerge.yaml_files import parse_value
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    fitness: str | os.PathLike[str],
+    *,
+    split: Split = "search",
+    engine: str | Mapping[str, Any] = "transformers",
+) -> Score:
+    """The score of a model or a recipe on one split of a fitness.
+
+    Args:
+        model: a folder, a hub name, or a recipe file.
+        fitness: a preset's name or the path of a YAML.
+        split: ``search`` or ``held_out``: which of its examples.
+        engine: a name, its keys, or YAML with one of these.
+
+    Raises:
+        InputError: anything of this does not exist or does not fit.
+        CandidateError: it cannot be scored.
+    """
+    goal, recipe = fitness_from(str(fitness), Path.cwd()), _recipe(str(model))
+    options = _engine_keys(engine)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
+    kind = registry.find("engines", name, Engine)
+    options = kind.anchored(options, Path.cwd())
+    worker = Worker(
+        WorkerSetup(
+            base=recipe.base,
+            sources=recipe.sources,
+            tokenizer=recipe.tokenizer,
+            fitness=goal,
+            engine=name,
+            engine_options=registry.validate_options(kind, options, file="--engine"),
+            slices=recipe.slices,
+            modules=recipe.modules,
+            chat_template=recipe.chat_template,
+        )
+    )
+    try:
+        evaluation = worker.evaluate(Job(0, recipe, split))
+    finally:
+        worker.close()
+    if evaluation.status == "failed":
+        raise CandidateError(evaluation.error or "failed")
+    if not evaluation.tasks:
+        raise ConfigError(f"{fitness}: holds no examples out")
+    return score(goal, evaluation)
+
+
+def _recipe(model: str) -> Recipe:
+    """The recipe in a file, or that of a model as it is."""
+    if is_recipe(Path(model)):
+        return read_recipe(Path(model))
+    reference = anchor(model, Path.cwd())
+    dtype = Library().open(reference, {"model": reference}).dtype
+    return Recipe(base=reference, sources={"model": reference}, operator="linear", dtype=dtype)
+
+
+def _engine_keys(engine: str | Mapping[str, Any]) -> dict[str, Any]:
+    """``transformers`` or ``{name: transformers, threads: 1}`` as keys."""
+    try:
+        keys = parse_value(engine) if isinstance(engine, str) else engine
+    except yaml.YAMLError:
+        keys = None
+    if isinstance(keys, str):
+        return {"name": keys}
+    return dict(keys) if isinstance(keys, Mapping) else {}

@@ -1,0 +1,143 @@
+"""What came out for each candidate of a run, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness, fitness_value, interval
+from evomerge.search.selection import preferences, ranked, references
+from evomerge.store import Store
+from evomerge.types import Candidate, Evaluation, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One recipe on one split.
+
+    Attributes:
+        value: the fitness.
+        half_width: of its 95 % interval.
+        tasks: score by task.
+        examples: how many were scored.
+    """
+
+    value: float
+    half_width: float
+    tasks: Mapping[str, float]
+    examples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One candidate and what came out for it.
+
+    Attributes:
+        search, held_out: None where it was not scored.
+        error: why it failed.
+    """
+
+    candidate: Candidate
+    status: Literal["done", "failed", "running"]
+    search: Score | None
+    held_out: Score | None
+    error: str | None
+
+    @property
+    def number(self) -> int:
+        """The candidate's."""
+        return self.candidate.number
+
+    @property
+    def recipe(self) -> Recipe:
+        """The candidate's."""
+        return self.candidate.recipe
+
+    def as_json(self) -> dict[str, Any]:
+        """The row for ``--json``."""
+        return {
+            "number": self.number,
+            "kind": self.candidate.kind,
+            "stage": self.candidate.stage,
+            "label": self.candidate.label,
+            "digest": self.recipe.digest,
+            "status": self.status,
+            "value": self.search.value if self.search else None,
+            "held_out": self.held_out.value if self.held_out else None,
+            "search_half_width": self.search.half_width if self.search else None,
+            "held_out_half_width": self.held_out.half_width if self.held_out else None,
+            "tasks": dict(self.search.tasks) if self.search else {},
+            "held_out_tasks": dict(self.held_out.tasks) if self.held_out else {},
+            "parents": list(self.candidate.genome.parents),
+            "layers": self.recipe.depth,
+            "error": self.error,
+        }
+
+
+def read_rows(
+    store: Store, fitness: Fitness, reported: Collection[int]
+) -> tuple[tuple[Row, ...], Row | None]:
+    """All candidates by number, and the best of those that the search made, if there is one.
+
+    Args:
+        reported: numbers of the candidates whose results the optimizer has seen.
+    """
+    candidates = store.candidates()
+    finished = [c for c in candidates if c.number in reported]
+    evaluations, search = _scores(store, fitness, finished, "search")
+    _, held_out = _scores(store, fitness, candidates, "held_out")
+    rows = tuple(
+        Row(
+            candidate=candidate,
+            status=evaluations[number].status if number in evaluations else "running",
+            search=search.get(number),
+            held_out=held_out.get(number),
+            error=evaluations[number].error if number in evaluations else None,
+        )
+        for number, candidate in enumerate(candidates)
+    )
+    searched = [c for c in candidates if c.kind != "baseline"]
+    best = next(iter(ranked(searched, preferences(fitness, candidates, evaluations))), None)
+    return rows, None if best is None else rows[best.number]
+
+
+def score(
+    fitness: Fitness, evaluation: Evaluation, best_source: Mapping[str, float] | None = None
+) -> Score:
+    """An evaluation as numbers for a person.
+
+    Args:
+        best_source: from `references`; needed where the fitness is relative to the best source.
+    """
+    tasks = evaluation.tasks
+    return Score(
+        fitness_value(fitness, tasks, best_source),
+        interval(fitness, tasks, best_source),
+        {name: scores.score for name, scores in tasks.items()},
+        sum(len(scores.example_scores) for scores in tasks.values()),
+    )
+
+
+def _scores(
+    store: Store, fitness: Fitness, candidates: Sequence[Candidate], split: Split
+) -> tuple[dict[int, Evaluation], dict[int, Score]]:
+    """Evaluations and scores by candidate number, in a few queries however many there are.
+
+    The example scores of a long run would fill the memory: only baselines keep theirs.
+    """
+    baselines = {c.recipe.digest for c in candidates if c.kind == "baseline"}
+    sources = [c for c in candidates if c.role == "source"]
+    of_sources = {c.number: store.evaluation(c.recipe.digest, split) for c in sources}
+    best_source = references(sources, {n: found for n, found in of_sources.items() if found})
+    evaluations, scores = {}, {}
+    for digest, evaluation in store.evaluations(split):
+        if evaluation.status == "done":
+            scores[digest] = score(fitness, evaluation, best_source)
+        evaluations[digest] = evaluation if digest in baselines else replace(evaluation, tasks={})
+    known = [(c.number, c.recipe.digest) for c in candidates if c.recipe.digest in evaluations]
+    return (
+        {number: evaluations[digest] for number, digest in known},
+        {number: scores[digest] for number, digest in known if digest in scores},
+    )

@@ -1,0 +1,159 @@
+"""The one reader of a run: `show`, `export`, `lineage` and the end of a search go through it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from evomerge.analysis.rows import Row, read_rows
+from evomerge.analysis.throughput import Throughput, throughput
+from evomerge.config.schema import SearchFile, read_resolved
+from evomerge.errors import RunError
+from evomerge.recipes import Recipe
+from evomerge.recipes.mergekit import to_mergekit
+from evomerge.recipes.yaml import to_yaml
+from evomerge.store import RunRecord, Store
+from evomerge.types import Candidate
+from evomerge.weights.library import Library
+from evomerge.weights.outline import outline
+
+if TYPE_CHECKING:
+    from evomerge.analysis.ancestry import Ancestry
+
+Which = int | str  # a candidate: its number, or "best"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as it stood when it was opened, finished or not; its models need not exist any more.
+
+    Attributes:
+        folder: where it is kept.
+        record: what it was started with.
+        file: the keys of its search YAML, with all presets inline.
+        elapsed_seconds: search time so far, over all sessions.
+        rows: every candidate by number, with its scores.
+        best: the searched candidate that the search prefers; None before one is scored.
+        throughput: how fast it went, and what its workers did.
+    """
+
+    folder: Path
+    record: RunRecord
+    file: SearchFile
+    elapsed_seconds: float
+    rows: tuple[Row, ...]
+    best: Row | None
+    throughput: Throughput
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read the run in a folder, also while it goes on.
+
+        Raises:
+            RunError: there is none.
+            StoreError: its file is damaged, or of a newer evomerge.
+        """
+        folder = Path(folder)
+        with Store.open(folder, read_only=True) as store:
+            record = store.run()
+            file = read_resolved(record.search_yaml, str(folder))
+            events = store.events()
+            elapsed_seconds = events[-1].elapsed_seconds if events else 0.0
+            reported = {event.number for event in events if event.kind == "tell"}
+            rows, best = read_rows(store, file.fitness, reported)
+            return cls(
+                folder=folder,
+                record=record,
+                file=file,
+                elapsed_seconds=elapsed_seconds,
+                rows=rows,
+                best=best,
+                throughput=throughput(elapsed_seconds, len(reported), store.spent()),
+            )
+
+    @property
+    def baselines(self) -> tuple[Row, ...]:
+        """What the search is compared with."""
+        return tuple(row for row in self.rows if row.candidate.kind == "baseline")
+
+    @property
+    def candidates(self) -> tuple[Row, ...]:
+        """What the search made."""
+        return tuple(row for row in self.rows if row.candidate.kind != "baseline")
+
+    def row(self, candidate: Which = "best") -> Row:
+        """A candidate with its scores.
+
+        Args:
+            candidate: its number, or ``best``.
+
+        Raises:
+            RunError: there is no such candidate, or nothing is scored yet.
+        """
+        if candidate == "best":
+            if self.best is None:
+                raise RunError(f"{self.folder}: no candidate has been scored yet")
+            return self.best
+        rows = {str(row.number): row for row in self.rows}
+        if str(candidate) not in rows:
+            raise RunError(
+                f"{self.folder}: no candidate {candidate}. There are 0 to {len(rows) - 1}."
+            )
+        return rows[str(candidate)]
+
+    def candidate(self, candidate: Which = "best") -> Candidate:
+        """A candidate: genes, parents and recipe; see `row`."""
+        return self.row(candidate).candidate
+
+    def recipe(self, candidate: Which = "best") -> Recipe:
+        """A candidate's recipe, which `evomerge.build` makes a model of; see `row`."""
+        return self.row(candidate).recipe
+
+    def export(
+        self, candidate: Which = "best", format: Literal["evomerge", "mergekit"] = "evomerge"
+    ) -> str:
+        """A candidate's recipe as YAML text.
+
+        Args:
+            candidate: its number, or ``best``.
+            format: whose YAML.
+
+        Raises:
+            RunError: there is no such candidate, or nothing is scored yet.
+            ExportError: mergekit cannot express the recipe.
+        """
+        row, library = self.row(candidate), Library()
+        if format == "evomerge":
+            return to_yaml(row.recipe)
+        if row.status != "done":
+            library.plan(row.recipe)  # says why it cannot be merged; what was scored could be
+        return to_mergekit(row.recipe, *outline(row.recipe, library.models(row.recipe)))
+
+    def ancestry(self, candidate: Which = "best") -> Ancestry:
+        """Whom a candidate descends from, and what each gave; see `row`."""
+        from evomerge.analysis.ancestry import ancestry  # numpy, which no other reader needs
+
+        number = self.row(candidate).number
+        values = {row.number: row.search.value if row.search else None for row in self.rows}
+        return ancestry([row.candidate for row in self.rows], number, values)
+
+    def as_json(self) -> dict[str, Any]:
+        """The run for ``--json``."""
+        return {
+            "run": {
+                "name": self.record.name,
+                "folder": str(self.folder),
+                "seed": self.record.seed,
+                "created_utc": self.record.created_utc,
+                "finished_utc": self.record.finished_utc,
+                "elapsed_seconds": self.elapsed_seconds,
+                "versions": dict(self.record.versions),
+                "host": self.record.host,
+            },
+            "baselines": [row.as_json() for row in self.baselines],
+            "best": self.best.as_json() if self.best else None,
+            "candidates": [row.as_json() for row in self.candidates],
+            "usage": self.throughput.as_json(),
+        }
