@@ -1,101 +1,94 @@
-"""Children of piecewise constant coefficient matrices.
-
-``S`` segments, ``K`` sources, ``C`` an individual's matrix: θ[i] = Σ_k C[segment(i), k] θ_k[i].
-slerp(x, y; t) = a x + b y with numbers a and b, so that a child's matrix is made of its parents'
-alone, and never of weights that were rounded.
-"""
+"""How two parents are mixed: where chromosomes are split, and with which weights."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from evomerge.errors import ConfigError, Problem
+from evomerge.recipes.layout import Layout
 
-from evomerge.kernels.loops import compiled
-from evomerge.types import Genome
+Words = str | list[str]
+InnerProducts = tuple[float, float, float]  # ⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩
+InnerOf = Callable[[int, int], InnerProducts]  # from one element to another
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
-GramsAt = Callable[[Positions], Floats]  # (n,) to (n, K, K)
-Inner = tuple[float, float, float]  # ⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩
-
-_SAME = 1e-12  # far below what float32 weights can tell
 _LEAST_SINE = 1e-6  # below, the arc is a straight line
-_REMEMBERED = 256  # genomes of some tens of kilobytes, and their matrices
 
 
-class Matrix(NamedTuple):
-    """An individual.
-
-    Attributes:
-        bounds: (S + 1,) elements, ascending from 0.
-        rows: (S, K) float64.
-    """
-
-    bounds: Positions
-    rows: Floats
-
-
-class Matrices:
-    """The matrices of the latest genomes, by identity: lists of numbers take long to read again."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[int, tuple[Genome, Matrix]] = OrderedDict()
-
-    def keep(self, genome: Genome, matrix: Matrix) -> None:
-        """Know the matrix of this very genome; an equal one is not found."""
-        self._known[id(genome)] = genome, matrix  # the genome, too, lest its id be another's
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
-
-    def of(self, genome: Genome) -> Matrix:
-        """The matrix of a genome with bounds and rows."""
-        if id(genome) not in self._known:
-            bounds, rows = genome.genes["bounds"], genome.genes["rows"]
-            self.keep(genome, Matrix(np.array(bounds, np.int64), np.array(rows, np.float64)))
-        self._known.move_to_end(id(genome))
-        return self._known[id(genome)][1]
-
-
-class Part(NamedTuple):
-    """A stretch of elements on which a child is a·first + b·second.
+class MixedSpan(NamedTuple):
+    """Elements on which a child is one weighted sum of its parents.
 
     Attributes:
-        start, stop: elements; an empty part changes nothing.
-        a, b: from `line` or `arc`.
+        start, stop: elements; an empty span changes nothing.
+        weights: of each parent.
     """
 
     start: int
     stop: int
-    a: float
-    b: float
+    weights: tuple[float, ...]
 
 
-def line(t: float) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """The options of a crossover; see `CrossoverSpace`.
+
+    Raises:
+        ConfigError: an angle of lines.
+    """
+
+    interpolation: Literal["lerp", "slerp"] = "lerp"
+    angle: Literal["side", "chromosome"] | None = None
+    align: Literal["element", "tensor", "layer"] = "element"
+
+    def __post_init__(self) -> None:
+        if self.angle is not None and self.interpolation == "lerp":
+            text, cure = "lines have none.", "Set interpolation: slerp, or leave it out."
+            raise ConfigError(Problem(("angle",), text, cure, about=("interpolation",)))
+
+    def spans(
+        self, genes: Mapping[str, Any], names: Iterable[str], layout: Layout, inner_of: InnerOf
+    ) -> dict[str, tuple[MixedSpan, MixedSpan]]:
+        """By chromosome, what is before its split and what is after it.
+
+        Args:
+            genes: ``split[c]`` and ``ratio[c]`` of every chromosome c.
+            names: (C,) of the chromosomes.
+            inner_of: the parents' inner products; not asked under ``lerp``.
+        """
+        found = {}
+        for name, (start, stop) in zip(names, pairwise(layout.edges), strict=True):
+            cut = self._cut(layout, start, stop, float(genes[f"split[{name}]"]))
+            ratio = float(genes[f"ratio[{name}]"])
+            if self.interpolation == "lerp":
+                before, after = lerp_weights(ratio), lerp_weights(1 - ratio)
+            elif self.angle == "chromosome":
+                inner = inner_of(start, stop)
+                before, after = slerp_weights(inner, ratio), slerp_weights(inner, 1 - ratio)
+            else:
+                before = slerp_weights(inner_of(start, cut), ratio)
+                after = slerp_weights(inner_of(cut, stop), 1 - ratio)
+            found[name] = MixedSpan(start, cut, before), MixedSpan(cut, stop, after)
+        return found
+
+    def _cut(self, layout: Layout, start: int, stop: int, split: float) -> int:
+        """The element at which a chromosome is split, the nearest that is allowed."""
+        cut = start + round(split * (stop - start))
+        if self.align == "element":
+            return cut
+        allowed = layout.starts if self.align == "tensor" else layout.layers
+        inside = [position for position in allowed if start <= position <= stop]
+        return min(inside, key=lambda position: abs(position - cut))
+
+
+def lerp_weights(t: float) -> tuple[float, float]:
     """The weights of two models at fraction t of the straight line between them."""
     return 1 - t, t
 
 
-def inner_products(first: Matrix, second: Matrix, start: int, stop: int, grams: GramsAt) -> Inner:
-    """The inner products of two individuals on a stretch of elements.
-
-    Args:
-        start, stop: the elements that are one vector; zeros where there are none.
-        grams: inner products of the sources up to positions.
-    """
-    assert 0 <= start <= stop <= first.bounds[-1] == second.bounds[-1]
-    cuts = _cuts(first.bounds, second.bounds, start, stop)
-    if len(cuts) < 2:
-        return 0.0, 0.0, 0.0
-    found: Inner = _inner_products(*first, *second, cuts, grams(cuts))
-    return found
-
-
-def arc(inner: Inner, t: float) -> tuple[float, float]:
+def slerp_weights(inner: InnerProducts, t: float) -> tuple[float, float]:
     """The weights of two vectors at fraction t of the arc between them; a line where it is none.
 
     Source: Shoemake 1985, doi:10.1145/325165.325242; M2N2, arXiv:2508.16204.
@@ -103,99 +96,26 @@ def arc(inner: Inner, t: float) -> tuple[float, float]:
     xx, xy, yy = inner
     lengths = math.sqrt(max(xx, 0.0) * max(yy, 0.0))
     if lengths == 0:
-        return line(t)
+        return lerp_weights(t)
     angle = math.acos(min(max(xy / lengths, -1.0), 1.0))
     sine = math.sin(angle)
     if sine <= _LEAST_SINE:
-        return line(t)
+        return lerp_weights(t)
     return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
 
 
-def cross(first: Matrix, second: Matrix, parts: Sequence[Part]) -> Matrix:
-    """The child; of a parent and its equal, that parent.
+def chromosome_words(option: str | list[str] | Mapping[str, Words]) -> dict[str, list[str]]:
+    """Chromosome to its words, from the option ``chromosomes``.
 
-    A segment whose row agrees with that of the one before becomes part of it, whose row stays.
-
-    Args:
-        parts: from the first element to the last, without gaps.
+    Raises:
+        ConfigError: none, one without a word, or a name given twice.
     """
-    if _equal(first, second):
-        return first  # (1 - t) x + t x is not x to the last bit, and would be evaluated anew
-    assert first.bounds[-1] == second.bounds[-1] == parts[-1].stop
-    stops = np.array([part.stop for part in parts], np.int64)
-    weights = np.array([(part.a, part.b) for part in parts], np.float64)
-    return Matrix(*_cross(*first, *second, stops, weights))
-
-
-def _equal(first: Matrix, second: Matrix) -> bool:
-    return np.array_equal(first.bounds, second.bounds) and np.array_equal(first.rows, second.rows)
-
-
-# x has S segments and y T, of K sources; neither loop looks whether their ends are the same
-
-
-@compiled
-def _cuts(bounds_x: Any, bounds_y: Any, start: int, stop: int) -> Any:
-    """(n,) from start to stop, and the bounds of both in between, each once."""
-    cuts = np.empty(bounds_x.size + bounds_y.size + 2, np.int64)
-    cuts[0] = start
-    count, i, j = 1, 0, 0
-    while cuts[count - 1] < stop:
-        last = cuts[count - 1]
-        while bounds_x[i] <= last:
-            i += 1
-        while bounds_y[j] <= last:
-            j += 1
-        cuts[count] = min(bounds_x[i], bounds_y[j], stop)
-        count += 1
-    return cuts[:count].copy()
-
-
-@compiled
-def _inner_products(
-    bounds_x: Any, rows_SK: Any, bounds_y: Any, rows_TK: Any, cuts: Any, grams_nKK: Any
-) -> Any:
-    """The sums over the stretches between n cuts."""
-    sources = rows_SK.shape[1]
-    xx, xy, yy = 0.0, 0.0, 0.0
-    i, j = 0, 0
-    for n in range(cuts.size - 1):
-        while bounds_x[i + 1] <= cuts[n]:
-            i += 1
-        while bounds_y[j + 1] <= cuts[n]:
-            j += 1
-        for k in range(sources):
-            for m in range(sources):
-                gram = grams_nKK[n + 1, k, m] - grams_nKK[n, k, m]
-                xx += rows_SK[i, k] * gram * rows_SK[i, m]
-                xy += rows_SK[i, k] * gram * rows_TK[j, m]
-                yy += rows_TK[j, k] * gram * rows_TK[j, m]
-    return xx, xy, yy
-
-
-@compiled
-def _cross(
-    bounds_x: Any, rows_SK: Any, bounds_y: Any, rows_TK: Any, stops: Any, weights: Any
-) -> Any:
-    """The child's bounds and rows, of P parts that end at stops and have (P, 2) weights."""
-    most, sources = rows_SK.shape[0] + rows_TK.shape[0] + stops.size, rows_SK.shape[1]
-    bounds, rows = np.zeros(most + 1, np.int64), np.empty((most, sources))
-    count, i, j, part = 0, 0, 0, 0
-    low = 0
-    while low < bounds_x[-1]:
-        while bounds_x[i + 1] <= low:
-            i += 1
-        while bounds_y[j + 1] <= low:
-            j += 1
-        while stops[part] <= low:
-            part += 1
-        agrees = count > 0
-        for k in range(sources):
-            value = weights[part, 0] * rows_SK[i, k] + weights[part, 1] * rows_TK[j, k]
-            rows[count, k] = value
-            agrees = agrees and abs(value - rows[count - 1, k]) <= _SAME
-        if not agrees:
-            count += 1
-        low = min(bounds_x[i + 1], bounds_y[j + 1], stops[part])
-        bounds[count] = low
-    return bounds[: count + 1].copy(), rows[:count].copy()
+    names: list[str] = [option] if isinstance(option, str) else list(option)
+    named = option if isinstance(option, Mapping) else {name: name for name in names}
+    found = {n: [words] if isinstance(words, str) else list(words) for n, words in named.items()}
+    if not found or not all(found.values()):
+        text = "name at least one, and words for each."
+        raise ConfigError(Problem(("chromosomes",), text, "Try: all"))
+    if len(found) < len(names):
+        raise ConfigError(Problem(("chromosomes",), "one is named twice.", "Remove it."))
+    return found

@@ -5,31 +5,33 @@ Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError
 from evomerge.kernels.measures import products
 from evomerge.recipes import LineageStep, Recipe
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces._crossing import (
-    Inner,
-    Matrices,
-    Matrix,
-    Part,
-    arc,
+from evomerge.spaces._coefficients import (
+    CoefficientCache,
+    Coefficients,
     cross,
     inner_products,
-    line,
 )
-from evomerge.spaces._mutation import (
+from evomerge.spaces._crossing import (
+    Crossing,
+    InnerProducts,
+    MixedSpan,
+    Words,
+    chromosome_words,
+)
+from evomerge.spaces._mutants import (
     Individuals,
-    Stretch,
     is_mutated,
     joined,
     make_step,
@@ -38,9 +40,6 @@ from evomerge.spaces._mutation import (
 from evomerge.types import Genome, Parameter, PrefixGram
 from evomerge.weights.flat import flat_sources
 from evomerge.weights.segments import PrefixGrams, layout_of
-
-Words = str | list[str]
-Weights = tuple[float, float]  # of two parents
 
 
 class CrossoverSpace(Space):
@@ -88,18 +87,9 @@ class CrossoverSpace(Space):
         space: Literal["weights", "task_vector"] = "weights",
         chromosomes: str | list[str] | dict[str, Words] = "all",
     ) -> None:
-        self.context, self.space, self.align = context, space, align
-        if angle is not None and interpolation == "lerp":
-            raise ConfigError(
-                Problem(
-                    ("angle",),
-                    "lines have none.",
-                    "Set interpolation: slerp, or leave it out.",
-                    about=("interpolation",),
-                )
-            )
-        self.interpolation, self.angle = interpolation, angle or "side"
-        self.chromosomes = _chromosomes(chromosomes)
+        self.context, self.space = context, space
+        self.crossing = Crossing(interpolation, angle, align)
+        self.chromosomes = chromosome_words(chromosomes)
         sources = tuple(context.sources)
         if len(sources) < 2:
             raise ConfigError(f"crossover needs two sources, got {len(sources)}. Add one.")
@@ -111,7 +101,7 @@ class CrossoverSpace(Space):
                 for name in self.chromosomes
             ),
         )
-        self._matrices = Matrices()
+        self._coefficients = CoefficientCache()
         self._on_deltas = space == "task_vector"
         self._layout: Layout | None = None
         words = list(self.chromosomes.values())
@@ -138,29 +128,24 @@ class CrossoverSpace(Space):
         """See `Space.child`; a single parent is copied, and so are two that are equal."""
         if is_mutated(genome):
             return self._mutated(genome, parents)
-        genes = {name: gene for name, gene in genome.genes.items() if name != "source"}
-        matrices = [self._matrix(parent) for parent in parents]
-        found = matrices[0]
-        if len(matrices) == 2:
-            parts = []
-            first, second = matrices
+        genes = _without_source(genome)
+        individuals = [self._coefficients_of(parent) for parent in parents]
+        found = individuals[0]
+        if len(individuals) == 2:
+            first, second = individuals
 
-            def inner(low: int, high: int) -> Inner:
-                return inner_products(first, second, low, high, self._grams.at)
+            def inner(start: int, stop: int) -> InnerProducts:
+                return inner_products(first, second, start, stop, self._grams.at)
 
-            for name, (start, stop) in zip(
-                self.chromosomes, pairwise(self.layout.edges), strict=True
-            ):
-                cut, before, after = self._mix(genes, name, start, stop, inner)
-                left, right = Part(start, cut, *before), Part(cut, stop, *after)
-                parts += [left, right]
-                genes[f"cut[{name}]"] = [start, cut, stop]
-                genes[f"left[{name}]"] = [left.a, left.b]
-                genes[f"right[{name}]"] = [right.a, right.b]
-            found = cross(first, second, parts)
-        whole = {"bounds": found.bounds.tolist(), "rows": found.rows.tolist()}
-        child = Genome({**genes, **whole}, genome.parents)
-        self._matrices.keep(child, found)
+            spans = self.crossing.spans(genes, self.chromosomes, self.layout, inner)
+            for name, (left, right) in spans.items():
+                genes[f"cut[{name}]"] = [left.start, left.stop, right.stop]
+                genes[f"left[{name}]"] = list(left.weights)
+                genes[f"right[{name}]"] = list(right.weights)
+            found = cross(first, second, [side for sides in spans.values() for side in sides])
+        genes |= {"bounds": found.bounds.tolist(), "rows": found.rows.tolist()}
+        child = Genome(genes, genome.parents)
+        self._coefficients.keep(child, found)
         return child
 
     def step(
@@ -174,18 +159,15 @@ class CrossoverSpace(Space):
             parents: (M,) of (N,) float32, their elements; under ``lerp`` they are not needed.
         """
 
-        def inner(low: int, high: int) -> Inner:
+        def inner(start: int, stop: int) -> InnerProducts:
             first, second = parents
-            return products(first[low:high], second[low:high])
+            return products(first[start:stop], second[start:stop])
 
-        stretches = []
-        for name, (start, stop) in zip(self.chromosomes, pairwise(self.layout.edges), strict=True):
-            if len(names) == 1:
-                stretches.append(Stretch(start, stop, (1.0,)))
-                continue
-            cut, before, after = self._mix(genome.genes, name, start, stop, inner)
-            stretches += [Stretch(start, cut, before), Stretch(cut, stop, after)]
-        return make_step(genome, names, stretches)
+        if len(names) == 1:
+            copied = [MixedSpan(*ends, (1.0,)) for ends in pairwise(self.layout.edges)]
+            return make_step(genome, names, copied)
+        spans = self.crossing.spans(genome.genes, self.chromosomes, self.layout, inner)
+        return make_step(genome, names, [side for sides in spans.values() for side in sides])
 
     def elements(self, genome: Genome) -> Tensor:
         """(N,) float32 of an individual, in the order of the layout: what its recipe builds.
@@ -195,16 +177,16 @@ class CrossoverSpace(Space):
         """
         if "bounds" not in genome.genes:
             return self.individuals.elements(genome)
-        return self.individuals.mixture(self._matrix(genome))
+        return self.individuals.mixture(self._coefficients_of(genome))
 
     def _mutated(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
-        genes = {name: gene for name, gene in genome.genes.items() if name != "source"}
-        known = self.interpolation == "slerp"
+        known = self.crossing.interpolation == "slerp"
         elements = [self.individuals.elements(parent) for parent in parents] if known else []
         step = self.step(genome, [name_of(parent) for parent in parents], elements)
         if known:
             self.individuals.grow(step, elements)
-        return Genome({**genes, "steps": joined(parents, step)}, genome.parents)
+        genes = {**_without_source(genome), "steps": joined(parents, step)}
+        return Genome(genes, genome.parents)
 
     def _flat_sources(self) -> dict[str, Tensor]:
         if self.context.models is None:
@@ -238,49 +220,23 @@ class CrossoverSpace(Space):
 
     def load_grams(self, measured: Sequence[PrefixGram]) -> None:
         """See `Space.load_grams`."""
-        if self.interpolation == "slerp" and measured:
+        if self.crossing.interpolation == "slerp" and measured:
             self._grams.load(measured)
 
     def new_grams(self) -> list[PrefixGram]:
         """See `Space.new_grams`."""
         return [] if self._layout is None else self._grams.take_new()
 
-    def _matrix(self, genome: Genome) -> Matrix:
+    def _coefficients_of(self, genome: Genome) -> Coefficients:
         if "bounds" in genome.genes:
-            return self._matrices.of(genome)
+            return self._coefficients.of(genome)
         one_hot = [float(name == genome.genes["source"]) for name in self.context.sources]
-        return Matrix(np.array([0, self.layout.size], np.int64), np.array([one_hot]))
+        return Coefficients(np.array([0, self.layout.size], np.int64), np.array([one_hot]))
 
-    def _cut(self, start: int, stop: int, split: float) -> int:
-        """The element at which a chromosome is split, the nearest that is allowed."""
-        cut = start + round(split * (stop - start))
-        if self.align == "element":
-            return cut
-        allowed = self.layout.starts if self.align == "tensor" else self.layout.layers
-        inside = [position for position in allowed if start <= position <= stop]
-        return min(inside, key=lambda position: abs(position - cut))
 
-    def _mix(
-        self,
-        genes: Mapping[str, Any],
-        name: str,
-        start: int,
-        stop: int,
-        inner: Callable[[int, int], Inner],
-    ) -> tuple[int, Weights, Weights]:
-        """Where a chromosome is split, and the parents' weights on both sides.
-
-        Args:
-            inner: the parents' inner products from one element to another.
-        """
-        cut = self._cut(start, stop, float(genes[f"split[{name}]"]))
-        ratio = float(genes[f"ratio[{name}]"])
-        if self.interpolation == "lerp":
-            return cut, line(ratio), line(1 - ratio)
-        if self.angle == "chromosome":
-            whole = inner(start, stop)
-            return cut, arc(whole, ratio), arc(whole, 1 - ratio)
-        return cut, arc(inner(start, cut), ratio), arc(inner(cut, stop), 1 - ratio)
+def _without_source(genome: Genome) -> dict[str, Any]:
+    """The genes that count in a child."""
+    return {name: gene for name, gene in genome.genes.items() if name != "source"}
 
 
 def _source_alone(genes: Mapping[str, Any], sources: Sequence[str]) -> str | None:
@@ -290,24 +246,3 @@ def _source_alone(genes: Mapping[str, Any], sources: Sequence[str]) -> str | Non
     row = list(genes["rows"][0])
     is_one_hot = len(genes["rows"]) == 1 and sorted(row) == [0.0] * (len(row) - 1) + [1.0]
     return sources[row.index(1.0)] if is_one_hot else None
-
-
-def _chromosomes(given: str | list[str] | Mapping[str, Words]) -> dict[str, list[str]]:
-    """Name to words.
-
-    Raises:
-        ConfigError: none, one without a word, or a name given twice.
-    """
-    names: list[Any] = [given] if isinstance(given, str) else list(given)
-    found = {
-        name: [words] if isinstance(words, str) else list(words)
-        for name, words in (
-            given.items() if isinstance(given, Mapping) else ((name, name) for name in names)
-        )
-    }
-    if not found or not all(found.values()):
-        text = "name at least one, and words for each."
-        raise ConfigError(Problem(("chromosomes",), text, "Try: all"))
-    if len(found) < len(names):
-        raise ConfigError(Problem(("chromosomes",), "one is named twice.", "Remove it."))
-    return found

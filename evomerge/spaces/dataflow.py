@@ -18,8 +18,7 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces._hops import KINDS, Scaling
-from evomerge.spaces._indicators import (
+from evomerge.spaces._path_indicators import (
     Bits,
     Everything,
     Indicators,
@@ -28,7 +27,8 @@ from evomerge.spaces._indicators import (
     order_genes,
     sorted_path,
 )
-from evomerge.spaces._path import Block, Limits, Slot, Slots
+from evomerge.spaces._path_scales import KINDS, Scaling
+from evomerge.spaces._path_slots import Block, PathLimits, PathSlot, PathSlots
 from evomerge.types import Genome
 from evomerge.weights.checkpoint import Checkpoint
 
@@ -52,7 +52,7 @@ def other_base(names: Collection[str]) -> str:
 class DataflowSpace(Space):
     """Stacks of blocks: which of them, in which order, and how their hops are scaled.
 
-    Slots are the blocks of the models in order, [A's, B's, ...], as often as there are
+    PathSlots are the blocks of the models in order, [A's, B's, ...], as often as there are
     `repetitions`; the leading model A's first block is at the beginning of every path, its last
     block at the end, and its embedding, tokenizer, final norm and head are those of every stack.
     The search starts from A's own path with every scale at `initial`.
@@ -110,11 +110,11 @@ class DataflowSpace(Space):
             # at least two where models could not be opened, which is told elsewhere
             unknown = max(context.layers, 2)
             layers = {name: cast.layers.get(name, unknown) for name in self._models}
-            self._slots = Slots.of(layers, repetitions)
+            self._slots = PathSlots.of(layers, repetitions)
             owned = {cast.own(name): blocks for name, blocks in (keep or {}).items()}
             self._kept = _kept(self._slots, owned)
             sizes, around = _sizes(context, self._models)
-            self._limits = Limits(max_layers, max_parameters, monotone, sizes, around)
+            self._limits = PathLimits(max_layers, max_parameters, monotone, sizes, around)
             problems += self._limit_problems()
         scaling = scales or Scaling()
         problems += scaling.problems()
@@ -169,7 +169,7 @@ class DataflowSpace(Space):
         return self._recipe(path, self._hops.example(len(path)), used=self._models)
 
     def _recipe(
-        self, path: Sequence[Slot], scales: Sequence[float], used: Collection[str] = ()
+        self, path: Sequence[PathSlot], scales: Sequence[float], used: Collection[str] = ()
     ) -> Recipe:
         leading = self._slots.first.model
         needed = {slot.model for slot in path}.union(used, [self.context.tokenizer or leading])
@@ -200,7 +200,7 @@ class DataflowSpace(Space):
         return problems
 
 
-def _kept(slots: Slots, keep: Mapping[str, Blocks]) -> frozenset[Slot]:
+def _kept(slots: PathSlots, keep: Mapping[str, Blocks]) -> frozenset[PathSlot]:
     """The slots that are in every path: the ends, and the first slots of the blocks to keep."""
     ends = {slots.first.block: slots.first, slots.last.block: slots.last}
     kept = set(ends.values())

@@ -17,7 +17,7 @@ from evomerge.operators import Operator, get
 from evomerge.plugins.registry import did_you_mean, explain
 from evomerge.recipes import ROLES, Recipe
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces._range import Granularity, Range, softmax
+from evomerge.spaces._parameter_range import Granularity, Range, softmax
 from evomerge.types import Gene, Genome, Parameter
 
 __all__ = ["Granularity", "ParameterSpace", "Range"]

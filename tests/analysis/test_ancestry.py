@@ -11,14 +11,15 @@ import pytest
 
 from evomerge.analysis.ancestry import Ancestry, ancestry
 from evomerge.recipes import Recipe
-from evomerge.spaces._crossing import Matrix, Part, cross, line
+from evomerge.spaces._coefficients import Coefficients, cross
+from evomerge.spaces._crossing import MixedSpan, lerp_weights
 from evomerge.types import Candidate, Genome
 
 N = 100
 SOURCES = ("math", "code")
 
 
-def recipe(matrix: Matrix) -> Recipe:
+def recipe(matrix: Coefficients) -> Recipe:
     return Recipe.model_validate(
         {
             "base": "b",
@@ -35,13 +36,13 @@ class Family:
 
     def __init__(self) -> None:
         self.candidates: list[Candidate] = []
-        self._matrices: list[Matrix] = []
+        self._matrices: list[Coefficients] = []
         for number, name in enumerate(SOURCES):
             one_hot = np.eye(2)[number : number + 1]
             genome = Genome({"source": name, "split[all]": 0.5, "ratio[all]": 0.5})
-            self._add(genome, Matrix(np.array([0, N]), one_hot))
+            self._add(genome, Coefficients(np.array([0, N]), one_hot))
 
-    def _add(self, genome: Genome, matrix: Matrix) -> None:
+    def _add(self, genome: Genome, matrix: Coefficients) -> None:
         number = len(self.candidates)
         self._matrices.append(matrix)
         self.candidates.append(
@@ -49,11 +50,11 @@ class Family:
         )
 
     def breed(self, first: int, second: int, cut: int, ratio: float) -> None:
-        parts = [Part(0, cut, *line(ratio)), Part(cut, N, *line(1 - ratio))]
+        parts = [MixedSpan(0, cut, lerp_weights(ratio)), MixedSpan(cut, N, lerp_weights(1 - ratio))]
         genes: dict[str, Any] = {
             "cut[all]": [0, cut, N],
-            "left[all]": [parts[0].a, parts[0].b],
-            "right[all]": [parts[1].a, parts[1].b],
+            "left[all]": list(parts[0].weights),
+            "right[all]": list(parts[1].weights),
             "chosen_by": "fitness",
             "bounds": [0, N],
             "rows": [[1.0, 0.0]],

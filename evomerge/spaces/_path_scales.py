@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evomerge.errors import Problem
 from evomerge.recipes import SCALE_SPAN
-from evomerge.spaces._path import Slot, Slots
+from evomerge.spaces._path_slots import PathSlot, PathSlots
 from evomerge.types import Parameter
 
 Genes = Mapping[str, Any]
-Kind = Literal["none", "hop", "matrix", "network"]
+ScaleKind = Literal["none", "hop", "matrix", "network"]
 _LEAST, _MOST = 1e-2, 1e2
 
 
@@ -37,7 +37,7 @@ class Scaling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind = "hop"
+    kind: ScaleKind = "hop"
     low: float = Field(default=0.7, ge=_LEAST, le=_MOST, allow_inf_nan=False)
     high: float = Field(default=1.4, ge=_LEAST, le=_MOST, allow_inf_nan=False)
     initial: float = Field(default=1.0, allow_inf_nan=False)
@@ -51,8 +51,9 @@ class Scaling(BaseModel):
             return {"kind": value}
         if not isinstance(value, Mapping | Scaling):
             raise ValueError(
-                f"expected {', '.join(get_args(Kind))}, or the keys {', '.join(cls.model_fields)}, "
-                f"got {value!r}. The scales themselves are what the search finds."
+                f"expected {', '.join(get_args(ScaleKind))}, or the keys "
+                f"{', '.join(cls.model_fields)}, got {value!r}. "
+                "The scales themselves are what the search finds."
             )
         return value
 
@@ -80,14 +81,14 @@ class Scaling(BaseModel):
         return low if abs(gene) < self.low else min(max(gene, -self.high), self.high)
 
 
-class Hops(ABC):
+class PathScales(ABC):
     """The scales of a path.
 
     Args:
         slots: all slots.
     """
 
-    def __init__(self, scaling: Scaling, slots: Slots) -> None:
+    def __init__(self, scaling: Scaling, slots: PathSlots) -> None:
         self.scaling, self.slots = scaling, slots
 
     @property
@@ -96,10 +97,10 @@ class Hops(ABC):
         """The genes."""
 
     @abstractmethod
-    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+    def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
         """What the stream is multiplied by between two neighbours in a path."""
 
-    def scales(self, genes: Genes, path: Sequence[Slot]) -> tuple[float, ...]:
+    def scales(self, genes: Genes, path: Sequence[PathSlot]) -> tuple[float, ...]:
         """One for each block; that of the first, to which no hop leads, is 1.
 
         A hop that would take the product of all so far beyond what weights can make up for keeps
@@ -120,35 +121,35 @@ class Hops(ABC):
         return (*(1.0,) * (depth - 1), last)
 
 
-class NoScales(Hops):
+class NoScales(PathScales):
     """Every scale is 1: the paper's ablation."""
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `Hops`."""
+        """See `PathScales`."""
         return []
 
     def example(self, depth: int) -> tuple[float, ...]:
-        """See `Hops`."""
+        """See `PathScales`."""
         return ()
 
-    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+    def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
         return 1.0
 
 
-class OnePerSlot(Hops):
+class OnePerSlot(PathScales):
     """The scale on the way into a slot, wherever from."""
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `Hops`."""
+        """See `PathScales`."""
         return [self.scaling.parameter(f"scale.{slot.name}") for slot in self.slots.all[1:]]
 
-    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+    def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
         return self.scaling.value(float(genes[f"scale.{slot.name}"]))
 
 
-class Matrix(Hops):
+class OnePerPair(PathScales):
     """W_ij for each pair of blocks i and j, whatever the slots.
 
     Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2.
@@ -156,16 +157,16 @@ class Matrix(Hops):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `Hops`."""
+        """See `PathScales`."""
         labels = [f"{model}.{layer}" for model, layer in self.slots.blocks]
         return [self.scaling.parameter(f"scale.{i}.{j}") for i in labels for j in labels]
 
-    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+    def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
         label = f"scale.{before.model}.{before.layer}.{slot.model}.{slot.layer}"
         return self.scaling.value(float(genes[label]))
 
 
-class Network(Hops):
+class ScaleNetwork(PathScales):
     """W_ij = pi_theta(i, j, t): a network of one hidden layer, whose weights theta are the genes.
 
     Its inputs are the two blocks' numbers among all, and the slot's, each between -1 and 1, and 1.
@@ -178,13 +179,13 @@ class Network(Hops):
 
     _INPUTS = ("from", "to", "slot", "one")
 
-    def __init__(self, scaling: Scaling, slots: Slots) -> None:
+    def __init__(self, scaling: Scaling, slots: PathSlots) -> None:
         super().__init__(scaling, slots)
         self._numbers = {block: number for number, block in enumerate(slots.blocks)}
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `Hops`."""
+        """See `PathScales`."""
         hidden = range(self.scaling.hidden)
         generator = np.random.default_rng(0)
         starts = generator.uniform(-2, 2, (self.scaling.hidden, len(self._INPUTS)))
@@ -200,7 +201,7 @@ class Network(Hops):
             *(Parameter(f"theta.{u}.out", "float", 0.0, low=-4.0, high=4.0) for u in hidden),
         ]
 
-    def _scale(self, genes: Genes, before: Slot, slot: Slot) -> float:
+    def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
         inputs = (
             _spread(self._numbers[before.block], len(self._numbers)),
             _spread(self._numbers[slot.block], len(self._numbers)),
@@ -229,11 +230,11 @@ class Network(Hops):
         return low + (scaling.high - low) / (1 + (1 / share - 1) * math.exp(-total))
 
 
-KINDS: Mapping[Kind, type[Hops]] = {
+KINDS: Mapping[ScaleKind, type[PathScales]] = {
     "none": NoScales,
     "hop": OnePerSlot,
-    "matrix": Matrix,
-    "network": Network,
+    "matrix": OnePerPair,
+    "network": ScaleNetwork,
 }
 
 

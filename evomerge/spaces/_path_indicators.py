@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from evomerge.spaces._path import Slot, Slots
+from evomerge.spaces._path_slots import PathSlot, PathSlots
 from evomerge.types import Parameter
 
 Genes = Mapping[str, Any]
@@ -16,8 +16,8 @@ _STEPS_IN = 2 / 3  # two of the standard deviations with which a search starts, 
 class Chosen(NamedTuple):
     """The slots of a path, and how much each is preferred where some must go."""
 
-    path: tuple[Slot, ...]
-    preference: Mapping[Slot, float]
+    path: tuple[PathSlot, ...]
+    preference: Mapping[PathSlot, float]
 
 
 class Indicators(ABC):
@@ -28,7 +28,7 @@ class Indicators(ABC):
         kept: those without a gene, always in.
     """
 
-    def __init__(self, slots: Slots, kept: frozenset[Slot]) -> None:
+    def __init__(self, slots: PathSlots, kept: frozenset[PathSlot]) -> None:
         self.slots, self.kept = slots, kept
         self.free = [slot for slot in slots.between if slot not in kept]
 
@@ -41,10 +41,10 @@ class Indicators(ABC):
     def chosen(self, genes: Genes) -> Chosen:
         """The path of a genome, its ends included."""
 
-    def _path(self, included: set[Slot]) -> tuple[Slot, ...]:
+    def _path(self, included: set[PathSlot]) -> tuple[PathSlot, ...]:
         return tuple(s for s in self.slots.all if s in included or s in self.kept)
 
-    def _starts_in(self, slot: Slot) -> bool:
+    def _starts_in(self, slot: PathSlot) -> bool:
         leading = self.slots.first.model
         own = slot.repetition == 0 and slot.model == leading
         return own and slot.layer < self.slots.layers[leading] - 1
@@ -72,7 +72,7 @@ class Thresholds(Indicators):
     Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2.
     """
 
-    def __init__(self, slots: Slots, kept: frozenset[Slot], absent: float) -> None:
+    def __init__(self, slots: PathSlots, kept: frozenset[PathSlot], absent: float) -> None:
         super().__init__(slots, kept)
         self.absent = absent
 
@@ -117,7 +117,7 @@ class Runs(Indicators):
     Source: Kim et al. 2024, arXiv:2312.15166 (SOLAR: 32 blocks, two runs that share 16).
     """
 
-    def __init__(self, slots: Slots, kept: frozenset[Slot], overlap: float) -> None:
+    def __init__(self, slots: PathSlots, kept: frozenset[PathSlot], overlap: float) -> None:
         super().__init__(slots, kept)
         self.overlap = overlap
         self.runs = list(dict.fromkeys((s.repetition, s.model) for s in self.slots.all))
@@ -160,7 +160,7 @@ class Runs(Indicators):
         return Chosen(self._path(included), {})
 
 
-def order_genes(slots: Sequence[Slot]) -> list[Parameter]:
+def order_genes(slots: Sequence[PathSlot]) -> list[Parameter]:
     """A gene for each slot between the ends by which those of a path are sorted."""
     count = len(slots)
     return [
@@ -169,7 +169,7 @@ def order_genes(slots: Sequence[Slot]) -> list[Parameter]:
     ]
 
 
-def sorted_path(path: Sequence[Slot], genes: Genes) -> tuple[Slot, ...]:
+def sorted_path(path: Sequence[PathSlot], genes: Genes) -> tuple[PathSlot, ...]:
     """The path with what is between its ends sorted; slots whose genes are equal in their order."""
     first, *between, last = path
     return (first, *sorted(between, key=lambda slot: float(genes[f"order.{slot.name}"])), last)

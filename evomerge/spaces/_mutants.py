@@ -1,7 +1,7 @@
-"""Children with mutations: their genomes hold the steps that lead to them.
+"""Children with noise on every weight: their genomes hold all steps from the sources to them.
 
-Noise on every weight is no weighted sum of the sources, so that nothing shorter than the lineage
-gives such a child again.
+Such a child is no weighted sum of the sources, so that nothing shorter than its lineage gives it
+again.
 
 Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.16204.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -19,19 +19,12 @@ from torch import Tensor
 from evomerge.kernels.steps import offspring, replay
 from evomerge.kernels.sums import piecewise_sum
 from evomerge.recipes import Lineage, LineageStep
-from evomerge.spaces._crossing import Matrix
+from evomerge.spaces._coefficients import Coefficients
+from evomerge.spaces._crossing import MixedSpan
 from evomerge.types import Genome
 
 _MOST_BYTES = 1 << 30  # of individuals in memory; one that is not there is made again
 _FEWEST = 40
-
-
-class Stretch(NamedTuple):
-    """Elements on which a child is one weighted sum of its parents."""
-
-    start: int
-    stop: int
-    weights: tuple[float, ...]
 
 
 def is_mutated(genome: Genome) -> bool:
@@ -40,21 +33,21 @@ def is_mutated(genome: Genome) -> bool:
 
 
 def make_step(
-    genome: Genome, names: Sequence[str | int], stretches: Sequence[Stretch]
+    genome: Genome, names: Sequence[str | int], spans: Sequence[MixedSpan]
 ) -> LineageStep:
     """The last step of a child's lineage.
 
     Args:
         genome: with the genes ``noise`` and ``sigma``.
         names: of its parents.
-        stretches: in order; empty ones are left out.
+        spans: in order; empty ones are left out.
     """
-    filled = [stretch for stretch in stretches if stretch.stop > stretch.start]
+    filled = [span for span in spans if span.stop > span.start]
     return LineageStep(
         number=genome.genes["noise"],
         parents=tuple(names),
-        ends=tuple(stretch.stop for stretch in filled),
-        weights=tuple(tuple(map(_short, stretch.weights)) for stretch in filled),
+        ends=tuple(span.stop for span in filled),
+        weights=tuple(tuple(map(_short, span.weights)) for span in filled),
         sigma=genome.genes["sigma"],
     )
 
@@ -111,9 +104,11 @@ class Individuals:
         self._kept.move_to_end(last)
         return self._kept[last]
 
-    def mixture(self, matrix: Matrix) -> Tensor:
+    def mixture(self, coefficients: Coefficients) -> Tensor:
         """(N,) float32 of an individual without steps."""
-        return piecewise_sum(list(self.sources.values()), matrix.bounds[1:], matrix.rows)
+        return piecewise_sum(
+            list(self.sources.values()), coefficients.bounds[1:], coefficients.rows
+        )
 
     def offspring(self, step: LineageStep, parents: Sequence[Tensor]) -> Tensor:
         """(N,) float32 of a child."""

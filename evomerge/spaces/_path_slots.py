@@ -9,7 +9,7 @@ from typing import NamedTuple
 Block = tuple[str, int]  # a model, and the number of one of its blocks
 
 
-class Slot(NamedTuple):
+class PathSlot(NamedTuple):
     """A place in a path that one block may take.
 
     Attributes:
@@ -36,7 +36,7 @@ class Slot(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
+class PathSlots:
     """All slots in order: the blocks of every model, that as often as there are repetitions.
 
     The leading model's first block is first. Its last block, of the last repetition, comes after
@@ -49,12 +49,12 @@ class Slots:
     """
 
     layers: Mapping[str, int]
-    first: Slot
-    between: tuple[Slot, ...]
-    last: Slot
+    first: PathSlot
+    between: tuple[PathSlot, ...]
+    last: PathSlot
 
     @classmethod
-    def of(cls, layers: Mapping[str, int], repetitions: int) -> Slots:
+    def of(cls, layers: Mapping[str, int], repetitions: int) -> PathSlots:
         """The slots of models.
 
         Args:
@@ -69,11 +69,11 @@ class Slots:
         leading = next(iter(layers))
         end = names.index((repetitions - 1, leading, layers[leading] - 1))
         names.append(names.pop(end))
-        first, *between, last = (Slot(number, *name) for number, name in enumerate(names))
+        first, *between, last = (PathSlot(number, *name) for number, name in enumerate(names))
         return cls(layers, first, tuple(between), last)
 
     @property
-    def all(self) -> tuple[Slot, ...]:
+    def all(self) -> tuple[PathSlot, ...]:
         """(T,) in order."""
         return (self.first, *self.between, self.last)
 
@@ -84,7 +84,7 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PathLimits:
     """How large a path may be, and in which order its blocks may come.
 
     Attributes:
@@ -101,18 +101,22 @@ class Limits:
     sizes: Mapping[Block, int]
     around: int
 
-    def weights(self, path: Sequence[Slot]) -> int:
+    def weights(self, path: Sequence[PathSlot]) -> int:
         """Of the model that a path makes."""
         return self.around + sum(self.sizes.get(slot.block, 0) for slot in path)
 
-    def fits(self, path: Sequence[Slot]) -> bool:
+    def fits(self, path: Sequence[PathSlot]) -> bool:
         """Whether it is small enough."""
         short = self.layers is None or len(path) <= self.layers
         return short and (self.parameters is None or self.weights(path) <= self.parameters)
 
     def repaired(
-        self, path: Sequence[Slot], *, kept: frozenset[Slot], preference: Mapping[Slot, float]
-    ) -> tuple[Slot, ...]:
+        self,
+        path: Sequence[PathSlot],
+        *,
+        kept: frozenset[PathSlot],
+        preference: Mapping[PathSlot, float],
+    ) -> tuple[PathSlot, ...]:
         """The path without the blocks that break a limit; the same path always gives the same.
 
         Blocks that step back behind an earlier one of their model go first. Of the others, as many
@@ -139,7 +143,7 @@ class Limits:
         return tuple(slot for place, slot in enumerate(found) if place not in dropped)
 
     @staticmethod
-    def _forward(path: Sequence[Slot], kept: frozenset[Slot]) -> list[Slot]:
+    def _forward(path: Sequence[PathSlot], kept: frozenset[PathSlot]) -> list[PathSlot]:
         """Without those behind an earlier block of their model, or before a kept one that is."""
         bound: dict[int, int] = {}  # place to the least number of a kept block still to come
         least: dict[str, int] = {}
