@@ -1,4 +1,4 @@
-"""A LoRA adapter and its base in the place of a model, added up when its tensors are read."""
+"""A LoRA adapter on its base, in place of a model: added when tensors are read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.errors import CheckpointError
 from evomerge.weights._adapter_changes import STEM, Change, Changes
 from evomerge.weights.adapter_config import read_adapter_config
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.checkpoint import Checkpoint, MappedFiles
 from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
 
 if TYPE_CHECKING:
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 
 
 class Adapter(Checkpoint):
-    """The checkpoint that merging an adapter into its base would give, in float32.
+    """The checkpoint that merging a LoRA adapter into its base would give, in float32.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
         base: the model that the adapter was made for.
 
     Attributes:
-        base: likewise.
+        base: the model that the adapter was made for.
         settings: of adapter_config.json.
         stored: name to `TensorInfo` of what is in the adapter's own file.
         changes: name of a tensor to what the adapter does to it.
 
     Raises:
-        CheckpointError: files that are missing or damaged, kinds of adapters that cannot be added
-            up, tensors that do not fit the base; all of these at once.
+        CheckpointError: files that are missing or damaged, kinds of adapters that are no sums of
+            weights, tensors that do not fit the base; all of these at once.
     """
 
     def __init__(self, folder: Path, base: Checkpoint) -> None:
         self.folder, self.base = folder, base
         self.config = base.config
-        self._handles = {}
+        self._files = MappedFiles()
         self.stored: dict[str, TensorInfo] = {}
         problems: list[str] = []
         try:
@@ -69,26 +69,28 @@ class Adapter(Checkpoint):
 
     @property
     def plain(self) -> bool:
-        """Whether it is nothing but products of matrices, which vLLM can add by itself."""
+        """Whether it only adds products of matrices, which vLLM can do by itself."""
         return all(change.plain for change in self.changes.values())
 
     @property
     def note(self) -> str | None:
-        """A sentence where it calls its base otherwise; folders may have any name."""
-        said = self.settings.base
-        if not said or Path(said).name in (self.base.folder.name, *self.base.folder.parts):
+        """A sentence where its config names another base than it has here."""
+        named = self.settings.base
+        if not named or Path(named).name in (self.base.folder.name, *self.base.folder.parts):
             return None
-        return f"the adapter says that it was made for {said}, its base here is {self.base.folder}."
+        return (
+            f"the adapter says that it was made for {named}, its base here is {self.base.folder}."
+        )
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Its own, where it was saved with a tokenizer; else that of its base."""
+        """Its own folder if a tokenizer was saved with it, else that of its base."""
         own = (self.folder / "tokenizer.json").exists()
         return self.folder if own else self.base.tokenizer_folder
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the base's fingerprint, of the adapter's tensors and of how they count."""
+        """A digest of the base's fingerprint, the adapter's tensors and what they change."""
         from evomerge.weights.contents import digest_of
 
         own = digest_of(self.stored, self.tensor)
@@ -97,17 +99,17 @@ class Adapter(Checkpoint):
 
     def tensor(self, name: str) -> Tensor:
         """A tensor of the adapter's own file; treat it as read-only."""
-        return self._map(self.stored[name].file, name)
+        return self._files.read(self.stored[name].file, name)
 
     def read(self, name: str) -> Tensor:
-        """The base's tensor with what the adapter adds, all of it."""
+        """The base's tensor with the adapter added; float32 where the adapter changes it."""
         from evomerge.weights.low_rank import LowRank
 
         found = self.input(name)
         return found.whole() if isinstance(found, LowRank) else found
 
     def input(self, name: str) -> Tensor | LowRank:
-        """The base's tensor with what the adapter adds, row by row where that is a product."""
+        """As `read`, but products of matrices are computed row by row when asked."""
         from torch import Tensor
 
         from evomerge.weights.low_rank import LowRank
@@ -138,7 +140,7 @@ class Adapter(Checkpoint):
         return [sentence for name in self.stored if (sentence := self._own_non_finite(name))]
 
     def non_finite_in(self, name: str) -> str | None:
-        """A sentence that names file and tensor if it or what is added holds one."""
+        """A sentence that names file and tensor if it, or what is added, holds NaN or infinity."""
         change = self.changes.get(name)
         own = () if change is None else change.keys
         sentences = [s for key in own if (s := self._own_non_finite(key))]

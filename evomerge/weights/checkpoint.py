@@ -22,6 +22,27 @@ if TYPE_CHECKING:
     from evomerge.kernels.lazy import LazyTensor
 
 
+class MappedFiles:
+    """Tensors mapped from safetensors files, each file opened once."""
+
+    def __init__(self) -> None:
+        self._handles: dict[Path, Any] = {}
+
+    def read(self, file: Path, name: str) -> Tensor:
+        """A tensor of a file; treat it as read-only.
+
+        Raises:
+            CheckpointError: the file is gone or damaged.
+        """
+        try:
+            if file not in self._handles:
+                self._handles[file] = safe_open(file, framework="pt")
+            tensor: Tensor = self._handles[file].get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CheckpointError(f"{file}: cannot be read: {error}") from None
+        return tensor
+
+
 class Checkpoint:
     """A folder with safetensors weights, as a rule one of Hugging Face.
 
@@ -40,20 +61,25 @@ class Checkpoint:
         self.folder = folder
         self.config = _config(folder)
         self.tensors = read_headers(folder)
-        self._handles: dict[Path, Any] = {}
+        self._files = MappedFiles()
 
     @property
     def bare(self) -> bool:
-        """Whether it is not one of Transformers': weights for a module that a person wrote.
+        """Whether it is no Transformers model: weights for a PyTorch module of the user's own.
 
-        Its names say nothing that we know of, so that it has no blocks, and no role but ``other``.
+        Nothing is known of its tensor names: it has no blocks, and every role is ``other``.
         """
         return is_bare(self.config)
 
     @property
     def on_disk(self) -> dict[Path, Checkpoint]:
-        """Every model on disk that it is read from, by folder."""
+        """The models on disk whose files are read for this one, by folder."""
         return {self.folder: self}
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about it that a user should know, if there is one."""
+        return None
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -64,12 +90,12 @@ class Checkpoint:
 
     @cached_property
     def layers(self) -> int:
-        """How many blocks the model has."""
+        """The number of blocks."""
         return 1 + max((p.layer for p in self.places.values() if p.layer is not None), default=-1)
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where its tokenizer is."""
+        """The folder that holds its tokenizer."""
         return self.folder
 
     @cached_property
@@ -79,15 +105,15 @@ class Checkpoint:
 
     @cached_property
     def embedding(self) -> str | None:
-        """Name of the tensor with a row for every token; the largest, where there are several."""
-        found = [
+        """Name of the tensor with a row for every token; the tallest, where there are several."""
+        tables = [
             name
             for name, place in self.places.items()
             if place.role == "embedding"
             and len(self.tensors[name].shape) == 2
             and not is_position(name)
         ]
-        return max(found, key=lambda name: self.tensors[name].shape[0], default=None)
+        return max(tables, key=lambda name: self.tensors[name].shape[0], default=None)
 
     @cached_property
     def token_tables(self) -> frozenset[str]:
@@ -105,22 +131,22 @@ class Checkpoint:
 
     @cached_property
     def head(self) -> str | None:
-        """Name of the stored matrix that could be the embedding instead; None without one."""
+        """Name of the output matrix, of the embedding's shape; None where none is stored."""
         shape = self.tensors[self.embedding].shape if self.embedding is not None else None
-        found = (n for n in self.tensors if self.places[n].role == "head")
-        return next((name for name in found if self.tensors[name].shape == shape), None)
+        heads = (n for n in self.tensors if self.places[n].role == "head")
+        return next((name for name in heads if self.tensors[name].shape == shape), None)
 
     @cached_property
     def tied(self) -> bool:
         """Whether the output head is the embedding, by the rule of Transformers.
 
-        A config may leave the key out where it is its architecture's default, so that a missing
-        key says nothing. Two stored tensors that differ are not tied whatever the config says;
-        only where both are stored are weights compared.
+        A config that leaves the key out has its architecture's default, which is not known here:
+        a missing key says nothing. Two stored tensors that differ are not tied, whatever the
+        config says. Weights are read only where both are stored.
         """
         parts = [self.config, *language_parts(self.config)]
-        said = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
-        if said and not any(said):
+        flags = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+        if flags and not any(flags):
             return False
         if self.head is None or self.embedding is None:
             return True
@@ -137,9 +163,9 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """A digest of names, dtypes, shapes and of samples from every tensor.
 
-        Another digest means other weights. The same digest does not prove the same weights: it
-        tells a model from other models and other training, while a bit changed between two
-        samples of a large tensor goes unnoticed. Reading every byte would take minutes at 7B.
+        Another digest means other weights. The same digest does not prove the same weights: a bit
+        changed between two samples of a large tensor goes unnoticed, other training does not.
+        Reading every byte would take minutes at 7B.
 
         It depends neither on the folder nor on how the tensors are spread over files.
         """
@@ -149,20 +175,11 @@ class Checkpoint:
 
     def read(self, name: str) -> Tensor:
         """The tensor, mapped from its file; treat it as read-only."""
-        return self._map(self.tensors[name].file, name)
+        return self._files.read(self.tensors[name].file, name)
 
     def input(self, name: str) -> Tensor | LazyTensor:
-        """What `read` gives, or what computes parts of it."""
+        """The tensor, or an object that computes stretches of it when asked."""
         return self.read(name)
-
-    def _map(self, file: Path, name: str) -> Tensor:
-        try:
-            if file not in self._handles:
-                self._handles[file] = safe_open(file, framework="pt")
-            tensor: Tensor = self._handles[file].get_tensor(name)
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise CheckpointError(f"{file}: cannot be read: {error}") from None
-        return tensor
 
     def non_finite(self) -> list[str]:
         """A sentence for each tensor that holds a NaN or an infinity. Reads all weights once."""

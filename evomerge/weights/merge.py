@@ -1,4 +1,4 @@
-"""A plan carried out: tile after tile, float32 inside, one cast at the end."""
+"""Carries out a plan: tile by tile in float32, with one cast at the end."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from evomerge.weights.plan import Plan, Step
 
 Out = Callable[[int, Tensor], None]
 _CPU = torch.device("cpu")
-_SMALL_BYTES = 1 << 22  # what one thread merges faster than several
-_HANDFUL_BYTES = 1 << 27  # merged before the first of them is taken
+_SMALL_BYTES = 1 << 22  # one thread merges less than this faster than several do
+_BATCH_BYTES = 1 << 27  # merged before the first tensor is handed out
 
 
 def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _CPU) -> None:
     """Merge every tensor, several at a time.
 
-    What is handed out does not depend on the number of threads.
+    The values do not depend on the number of threads.
 
     Args:
         plan: what to merge.
-        out: for each tensor a function that takes the flat index of the first element of a
-            stretch and its elements, (n,) in the step's dtype on ``device``; it must not keep
-            them. Stretches of one tensor come in order, tensors in any order and from several
+        out: for each tensor a function that takes a stretch of it: the flat index of the first
+            element, and the elements, (n,) in the step's dtype on ``device``, which it must not
+            keep. Stretches of one tensor come in order, tensors in any order and from several
             threads.
         device: where the arithmetic is done.
 
@@ -62,7 +62,7 @@ def _carry_out(merger: _Merger, steps: Sequence[Step], out: Callable[[Step], Out
         if count == 1:
             pending.append(workers.submit(merger.carry_out_all, steps, out))
         else:
-            # the largest first, so that no thread is left with them at the end
+            # the largest first, so that the others need not wait for them in the end
             for step in sorted(steps, key=lambda step: -step.nbytes):
                 pending.append(workers.submit(merger.carry_out, step, out(step)))  # noqa: PERF401
         wait(pending, return_when=FIRST_EXCEPTION)
@@ -80,31 +80,31 @@ def _carry_out(merger: _Merger, steps: Sequence[Step], out: Callable[[Step], Out
 def merge(plan: Plan) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every tensor of the merged model, in the plan's order.
 
-    Some 128 MiB are merged at a time, and nothing meanwhile: who takes the tensors may use all
-    threads as well.
+    About 128 MiB are merged at a time, and nothing while the caller uses them, so that it has all
+    threads to itself.
 
     Raises:
         CheckpointError, PlanError, CandidateError: as `merge_into`.
     """
     merger = _Merger(plan, _CPU)
-    for steps in _handfuls(plan.steps):
+    for steps in _batches(plan.steps):
         merged = {step.slot.name: torch.empty(step.slot.shape, dtype=step.dtype) for step in steps}
-        _carry_out(merger, steps, partial(_into_its_own, merged))
+        _carry_out(merger, steps, partial(_into_own, merged))
         while merged:  # keeps nothing that was handed out
             name = next(iter(merged))
             yield name, merged.pop(name)
 
 
-def _handfuls(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """The steps in order, as many together as reach a number of bytes."""
-    found: list[Step] = []
+def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """The steps in order, in batches of `_BATCH_BYTES` or one step more."""
+    batch: list[Step] = []
     for step in steps:
-        found.append(step)
-        if sum(step.nbytes for step in found) >= _HANDFUL_BYTES:
-            yield found
-            found = []
-    if found:
-        yield found
+        batch.append(step)
+        if sum(step.nbytes for step in batch) >= _BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def merge_one(plan: Plan, step: Step) -> Tensor:
@@ -118,12 +118,12 @@ def merge_one(plan: Plan, step: Step) -> Tensor:
     return merged
 
 
-def _into_its_own(merged: Mapping[str, Tensor], step: Step) -> Out:
+def _into_own(merged: Mapping[str, Tensor], step: Step) -> Out:
     return _into(merged[step.slot.name])
 
 
 def _into(merged: Tensor) -> Out:
-    """What fills a tensor."""
+    """A function that fills a tensor with its stretches."""
     flat = merged.view(-1)
 
     def out(start: int, values: Tensor) -> None:
@@ -155,7 +155,7 @@ class _Merger:
             self._merge(step, out)
 
     def _hand_out(self, value: Tensor | LazyTensor, step: Step, out: Out) -> None:
-        """A tensor as it is."""
+        """Give out a tensor that is not merged, only folded and cast."""
         size = math.prod(step.slot.shape)
         for start in range(0, size, TILE):
             part = stretch(value, start, min(start + TILE, size)).to(self.device)
@@ -183,7 +183,7 @@ class _Merger:
         try:
             combine(self.plan.operator, stack, settings, cast)
         except NotFiniteError as error:
-            # an operator of global scope meets all tensors before the first is merged
+            # an operator of global scope reads all tensors before it merges the first
             steps = [s for s in self.plan.steps if s.slot.key == error.name and s.slot.inputs]
             raise _diagnosis(next(iter(steps), step), self.plan) from None
         stack.cache["finite", stack.identity] = True
@@ -191,7 +191,7 @@ class _Merger:
     def stack(self, step: Step) -> Stack:
         """The tensors of a step, as an operator sees them."""
         slot, models = step.slot, self.plan.models
-        # a pair of sources that one of them lacks is the other's tensor, not a pair with the base
+        # of two sources that are a pair, one that lacks the tensor is not replaced by the base
         present = len(slot.inputs) + len(slot.lacking)
         of_sources = self.plan.operator.on == "pair" and present == 2
         owners = [id(owner) for _, owner, _ in _owners(slot, models)]
@@ -225,7 +225,7 @@ class _Merger:
         return [stack.as_task_vectors() for stack in stacks if stack.base is not None]
 
     def _base_alone(self, step: Step) -> Tensor | LazyTensor:
-        """What only the base has (rule R8), or what the recipe's modules leave alone."""
+        """A tensor that only the base has (rule R8), or that the recipe does not merge."""
         base = self.plan.models.base_input(step.slot)
         if base is None:
             raise CandidateError(
@@ -235,16 +235,16 @@ class _Merger:
 
 
 def _folded(values: Tensor, step: Step) -> Tensor:
-    """(n,) float32, changed in place as the recipe's scales demand."""
+    """(n,) float32, with the recipe's scales folded in, in place."""
     return values.mul_(step.fold.factor).add_(step.fold.offset)
 
 
 class _StoppedError(Exception):
-    """Another tensor failed, or the person gave up."""
+    """Another tensor failed, or the user interrupted."""
 
 
 def _owners(slot: Slot, models: Models) -> Iterator[tuple[str, Checkpoint, str]]:
-    """Who has the tensor, base first: name, checkpoint, and what it calls the tensor."""
+    """Every model that has the tensor, base first: its name, the model, its tensor's name."""
     if slot.base is not None:
         yield "base", models.base, slot.base
     for source, tensor in slot.inputs.items():
@@ -258,17 +258,14 @@ def _depth(slot: Slot, blocks: int) -> float | None:
 
 
 def _agreed(slot: Slot, models: Models) -> Tensor:
-    """A tensor that is not floating point: the base's, if nobody disagrees (rule R8).
-
-    How many batches a norm of PyTorch's has averaged over is read in training alone.
-    """
+    """A tensor that is not floating point: the base's, if all models agree (rule R8)."""
     (first, checkpoint, tensor), *others = _owners(slot, models)
     value = checkpoint.read(tensor)
-    if slot.name.endswith("num_batches_tracked"):
+    if slot.name.endswith("num_batches_tracked"):  # of batch norms; only training reads it
         return value
     for name, other, theirs in others:
-        found = other.read(theirs)
-        if found.dtype != value.dtype or not torch.equal(value, found):
+        other_value = other.read(theirs)
+        if other_value.dtype != value.dtype or not torch.equal(value, other_value):
             raise PlanError(
                 f"{slot.name}: not floating point, so it cannot be merged, and it differs in "
                 f"{first} and {name}. Drop one of them."
@@ -277,12 +274,9 @@ def _agreed(slot: Slot, models: Models) -> Tensor:
 
 
 def _diagnosis(step: Step, plan: Plan) -> CandidateError | CheckpointError:
-    """Whose fault a non-finite tensor is: a damaged file, or the recipe."""
-    found = [
-        checkpoint.non_finite_in(tensor)
-        for _, checkpoint, tensor in _owners(step.slot, plan.models)
-    ]
-    problems = [sentence for sentence in found if sentence is not None]
+    """The error for a tensor that is not finite: a damaged file is to blame, or the recipe."""
+    owners = _owners(step.slot, plan.models)
+    problems = [p for _, checkpoint, tensor in owners if (p := checkpoint.non_finite_in(tensor))]
     if problems:
         return CheckpointError(dict.fromkeys(problems))
     return CandidateError(

@@ -1,4 +1,4 @@
-"""What keeps models from being merged, and what a person should know though it does not."""
+"""Why models cannot be merged, and notes on what merging them changes silently."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def config_problems(
     sliced: bool,
     stacked: Collection[str] = (),
 ) -> list[str]:
-    """Architectures that differ, and weights that are not full-precision.
+    """Sentences about architectures that differ and weights that are quantized.
 
     Args:
         sliced: whether blocks are taken one by one, so that depths may differ.
-        stacked: the sources of which blocks are taken whole.
+        stacked: the sources whose blocks are stacked rather than merged.
     """
     problems = [
         f"{name}: its weights are quantized. Give the full-precision model."
@@ -67,7 +67,7 @@ def config_problems(
 
 
 def _composite(config: Mapping[str, Any]) -> bool:
-    """Whether a language model is only a part of it; the other parts need not be in a source."""
+    """Whether a language model is only one part of it; sources may lack the other parts."""
     towers = ("vision_config", "audio_config")
     return bool(language_parts(config)) or any(key in config for key in towers)
 
@@ -81,15 +81,18 @@ def _language(config: Mapping[str, Any]) -> Any:
 def vocabulary_problems(
     base: Checkpoint, sources: Mapping[str, Checkpoint], *, aligns: bool
 ) -> list[str]:
-    """Tokenizers that number tokens differently, where rows are not aligned."""
-    known = {name: checkpoint.vocabulary for name, checkpoint in sources.items()}
+    """Sources whose tokenizers number tokens differently from the base's.
+
+    Args:
+        aligns: whether rows are matched by token strings, so that this is no problem.
+    """
     if aligns or base.vocabulary is None:
         return []
     return [
         f"{name}: its tokenizer numbers tokens differently from the base's. "
         "Set tokenizer: base, or drop this source."
-        for name, vocabulary in known.items()
-        if vocabulary is not None and vocabulary != base.vocabulary
+        for name, checkpoint in sources.items()
+        if checkpoint.vocabulary is not None and checkpoint.vocabulary != base.vocabulary
     ]
 
 
@@ -101,7 +104,7 @@ def shape_problems(
     *,
     aligns: bool,
 ) -> list[str]:
-    """Every tensor whose shape or kind differs, in one sentence a source."""
+    """One sentence for each source whose tensors have other shapes, or are not floating point."""
     problems = []
     for source, checkpoint in sources.items():
         taking_part = [slot for slot in slots if source in slot.inputs]
@@ -174,7 +177,7 @@ def notes(
     slots: tuple[Slot, ...],
     vocabulary: Vocabulary | None,
 ) -> Iterator[str]:
-    """What changes silently when these models are merged."""
+    """Sentences about what changes silently when these models are merged."""
     for name, checkpoint in sources.items():
         for key, mine, theirs in _differences(base, checkpoint, _NOTED_CONFIG):
             yield (
@@ -200,6 +203,7 @@ def notes(
         )
     if len({checkpoint.tied for checkpoint in (base, *sources.values())}) == 2:
         yield "some models tie embedding and head, some do not: all are untied."
+    yield from (f"{name}: {note}" for name, one in sources.items() if (note := one.note))
 
 
 def _vocabulary_note(
@@ -225,7 +229,7 @@ def _vocabulary_note(
 def _differences(
     base: Checkpoint, source: Checkpoint, keys: tuple[str, ...]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Keys that both configs have, with different values."""
+    """Keys that both configs have with different values: key, the base's value, the source's."""
     ours, theirs = _facts(base.config), _facts(source.config)
     for key in keys:
         mine, other = ours.get(key), theirs.get(key)

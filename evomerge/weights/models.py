@@ -1,4 +1,4 @@
-"""The open checkpoints of a merge, lined up tensor by tensor."""
+"""The open checkpoints of a merge, their tensors matched by name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, cast
 
 from evomerge.errors import PlanError
-from evomerge.recipes import Recipe, Tokenizer
+from evomerge.recipes import BASE, Recipe, Tokenizer
 from evomerge.weights import chat_templates
-from evomerge.weights.adapters import Adapter
 from evomerge.weights.block_numbers import displaced
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
@@ -23,7 +22,7 @@ from evomerge.weights.mismatches import (
     shape_problems,
     vocabulary_problems,
 )
-from evomerge.weights.slices import Slices, block_ranges, range_problems
+from evomerge.weights.slices import Slices, range_problems
 from evomerge.weights.slots import Slot, align_tensors, keep_outside, module_problems, refill
 
 if TYPE_CHECKING:
@@ -40,17 +39,17 @@ _COMPOSITION = ("base", "sources", "tokenizer", "slices", "modules", "chat_templ
 
 
 def key_of(reference: Reference) -> str:
-    """The same for references to the same model."""
+    """A text that is the same for references to the same model."""
     return reference if isinstance(reference, str) else f"recipe {reference.digest}"
 
 
 def _label(reference: Reference) -> str:
-    """What a message calls it."""
+    """What a message calls a model."""
     return reference if isinstance(reference, str) else f"a recipe with {reference.operator}"
 
 
 class Composition(Protocol):
-    """What a `Recipe` says of its models: all but operator, settings and dtype."""
+    """Which models are merged, and how their tensors are matched: fields of a `Recipe`."""
 
     @property
     def base(self) -> Reference: ...
@@ -70,7 +69,7 @@ class Models:
     """A base and its sources.
 
     Args:
-        recipe: which models they are, and how they are lined up.
+        recipe: which models they are, and how their tensors are matched.
         base, sources: the same models, open.
 
     Attributes:
@@ -78,8 +77,8 @@ class Models:
         vocabulary: of the merged model; None where rows are not aligned.
         chat_template: of the merged model; None where it is that of its tokenizer.
         untied: whether the merged model has a head of its own (rule R10).
-        notes: what a person should know though it is no error.
-        known: tensor name to what has been measured of the inputs, for all candidates to come.
+        notes: sentences about what a user should know but need not change.
+        known: by tensor name, measurements of the inputs that later candidates use again.
 
     Raises:
         PlanError: models that do not fit together, all mismatches at once.
@@ -93,31 +92,33 @@ class Models:
         self._references = dict(recipe.sources)
         self._slices = tuple(recipe.slices)
         self.untied = any(not c.tied for c in self.members)
-        self.vocabulary, self.slots = self._align(recipe.tokenizer, recipe.modules)
+        self.vocabulary, self.slots = self._align()
         folders = [member.folder for member in self.members]
         self.chat_template = chat_templates.chosen(recipe.chat_template, folders)
         self.known: dict[str, dict[Any, Any]] = {}
-        # a block that is stacked and not merged is whole, whichever other models lack it
-        told = tuple(s for s in self.slots if s.place.layer is None or not self._stacked)
-        self.notes = list(notes(self.base, self.sources, told, self.vocabulary))
-        adapters = ((n, m) for n, m in self.sources.items() if isinstance(m, Adapter))
-        self.notes += [f"{name}: {note}" for name, m in adapters if (note := m.note)]
+        # a block that is stacked and not merged is complete, whichever other models lack it
+        noted = tuple(s for s in self.slots if s.place.layer is None or not self._stacked)
+        self.notes = list(notes(self.base, self.sources, noted, self.vocabulary))
 
-    def _align(
-        self, tokenizer: str | Tokenizer | None, modules: Sequence[str]
-    ) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
+    def _align(self) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
+        """The merged vocabulary and the merged tensors."""
         base, sources = self.base, self.sources
+        tokenizer, modules = self._recipe.tokenizer, self._recipe.modules
+        aligns = tokenizer is not None
         problems = [
             *config_problems(base, sources, sliced=bool(self._slices), stacked=self._stacked),
-            *vocabulary_problems(base, sources, aligns=tokenizer is not None),
+            *vocabulary_problems(base, sources, aligns=aligns),
         ]
         vocabulary, rows = None, None
-        try:
-            vocabulary = _settled(base, sources, tokenizer)
-            rows = None if vocabulary is None else vocabulary.padded_rows
-        except PlanError as error:
-            problems += error.problems
-            rows = 0  # rows are matched, though to none that exist
+        if tokenizer is not None:
+            from evomerge.weights.alignment import settle  # which imports torch
+
+            try:
+                vocabulary = settle(base, sources, tokenizer)
+                rows = None if vocabulary is None else vocabulary.padded_rows
+            except PlanError as error:
+                problems += error.problems
+                rows = 0  # so that tables of different heights are not reported as well
         wrong = list(range_problems(self._slices, base, sources))
         if wrong:
             raise PlanError([*problems, *wrong])
@@ -125,22 +126,22 @@ class Models:
         slots = align_tensors(base, sources, self._slices, untied=self.untied, rows=rows)
         problems += module_problems(slots, modules)
         slots = keep_outside(slots, modules)
-        problems += shape_problems(slots, base, sources, vocabulary, aligns=tokenizer is not None)
+        problems += shape_problems(slots, base, sources, vocabulary, aligns=aligns)
         if problems:
             raise PlanError(problems)
         return vocabulary, slots
 
     def of(self, recipe: Composition) -> Models:
-        """The models of one recipe of a search: its sources alone, stacked as it says.
+        """The models of one recipe of a search: only its sources, stacked as it says.
 
-        A recipe that stacks nothing anew fills the same tensors, see `select`.
+        Without another stack the merged model has the same tensors, see `select`.
 
         Raises:
             PlanError: models that are not among these, or do not fit together.
         """
         if not recipe.slices or tuple(recipe.slices) == self._slices:
             return self.select(recipe.sources)
-        return Models(recipe, self.base, self._chosen(recipe.sources))
+        return Models(recipe, self.base, self._renamed(self._origins(recipe.sources)))
 
     def select(self, sources: Mapping[str, Reference]) -> Models:
         """The same models with only these sources, filling the same tensors.
@@ -156,39 +157,36 @@ class Models:
         """
         if list(sources.items()) == list(self._references.items()):
             return self
+        origins = self._origins(sources)
         chosen = copy.copy(self)
         chosen.__dict__.pop("checkpoints", None)
-        chosen.sources = self._chosen(sources)
+        chosen.sources = self._renamed(origins)
         chosen._references = dict(sources)
         all_tied = self.untied and all(c.tied for c in chosen.members)
         head = self.base.embedding if all_tied else None
-        origin = {name: self._origins[key_of(model)] for name, model in sources.items()}
-        chosen.slots = refill(self.slots, origin, head=head)
+        chosen.slots = refill(self.slots, origins, head=head)
         return chosen
 
-    @property
-    def _origins(self) -> dict[str, str | None]:
-        """Key of a model to the source that it is, None for the base."""
-        of_sources = {key_of(model): name for name, model in self._references.items()}
-        return {key_of(self._recipe.base): None, **of_sources}
-
-    def _chosen(self, sources: Mapping[str, Reference]) -> dict[str, Checkpoint]:
-        """Name to model, each one of this base and these sources."""
-        origins = self._origins
-        stray = [_label(model) for model in sources.values() if key_of(model) not in origins]
+    def _origins(self, sources: Mapping[str, Reference]) -> dict[str, str | None]:
+        """What each source is called here; None for the base."""
+        known: dict[str, str | None] = {key_of(self._recipe.base): None}
+        known |= {key_of(model): name for name, model in self._references.items()}
+        stray = [_label(model) for model in sources.values() if key_of(model) not in known]
         if stray:
             raise PlanError(
                 f"not among the models of this search: {', '.join(stray)}. "
                 "Add them to the search's sources."
             )
-        found = {name: origins[key_of(model)] for name, model in sources.items()}
-        return {n: self.base if o is None else self.sources[o] for n, o in found.items()}
+        return {name: known[key_of(model)] for name, model in sources.items()}
+
+    def _renamed(self, origins: Mapping[str, str | None]) -> dict[str, Checkpoint]:
+        return {n: self.base if o is None else self.sources[o] for n, o in origins.items()}
 
     @property
     def composition(self) -> Recipe:
-        """What these models were opened from, as plain data that opens the same elsewhere.
+        """What these models were opened from, as plain data from which others can open the same.
 
-        Those that `select` leaves out are named, too. Operator and dtype mean nothing.
+        It names those that `select` left out, too. Its operator and dtype mean nothing.
         """
         keys = {key: getattr(self._recipe, key) for key in _COMPOSITION}
         return Recipe.model_validate({**keys, "operator": "linear", "dtype": self.dtype})
@@ -200,7 +198,7 @@ class Models:
 
     @cached_property
     def checkpoints(self) -> dict[Path, Checkpoint]:
-        """Every model on disk that is read, by folder; of a recipe in place of one, its models."""
+        """Every model that is read from disk, by folder; of a nested recipe, its models."""
         return {f: model for member in self.members for f, model in member.on_disk.items()}
 
     def base_input(self, slot: Slot) -> Input | None:
@@ -225,7 +223,7 @@ class Models:
         return self.vocabulary.align(model, model.read(name), lambda: self._tables(slot))
 
     def _tables(self, slot: Slot) -> list[tuple[Checkpoint, Tensor]]:
-        """Every model that has a table of token rows, whether or not it is merged here."""
+        """The token tables of all models that have one, whether or not it is merged here."""
         assert self.vocabulary is not None
         found = []
         for model in self.vocabulary.models:
@@ -238,43 +236,32 @@ class Models:
 
     @property
     def _stacked(self) -> set[str]:
-        """The models of which blocks are taken whole; none where blocks of several are merged."""
+        """The models whose blocks are stacked; none where blocks of several models are merged."""
         alone = all(len(slice_) == 1 for slice_ in self._slices)
         return {name for slice_ in self._slices for name in slice_} if alone else set()
 
     @property
     def layers(self) -> int:
         """Blocks of the merged model."""
-        part = block_ranges(None, self._slices)
-        return self.base.layers if part is None else sum(part.lengths)
+        return self.base.layers if self.origins is None else len(self.origins)
 
     @property
     def origins(self) -> list[tuple[Checkpoint, int]] | None:
-        """For each block, the model whose config speaks for it and the block there.
+        """For each block the model whose config describes it, and its number in that model.
 
-        That is the base where its blocks are named, else the first source; None without slices.
+        The first model that a slice names counts; None without slices.
         """
         if not self._slices:
             return None
-        known = {"base": self.base, **self.sources}
-        named = [next(iter(slice_.items())) for slice_ in self._slices]
-        return [(known[name], block) for name, (start, end) in named for block in range(start, end)]
+        known = {BASE: self.base, **self.sources}
+        first = [next(iter(slice_.items())) for slice_ in self._slices]
+        return [(known[name], block) for name, (start, end) in first for block in range(start, end)]
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16", "float16"]:
-        """What most of the base's tensors are stored in; float32 where merges cannot be."""
+        """What most of the base's tensors are stored in; float32 where no recipe can have that."""
         infos = self.base.tensors.values()
         counts = Counter(FLOATS[info.dtype] for info in infos if info.dtype in FLOATS)
         common = max(counts, key=counts.__getitem__, default="float32")
         known = common if common in ("bfloat16", "float16") else "float32"
         return cast(Literal["float32", "bfloat16", "float16"], known)
-
-
-def _settled(
-    base: Checkpoint, sources: Mapping[str, Checkpoint], tokenizer: str | Tokenizer | None
-) -> Vocabulary | None:
-    if tokenizer is None:
-        return None
-    from evomerge.weights.alignment import settle  # which works on tensors of row numbers
-
-    return settle(base, sources, tokenizer)

@@ -1,4 +1,4 @@
-"""What a recipe makes of its models but for the values, from headers alone."""
+"""The tensors of a merged model without their values, from headers alone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from evomerge.weights.folding import Fold, folds
 from evomerge.weights.headers import BYTES, FLOATS
 from evomerge.weights.models import Models
 from evomerge.weights.names import Place
+from evomerge.weights.recipe_problems import depth_problems
 
 
 class Outline(NamedTuple):
-    """Tensor name to its place, to its shape, and to what the recipe's scales do to it."""
+    """Three mappings from tensor names: to places, to shapes, to how scales are folded in."""
 
     places: Mapping[str, Place]
     shapes: Mapping[str, tuple[int, ...]]
@@ -22,14 +23,16 @@ class Outline(NamedTuple):
 
 
 def outline(recipe: Recipe, models: Models) -> Outline:
-    """The tensors of a recipe's merged model; whether its operator can give them, a plan says.
+    """The tensors of a recipe's merged model, in the order of a plan.
+
+    Whether its operator can merge them, only a plan tells.
 
     Args:
         recipe: what to merge.
         models: its models.
 
     Raises:
-        PlanError: all mismatches at once.
+        PlanError: lists that do not have one value a block, scales that cannot be folded in.
     """
     if problems := depth_problems(recipe, models.layers):
         raise PlanError(problems)
@@ -42,19 +45,3 @@ def outline(recipe: Recipe, models: Models) -> Outline:
         {slot.name: slot.shape for slot in slots},
         {slot.name: folded.get(slot.name, Fold(1.0)) for slot in slots},
     )
-
-
-def depth_problems(recipe: Recipe, layers: int) -> list[str]:
-    """A sentence for each list of a recipe that has not one value a block."""
-    problems = [
-        f"parameters.{path}: {count} values, but the model has {layers} blocks. "
-        "Give one value a block."
-        for path, count in recipe.lists()
-        if count != layers
-    ]
-    if recipe.scales and len(recipe.scales) != layers:
-        problems.append(
-            f"scales: {len(recipe.scales)} values, but the model has {layers} blocks. "
-            "Give one value a block."
-        )
-    return problems

@@ -1,10 +1,10 @@
-"""From a recipe to every output tensor and its inputs, from headers alone."""
+"""How each tensor of a merged model is made, planned from headers alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from evomerge.recipes import Recipe
 from evomerge.weights.folding import Fold, folds
 from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models, Slot
-from evomerge.weights.outline import depth_problems
+from evomerge.weights.recipe_problems import recipe_problems
 from evomerge.weights.segments import layout_of
 from evomerge.weights.statistics import Statistics, StatisticsKind, open_statistics
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from evomerge.operators import Operator
 
-# What operators call their statistics, and what the manifest of a folder of them says.
+# By the name that an operator has for its statistics, the kind in the manifest of their folder.
 _KINDS: Mapping[str, StatisticsKind] = {
     "fisher": "fisher",
     "grams": "gram",
@@ -37,7 +37,7 @@ Pieces = tuple[tuple[int, tuple[float, ...]], ...]
 _NO_FOLD = Fold(1.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """How one tensor of the merged model is made.
 
@@ -46,9 +46,10 @@ class Step:
         dtype: of the result.
         per_source: parameter to its values, one for each source in ``slot.inputs``.
         shared: the operator's other parameters.
-        pieces: where pieces of the tensor end, and the weights of the sources on each.
-        fold: what becomes of the merged values just before they are rounded.
-        offset: where the recipe's lineage has its first element.
+        pieces: of a recipe with segments: where each piece of the tensor ends, and the weights of
+            the sources on it.
+        fold: applied to the merged values just before they are rounded.
+        offset: of a recipe with a lineage: position of the tensor's first element among all.
     """
 
     slot: Slot
@@ -72,11 +73,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A recipe made concrete for the checkpoints that it names.
+    """A recipe with the checkpoints that it names: what `merge` carries out.
 
     Attributes:
         steps: in the order in which safetensors stores tensors: wide dtypes first, then by name.
-        statistics: source to what was recorded of it, where the operator needs it.
+        statistics: source to its statistics, where the operator needs some.
     """
 
     recipe: Recipe
@@ -86,7 +87,7 @@ class Plan:
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
 
     def statistics_of(self, slot: Slot) -> list[Tensor | None]:
-        """(M,) what the operator needs to know of each source's tensor; empty if nothing."""
+        """(M,) statistics of each source's tensor; empty where the operator needs none."""
         if self.operator.statistics is None:
             return []
         return [self.statistics[name].read(tensor) for name, tensor in slot.inputs.items()]
@@ -111,18 +112,13 @@ def make_plan(recipe: Recipe, models: Models) -> Plan:
 
     operator = get(recipe.operator)
     models = models.of(recipe)
-    problems = _recipe_problems(recipe, operator, models.layers)
-    if problems:
+    if problems := recipe_problems(recipe, operator, models.layers):
         raise PlanError(problems)
     planner = _Planner(recipe, operator, models)
     laid_out = _laid_out(recipe, models, planner.problems)
     folded = _folds(recipe, models, planner.problems)
     steps = [
-        replace(
-            planner.step(slot),
-            fold=folded.get(slot.name, _NO_FOLD),
-            **laid_out.get(slot.name, {}),
-        )
+        planner.step(slot, fold=folded.get(slot.name, _NO_FOLD), **laid_out.get(slot.name, {}))
         for slot in models.slots
     ]
     statistics = _statistics(recipe, operator, models, planner.problems)
@@ -130,39 +126,6 @@ def make_plan(recipe: Recipe, models: Models) -> Plan:
         raise PlanError(dict.fromkeys(planner.problems))
     steps.sort(key=lambda step: (-step.dtype.itemsize, step.slot.name))
     return Plan(recipe, operator, models, tuple(steps), statistics)
-
-
-def _recipe_problems(recipe: Recipe, operator: Operator, layers: int) -> list[str]:
-    """What is wrong with a recipe whatever its tensors are."""
-    problems = depth_problems(recipe, layers)
-    for name, setting in recipe.parameters.items():
-        if name not in operator.parameters:
-            known = did_you_mean(name, operator.parameters)
-            problems.append(f"parameters.{name}: unknown key.{known}")
-        elif name in operator.shared and isinstance(setting, Mapping):
-            problems += [
-                f"parameters.{name}.{source}: all sources share this parameter. Give one value."
-                for source in setting
-                if source in recipe.sources
-            ]
-    if operator.experimental and not recipe.experimental:
-        problems.append(
-            f"operator: {operator.name} is experimental: its published equations could not be "
-            "checked. Set experimental: true to use it all the same."
-        )
-    problems += [
-        f"{key}: {operator.name} has none. Set operator: segments."
-        for key in ("segments", "lineage")
-        if getattr(recipe, key) is not None and operator.name != "segments"
-    ]
-    changed = [key for key in recipe.parameters if key.startswith(("sparsify_", "compeft_"))]
-    is_global = recipe.parameters.get("scope") == "global" or operator.name == "opcm"
-    if changed and is_global:
-        problems.append(
-            f"parameters.{changed[0]}: {operator.name} looks at the whole model, which cannot "
-            "follow this. Set scope: tensor, or leave it out."
-        )
-    return [*problems, *_count_problems(recipe, operator)]
 
 
 def _folds(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str, Fold]:
@@ -177,20 +140,20 @@ def _folds(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str, 
 def _laid_out(
     recipe: Recipe, models: Models, problems: list[str]
 ) -> Mapping[str, Mapping[str, Any]]:
-    """Tensor name to what its step has of the recipe's segments or lineage."""
-    found = recipe.segments or recipe.lineage
-    if found is None:
+    """Tensor name to the pieces or the offset of its step; empty without segments or lineage."""
+    laid_out = recipe.segments or recipe.lineage
+    if laid_out is None:
         return {}
     task_vectors = recipe.parameters.get("space") == "task_vector"
     try:
-        layout = layout_of(models, found.chromosomes, task_vectors=task_vectors)
+        layout = layout_of(models, laid_out.chromosomes, task_vectors=task_vectors)
     except PlanError as error:
         problems += error.problems
         return {}
-    if found.size != layout.size:
+    if laid_out.size != layout.size:
         where = "segments.bounds" if recipe.segments else "lineage.steps: ends"
         problems.append(
-            f"{where}: the last is {found.size}, but the models have {layout.size} elements to "
+            f"{where}: the last is {laid_out.size}, but the models have {layout.size} elements to "
             "merge. Give the models that it was made for."
         )
         return {}
@@ -202,39 +165,23 @@ def _laid_out(
     }
 
 
-def _count_problems(recipe: Recipe, operator: Operator) -> list[str]:
-    """Too many sources, or too few, for the operator."""
-    groups = [tuple(s) for s in recipe.slices] or [tuple(recipe.sources)]
-    # the base takes part as one of the sources only where it is one
-    counts = {len([name for name in group if name in recipe.sources]) for group in groups}
-    least = 1 if operator.on == "pair" else operator.sources
-    most = operator.sources
-    if most is None or least is None or all(least <= count <= most for count in counts):
-        return []
-    wanted = {1: "one source"}.get(most, f"{most} sources")
-    if operator.on == "pair":
-        wanted = "exactly two models: give one source (and it meets the base) or two"
-    where = "in each slice" if recipe.slices else f"{', '.join(recipe.sources)}"
-    return [f"{operator.name} merges {wanted}. Got {max(counts)}: {where}."]
-
-
 def _statistics(
     recipe: Recipe, operator: Operator, models: Models, problems: list[str]
 ) -> dict[str, Statistics]:
-    """What was recorded of each source, opened."""
-    found: dict[str, Statistics] = {}
+    """Source to its statistics, opened."""
+    opened: dict[str, Statistics] = {}
     if operator.statistics is None:
         if recipe.statistics:
             problems.append(f"statistics: {operator.name} needs none. Remove this key.")
-        return found
+        return opened
+    kind = _KINDS[operator.statistics]
     for name, folder in recipe.statistics.items():
         if name not in recipe.sources:
             known = did_you_mean(name, recipe.sources)
             problems.append(f"statistics.{name}: no such source.{known}")
             continue
         try:
-            source = models.sources[name]
-            found[name] = open_statistics(Path(folder), kind=_KINDS[operator.statistics], of=source)
+            opened[name] = open_statistics(Path(folder), kind=kind, of=models.sources[name])
         except CheckpointError as error:
             problems += [f"statistics.{name}: {problem}" for problem in error.problems]
     cure = "Name a folder of them."
@@ -245,22 +192,21 @@ def _statistics(
         for name in recipe.sources
         if name not in recipe.statistics
     ]
-    return found
+    return opened
 
 
 class _Planner:
-    """Looks settings up, each distinct set validated once."""
+    """Makes the steps of a recipe; each distinct set of settings is validated once."""
 
     def __init__(self, recipe: Recipe, operator: Operator, models: Models) -> None:
         self.recipe, self.operator, self.models = recipe, operator, models
         self.problems: list[str] = []
         self._validated: dict[Frozen, dict[str, Any]] = {}
 
-    def step(self, slot: Slot) -> Step:
-        # mergekit's rule: outside the blocks, even after them, the first value counts
-        role, layer = slot.place.role, slot.place.layer or 0
+    def step(self, slot: Slot, **keys: Any) -> Step:
         if not slot.floating:
-            return Step(slot, _dtype(DTYPES[slot.stored]), {}, {})
+            dtype = _dtype(DTYPES[slot.stored])
+            return Step(slot=slot, dtype=dtype, per_source={}, shared={}, **keys)
         per_source = {
             name: tuple(self._per_source(name, source, slot) for source in slot.inputs)
             for name in self.operator.per_source
@@ -269,14 +215,24 @@ class _Planner:
             name: value
             for name in self.recipe.parameters
             if name not in self.operator.per_source
-            and (value := self.recipe.setting(name, None, role, layer, slot.name)) is not None
+            and (value := self._setting(name, None, slot)) is not None
         }
-        return Step(slot, _dtype(self.recipe.dtype), per_source, self._shared(shared))
+        return Step(
+            slot=slot,
+            dtype=_dtype(self.recipe.dtype),
+            per_source=per_source,
+            shared=self._shared(shared),
+            **keys,
+        )
+
+    def _setting(self, name: str, source: str | None, slot: Slot) -> Any:
+        # mergekit's rule: outside the blocks, even after them, the first value counts
+        role, layer = slot.place.role, slot.place.layer or 0
+        return self.recipe.setting(name, source, role, layer, slot.name)
 
     def _per_source(self, name: str, source: str, slot: Slot) -> float:
         bound = self.operator.per_source[name]
-        role, layer = slot.place.role, slot.place.layer or 0
-        value = self.recipe.setting(name, source, role, layer, slot.name)
+        value = self._setting(name, source, slot)
         if value is None:
             return bound.default
         if problem := bound.problem(value):
@@ -298,5 +254,5 @@ class _Planner:
 def _dtype(name: str) -> torch.dtype:
     import torch
 
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

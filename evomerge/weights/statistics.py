@@ -1,17 +1,16 @@
-"""A folder of statistics of one model, read lazily: what `evomerge statistics` wrote."""
+"""A folder of statistics of one model, as `evomerge statistics` writes it, read lazily."""
 
 from __future__ import annotations
 
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
 
 from evomerge.errors import CheckpointError
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.checkpoint import Checkpoint, MappedFiles
 from evomerge.weights.headers import read_headers
 
 if TYPE_CHECKING:
@@ -24,17 +23,17 @@ StatisticsKind = Literal["fisher", "gram", "second_moments", "raw"]
 
 
 class Manifest(BaseModel):
-    """What the numbers are of.
+    """What statistics were collected, of which model, on which examples.
 
     Attributes:
-        format: of this folder.
+        format: version of the folder's format.
         evomerge: the version that wrote it.
         kind: ``fisher``: one number per weight; ``gram``: one matrix per linear layer's input;
             ``second_moments``: an optimizer's, one number per weight; ``raw``: coefficients that
             were learned, a few per tensor. Of the last two, which may be made elsewhere, a
             manifest needs ``kind`` only.
         diagonal: of Gram matrices only the diagonals are stored.
-        model: as it was referred to.
+        model: the folder or name that was given.
         fingerprint: of the model's checkpoint.
         data: where the examples come from.
         data_digest: sha256 over the token ids of the examples.
@@ -67,18 +66,18 @@ class Manifest(BaseModel):
 
 
 class Statistics:
-    """Numbers by the model's tensor names; see `open_statistics`.
+    """Statistics by the model's tensor names; see `open_statistics`.
 
     Attributes:
-        folder: where they lie.
-        manifest: what they are of.
+        folder: that holds them.
+        manifest: its manifest.json.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self._tensors = read_headers(folder, STEM)
-        self._handles: dict[Path, Any] = {}
+        self._files = MappedFiles()
         problems = [
             f"{info.file}: tensor {name} is stored as {info.dtype}, expected F32. Collect it again."
             for name, info in self._tensors.items()
@@ -92,20 +91,10 @@ class Statistics:
         if problems:
             raise CheckpointError(problems)
 
-    @property
-    def kind(self) -> StatisticsKind:
-        """Which statistic this is."""
-        return self.manifest.kind
-
     @cached_property
     def names(self) -> frozenset[str]:
         """Tensors of the model that have a statistic."""
         return frozenset(self._tensors) | frozenset(self.manifest.aliases)
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a tensor's statistic without reading it; None where it has none."""
-        info = self._tensors.get(self.manifest.aliases.get(name, name))
-        return None if info is None else info.shape
 
     def read(self, name: str) -> Tensor | None:
         """The statistic of a tensor, mapped from its file; treat it as read-only.
@@ -115,19 +104,12 @@ class Statistics:
             weight of (out, in), or its diagonal (in,). None where the tensor has no statistic.
 
         Raises:
-            CheckpointError: the file has gone.
+            CheckpointError: the file is gone or damaged.
         """
         stored = self.manifest.aliases.get(name, name)
         if stored not in self._tensors:
             return None
-        file = self._tensors[stored].file
-        try:
-            if file not in self._handles:
-                self._handles[file] = safe_open(file, framework="pt")
-            tensor: Tensor = self._handles[file].get_tensor(stored)
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise CheckpointError(f"{file}: cannot be read: {error}") from None
-        return tensor
+        return self._files.read(self._tensors[stored].file, stored)
 
 
 def open_statistics(
@@ -151,12 +133,8 @@ def open_statistics(
             f"{folder}: holds {manifest.kind} statistics, expected {kind}. "
             + (f"Make them with evomerge statistics --kind {kind}." if made else "Name another.")
         )
-    collected = manifest.kind in ("fisher", "gram")
-    if (
-        of is not None
-        and (collected or manifest.fingerprint)
-        and (manifest.fingerprint != of.fingerprint)
-    ):
+    says_of_what = manifest.kind in ("fisher", "gram") or manifest.fingerprint
+    if of is not None and says_of_what and manifest.fingerprint != of.fingerprint:
         problems.append(
             f"{folder}: statistics of another model, {manifest.model}, whose weights are not those "
             f"of {of.folder}. Make them of this model with evomerge statistics."

@@ -250,10 +250,10 @@ def test_merging_leaves_the_sources_alone(tiny: Tiny) -> None:
     assert before == [(tiny(seed) / "model.safetensors").read_bytes() for seed in range(3)]
 
 
-def test_a_handful_of_tensors_comes_before_the_next_is_read(
+def test_a_batch_of_tensors_comes_before_the_next_is_read(
     tiny: Tiny, changed: Changed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge_module, "_HANDFUL_BYTES", 1 << 10)
+    monkeypatch.setattr(merge_module, "_BATCH_BYTES", 1 << 10)
 
     def damage(tensors: dict[str, Tensor]) -> None:
         tensors["model.norm.weight"][0] = float("nan")
