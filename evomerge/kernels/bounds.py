@@ -108,9 +108,9 @@ def cuts_between_bounds(
     for (row, _), (low, high) in zip(wanted, limits, strict=True):
         share = ((sample[row] > low) & (sample[row] <= high)).double().mean()
         tables.append(GrowingColumns([torch.float32, torch.int64], int(1.2 * size * float(share))))
-    for start, found in scores():
+    for start, rows in scores():
         for number, ((row, _), (low, high)) in enumerate(zip(wanted, limits, strict=True)):
-            above, numbers, places = between(found[row].reshape(-1), low, high)
+            above, numbers, places = between(rows[row].reshape(-1), low, high)
             tables[number].add(numbers, places + start)
             beyond[number] += above
     cuts: dict[tuple[int, int], Cut] = {}

@@ -76,13 +76,13 @@ class Measures:
             settings: all that the result depends on besides the inputs; a search may vary them
                 without end.
         """
-        found: dict[Any, Any] = self.once((key, "latest"), dict)
+        results: dict[Any, Any] = self.once((key, "latest"), dict)
         with _lock if len(self.parts) > 1 else nullcontext():
-            if settings not in found:
-                while len(found) >= _LATEST:
-                    found.pop(next(iter(found)))
-                found[settings] = measure()
-            return found[settings]
+            if settings not in results:
+                while len(results) >= _LATEST:
+                    results.pop(next(iter(results)))
+                results[settings] = measure()
+            return results[settings]
 
     def tiles(self, *, by_row: bool = False) -> Iterator[tuple[int, Tile]]:
         """Every tile, with the flat index of its stack's first element."""
@@ -94,8 +94,8 @@ class Measures:
         """The sum of the kernel's results over all tiles, float64 on the CPU."""
         total: Tensor | None = None
         for _, tile in self.tiles(by_row=by_row):
-            found = kernel(tile).double()
-            total = found if total is None else total + found
+            part = kernel(tile).double()
+            total = part if total is None else total + part
         if total is None:
             raise ValueError("no elements to sum over")
         return total.cpu()
@@ -106,8 +106,8 @@ class Measures:
         def measure() -> Tensor:
             return self.total(lambda tile: inner_products(tile.values.flatten(1)))
 
-        found: Tensor = self.once("gram", measure)
-        return found
+        gram: Tensor = self.once("gram", measure)
+        return gram
 
     def cuts(self, kernel: Kernel, counts: Sequence[int], key: Any = None) -> list[Cut]:
         """(S,) thresholds above which the largest numbers lie, for the stack being merged.
@@ -139,8 +139,8 @@ class Measures:
         ranking = Ranking(scores, sample if pays else None, own.size)
         if key is None:
             return ranking
-        found: Ranking = self.once(("ranking", key), lambda: ranking)
-        return found
+        kept: Ranking = self.once(("ranking", key), lambda: ranking)
+        return kept
 
 
 def measures(stack: Stack, scope: Scope = "tensor", *, every: bool = False) -> Measures:

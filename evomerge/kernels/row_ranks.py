@@ -27,16 +27,16 @@ def ranks(values: Tensor) -> Tensor:
     """
     columns = values.shape[1]
     if fits(values):
-        found = scratch("ranks", values)
-        _rank_rows(array(values), array(found))
-        return found
+        ranked = scratch("ranks", values)
+        _rank_rows(array(values), array(ranked))
+        return ranked
     order = columns - 1 - values.abs().flip(1).argsort(dim=1, stable=True)
     steps = torch.arange(columns, dtype=torch.float32, device=values.device)
     return torch.empty_like(values).scatter_(1, order, steps.expand_as(values))
 
 
 @compiled
-def _rank_rows(values: Any, found: Any) -> None:
+def _rank_rows(values: Any, ranked: Any) -> None:
     columns = values.shape[1]
     shift = 23  # leading bits that make a bucket: about c / 4 buckets for each power of two
     while 4 << (23 - shift) < columns and shift > 8:
@@ -49,7 +49,7 @@ def _rank_rows(values: Any, found: Any) -> None:
         if not _sort_nearly_sorted(keys):
             keys.sort()
         for rank in range(columns):
-            found[r, columns - 1 - np.int64(keys[rank] & _COLUMN)] = rank
+            ranked[r, columns - 1 - np.int64(keys[rank] & _COLUMN)] = rank
 
 
 @compiled

@@ -40,13 +40,12 @@ def selected(x: Stack, fraction: float) -> Selection:
         fraction: s in [0, 1).
     """
     measure = measures(x)
-    latest: dict[float, Selection] = measure.once("selection", dict)
-    found = latest.get(fraction)
-    if found is None:
-        found = _at_once(x, measure, fraction) or _by_ranking(measure, fraction)
-        latest.clear()  # or a search that varies the fraction would fill the memory
-        latest[fraction] = found
-    return found
+
+    def select() -> Selection:
+        return _at_once(x, measure, fraction) or _by_ranking(measure, fraction)
+
+    selection: Selection = measure.latest("selection", fraction, select)
+    return selection
 
 
 def mask(tile: Tile, cut: Cut) -> Tensor:
@@ -134,15 +133,15 @@ def _bounds(x: Stack, fraction: float) -> tuple[float, float]:
 def _squares_beyond(values_MN: Tensor, scores: Tensor, high: float) -> Tensor:
     """(M,) float64: Σ τ_i² over the elements with scores above ``high``."""
     if fits(values_MN, scores):
-        found = _sum_squares(array(values_MN), array(scores), np.float32(high))
-        return torch.from_numpy(found)
+        squares = _sum_squares(array(values_MN), array(scores), np.float32(high))
+        return torch.from_numpy(squares)
     return sums(values_MN.square() * (scores > high))
 
 
 @compiled
 def _sum_squares(values_MN: Any, scores: Any, high: Any) -> Any:
     count, size = values_MN.shape
-    found = np.empty(count)
+    squares = np.empty(count)
     lanes = np.empty(SIMD_LANES)
     whole = size // SIMD_LANES * SIMD_LANES
     for i in range(count):
@@ -151,8 +150,8 @@ def _sum_squares(values_MN: Any, scores: Any, high: Any) -> Any:
             for lane in range(SIMD_LANES):
                 value = values_MN[i, start + lane]
                 lanes[lane] += value * value if scores[start + lane] > high else np.float32(0)
-        found[i] = lanes.sum()
+        squares[i] = lanes.sum()
         for j in range(whole, size):
             value = values_MN[i, j]
-            found[i] += value * value if scores[j] > high else np.float32(0)
-    return found
+            squares[i] += value * value if scores[j] > high else np.float32(0)
+    return squares

@@ -72,8 +72,8 @@ class Tile:
     def of(self, tensors: Sequence[Input]) -> Tensor:
         """The same elements of other tensors of the stack's shape: float32, as ``values``."""
         size = self.values[0].numel()
-        found = [stretch(t, self.start, self.start + size).float() for t in tensors]
-        return torch.stack(found).to(self.values.device).view(-1, *self.values.shape[1:])
+        parts = [stretch(t, self.start, self.start + size).float() for t in tensors]
+        return torch.stack(parts).to(self.values.device).view(-1, *self.values.shape[1:])
 
 
 Kernel = Callable[[Tile], Tensor]
@@ -254,11 +254,11 @@ class Stack:
 
     def whole(self) -> Tensor:
         """(M, *shape) float32: all values, for operators that need whole matrices."""
-        found = torch.empty((self.count, self.size), device=self.device)
+        whole = torch.empty((self.count, self.size), device=self.device)
         for tile in self.tiles():
             values = tile.values.flatten(1)
-            found[:, tile.start : tile.start + values.shape[1]] = values
-        return found.view(self.count, *self.shape)
+            whole[:, tile.start : tile.start + values.shape[1]] = values
+        return whole.view(self.count, *self.shape)
 
     def draw(self, start: int, stop: int, time: int = 0) -> Tensor:
         """(M, stop - start) float32 random numbers in [0, 1), for the flat elements [start, stop).
@@ -276,10 +276,3 @@ class Stack:
         for row, label in zip(drawn, self.labels, strict=True):
             uniforms(f"{self.seed}\0{self.name}\0{label}{again}", start, stop, row)
         return drawn
-
-    def once(self, key: Any, measure: Callable[[], Any]) -> Any:
-        """The result of ``measure()``, computed at the first call with this key only."""
-        full = (key, self.deltas, self.identity)
-        if full not in self.cache:
-            self.cache[full] = measure()
-        return self.cache[full]

@@ -1,4 +1,4 @@
-"""The domain of a parameter of which every source has its own value."""
+"""The domain of a per-source parameter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Floats = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Which values are allowed.
+    """The domain of a parameter of which every source has its own value.
 
     Attributes:
         default: used where a recipe gives none.

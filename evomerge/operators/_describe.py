@@ -160,9 +160,9 @@ def _type(annotation: Any, limits: Sequence[Any] = ()) -> tuple[str, str]:
     if get_origin(annotation) is Literal:
         return "word", ", ".join(map(str, members))
     if members:  # a union
-        found = [_type(member) for member in members if member is not NoneType]
-        domains = [domain for _, domain in found if domain]
-        return found[0][0], ", ".join(domains + ["null"] * (NoneType in members))
+        kinds = [_type(member) for member in members if member is not NoneType]
+        domains = [domain for _, domain in kinds if domain]
+        return kinds[0][0], ", ".join(domains + ["null"] * (NoneType in members))
     given = {
         key: getattr(limit, key)
         for limit in limits

@@ -123,7 +123,7 @@ def get(name: str) -> Operator:
     Raises:
         ConfigError: there is none; the message suggests the nearest.
     """
-    found = getattr(registry.module("operators", name), name)
-    if not isinstance(found, Operator):
+    declared = getattr(registry.module("operators", name), name)
+    if not isinstance(declared, Operator):
         raise TypeError(f"evomerge/operators/{name}.py must define an @operator called {name}")
-    return found
+    return declared

@@ -1,7 +1,6 @@
-"""Operators as their files declare them, without what they compute with: for listings.
+"""An operator's declaration, read from its file without importing torch: for listings.
 
-Torch and compiled code take seconds to import, and nothing that an operator says of itself needs
-them.
+Torch and compiled code take seconds to import, and a declaration needs neither.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from evomerge.plugins import registry
 
 @cache
 def outline(name: str) -> Operator:
-    """The operator called ``name``, but for the body of its function.
+    """The operator called ``name``, without the body of its function.
 
-    Of its file only the declaration is run, and the imports and constants that this names. Where
-    they are not plain statements, the file is imported.
+    Only the declaration is run, with the imports and constants that it uses. A file in which these
+    are not plain statements is imported instead.
 
     Raises:
         ConfigError: as `get`.
@@ -33,21 +32,21 @@ def outline(name: str) -> Operator:
     declaration = _declaration(tree, name)
     if declaration is None:
         return get(name)
-    module = module_from_spec(spec)  # which nobody else sees
+    module = module_from_spec(spec)  # not in sys.modules
     module.__doc__ = ast.get_docstring(tree, clean=False)
     code = compile(declaration, str(spec.origin), "exec", dont_inherit=True)
     try:
         exec(code, vars(module))  # noqa: S102 - as importing it would
-    except Exception:  # something is missing, or wrong: the import says what
+    except Exception:  # importing the file raises a better error
         return get(name)
-    found = getattr(module, name, None)
-    return found if isinstance(found, Operator) else get(name)
+    declared = getattr(module, name, None)
+    return declared if isinstance(declared, Operator) else get(name)
 
 
 def _declaration(tree: ast.Module, name: str) -> ast.Module | None:
-    """The operator's function, and before it the statements that define what it names.
+    """The operator's function, after the statements that define the names it uses.
 
-    None where other statements work on these too, as on a table that is filled line by line.
+    None if other statements use these names too, as where a table is filled line by line.
     """
     kept: list[ast.stmt] = []
     left: list[ast.stmt] = []
@@ -67,7 +66,7 @@ def _declaration(tree: ast.Module, name: str) -> ast.Module | None:
 
 
 def _only_defines(statement: ast.stmt) -> bool:
-    """Whether it makes new names and changes nothing else."""
+    """Whether a statement defines names and does nothing else."""
     simple = (ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
     return isinstance(statement, simple) and bool(_defined(statement))
 
@@ -86,7 +85,7 @@ def _defined(statement: ast.stmt) -> set[str]:
 
 
 def _empty(function: ast.FunctionDef) -> None:
-    """Keep the docstring, and the types of the keywords."""
+    """Drop all of a function but its docstring and the types of its keywords."""
     function.body = [ast.Expr(ast.Constant(ast.get_docstring(function, clean=False)))]
     function.returns = None
     for argument in (*function.args.posonlyargs, *function.args.args):

@@ -1,4 +1,4 @@
-"""A task vector as signs times one number."""
+"""ComPEFT: a task vector as signs times one number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def signs_times_deviation(
     Args:
         density: (M,) fraction kept, in [0, 1]; 0 leaves the source as it is.
         alpha: (M,) multiples of the standard deviation.
-        scope: over what σ (zeros included, before trimming) and the largest are taken.
+        scope: over what σ (zeros included, before trimming) and the ranks are taken.
 
     Source: ComPEFT, Yadav et al. 2023, arXiv:2311.13171, Algorithm 1.
     """
@@ -41,7 +41,7 @@ def signs_times_deviation(
 
 
 def deviations(measure: Measures) -> list[float]:
-    """(M,) standard deviations with M - 1 in the denominator; |τ| of a single element."""
+    """(M,) standard deviations with n - 1 in the denominator; |τ| of a single element."""
     if measure.size == 1:
         return [float(v) for v in measure.total(lambda tile: tile.values.flatten(1).abs().sum(1))]
 

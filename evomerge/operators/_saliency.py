@@ -32,12 +32,12 @@ def curvature(tile: Tile, *, rank1: bool) -> Tensor:
         rank1: replace those of matrices by row sums times column sums over the whole sum.
     """
     x = tile.stack
-    found = recorded(x)
-    if found is None:
+    recorded_M = recorded(x)
+    if recorded_M is None:
         return torch.ones_like(tile.values)
     if not rank1 or len(x.shape) != 2:
-        return tile.of(found)
-    sums = x.once("rank1", lambda: [_margins(tensor) for tensor in found])
+        return tile.of(recorded_M)
+    sums = measures(x).once("rank1", lambda: [_margins(tensor) for tensor in recorded_M])
     start, stop = tile.start, tile.start + tile.values[0].numel()
     first, last = start // x.shape[1], -(-stop // x.shape[1])
     shift = first * x.shape[1]
@@ -59,8 +59,8 @@ def saliency(*, rank1: bool) -> Kernel:
     """A kernel that gives v τ², (M, n)."""
 
     def kernel(tile: Tile) -> Tensor:
-        found = curvature(tile, rank1=rank1)
-        return found.mul_(tile.values).mul_(tile.values).flatten(1)
+        v_M = curvature(tile, rank1=rank1)
+        return v_M.mul_(tile.values).mul_(tile.values).flatten(1)
 
     return kernel
 

@@ -1,4 +1,4 @@
-"""Singular value decompositions of whole matrices, for the operators that cannot be cut.
+"""Singular value decompositions, for the operators that need whole matrices.
 
 Legend: M sources, a matrix is (m, n) as (out, in), R components.
 """
@@ -16,10 +16,10 @@ from evomerge.errors import OperatorError
 from evomerge.kernels.stack import Stack, Tiles
 from evomerge.kernels.sums import weighted
 
-_DIRECT = 512  # up to this smaller dimension a matrix is decomposed as it is
+_DIRECT = 512  # smaller dimension up to which a matrix is decomposed directly
 _LEAST = 1e-7  # rule R14: of the largest singular value
-_LEAST_SQUARED = 1e-6  # the same where squares have been taken: their rounding errors lie below it
-_KEPT_BYTES = 4 << 30  # what one process keeps for the candidates to come
+_LEAST_SQUARED = 1e-6  # the same for singular values of a Gram matrix, which loses digits
+_KEPT_BYTES = 4 << 30  # what one process caches for later candidates
 _KEPT = "spectral bytes"
 _lock = threading.Lock()
 _NoConvergenceError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
@@ -28,7 +28,7 @@ Factors = tuple[Tensor, ...]
 
 
 class Svd(NamedTuple):
-    """U diag(S) Vᵀ, the null space left out.
+    """U diag(S) Vᵀ without the null space.
 
     Attributes:
         U: (m, R) float64.
@@ -41,7 +41,7 @@ class Svd(NamedTuple):
     V: Tensor
 
     def top(self, rank: int) -> Svd:
-        """Its leading components."""
+        """The leading components."""
         return Svd(self.U[:, :rank], self.S[:rank], self.V[:, :rank])
 
 
@@ -56,7 +56,7 @@ def svd(matrix: Tensor, *, least: float = _LEAST, absolute: float = 0.0) -> Svd:
     Args:
         matrix: (m, n) of any float dtype.
         least: threshold as a fraction of the largest singular value.
-        absolute: a threshold besides.
+        absolute: another threshold, not relative.
 
     Raises:
         OperatorError: neither algorithm converges.
@@ -66,15 +66,15 @@ def svd(matrix: Tensor, *, least: float = _LEAST, absolute: float = 0.0) -> Svd:
     A = matrix.double()
     direct, other = (_direct, _by_gram) if min(A.shape) <= _DIRECT else (_by_gram, _direct)
     try:
-        found = direct(A)
+        whole = direct(A)
     except _NoConvergenceError:
         try:
-            found = other(A)
+            whole = other(A)
         except _NoConvergenceError as error:
             raise OperatorError(f"a matrix of {tuple(A.shape)} has no SVD: {error}") from None
-    largest = float(found.S.max()) if found.S.numel() else 0.0
+    largest = float(whole.S.max()) if whole.S.numel() else 0.0
     threshold = max(least * largest, absolute)
-    return found.top(int(found.S.gt(threshold).sum()))
+    return whole.top(int(whole.S.gt(threshold).sum()))
 
 
 def _direct(A: Tensor) -> Svd:
@@ -96,7 +96,7 @@ def _by_gram(A: Tensor) -> Svd:
 
 
 def polar(matrix: Tensor) -> Tensor:
-    """(m, n) float64: the sum of p qᵀ over singular vectors, the null space left out.
+    """(m, n) float64: U Vᵀ of a matrix's singular vectors, without the null space.
 
     Source: rule R14.
     """
@@ -105,7 +105,7 @@ def polar(matrix: Tensor) -> Tensor:
 
 
 def has_matrices(x: Stack) -> bool:
-    """Whether a stack holds a matrix, or the experts of a block as one (E, out, in) tensor.
+    """Whether a tensor is a matrix, or the experts of a block as one (E, out, in) tensor.
 
     Source: rule R11.
     """
@@ -113,13 +113,13 @@ def has_matrices(x: Stack) -> bool:
 
 
 def scaled_mean(x: Stack, factor: float, weight: Sequence[float] | None = None) -> Tiles:
-    """The scaled mean Σ w_i x_i / M: what spectral operators do to all but matrices (rule R11)."""
+    """Factor · Σ w_i x_i / M, which spectral operators give for all but matrices (rule R11)."""
     weight = [1.0] * x.count if weight is None else weight
     return weighted(x, weight, factor=factor / x.count)
 
 
 def matrices(x: Stack) -> Iterator[Tensor]:
-    """(M, m, n) float32: the matrices of a stack, expert by expert."""
+    """(M, m, n) float32 of each matrix: one, or one for each expert."""
     if len(x.shape) == 2:
         yield x.whole()
         return
@@ -129,7 +129,7 @@ def matrices(x: Stack) -> Iterator[Tensor]:
 
 
 def sums(x: Stack) -> Iterator[Tensor]:
-    """(m, n) float32: the sums over the sources of a stack's matrices."""
+    """(m, n) float32 of each matrix: the sum over the sources."""
     total = torch.empty(x.size, device=x.device)
     for tile in x.tiles():
         part = tile.values.sum(0).flatten()
@@ -144,23 +144,25 @@ def factors(
     make: Callable[[Tensor], Factors],
     read: Callable[[Stack], Iterator[Tensor]] = matrices,
 ) -> list[Factors]:
-    """What is made of each matrix, kept for candidates with the same inputs and settings.
+    """The factors of each matrix, cached for candidates with the same inputs and settings.
 
-    Of one operator the latest settings are kept, of all tensors 4 GiB; what goes beyond is made
-    anew each time. Stacks with modifiers keep nothing.
+    Of each operator and tensor the latest settings are kept, 4 GiB in all; beyond that, and for
+    stacks with modifiers, factors are computed each time.
 
     Args:
+        x: matrices.
         key: the operator's name.
         settings: all that the factors depend on besides the inputs.
-        make: from what ``read`` yields to tensors.
+        make: computes the factors of one matrix from what ``read`` yields.
+        read: yields the matrices of the sources, or their sums.
     """
     place = (key, x.deltas, x.identity)
-    known, found = x.cache.get(place, (None, None))
-    if found is not None and known == settings:
-        return [tuple(t.to(x.device) for t in each) for each in found]
+    made_for, kept = x.cache.get(place, (None, None))
+    if kept is not None and made_for == settings:
+        return [tuple(t.to(x.device) for t in each) for each in kept]
     made = [make(values) for values in read(x)]
     with _lock:
-        total = x.model_cache.get(_KEPT, 0) - _nbytes(found or [])
+        total = x.model_cache.get(_KEPT, 0) - _nbytes(kept or [])
         if total + _nbytes(made) <= _KEPT_BYTES:
             total += _nbytes(made)
             x.cache[place] = settings, [tuple(t.cpu() for t in each) for each in made]

@@ -1,4 +1,4 @@
-"""What was recorded of the sources' tensors, as operators use it."""
+"""Recorded statistics of the sources' tensors, as operators use them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _STEP = 1 << 20  # elements summed up at once, in float64
 
 
 def recorded(x: Stack) -> list[Input] | None:
-    """(M,) statistics of the tensor's shape, or None where a source has none.
+    """(M,) statistics of the tensor's shape; None if a source has none.
 
     Raises:
         OperatorError: one has another shape.
     """
-    found = [tensor for tensor in x.statistics if tensor is not None]
-    if len(found) < x.count:
+    tensors = [tensor for tensor in x.statistics if tensor is not None]
+    if len(tensors) < x.count:
         return None
-    for label, tensor in zip(x.labels, found, strict=True):
+    for label, tensor in zip(x.labels, tensors, strict=True):
         if tuple(tensor.shape) != x.shape:
             raise OperatorError(
                 f"{x.name}: the statistics of {label} are of shape {tuple(tensor.shape)}, "
                 f"expected {x.shape}. Collect them of the model that is merged."
             )
-    return found
+    return tensors
 
 
 def sums(tensors: Sequence[Input], power: int = 1) -> Tensor:

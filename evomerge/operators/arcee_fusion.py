@@ -1,4 +1,4 @@
-"""Arcee Fusion: take from the second model what changed much where its rows changed much."""
+"""Arcee Fusion: take from the second model the elements that changed most."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def row_divergence(lines_2: Tensor, eps: float) -> Tensor:
 
 
 def threshold(ranking: Ranking, size: int, iqr_factor: float) -> float:
-    """Median + f · (Q3 - Q1) of the scores; a quantile q is the ⌊q (n - 1)⌋-th from below."""
+    """Median + f · (Q3 - Q1) of the scores; a quantile q is the ⌊q (n - 1)⌋-th smallest."""
     counts = [size - math.floor(q * (size - 1)) for q in (0.25, 0.5, 0.75)]
     cuts = ranking.cuts_at([(0, count) for count in counts])
     first, median, third = (max(cut.value, 0.0) for cut in cuts)
@@ -84,16 +84,16 @@ def threshold(ranking: Ranking, size: int, iqr_factor: float) -> float:
 
 
 def _divergences(x: Stack, line: int, eps: float) -> Tensor:
-    """(lines,) float32, for every stretch of the last axis."""
-    found = [
+    """(lines,) float32: the divergence of every row along the last axis."""
+    divergences = [
         row_divergence(tile.values.view(2, -1, line), eps).float().cpu()
         for tile in x.tiles(by_row=True)
     ]
-    return torch.cat(found)
+    return torch.cat(divergences)
 
 
 def _round_up(value: float) -> float:
-    """The smallest float32 that is not less."""
+    """The smallest float32 that is at least a number."""
     rounded = torch.tensor(value, dtype=torch.float32)
     if float(rounded) < value:
         rounded = torch.nextafter(rounded, torch.tensor(math.inf))

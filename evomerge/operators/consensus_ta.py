@@ -57,8 +57,8 @@ def masks(values_M: Tensor, lam_mask: Sequence[float]) -> Tensor:
     Source: TALL masks, Wang et al. 2024, arXiv:2405.07813.
     """
     total = values_M.sum(0)
-    found = [
+    masks_M = [
         (values.abs() - (total - values).abs_().mul_(lam)).relu_().sign_()
         for values, lam in zip(values_M, lam_mask, strict=True)
     ]
-    return torch.stack(found)
+    return torch.stack(masks_M)

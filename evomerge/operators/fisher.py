@@ -1,4 +1,4 @@
-"""Average of weights, each by how much its model's predictions depend on it."""
+"""Fisher-weighted averaging: a weight counts by how much its model's predictions depend on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evomerge.operators._bound import Bound, Floats
 from evomerge.operators._operator import operator
 from evomerge.operators._statistics import recorded, sums
 
-_LEAST = 1e-12  # of the largest mean, in place of no floor at all
+_LEAST = 1e-12  # floor where none is asked for, as a fraction of the largest mean
 
 
 @operator(
@@ -48,7 +48,7 @@ def fisher(
             is measured.
         normalize: divide by these norms; else c_i = λ_i.
         favor_target: apply the floor to the first source (of λ > 0) alone, which then decides
-            where no source has an opinion.
+            where the Fisher values of all sources are below it.
         floor: smaller Fisher values are raised to it.
         relative_floor: the floor is a multiple of the tensor's mean Fisher value over all
             sources. If not it is absolute, as published: that of a language model lies far
@@ -56,16 +56,16 @@ def fisher(
 
     Source: Matena and Raffel 2022, arXiv:2111.09832, and the authors' code.
     """
-    found = recorded(x)
-    if found is None:
+    fisher_M = recorded(x)
+    if fisher_M is None:
         return _average(x, lam)
-    means = x.once("fisher means", lambda: (sums(found) / x.size).tolist())
+    means = measures(x).once("fisher means", lambda: (sums(fisher_M) / x.size).tolist())
     if relative_floor:
         floor *= sum(means) / x.count
     norms = _norms(x, fisher_norm) if normalize else [1.0] * x.count
     coefficient = [w / norm if norm else 0.0 for w, norm in zip(lam, norms, strict=True)]
     everywhere = not (favor_target and floor)
-    floor = floor or _LEAST * max(means)  # where nobody has an opinion 0 would divide 0
+    floor = floor or _LEAST * max(means)  # where all Fisher values are 0, 0 / 0
     # scaled for the sake of float32: Fisher values may be tiny
     unit = max(c * max(mean, floor) for c, mean in zip(coefficient, means, strict=True))
     if unit == 0:
@@ -74,7 +74,7 @@ def fisher(
     floored = slice(None) if everywhere else slice(target, target + 1)
 
     def kernel(tile: Tile) -> Tensor:
-        F_M = tile.of(found)
+        F_M = tile.of(fisher_M)
         F_M[floored].clamp_(min=floor)
         for values, F, c in zip(tile.values, F_M, coefficient, strict=True):
             values.mul_(F.mul_(c / unit))

@@ -26,7 +26,7 @@ def multislerp(
 ) -> Merged:
     """(Σ w_i ‖x_i‖) · m/‖m‖ with m = Σ w_i û_i, û_i = x_i / (‖x_i‖ + 1e-8).
 
-    The published steps (project onto the tangent space at m, average there, project back) come
+    The published steps (project onto the tangent space at m, average there, project back) amount
     to this: the average of the tangent vectors is zero. Where the directions cancel, Σ w_i x_i.
     Of task vectors the length is |Σ w_i ‖x_i‖|, so that negative weights subtract.
 

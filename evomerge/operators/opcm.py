@@ -1,4 +1,4 @@
-"""Merge models one after the other, each without what the earlier ones already fill."""
+"""OPCM: merge models one after another, each without the directions of the earlier ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def opcm(x: Stack, *, alpha: Annotated[float, Field(ge=0, lt=1)] = 0.5) -> Merge
 
 
 class _Norms(NamedTuple):
-    """(T,) sums of squares over some tensors: of each source, and of Δ_t after it."""
+    """(T,) squared norms: of each source, and of Δ_t after it."""
 
     sources: Tensor
     merged: Tensor
@@ -74,25 +74,25 @@ def lambdas(x: Stack, alpha: float) -> list[float]:
         means = norms.cumsum(0) / torch.arange(1, len(labels) + 1)
         return [float(m) / float(n) if n else 0.0 for m, n in zip(merged, means, strict=True)]
 
-    found: list[float] = whole.latest("opcm", alpha, measure)
-    return found
+    scales: list[float] = whole.latest("opcm", alpha, measure)
+    return scales
 
 
 def _norms(x: Stack, alpha: float, labels: Sequence[str]) -> _Norms:
-    """Of one tensor; a source that lacks it adds nothing (rule R8)."""
+    """The squared norms of one tensor; a source that lacks it adds nothing (rule R8)."""
     if has_matrices(x):
         merged = torch.stack([squares for _, squares in _projected(x, alpha)]).sum(0).cpu()
     else:
         merged = measures(x).total(_growth)
     sources = measures(x).gram().diagonal()
     places = {label: i for i, label in enumerate(x.labels)}
-    found = _Norms(torch.zeros(len(labels)).double(), torch.zeros(len(labels)).double())
+    norms = _Norms(torch.zeros(len(labels)).double(), torch.zeros(len(labels)).double())
     last = 0.0
     for t, label in enumerate(labels):
         if label in places:
-            found.sources[t], last = sources[places[label]], float(merged[places[label]])
-        found.merged[t] = last
-    return found
+            norms.sources[t], last = sources[places[label]], float(merged[places[label]])
+        norms.merged[t] = last
+    return norms
 
 
 def _growth(tile: Tile) -> Tensor:
@@ -101,7 +101,7 @@ def _growth(tile: Tile) -> Tensor:
 
 
 def _projected(x: Stack, alpha: float) -> list[Factors]:
-    """Of each matrix: Δ_M, and (M,) the squared norms of Δ_1 to Δ_M."""
+    """For each matrix Δ_M, and (M,) the squared norms of Δ_1 to Δ_M."""
 
     def make(values_Mmn: Tensor) -> Factors:
         total = values_Mmn[0].double()

@@ -70,7 +70,7 @@ def pcb(
 
 
 class _Bounds(NamedTuple):
-    """(M,) each: limits of the magnitudes, the score that becomes 0 and the one that becomes 1."""
+    """(M,) each: limits of the magnitudes, and the scores that become 0 and 1."""
 
     least: list[float]
     most: list[float]
@@ -102,11 +102,11 @@ def _bounds(measure: Measures, ratio: float, clip: float) -> _Bounds:
                 # negative scores are ranked in a row of their own, from the other end
                 below = ranking.positive(count + i)
                 wanted.append((count + i, place + 1) if place < below else (i, size - place))
-        found = [
+        values = [
             -value if row >= count else value
             for (row, _), value in zip(wanted, _largest(ranking, wanted), strict=True)
         ]
-        return _Bounds(least, most, found[:count], found[count:])
+        return _Bounds(least, most, values[:count], values[count:])
 
     bounds: _Bounds = measure.latest("pcb", (ratio, clip), find)
     return bounds

@@ -1,4 +1,4 @@
-"""Average what several sources changed, amplify what one alone changed."""
+"""RAM+: average what several sources changed, amplify what one alone changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The linear layer whose outputs are closest to those of all sources on their own data."""
+"""RegMean: the linear layer whose outputs are closest to those of all sources on their data."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ def regmean(
 
 
 def _grams(x: Stack) -> list[Tensor]:
-    """(M,) Gram matrices or their diagonals; none if a source has none."""
-    found = [whole(gram) for gram in x.statistics if gram is not None]
-    if len(x.shape) != 2 or len(found) < x.count:
+    """(M,) Gram matrices or their diagonals; empty if a source has none."""
+    grams = [whole(gram) for gram in x.statistics if gram is not None]
+    if len(x.shape) != 2 or len(grams) < x.count:
         return []
     width = x.shape[1]
-    for label, gram in zip(x.labels, found, strict=True):
+    for label, gram in zip(x.labels, grams, strict=True):
         if tuple(gram.shape) not in ((width,), (width, width)):
             raise OperatorError(
                 f"{x.name}: the Gram matrix of {label} is of shape {tuple(gram.shape)}, expected "
                 f"{(width, width)} or {(width,)}. Collect it of the model that is merged."
             )
-    return [gram.to(x.device) for gram in found]
+    return [gram.to(x.device) for gram in grams]
 
 
 def _diagonal(gram: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def _diagonal(gram: Tensor) -> Tensor:
 
 def _by_column(x: Stack, diagonals: list[Tensor], extra: float) -> Merged:
     total = torch.stack(diagonals).sum(0) + extra
-    # a column that no source saw, without a ridge, has the mean too
+    # without a ridge, a column of zeros in all Gram matrices gets the mean too
     weight_M = [((d + extra / x.count) / total).nan_to_num(1 / x.count).float() for d in diagonals]
 
     def kernel(tile: Tile) -> Tensor:

@@ -1,4 +1,4 @@
-"""Another weighted sum on every stretch of the model's elements, as crossover makes them."""
+"""A different weighted sum on each segment of the model's elements, as crossover makes them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def segments(x: Stack, *, space: Literal["weights", "task_vector"] = "weights") 
     """Σ c_i W_i with coefficients that are constant between the bounds of the recipe's segments.
 
     The recipe's key `segments` holds `bounds` and `rows`; without it all sources count alike.
-    Its key `lineage`, in place of `segments`, holds the steps that lead to a model with random
-    changes, which are carried out one after another.
+    Its key `lineage`, in place of `segments`, holds the crossovers and mutations that lead to the
+    model, which are replayed one after another.
 
     Args:
         x: M weights or task vectors.
@@ -47,7 +47,7 @@ def segments(x: Stack, *, space: Literal["weights", "task_vector"] = "weights") 
             if (low, high) == (start, stop):
                 return weighted_sum(values, weight)
             part = values[:, low - start : high - start]
-            # a column of a matrix: summed in place or not, into the first row
+            # the sum may or may not have been written to the first row
             part[0].copy_(weighted_sum(part, weight))
             low = high
         return values[0]

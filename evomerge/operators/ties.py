@@ -43,8 +43,8 @@ def ties(
         lam: scale of the result.
         normalize: divide by the absolute weight of the sources that agree.
         consensus: elect by the ``sum`` of the weighted values or by the ``count`` of signs.
-        negative: ``subtract`` takes the sources of negative weight off what the others elected;
-            ``elect`` lets them vote, as mergekit does.
+        negative: ``subtract``: sources of negative weight do not vote, and are subtracted after
+            the election; ``elect``: they vote, as in mergekit.
         scope: whether the largest are counted in each ``tensor`` or in the whole model
             (``global``, as in the paper's code).
         variant: ``paper`` averages without weights and lets a zero sum follow the majority.

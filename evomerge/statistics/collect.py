@@ -206,10 +206,10 @@ def _aliases(gatherer: _Gatherer, shared: Mapping[str, str]) -> dict[str, str]:
 
 
 def _require_finite(gatherer: _Gatherer, kind: StatisticsKind, checkpoint: Checkpoint) -> None:
-    found = [name for name, tensor in gatherer.results() if not all_finite(tensor)]
-    if found:
+    broken = [name for name, tensor in gatherer.results() if not all_finite(tensor)]
+    if broken:
         raise CheckpointError(
-            f"{checkpoint.folder}: {kind} statistics of {len(found)} tensors, {found[0]} first, "
+            f"{checkpoint.folder}: {kind} statistics of {len(broken)} tensors, {broken[0]} first, "
             "are not finite though the weights are. Leave this model out."
         )
 

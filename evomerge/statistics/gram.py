@@ -110,9 +110,9 @@ class GramMatrices:
 def _refuse_transposed(modules: Sequence[Any], names: Mapping[int, str]) -> None:
     from transformers.pytorch_utils import Conv1D
 
-    found = [names[id(module.weight)] for module in modules if isinstance(module, Conv1D)]
-    if found:
+    transposed = [names[id(module.weight)] for module in modules if isinstance(module, Conv1D)]
+    if transposed:
         raise PlanError(
-            f"{len(found)} weights, {found[0]} first, are stored as (in, out), expected (out, in): "
-            "Gram matrices serve torch.nn.Linear only. Use --kind fisher."
+            f"{len(transposed)} weights, {transposed[0]} first, are stored as (in, out), "
+            "expected (out, in): Gram matrices serve torch.nn.Linear only. Use --kind fisher."
         )
