@@ -1,4 +1,4 @@
-"""Recipes as mergekit YAML: written for mergekit 0.1.5, and read."""
+"""mergekit's YAML: read as recipes, and written for mergekit 0.1.5."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def from_documents(
     layers_of: Callable[[str], int],
     places_of: PlacesOf | None = None,
 ) -> Recipe:
-    """The recipe of the YAML documents of ``mergekit-multimerge``, as of a single one.
+    """The recipe in a mergekit file of one YAML document, or of several (``mergekit-multimerge``).
 
-    A model that has the ``name`` of a document is the recipe of that document. The document
-    without a name is the result; where all have one, the last.
+    Where a document names a model as another one is called, it means what that one merges. The
+    result is the document without a name; where all have one, the last.
 
     Args:
         documents: parsed.
         where, layers_of, places_of: as for `from_mergekit`.
 
     Raises:
-        RecipeError: as `from_mergekit`; two documents of one name, or one made of itself.
+        RecipeError: as by `from_mergekit`; two documents of one name, or one made of itself.
     """
     if len(documents) == 1:
         return from_mergekit(documents[0], where, layers_of, places_of)
@@ -50,29 +50,30 @@ def from_documents(
     ]
     if problems:
         raise RecipeError(problems)
-    by_name = {str(name): content for name, content in zip(names, documents, strict=True)}
-    done: dict[str, Recipe] = {}
+    by_name = dict(zip(names, documents, strict=True))
+    done: dict[Any, Recipe] = {}
 
-    def recipe(name: str, chain: tuple[str, ...]) -> Recipe:
+    def recipe(name: Any, chain: tuple[Any, ...]) -> Recipe:
         if name in chain:
-            shown = " -> ".join((*chain, name))
+            shown = " -> ".join(map(str, (*chain, name)))
             raise RecipeError(f"{where}: the merge is made of itself: {shown}. Change a model.")
         if name not in done:
             content = by_name[name]
-            inner = [n for n in by_name if n != str(None) and n in _models(content)]
-            named = {n: recipe(n, (*chain, name)) for n in inner}
-            label = where if content.get("name") is None else f"{where}: {name}"
+            models = _texts(content)
+            inner = [n for n in by_name if n is not None and str(n) in models]
+            named = {str(n): recipe(n, (*chain, name)) for n in inner}
+            label = where if name is None else f"{where}: {name}"
             done[name] = from_mergekit(content, label, layers_of, places_of, named)
         return done[name]
 
-    return recipe(str(None) if None in names else str(names[-1]), ())
+    return recipe(None if None in names else names[-1], ())
 
 
-def _models(content: Any) -> set[str]:
-    """Every text in a YAML that may be a model's name."""
+def _texts(content: Any) -> set[str]:
+    """Every text in a YAML that may name a model."""
     if isinstance(content, dict):
         keys = (key for key in content if key not in ("name", "merge_method", "dtype"))
-        return set().union(*(_models(content[key]) for key in keys))
+        return set().union(*(_texts(content[key]) for key in keys))
     if isinstance(content, list):
-        return set().union(*map(_models, content))
+        return set().union(*map(_texts, content))
     return {content} if isinstance(content, str) else set()

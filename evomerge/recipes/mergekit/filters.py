@@ -11,19 +11,21 @@ from evomerge.recipes.places import Placed, renumber
 
 ValueByBlock = Scalar | list[Scalar]  # the same value in all blocks, or one for each
 
-# Which roles a filter selects in the tensor names of Llama and its many relatives. ``final_norm``
-# is the one after the blocks: a role for mergekit's filters, though not for ours.
-FILTERS: Mapping[str, frozenset[str]] = {
-    "self_attn": frozenset({"attention"}),
-    "attn": frozenset({"attention"}),
-    "mlp": frozenset({"mlp"}),
-    "block_sparse_moe": frozenset({"mlp"}),
-    "embed_tokens": frozenset({"embedding"}),
-    "wte": frozenset({"embedding"}),
-    "lm_head": frozenset({"head"}),
-    "norm": frozenset({"norm", "final_norm"}),
-    "layernorm": frozenset({"norm"}),
-    "model.norm": frozenset({"final_norm"}),
+# Filters that select one role in the tensor names of Llama and its many relatives.
+FILTERS = (
+    *("self_attn", "attn", "mlp", "block_sparse_moe", "embed_tokens", "wte", "lm_head"),
+    *("norm", "layernorm", "model.norm"),
+)
+
+# Role to a name that has all filters in it that select the role, and no others. The norm after the
+# blocks is a role to filters, though not to recipes.
+TYPICAL = {
+    "attention": "self_attn",
+    "mlp": "mlp.block_sparse_moe",
+    "norm": "layernorm",
+    "embedding": "embed_tokens.wte",
+    "head": "lm_head",
+    "final_norm": "model.norm",
 }
 
 
@@ -58,7 +60,8 @@ def by_name(
                 outer[name] = own
         elif (generic := renumber(name, 0)) not in blocks:
             row = [value(renumber(name, layer), place, layer) for layer in range(layers)]
-            blocks[generic] = collapsed(row)
+            if any(one is not None for one in row):
+                blocks[generic] = collapsed(row)
     return ValuesByName(blocks, outer)
 
 

@@ -10,6 +10,8 @@ from evomerge.recipes import Scalar
 
 Constants = Mapping[str, Scalar]  # parameter to value
 
+NEEDED = ("weight", "t")  # parameters without a default in mergekit, wherever it has them
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeMethod:
@@ -22,8 +24,6 @@ class MergeMethod:
         shared: parameters that our operator has once, with their defaults.
         base: whether mergekit merges relative to ``base_model`` always, only if it is given, or
             never, as the base is one model among the others.
-        elects: whether signs are elected, so that ``normalize`` divides element by element.
-        needed: parameters without a default in mergekit.
         spread: shared parameters of which mergekit has one value per model.
         renamed: parameter to mergekit's name, where it is another one.
         fixed: parameters that mergekit lacks, with the value that it behaves as.
@@ -37,8 +37,6 @@ class MergeMethod:
     per_source: Constants = field(default_factory=dict)
     shared: Constants = field(default_factory=dict)
     base: Literal["required", "optional", "ignored"] = "required"
-    elects: bool = False
-    needed: tuple[str, ...] = ()
     spread: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     fixed: Constants = field(default_factory=dict)
@@ -51,6 +49,11 @@ class MergeMethod:
     def operator(self) -> str:
         """The name of our operator."""
         return self.other or self.name
+
+    @property
+    def elects(self) -> bool:
+        """Whether signs are elected, so that ``normalize`` divides element by element."""
+        return "consensus" in self.fixed
 
     @property
     def of_pairs(self) -> bool:
@@ -74,53 +77,33 @@ _DROP: Constants = {**_LAM, "rescale": "inverse"}
 _DELLA: Constants = {**_DROP, "epsilon": 0.15}
 _CRUMBS: Constants = {**_LAM, "gamma": 0.01}
 _SUM: Constants = {"consensus": "sum"}
-_NEEDS = ("weight",)
 
 _METHODS = (
+    MergeMethod(name="linear", per_source=_WEIGHT, shared={"normalize": True}, base="ignored"),
+    MergeMethod(name="slerp", shared={"t": 0.5}, most=1),
     MergeMethod(
-        name="linear",
-        per_source=_WEIGHT,
-        shared={"normalize": True},
-        base="ignored",
-        needed=_NEEDS,
-    ),
-    MergeMethod(name="slerp", shared={"t": 0.5}, needed=("t",), most=1),
-    MergeMethod(
-        name="task_arithmetic",
-        per_source=_WEIGHT,
-        shared=_LAM,
-        needed=_NEEDS,
-        unused=("density", "rescale"),
+        name="task_arithmetic", per_source=_WEIGHT, shared=_LAM, unused=("density", "rescale")
     ),
     MergeMethod(
         name="ties",
         per_source=_SPARSE,
         shared={"lam": 1.0, "normalize": True},
-        elects=True,
-        needed=_NEEDS,
         fixed={**_SUM, "variant": "weighted", "scope": "tensor"},
     ),
-    MergeMethod(name="dare_linear", per_source=_SPARSE, shared=_DROP, needed=_NEEDS),
-    MergeMethod(
-        name="dare_ties", per_source=_SPARSE, shared=_DROP, elects=True, needed=_NEEDS, fixed=_SUM
-    ),
+    MergeMethod(name="dare_linear", per_source=_SPARSE, shared=_DROP),
+    MergeMethod(name="dare_ties", per_source=_SPARSE, shared=_DROP, fixed=_SUM),
     MergeMethod(
         name="della",
         per_source=_SPARSE,
         shared={**_DELLA, "normalize": True},
-        elects=True,
-        needed=_NEEDS,
         spread=("epsilon",),
         fixed=_SUM,
     ),
-    MergeMethod(
-        name="della_linear", per_source=_SPARSE, shared=_DELLA, needed=_NEEDS, spread=("epsilon",)
-    ),
+    MergeMethod(name="della_linear", per_source=_SPARSE, shared=_DELLA, spread=("epsilon",)),
     MergeMethod(
         name="breadcrumbs",
         per_source=_SPARSE,
         shared=_CRUMBS,
-        needed=_NEEDS,
         spread=("gamma",),
         fixed={"per_row": False},
     ),
@@ -128,20 +111,15 @@ _METHODS = (
         name="breadcrumbs_ties",
         per_source=_SPARSE,
         shared=_CRUMBS,
-        elects=True,
-        needed=_NEEDS,
         spread=("gamma",),
         fixed={**_SUM, "per_row": False},
     ),
-    MergeMethod(
-        name="nuslerp", per_source=_WEIGHT, base="optional", needed=_NEEDS, least=2, most=2
-    ),
+    MergeMethod(name="nuslerp", per_source=_WEIGHT, base="optional", least=2, most=2),
     MergeMethod(
         name="multislerp",
         per_source=_WEIGHT,
         shared={"normalize": True},
         base="optional",
-        needed=_NEEDS,
         renamed={"normalize": "normalize_weights"},
     ),
     MergeMethod(
@@ -164,7 +142,7 @@ _METHODS = (
         fixed={"mask_deltas": True, "lam": 1.0},
         dialect={"coefficient_floor": 1e-6},
     ),
-    MergeMethod(name="nearswap", shared={"t": 1e-4}, needed=("t",), most=1),
+    MergeMethod(name="nearswap", shared={"t": 1e-4}, most=1),
     MergeMethod(name="arcee_fusion", fixed={"eps": 1e-8, "iqr_factor": 1.5}, most=1),
     MergeMethod(name="ram", shared={"epsilon": 1e-5}),
     MergeMethod(

@@ -1,4 +1,4 @@
-"""mergekit's names for the parts of a model, and the prefixes of their tensors."""
+"""mergekit's modules: names for parts of a model, and the prefixes of their tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ DEFAULT = "default"  # mergekit's only module of a model that is not composite
 
 _NUMBER = re.compile(r"\.\d+\.")
 
-# Of mergekit 0.1.5's architectures; the first group counts whose first prefix a tensor has.
+# From the architectures of mergekit 0.1.5. Of a module's groups of prefixes, the first applies
+# whose first prefix some tensor has.
 _LANGUAGE = ("model.embed_tokens", "model.layers", "model.norm", "lm_head")
 _KNOWN: Mapping[str, Sequence[Sequence[str]]] = {
     "text_decoder": (
@@ -42,10 +43,10 @@ def prefixes(module: str, modules: Collection[str], names: Collection[str]) -> t
     """The prefixes of a module's tensors.
 
     Args:
-        module: a name of mergekit's architectures, or a stack of blocks as it infers it from
-            tensor names, e.g. ``model.layers``; ``default`` is everything, or what is left.
+        module: a name from mergekit's architectures, or a stack of blocks as it infers one from
+            tensor names, e.g. ``model.layers``; ``default`` is what the other modules leave.
         modules: all that the YAML names.
-        names: of the model's tensors.
+        names: the model's tensors.
 
     Raises:
         ValueError: the model has no such module.
@@ -64,7 +65,7 @@ def prefixes(module: str, modules: Collection[str], names: Collection[str]) -> t
 
 
 def known(names: Iterable[str]) -> list[str]:
-    """What the modules of a model are called: those of an architecture, or its stacks."""
+    """The modules of a model: those of its architecture, and its stacks of blocks."""
     names = list(names)
     found = [
         module
@@ -76,7 +77,7 @@ def known(names: Iterable[str]) -> list[str]:
 
 
 def named(wanted: Sequence[str], names: Collection[str]) -> list[str] | None:
-    """The modules with exactly the tensors under some prefixes, or None where there are none."""
+    """The modules that together hold exactly the tensors under these prefixes, or None."""
     chosen = {name for name in names if under(name, wanted)}
     found = []
     for module in known(names):

@@ -46,21 +46,21 @@ def from_mergekit(
     places_of: PlacesOf | None = None,
     named: Mapping[str, Recipe] | None = None,
 ) -> Recipe:
-    """The recipe of a mergekit YAML.
+    """The recipe of one mergekit YAML document.
 
-    Gradients become one value per block, filters become roles where they are one. What differs
-    from mergekit 0.1.5 even with ``dialect: mergekit``: arithmetic is float32, whatever ``dtype``
-    says; random masks are evomerge's own; without ``dtype`` and ``out_dtype`` the weights are
-    written in bfloat16, mergekit writes what the sources have.
-    Sources are named after the last part of their path.
+    Gradients become one value per block, filters become roles where they select one. Sources are
+    named after the last part of their path. What differs from mergekit 0.1.5 even with ``dialect:
+    mergekit``: arithmetic is float32 whatever ``dtype`` says; random masks are evomerge's own;
+    without ``dtype`` and ``out_dtype`` weights are written in bfloat16, by mergekit in the dtype
+    of the sources.
 
     Args:
         content: the parsed YAML.
         where: the file's name, for messages.
-        layers_of: model to its number of blocks; asked only if there are gradients or slices.
-        places_of: model to the place of every tensor; asked only if there are modules, or if
+        layers_of: gives a model's number of blocks; called only for gradients or slices.
+        places_of: gives the place of every tensor of a model; called only for modules, or if
             slices set a parameter differently.
-        named: recipes that stand in place of models of that name.
+        named: name to a recipe that stands in place of a model of that name.
 
     Raises:
         RecipeError: unknown keys, and everything that a recipe cannot say, at once.
@@ -73,7 +73,7 @@ def from_mergekit(
 
 
 class _Reader:
-    """One import, problems gathered."""
+    """Reads one document, gathering problems."""
 
     def __init__(
         self,
@@ -92,12 +92,16 @@ class _Reader:
         self.models = ModelReader(named, self.problems)
 
     def recipe(self) -> Recipe:
-        """The recipe, or one error with all problems."""
+        """The recipe.
+
+        Raises:
+            RecipeError: all problems.
+        """
         self.problems.check_keys(self.content, "", _TOP)
         if self.content.get(DIALECT, "mergekit") != "mergekit":
             self.problems.add(DIALECT, f"expected mergekit, got {self.content[DIALECT]!r}")
-        given = self.content.get("base_model")
-        base = None if given is None else self.models.model(given, "base_model")
+        base_model = self.content.get("base_model")
+        base = None if base_model is None else self.models.model(base_model, "base_model")
         every = list(merges(self.content, base, self.models, self._places))
         inner: Recipe | None = None
         for number, (modules, keys, path) in enumerate(every):
@@ -106,7 +110,7 @@ class _Reader:
             last = number == len(every) - 1
             merge |= {"modules": modules, "dtype": self._dtype() if last else "float32"}
             if inner is not None:
-                merge["base"] = inner  # whose other modules are the base's, exactly
+                merge["base"] = inner  # outside its own modules it is the base, exactly
             if last and self.content.get("chat_template"):
                 merge["chat_template"] = str(self.content["chat_template"])
             inner = validated(merge, self.where)
@@ -166,7 +170,7 @@ class _Reader:
         return fields
 
     def _with_sources(self, slice_: OutputSlice, base: Model | None) -> OutputSlice:
-        """The slice with the base among its models, where mergekit adds it, and its sources."""
+        """The slice with its sources, and with the base where mergekit adds it to the models."""
         is_listed = any(one.model == base for one in slice_.models)
         if slice_.length is None and base is not None and not is_listed:
             added = SliceModel(base, ("base_model", None), listed=False)

@@ -207,12 +207,10 @@ def are_whole(slices: Sequence[Mapping[str, Sequence[int]]], layers: Sequence[in
     Args:
         layers: blocks of the base and of every source.
     """
-    end = 0
-    for slice_ in slices:
-        if set(slice_) != set(slices[0]) or any(start != end for start, _ in slice_.values()):
-            return False
-        end = next(iter(slice_.values()))[1]
-    return all(count == end for count in layers)
+    if any(set(slice_) != set(slices[0]) for slice_ in slices):
+        return False
+    blocks = [[n for one in slices for n in range(*one[name])] for name in slices[0]]
+    return all(own == list(range(count)) for own in blocks for count in layers)
 
 
 def _stem(model: Model, named: Mapping[str, Recipe]) -> str:

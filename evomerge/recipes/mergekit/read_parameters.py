@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.plugins.registry import did_you_mean
-from evomerge.recipes import ROLES, Scalar
+from evomerge.recipes import Scalar
 from evomerge.recipes._settings import canonical
-from evomerge.recipes.mergekit.filters import FILTERS
-from evomerge.recipes.mergekit.methods import RESCALED, MergeMethod
+from evomerge.recipes.mergekit.filters import FILTERS, TYPICAL
+from evomerge.recipes.mergekit.methods import NEEDED, RESCALED, MergeMethod
 from evomerge.recipes.mergekit.read_models import OutputSlice, Source, shown
 from evomerge.recipes.mergekit.read_settings import FilterLine, Parameters, Problems, read_lines
 from evomerge.recipes.mergekit.read_slices import SliceLines, joined
 from evomerge.recipes.places import Places
 
-_HINTS = ("int8_mask",)  # how much memory mergekit takes; the result is the same
-_TARGETS = frozenset(ROLES) - {"other"} | {"final_norm"}
+_HINTS = ("int8_mask",)  # saves memory in mergekit, with the same result
 _ROW, _FLAT = "nuslerp_row_wise", "nuslerp_flatten"
 
 
@@ -44,7 +43,7 @@ class ParameterReader:
     problems: Problems
 
     def read(self, relative: bool) -> dict[str, Any]:
-        """Parameter to setting; what mergekit does by default is left out where we do the same.
+        """Parameter to setting, without defaults that mergekit and the operator share.
 
         Args:
             relative: whether mergekit merges task vectors.
@@ -57,7 +56,7 @@ class ParameterReader:
             if name in self.method.spread:
                 settings[name] = self._agreed(name, default)
             elif name != "rescale":
-                settings[name] = self._shared(self.method.theirs(name), default)
+                settings[name] = self._setting(self.method.theirs(name), default)
         settings = {name: one for name, one in settings.items() if one is not None and one != {}}
         self._rescale(settings)
         if self.method.base == "optional":
@@ -75,35 +74,12 @@ class ParameterReader:
 
     def _by_source(self, name: str, default: Scalar) -> dict[str, Any]:
         """The settings of the sources that have some."""
-        theirs, settings = self.method.theirs(name), {}
-        for source in self.sources:
-            rows: list[SliceLines] = []
-            start = 0
-            for slice_ in self.slices:
-                lines, shift = None, 0
-                if (own := source.within(slice_)) is not None:
-                    scopes = [own.parameters, slice_.parameters, *self.shared]
-                    lines = read_lines(theirs, default, scopes, self.problems)
-                    shift = (own.start or 0) - start
-                rows.append(SliceLines(slice_.length, lines, shift))
-                start += slice_.length or 0
-            title = f"{name} for {shown(source.model)}"
-            setting = self._setting(rows, title, default, needed=name in self.method.needed)
-            if setting is not None:
-                settings[source.name] = setting
-        return settings
-
-    def _shared(self, theirs: str, default: Scalar) -> Any:
-        """The setting of a parameter that all models share."""
-        rows = []
-        for slice_ in self.slices:
-            scopes = [slice_.parameters, *self.shared]
-            lines = read_lines(theirs, default, scopes, self.problems)
-            rows.append(SliceLines(slice_.length, lines))
-        return self._setting(rows, theirs, default, needed=theirs in self.method.needed)
+        theirs = self.method.theirs(name)
+        settings = {one.name: self._setting(theirs, default, one) for one in self.sources}
+        return {source: setting for source, setting in settings.items() if setting is not None}
 
     def _agreed(self, name: str, default: Scalar) -> Any:
-        """The setting of a parameter that every model has in mergekit, and evomerge once."""
+        """The setting of a parameter that mergekit has once per model, and evomerge once."""
         settings = self._by_source(name, default)
         if not settings:
             return None
@@ -116,8 +92,8 @@ class ParameterReader:
         return values[0]
 
     def _flat(self, theirs: str, default: Scalar) -> Scalar:
-        """The value of a parameter that evomerge has once for all tensors."""
-        setting = self._shared(theirs, default)
+        """The value of a parameter that may not differ by tensor."""
+        setting = self._setting(theirs, default)
         if setting is None:
             return default
         setting = canonical(setting, theirs, ())
@@ -128,10 +104,11 @@ class ParameterReader:
             return default
         return setting if isinstance(setting, (bool, float)) else default
 
-    def _setting(
-        self, rows: Sequence[SliceLines], title: str, default: Scalar, *, needed: bool
-    ) -> Any:
-        """The setting of a recipe; None where nothing is given, or where that is wrong."""
+    def _setting(self, theirs: str, default: Scalar, source: Source | None = None) -> Any:
+        """The setting of one source, or of all; None where the YAML gives none, or a wrong one."""
+        rows = self._rows(theirs, default, source)
+        title = theirs if source is None else f"{theirs} for {shown(source.model)}"
+        needed = theirs in NEEDED
         if not any(row.lines for row in rows):
             if needed:
                 self.problems.add("parameters", f"{title}: no value. mergekit demands one")
@@ -151,19 +128,35 @@ class ParameterReader:
             self.problems.add("parameters", f"{title}: {error}")
             return None
 
-    # What is not called the same
+    def _rows(self, theirs: str, default: Scalar, source: Source | None) -> list[SliceLines]:
+        """What decides a parameter in every slice."""
+        rows: list[SliceLines] = []
+        start = 0
+        for slice_ in self.slices:
+            scopes, shift = [slice_.parameters, *self.shared], 0
+            own = None if source is None else source.within(slice_)
+            if own is not None:
+                scopes.insert(0, own.parameters)
+                shift = (own.start or 0) - start
+            takes_part = source is None or own is not None
+            lines = read_lines(theirs, default, scopes, self.problems) if takes_part else None
+            rows.append(SliceLines(slice_.length, lines, shift))
+            start += slice_.length or 0
+        return rows
+
+    # Parameters that mean something else in mergekit
 
     def _rescale(self, settings: dict[str, Any]) -> None:
-        """``rescale: true`` restores the sum of magnitudes in mergekit, not in the papers."""
+        """Add ``rescale``: in mergekit it restores the sum of magnitudes, unlike in the papers."""
         if "rescale" in self.method.shared:
-            setting = self._shared("rescale", True)
+            setting = self._setting("rescale", True)
             restored = "l1" if self.dialect else "inverse"
             if setting is not None or self.dialect:
                 settings["rescale"] = _map(
                     True if setting is None else setting, lambda on: restored if on else "none"
                 )
         elif self.method.name in RESCALED:
-            setting = self._shared("rescale", False)
+            setting = self._setting("rescale", False)
             if setting is None or not _any(setting, bool) or "density" not in settings:
                 return
             settings["sparsify_density"] = settings.pop("density")
@@ -173,7 +166,7 @@ class ParameterReader:
                 settings["sparsify_gamma"] = settings.pop("gamma")
 
     def _axis(self, settings: dict[str, Any]) -> None:
-        """Undo that mergekit's flag does the reverse of what its documentation says."""
+        """Add ``axis``, from a flag that does the reverse of what mergekit's documentation says."""
         if not self._flat(_FLAT, True):
             settings["axis"] = "row" if self._flat(_ROW, False) is not self.dialect else "col"
 
@@ -189,7 +182,7 @@ class ParameterReader:
                 "evomerge does not repeat. Set normalize: false, or remove dialect",
             )
 
-    # What is not known
+    # Unknown parameters
 
     def _check_names(self) -> None:
         """Report parameters that mergekit does not read where they stand."""
@@ -228,12 +221,12 @@ def _lacking(lines: Sequence[FilterLine]) -> str:
         return ""
     if any(line.filter not in FILTERS for line in lines):
         return "the tensors that no filter selects"
-    chosen = frozenset[str]().union(*(FILTERS[line.filter or ""] for line in lines))
-    return ", ".join(role for role in (*ROLES, "final_norm") if role in _TARGETS - chosen)
+    missing = (role for role, n in TYPICAL.items() if not any(line.fits(n) for line in lines))
+    return ", ".join(missing)
 
 
 def _map(setting: Any, change: Callable[[Any], Scalar]) -> Any:
-    """A setting with every value in it changed."""
+    """The setting with every value in it replaced."""
     if isinstance(setting, dict):
         return {k: v if k == "filter" else _map(v, change) for k, v in setting.items()}
     if isinstance(setting, list):
@@ -242,7 +235,7 @@ def _map(setting: Any, change: Callable[[Any], Scalar]) -> Any:
 
 
 def _any(setting: Any, test: Callable[[Any], bool]) -> bool:
-    """Whether a setting has such a value somewhere."""
+    """Whether some value in a setting passes the test."""
     if isinstance(setting, dict):
         return any(_any(value, test) for key, value in setting.items() if key != "filter")
     if isinstance(setting, list):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from evomerge.recipes import ROLES, Scalar
+from evomerge.recipes import Scalar
 from evomerge.recipes.mergekit.filters import (
     FILTERS,
+    TYPICAL,
     ValueByBlock,
     ValuesByName,
     by_filter,
@@ -19,17 +20,14 @@ from evomerge.recipes.mergekit.filters import (
 from evomerge.recipes.mergekit.read_settings import FilterLine
 from evomerge.recipes.places import Placed, Places, precedes_blocks, renumber
 
-_TARGETS = (*ROLES, "final_norm")
-_OUTER = ("embedding", "head", "final_norm")
-
 
 class SliceLines(NamedTuple):
-    """What decides a parameter in one slice.
+    """What decides a parameter in one slice of the output.
 
     Attributes:
-        length: how many blocks it has; None for those of the model, which may never be asked for.
-        lines: the first that fits a tensor counts; None where the source takes no part.
-        shift: how far the source's block numbers are from the output's.
+        length: number of blocks; None for all of the model's, so that it need not be opened.
+        lines: of these, the first that fits a tensor; None where the source takes no part.
+        shift: the source's number of a block less the output's.
     """
 
     length: int | None
@@ -41,100 +39,107 @@ class SliceLines(NamedTuple):
         return next((line for line in self.lines or () if line.fits(name)), None)
 
 
+class _Block(NamedTuple):
+    """One block of the output: its slice, its number there, and how many blocks that has."""
+
+    slice_: SliceLines
+    step: int
+    steps: int
+
+    def read(self, line: FilterLine | None) -> Scalar | None:
+        """The value of a line; None without one."""
+        return None if line is None else line.at(self.step, self.steps)
+
+
 def joined(
     slices: Sequence[SliceLines], layers: Callable[[], int], places: Callable[[], Places]
 ) -> Any:
-    """The setting of a recipe that says the same.
+    """The setting of a recipe that gives every tensor the value that mergekit reads.
 
     Args:
-        layers: the number of blocks of the model, asked for if there is a gradient.
-        places: of its tensors, asked for if lines differ by slice or are for single blocks.
+        layers: gives the number of blocks of the model; called if there is a gradient.
+        places: gives those of its tensors; called if the lines of the slices cannot be joined one
+            by one, as their filters differ or select by block number.
 
     Raises:
         ValueError: no part of a name selects the tensors that need a value of their own.
     """
-    present = [one.lines for one in slices if one.lines is not None]
-    filters = [line.filter for line in present[0]]
-    alike = all([line.filter for line in lines] == filters for lines in present)
-    by_number = any(part.isdigit() for f in filters if f is not None for part in f.split("."))
-    if alike and not (by_number and any(one.shift for one in slices)):
-        rows = [_row(slices, number, layers) for number in range(len(filters))]
-        if all(
-            first(row) == before.start == after.start
-            for row, before, after in zip(rows, present[0], present[-1], strict=True)
-        ):
-            return _written(list(zip(filters, rows, strict=True)))
-    return _by_tensor(slices, layers, places())
-
-
-def _row(slices: Sequence[SliceLines], number: int, layers: Callable[[], int]) -> ValueByBlock:
-    """What one line says for every block."""
-    values = [one.lines[number].value for one in slices if one.lines is not None]
-    if not isinstance(values[0], list) and all(value == values[0] for value in values):
-        return values[0]
-    return collapsed([
-        None if one.lines is None else one.lines[number].at(step, length)
-        for one, step, length in _steps(slices, layers)
-    ])  # fmt: skip
-
-
-def _steps(
-    slices: Sequence[SliceLines], layers: Callable[[], int]
-) -> list[tuple[SliceLines, int, int]]:
-    """Of every output block its slice, its number there, and how many blocks that has."""
-    lengths = [layers() if one.length is None else one.length for one in slices]
-    return [
-        (one, step, length)
-        for one, length in zip(slices, lengths, strict=True)
-        for step in range(length)
+    values = [line.value for one in slices for line in one.lines or ()]
+    has_gradient = any(isinstance(value, list) for value in values)
+    blocks: list[_Block] = []
+    for one in slices:
+        length = one.length or (layers() if has_gradient else 1)
+        blocks += [_Block(one, step, length) for step in range(length)]
+    lines = _line_by_line(slices, blocks)
+    if lines is None:
+        return _by_tensor(slices, blocks, places())
+    return _by_typical_role(lines) or [
+        {"value": row} if part is None else {"filter": part, "value": row} for part, row in lines
     ]
 
 
-def _by_tensor(slices: Sequence[SliceLines], layers: Callable[[], int], places: Places) -> Any:
-    """The setting from what mergekit reads for every tensor."""
-    steps = _steps(slices, layers)
+def _line_by_line(
+    slices: Sequence[SliceLines], blocks: Sequence[_Block]
+) -> list[tuple[str | None, ValueByBlock]] | None:
+    """Each filter with its values; None where lines of different slices do not belong together."""
+    present = [one.lines for one in slices if one.lines is not None]
+    filters = [line.filter for line in present[0]]
+    if any([line.filter for line in lines] != filters for lines in present):
+        return None
+    by_number = any(part.isdigit() for f in filters if f is not None for part in f.split("."))
+    if by_number and any(one.shift for one in slices):
+        return None
+    joined_lines = []
+    for n, part in enumerate(filters):
+        row = collapsed([b.read(b.slice_.lines[n] if b.slice_.lines else None) for b in blocks])
+        if not first(row) == present[0][n].start == present[-1][n].start:
+            return None  # before or after the blocks mergekit reads something else
+        joined_lines.append((part, row))
+    return joined_lines
+
+
+def _by_tensor(slices: Sequence[SliceLines], blocks: Sequence[_Block], places: Places) -> Any:
+    """The setting from the value of every tensor: roles if possible, or else filters."""
 
     def value(name: str, place: Placed, layer: int) -> Scalar | None:
         if place.layer is None:
             line = slices[0 if precedes_blocks(name, place) else -1].line(name)
             return None if line is None else line.start
-        one, step, length = steps[layer]
-        # of a source's own parameter mergekit looks at the source's tensor name
-        line = one.line(renumber(name, layer + one.shift))
-        return None if line is None else line.at(step, length)
+        block = blocks[layer]
+        # mergekit applies the filters of a source's parameters to the source's tensor names
+        return block.read(block.slice_.line(renumber(name, layer + block.slice_.shift)))
 
-    values = by_name(places, len(steps), value)
+    values = by_name(places, len(blocks), value)
     roles = {renumber(n, 0) if p.layer is not None else n: p.role for n, p in places.items()}
     others = [row for name, row in values.blocks.items() if roles[name] == "other"]
     rest = (others or [commonest(values.blocks.values() or values.outer.values())])[0]
     return _by_role(values, roles, rest) or by_filter(values)
 
 
-def _written(lines: Sequence[tuple[str | None, ValueByBlock]]) -> Any:
-    """Lines as roles, where their filters select these, or as they are."""
-    rows: dict[str, ValueByBlock] = {}
-    for part, row in lines:
-        for target in _TARGETS:
-            if part is None or target in FILTERS.get(part, ()):
-                rows.setdefault(target, row)
-    if all(f is None or f in FILTERS for f, _ in lines) and rows.keys() | {"other"} == {*_TARGETS}:
-        blocks = {target: row for target, row in rows.items() if target not in _OUTER}
-        outer = {target: first(rows[target]) for target in _OUTER}
-        roles = dict(zip(rows, rows, strict=True)) | {"final_norm": "norm"}
-        table = _by_role(ValuesByName(blocks, outer), roles, rows.get("other"))
-        if table is not None:
-            return table
-    return [{"value": row} if f is None else {"filter": f, "value": row} for f, row in lines]
+def _by_typical_role(lines: Sequence[tuple[str | None, ValueByBlock]]) -> Any:
+    """Role to value, or None where some filter selects no role, or some role has no value."""
+    if any(part not in (None, *FILTERS) for part, _ in lines):
+        return None
+    table: dict[str, ValueByBlock] = {}
+    for role, name in TYPICAL.items():
+        rows = [row for part, row in lines if part is None or part in name]
+        if not rows:
+            return None
+        table[role] = rows[0]
+    outer = {role: first(table.pop(role)) for role in ("embedding", "head", "final_norm")}
+    roles = {role: role for role in TYPICAL} | {"final_norm": "norm"}
+    rest = next((row for part, row in lines if part is None), None)
+    return _by_role(ValuesByName(table, outer), roles, rest)
 
 
 def _by_role(
     values: ValuesByName, roles: Mapping[str, str], rest: ValueByBlock | None
 ) -> dict[str, ValueByBlock] | None:
-    """A table of roles, or None where tensors of one role differ.
+    """Role to value, or None where tensors of one role differ.
 
     Args:
-        roles: of all tensors.
-        rest: for ``other``; None where there is no such key.
+        roles: tensor name to role.
+        rest: the value of ``other``; None for no such key.
     """
     table: dict[str, ValueByBlock] = {}
     for name, row in values.blocks.items():

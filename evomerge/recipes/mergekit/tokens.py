@@ -1,4 +1,4 @@
-"""The tokenizer of a recipe as mergekit's keys, and back."""
+"""The tokenizer of a recipe, from mergekit's keys and as mergekit's keys."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from evomerge.recipes._tokenizer import VOCABULARIES
 from evomerge.recipes.mergekit.read_models import Model, ModelReader, shown
 from evomerge.recipes.mergekit.read_settings import Problems
 
-NameOf = Callable[[Model], str | None]  # ``base`` or a source's name; None for other models
 
+def read_tokenizer(
+    content: dict[str, Any], models: ModelReader, name_of: Callable[[Model], str | None]
+) -> Any:
+    """The field ``tokenizer`` of a recipe, from ``tokenizer_source`` or ``tokenizer``.
 
-def read_tokenizer(content: dict[str, Any], models: ModelReader, name_of: NameOf) -> Any:
-    """The field ``tokenizer`` of a recipe, from ``tokenizer_source`` or ``tokenizer``."""
+    Args:
+        name_of: model to ``base`` or a source's name; None for other models.
+    """
     problems = models.problems
 
     def source(value: Any, path: str) -> str:
@@ -27,8 +31,8 @@ def read_tokenizer(content: dict[str, Any], models: ModelReader, name_of: NameOf
         return name or "base"
 
     if content.get("tokenizer") is None:
-        given = content.get("tokenizer_source")
-        return None if given is None else source(given, "tokenizer_source")
+        word = content.get("tokenizer_source")
+        return None if word is None else source(word, "tokenizer_source")
     if content.get("tokenizer_source") is not None:
         problems.add("tokenizer", "give either tokenizer or tokenizer_source")
     known = ("source", "tokens", "pad_to_multiple_of")
@@ -47,20 +51,20 @@ def read_tokenizer(content: dict[str, Any], models: ModelReader, name_of: NameOf
     }
 
 
-def _row(value: Any, path: str, problems: Problems, name: Callable[[Any, str], str]) -> Any:
+def _row(value: Any, path: str, problems: Problems, source_of: Callable[[Any, str], str]) -> Any:
     keys = problems.check_keys(value, path, ("source", "force"))
     row: dict[str, Any] = {"force": keys.get("force", False)}
     source = keys.get("source")
     if source is None:
         problems.add(f"{path}.source", "expected a model, or a kind of row")
     elif not isinstance(source, dict) or "kind" not in source:
-        row["source"] = name(source, f"{path}.source")
+        row["source"] = source_of(source, f"{path}.source")
     elif source["kind"] == "zero":
         row["zero"] = True
     elif source["kind"] == "model_token":
         known = ("kind", "model", "token", "token_id")
         problems.check_keys(source, f"{path}.source", known)
-        row["source"] = name(source.get("model"), f"{path}.source.model")
+        row["source"] = source_of(source.get("model"), f"{path}.source.model")
         row |= {key: source[key] for key in ("token", "token_id") if source.get(key) is not None}
         if ("token" in row) == ("token_id" in row):
             problems.add(f"{path}.source", "expected either token or token_id")

@@ -12,7 +12,7 @@ from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
 from evomerge.recipes._stack import slice_lengths
 from evomerge.recipes.mergekit import write_refusals as refuse
-from evomerge.recipes.mergekit.methods import METHOD_OF, MergeMethod
+from evomerge.recipes.mergekit.methods import METHOD_OF, NEEDED, MergeMethod
 from evomerge.recipes.mergekit.modules import named
 from evomerge.recipes.mergekit.tokens import write_tokenizer
 from evomerge.recipes.mergekit.write_equivalents import (
@@ -41,7 +41,7 @@ def to_mergekit(
         recipe: one that ``make_plan`` accepts.
         places: tensor name to block and role, for every tensor of the merged model.
         shapes: tensor name to shape.
-        folds: tensor name to what the recipe's scales do to it; needed where it has some.
+        folds: tensor name to what the recipe's scales do to the tensor; needed if it has scales.
 
     Raises:
         ExportError: everything in the recipe that mergekit lacks or would get wrong, at once.
@@ -65,7 +65,7 @@ def to_mergekit(
 
 
 class _Writer:
-    """One export, problems gathered."""
+    """Writes one recipe, gathering problems."""
 
     def __init__(self, recipe: Recipe, method: MergeMethod, places: Mapping[str, Placed]) -> None:
         self.recipe, self.method, self.name, self.places = recipe, method, method.name, places
@@ -174,7 +174,7 @@ class _Writer:
         return {"sources": sources} | ({"parameters": parameters} if parameters else {})
 
     def _in_modules(self, merged: dict[str, Any], base_model: str | None) -> dict[str, Any]:
-        """The same for some modules, all others left as the base has them."""
+        """The same for the recipe's modules, and the base's own for all others."""
         if not self.recipe.modules:
             return merged
         chosen = named(self.recipe.modules, self.places)
@@ -196,7 +196,7 @@ class _Writer:
         return {"modules": {name: merged if name in chosen else copy for name in every}}
 
     def _without_base(self, models: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The base as a source has no task vector: in mergekit it cannot be one."""
+        """The sources without the base, which has no task vector and is no source to mergekit."""
         others = [(model, source) for model, source in models if model != self.recipe.base]
         if not others:
             self.problems.append("sources: the base alone. Add a source that differs from it.")
@@ -211,10 +211,10 @@ class _Writer:
     # Parameters
 
     def _is_written(self, name: str) -> bool:
-        return name in self.recipe.parameters or name in (*self.method.needed, "rescale")
+        return name in self.recipe.parameters or name in (*NEEDED, "rescale")
 
     def _own(self, source: str, number: int | None = None) -> dict[str, Any]:
-        """The key ``parameters`` of one model, if it has any; in one slice or in all."""
+        """The key ``parameters`` of one model, in one slice or in all, if it needs any."""
         own = {
             self.method.theirs(name): self.values.write(name, source, number)
             for name in self.method.per_source
@@ -223,7 +223,7 @@ class _Writer:
         return {"parameters": own} if own else {}
 
     def _shared(self, names: list[str]) -> dict[str, Any]:
-        """What is said once for all slices."""
+        """The parameters that all slices share."""
         written: dict[str, Any] = {}
         for name in names:
             value = self.values.write(name, None)

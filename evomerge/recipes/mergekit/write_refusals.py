@@ -1,4 +1,4 @@
-"""What keeps a recipe from becoming mergekit YAML."""
+"""Why a recipe is refused as mergekit YAML: what mergekit lacks, or would get wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evomerge.recipes import Recipe, Scalar
 from evomerge.recipes.mergekit.methods import RESCALED
 from evomerge.recipes.mergekit.write_values import Values
 
-# Parameters that mergekit says in another way, by operator.
+# By operator, the parameters that have no parameter of mergekit's for themselves.
 SPECIAL = {
     "nuslerp": ("space", "axis"),
     "multislerp": ("space",),
@@ -53,7 +53,7 @@ def whole(recipe: Recipe) -> Iterator[str]:
 
 
 def repeated(recipe: Recipe) -> Iterator[str]:
-    """Models that one slice would have twice."""
+    """Models that stand twice in one slice."""
     parts: Iterable[Iterable[str]] = [s.keys() for s in recipe.slices] or [recipe.sources.keys()]
     for part in parts:
         models = [m for name, m in recipe.sources.items() if name in part and isinstance(m, str)]
@@ -98,9 +98,9 @@ def weights(values: Values) -> Iterator[str]:
     recipe, method = values.recipe, values.method
     if "weight" not in method.per_source:
         return
-    lost: set[str] = set()
-    voting: set[str] = set()
-    turned: set[str] = set()
+    lost: set[str] = set()  # sources whose negative weight would lose its sign,
+    voting: set[str] = set()  # vote on the sign of the sum,
+    turned: set[str] = set()  # or add the task vector
     for spot in values.settings.spots:
         of = {source: values.at("weight", source, spot) for source in recipe.sources}
         numbers = {source: w for source, w in of.items() if isinstance(w, float)}
@@ -142,7 +142,7 @@ def weights(values: Values) -> Iterator[str]:
 
 
 def rescale(values: Values) -> Iterator[str]:
-    """Ways to restore what was dropped that mergekit does not have."""
+    """Ways to rescale what is left of a task vector that mergekit does not have."""
     if "rescale" not in values.method.shared:
         return
     wrong = [str(word) for word in values.every("rescale") if word not in ("none", "l1")]

@@ -1,4 +1,4 @@
-"""What the reader of an exported YAML should know."""
+"""Comments on an exported YAML: where mergekit's result will differ a little."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 
 
 def remarks(values: Values, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """Comment lines: where mergekit's result differs a little, and why values look as they do."""
+    """Lines of text: what differs, and why values are not the recipe's."""
     recipe, method = values.recipe, values.method
     operator = recipe.operator
     yield "For mergekit 0.1.5 or newer. As in evomerge, arithmetic is float32 (dtype)"

@@ -7,20 +7,20 @@ from typing import Any
 from evomerge.errors import ExportError
 from evomerge.recipes import Recipe, Scalar
 from evomerge.recipes._settings import is_filters
-from evomerge.recipes.mergekit.methods import METHODS, RESCALED, MergeMethod
+from evomerge.recipes.mergekit.methods import METHODS, NEEDED, RESCALED, MergeMethod
 from evomerge.recipes.mergekit.write_settings import SettingWriter, Spot, Value
 
 
 class Values:
-    """Looks values up, and writes settings.
+    """The parameters of one recipe.
 
     Args:
-        recipe: whose parameters they are.
-        settings: of the merged model.
+        method: mergekit's for the recipe's operator.
+        settings: writes them for the merged model.
 
     Attributes:
-        inverse: whether kept elements are divided by the density somewhere.
-        problems: what could not be written.
+        inverse: whether kept elements are divided by the density in some tensor.
+        problems: why parameters could not be written.
     """
 
     def __init__(self, recipe: Recipe, method: MergeMethod, settings: SettingWriter) -> None:
@@ -36,14 +36,14 @@ class Values:
         return self._defaults[name] if own is None else own
 
     def every(self, name: str, source: str | None = None) -> list[Scalar]:
-        """One parameter's values, each once."""
+        """One parameter's values, without repeats."""
         return list(dict.fromkeys(self.at(name, source, spot) for spot in self.settings.spots))
 
     def is_given(self, name: str, source: str | None) -> bool:
         """Whether a parameter must be written."""
         setting = self._setting(name, source)
         of_others = isinstance(setting, dict) and any(key in self.recipe.sources for key in setting)
-        return name in self.method.needed or (setting is not None and not of_others)
+        return name in NEEDED or (setting is not None and not of_others)
 
     def write(self, name: str, source: str | None, number: int | None = None) -> Any:
         """A parameter as mergekit writes it; None, and a problem noted, where it cannot.
@@ -69,7 +69,7 @@ class Values:
         return setting if number is None else self.settings.cut(setting, number, value)
 
     def _value(self, name: str, source: str | None) -> Value:
-        """What mergekit's parameter is at a tensor."""
+        """Mergekit's value for the parameter at every tensor."""
 
         def value(spot: Spot) -> Scalar:
             own = self.at(name, source, spot)
@@ -88,7 +88,7 @@ class Values:
         return setting
 
     def needs_dialect(self) -> bool:
-        """Whether the YAML would be read otherwise without that key."""
+        """Whether the YAML would be read to other values without ``dialect: mergekit``."""
         given, marked = self.recipe.parameters, self.method.dialect
         if "rescale" in METHODS[self.method.name].shared and "l1" in self.every("rescale"):
             return True
