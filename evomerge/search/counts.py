@@ -11,16 +11,16 @@ from evomerge.types import Candidate, Evaluation, Kind
 
 @dataclass(slots=True)
 class Counts:
-    """How many were asked for and told, of each kind, and what they came to.
+    """How many candidates were asked for and reported, by kind, and how they did.
 
     Attributes:
-        asked, told, failed: by kind of candidate.
+        asked, reported, failed: how many, by kind of candidate.
         best: highest fitness of a searched candidate so far.
         first_error: by kind, that of the first candidate that failed.
     """
 
     asked: Counter[Kind] = field(default_factory=Counter)
-    told: Counter[Kind] = field(default_factory=Counter)
+    reported: Counter[Kind] = field(default_factory=Counter)
     failed: Counter[Kind] = field(default_factory=Counter)
     best: float | None = None
     first_error: dict[Kind, str] = field(default_factory=dict)
@@ -29,10 +29,10 @@ class Counts:
         """Count a candidate that was made."""
         self.asked[candidate.kind] += 1
 
-    def tell(self, candidate: Candidate, evaluation: Evaluation) -> None:
-        """Count what came out for it."""
+    def report(self, candidate: Candidate, evaluation: Evaluation) -> None:
+        """Count a result."""
         kind = candidate.kind
-        self.told[kind] += 1
+        self.reported[kind] += 1
         if evaluation.status == "failed":
             self.failed[kind] += 1
             self.first_error.setdefault(kind, evaluation.error or "")
@@ -40,8 +40,8 @@ class Counts:
             self.best = max(evaluation.value, evaluation.value if self.best is None else self.best)
 
     def open(self, kind: Kind) -> int:
-        """How many of a kind are asked for and not told."""
-        return self.asked[kind] - self.told[kind]
+        """How many of a kind were asked for and not reported."""
+        return self.asked[kind] - self.reported[kind]
 
     def give_up_if_all_fail(self, kind: Kind, limit: int) -> None:
         """Raise once the first ``limit`` candidates of a kind have all failed.
@@ -49,6 +49,6 @@ class Counts:
         Raises:
             SearchError: with the error of the first of them.
         """
-        if self.failed[kind] == self.told[kind] >= limit:
+        if self.failed[kind] == self.reported[kind] >= limit:
             error = self.first_error.get(kind, "none asked")
-            raise SearchError(f"the first {self.told[kind]} candidates all failed: {error}")
+            raise SearchError(f"the first {self.reported[kind]} candidates all failed: {error}")

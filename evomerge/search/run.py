@@ -60,7 +60,7 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
         run = SearchLoop(search, store, search.new_executor(), observe)
         try:
             run.replay()
-            if not run.complete():
+            if stored.finished_utc is None:
                 _open(search, run.executor)
                 run.finish()
         finally:

@@ -3,17 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from evomerge.errors import SearchError
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value
+from evomerge.scoring.python import uneven
 from evomerge.types import Candidate, Evaluation
+
+
+def with_value(
+    fitness: Fitness,
+    candidate: Candidate,
+    evaluation: Evaluation,
+    baselines: Sequence[Candidate],
+    results: Mapping[int, Evaluation],
+) -> Evaluation:
+    """A worker's evaluation with its fitness.
+
+    It has failed where other examples were scored than for earlier candidates, which no worker can
+    know. A baseline of a normalized fitness gets no value: the best source is not known before all
+    sources are scored, and what is recorded stays as it is.
+
+    Args:
+        baselines: those asked for so far, the sources among them.
+        results: of earlier candidates on the same split, by number.
+    """
+    first = next((one.tasks for one in results.values() if one.tasks), {})
+    if text := uneven(fitness, evaluation.tasks, first):
+        error = f"CandidateError: {text}"
+        evaluation = replace(evaluation, status="failed", tasks={}, error=error)
+    unknown = candidate.kind == "baseline" and fitness.normalize != "none"
+    if evaluation.status == "failed" or unknown:
+        return evaluation
+    best = references(baselines, results)
+    return replace(evaluation, value=fitness_value(fitness, evaluation.tasks, best))
+
+
+def as_preferred(
+    fitness: Fitness,
+    candidate: Candidate,
+    evaluation: Evaluation,
+    known: Sequence[Candidate],
+    results: Mapping[int, Evaluation],
+) -> Evaluation:
+    """The evaluation as the optimizer sees it, with the preference as its value.
+
+    Args:
+        known: baselines, and winners of earlier stages.
+        results: of these, by number.
+    """
+    if fitness.shorten is None or evaluation.value is None or candidate.kind == "baseline":
+        return evaluation
+    alone = scores_alone(fitness, known, results)
+    return replace(evaluation, value=preference(fitness, candidate, evaluation.value, alone))
 
 
 def preferences(
     fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
 ) -> dict[int, float]:
-    """What each candidate that was scored is worth, by number: its value, as a rule."""
+    """The preference for each candidate that was scored, by number: mostly its value."""
     values = {c.number: results[c.number].value for c in candidates if c.number in results}
     known = {number: value for number, value in values.items() if value is not None}
     if fitness.shorten is None:
@@ -29,15 +78,16 @@ def preferences(
 def preference(
     fitness: Fitness, candidate: Candidate, value: float, alone: Mapping[str, float]
 ) -> float:
-    """What a candidate is worth to a fitness that may prefer fewer blocks; else its value.
+    """How much a fitness wants a candidate: its value, unless fewer blocks are preferred.
 
     Args:
+        value: of the candidate.
         alone: from `scores_alone`.
     """
     depth, leading = candidate.recipe.depth, alone.get(_reference(candidate.recipe.base))
     if fitness.shorten is None:
         return value
-    if depth is None:  # no block is left out: the last of all that are good enough beside it
+    if depth is None:  # no block is left out: behind every stack that is good enough
         return fitness.shorten.floor(value)
     if leading is None:
         return value
@@ -72,7 +122,7 @@ def _reference(model: str | Recipe) -> str:
 
 
 def ranked(candidates: Sequence[Candidate], preferences: Mapping[int, float]) -> list[Candidate]:
-    """Those that were scored, best first; of equals, the one found first."""
+    """The scored candidates, best first; of equals, the earlier one first."""
     scored = [c for c in candidates if c.number in preferences]
     return sorted(scored, key=lambda c: (-preferences[c.number], c.number))
 
@@ -104,9 +154,10 @@ def champions(
     count: int,
     preferences: Mapping[int, float],
 ) -> list[Candidate]:
-    """Who is scored on held-out examples: every baseline and the best of each stage's recipes.
+    """Candidates to score on held-out examples: every baseline, and the best of each stage.
 
     Args:
+        count: how many different recipes of each stage.
         preferences: from `preferences`.
 
     Raises:
@@ -129,9 +180,9 @@ def champions(
     return sorted(chosen, key=lambda c: c.number)
 
 
-def _nothing(found: Iterable[Evaluation | None]) -> str:
+def _nothing(results: Iterable[Evaluation | None]) -> str:
     """Why there is no best candidate."""
-    errors = [one.error for one in found if one is not None and one.error]
+    errors = [one.error for one in results if one is not None and one.error]
     return f"no candidate could be scored: {errors[0] if errors else 'none asked'}"
 
 

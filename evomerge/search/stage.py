@@ -54,5 +54,5 @@ class StageRun:
         """
         if candidate.kind == "search":
             self.optimizer.tell(candidate.number, evaluation)
-        self.counts.tell(candidate, evaluation)
+        self.counts.report(candidate, evaluation)
         self.counts.give_up_if_all_fail(candidate.kind, most_failures)

@@ -203,7 +203,7 @@ def test_a_run_stopped_again_and_again_replays_exactly(
         (
             "DELETE FROM evaluations WHERE recipe_digest = (SELECT recipe_digest FROM candidates"
             " WHERE number = 7)",
-            "candidate 7 was told but has no evaluation",
+            "candidate 7 was reported but has no evaluation",
         ),
     ],
     ids=["gene", "recipe", "evaluation"],
