@@ -4,12 +4,11 @@ from evomerge.recipes._segments import Lineage, LineageStep, Segments
 from evomerge.recipes._settings import ROLES, Scalar
 from evomerge.recipes._stack import BASE, SCALE_SPAN
 from evomerge.recipes._tokenizer import AUTO, Tokenizer, TokenRow
-from evomerge.recipes.recipe import DTYPES, Recipe
+from evomerge.recipes.recipe import Recipe
 
 __all__ = [
     "AUTO",
     "BASE",
-    "DTYPES",
     "ROLES",
     "SCALE_SPAN",
     "Lineage",

@@ -29,8 +29,6 @@ from evomerge.recipes._tokenizer import (
     tokenizer_problems,
 )
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 # Not hashed at their defaults, so that recipes from before they existed keep their digests.
 _LATER = (
     *("slices", "scales", "modules", "statistics"),
