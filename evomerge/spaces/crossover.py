@@ -38,8 +38,7 @@ from evomerge.spaces._mutants import (
     name_of,
 )
 from evomerge.types import Genome, Parameter, PrefixGram
-from evomerge.weights.flat import flat_sources
-from evomerge.weights.segments import PrefixGrams, layout_of
+from evomerge.weights.segments import PrefixGrams, flat_sources, layout_of
 
 
 class CrossoverSpace(Space):

@@ -16,7 +16,7 @@ from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.kernels.lazy import LazyTensor
+    from evomerge.kernels.lazy import Input
     from evomerge.weights.low_rank import LowRank
 
 
@@ -117,7 +117,7 @@ class Adapter(Checkpoint):
         change = self.changes.get(name)
         if change is None:
             return self.base.read(name)
-        weight: Tensor | LazyTensor
+        weight: Input
         weight = self.base.input(name) if change.saved is None else self.tensor(change.saved)
         if change.a and change.b:
             left, right = self.factors(change)

@@ -19,7 +19,7 @@ from evomerge.weights.token_ids import token_ids
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.kernels.lazy import LazyTensor
+    from evomerge.kernels.lazy import Input
 
 
 class MappedFiles:
@@ -177,7 +177,7 @@ class Checkpoint:
         """The tensor, mapped from its file; treat it as read-only."""
         return self._files.read(self.tensors[name].file, name)
 
-    def input(self, name: str) -> Tensor | LazyTensor:
+    def input(self, name: str) -> Input:
         """The tensor, or an object that computes stretches of it when asked."""
         return self.read(name)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evomerge.kernels.lazy import LazyTensor, stretch
+from evomerge.kernels.lazy import Input, stretch
 
 _ROWS = 1024  # computed at once where all are wanted: float64 takes twice the memory
 
@@ -28,7 +28,7 @@ class LowRank:
         magnitude: (m,) lengths of the rows (DoRA, arXiv:2402.09353, eq. 5), or None.
     """
 
-    weight: Tensor | LazyTensor
+    weight: Input
     left: Tensor
     right: Tensor
     scale: float

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError, CheckpointError, PlanError
-from evomerge.kernels.lazy import LazyTensor, stretch
+from evomerge.kernels.lazy import Input, stretch
 from evomerge.kernels.passes import all_finite, rounded
 from evomerge.kernels.stack import TILE, NotFiniteError, Stack
 from evomerge.kernels.threads import on_one_thread, pool
 from evomerge.operators import Settings, combine
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.models import Models, Slot
+from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, Step
+from evomerge.weights.slots import Slot
 
 Out = Callable[[int, Tensor], None]
 _CPU = torch.device("cpu")
@@ -154,7 +155,7 @@ class _Merger:
         else:
             self._merge(step, out)
 
-    def _hand_out(self, value: Tensor | LazyTensor, step: Step, out: Out) -> None:
+    def _hand_out(self, value: Input, step: Step, out: Out) -> None:
         """Give out a tensor that is not merged, only folded and cast."""
         size = math.prod(step.slot.shape)
         for start in range(0, size, TILE):
@@ -224,7 +225,7 @@ class _Merger:
         stacks = [self.stack(step) for step in self.plan.steps if step.slot.inputs]
         return [stack.as_task_vectors() for stack in stacks if stack.base is not None]
 
-    def _base_alone(self, step: Step) -> Tensor | LazyTensor:
+    def _base_alone(self, step: Step) -> Input:
         """A tensor that only the base has (rule R8), or that the recipe does not merge."""
         base = self.plan.models.base_input(step.slot)
         if base is None:

@@ -11,7 +11,7 @@ from evomerge.weights.names import language_config, language_parts
 from evomerge.weights.slots import Slot
 
 if TYPE_CHECKING:
-    from evomerge.weights.alignment import Vocabulary
+    from evomerge.weights.vocabulary import Vocabulary
 
 # Keys that change what the same weights compute, though every shape agrees.
 _SAME_CONFIG = ("model_type", "num_attention_heads", "n_head", "num_key_value_heads", "head_dim")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Union, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Recipe, Tokenizer
@@ -28,12 +28,11 @@ from evomerge.weights.slots import Slot, align_tensors, keep_outside, module_pro
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.kernels.lazy import LazyTensor
-    from evomerge.weights.alignment import Vocabulary
+    from evomerge.kernels.lazy import Input
+    from evomerge.weights.vocabulary import Vocabulary
 
-__all__ = ["Input", "Models", "Slot"]
+__all__ = ["Models"]
 
-Input = Union["Tensor", "LazyTensor"]
 Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
 _COMPOSITION = ("base", "sources", "tokenizer", "slices", "modules", "chat_template")
 
@@ -111,10 +110,10 @@ class Models:
         ]
         vocabulary, rows = None, None
         if tokenizer is not None:
-            from evomerge.weights.alignment import settle  # which imports torch
+            from evomerge.weights.vocabulary import merged_vocabulary  # which imports torch
 
             try:
-                vocabulary = settle(base, sources, tokenizer)
+                vocabulary = merged_vocabulary(base, sources, tokenizer)
                 rows = None if vocabulary is None else vocabulary.padded_rows
             except PlanError as error:
                 problems += error.problems

@@ -1,4 +1,4 @@
-"""Where the tensors of open models lie in canonical order, and Gram matrices up to there."""
+"""The merged tensors of open models as one row of elements, and Gram matrices of its prefixes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,18 +17,26 @@ from numpy.typing import ArrayLike, NDArray
 from evomerge.errors import PlanError, RecipeError
 from evomerge.recipes.layout import Chromosomes, Layout, lay_out
 from evomerge.types import PrefixGram
-from evomerge.weights.models import Models, Slot
+from evomerge.weights.models import Models
+from evomerge.weights.slots import Slot
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.kernels.stack import Stack
 
 Floats = NDArray[np.float64]
 
-_FIRST = 1024  # positions that there is room for at first
+_CAPACITY = 1024  # positions, at first
 
 
 def layout_of(models: Models, chromosomes: Chromosomes, *, task_vectors: bool = False) -> Layout:
     """The merged tensors of some models laid end to end.
 
     Args:
-        task_vectors: whether the base must have them, too.
+        models: the sources, and the base.
+        chromosomes: how the row is divided.
+        task_vectors: whether the base must have every tensor as well.
 
     Raises:
         PlanError: tensors that a source lacks, and chromosomes that do not fit; all at once.
@@ -55,31 +64,53 @@ def layout_of(models: Models, chromosomes: Chromosomes, *, task_vectors: bool = 
     return layout
 
 
-class PrefixGrams:
-    """Inner products of the sources over the first elements of the layout.
-
-    Those at the starts of tensors are made in one pass over all sources, at the first question that
-    no loaded one answers; one inside a tensor reads the tensor's first elements. A question has
-    the same answer, to the bit, in every process, loaded or measured anew.
+def flat_sources(
+    models: Models, layout: Layout, *, task_vectors: bool = False
+) -> dict[str, Tensor]:
+    """Source to its (N,) elements, float32.
 
     Args:
         models: the sources, and the base.
+        layout: of their tensors.
+        task_vectors: elements of source minus base.
+    """
+    from torch import cat
+
+    slots = {slot.name: slot for slot in _merged(models)}
+    parts: dict[str, list[Tensor]] = {name: [] for name in models.sources}
+    for name in layout.names:
+        whole = _stack(models, slots[name], task_vectors=task_vectors).whole()
+        for source, values in zip(models.sources, whole, strict=True):
+            parts[source].append(values.reshape(-1))
+    return {name: cat(of_source) for name, of_source in parts.items()}
+
+
+class PrefixGrams:
+    """Inner products of the sources over the first elements of the layout, measured once.
+
+    Those up to the starts of tensors are measured in one pass over all sources, when the first of
+    them is wanted that was not loaded; one inside a tensor reads the tensor up to there. An answer
+    is the same, to the bit, in every process, whether it was loaded or measured.
+
+    Args:
+        models: the sources, and the base.
+        layout: of their tensors.
         task_vectors: of the task vectors rather than of the weights.
     """
 
     def __init__(self, models: Models, layout: Layout, *, task_vectors: bool = False) -> None:
         self._models, self._layout, self._task_vectors = models, layout, task_vectors
         self._slots = {slot.name: slot for slot in _merged(models)}
-        # those known, ascending, and where their products stand; the last is beyond any
+        # the known positions, ascending, and their rows in `_products`; the last is a sentinel
         self._positions = np.array([np.iinfo(np.int64).max])
-        self._places = np.array([-1])
+        self._rows = np.array([-1])
         count = len(models.sources)
-        self._products = np.empty((_FIRST, count, count))  # twice as long whenever it is full
-        self._fresh: list[int] = []  # positions that nobody has on record
+        self._products = np.empty((_CAPACITY, count, count))  # twice as long whenever it is full
+        self._new: list[int] = []  # positions that `take_new` has not given out
 
     @cached_property
     def digest(self) -> str:
-        """Of all that the answers depend on: weights, alignment, order of sources and tensors."""
+        """A digest of all that answers depend on: weights, alignment, order of sources, tensors."""
         models = self._models
         prints = [[name, models.sources[name].fingerprint] for name in models.sources]
         base = models.base.fingerprint if self._task_vectors else None
@@ -88,7 +119,7 @@ class PrefixGrams:
         return hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
     def load(self, measured: Iterable[PrefixGram]) -> None:
-        """Take those that are of these models; of others, and what is known already, none."""
+        """Know what was measured before; what is of other models is left out."""
         shape = self._products.shape[1:]
         self._keep(
             {
@@ -99,30 +130,30 @@ class PrefixGrams:
         )
 
     def take_new(self) -> list[PrefixGram]:
-        """Those measured since the last call."""
-        positions, self._fresh = self._fresh, []
+        """What was measured since the last call."""
+        positions, self._new = self._new, []
         return [
             PrefixGram(self.digest, position, tuple(products.reshape(-1).tolist()))
             for position, products in zip(positions, self.at(positions), strict=True)
         ]
 
     def at(self, positions: ArrayLike) -> Floats:
-        """(n, K, K) float64.
+        """(n, K, K) float64 inner products of the K sources.
 
         Args:
-            positions: (n,) elements of the layout, the end included.
+            positions: (n,) how many elements each counts, from 0 to the layout's size.
         """
         asked = np.asarray(positions, np.int64)
         for position in np.unique(asked[~self._knows(asked)]).tolist():
             self._measure(position)
-        found: Floats = self._products[self._places[self._positions.searchsorted(asked)]]
-        return found
+        products: Floats = self._products[self._rows[self._positions.searchsorted(asked)]]
+        return products
 
     def _knows(self, positions: ArrayLike) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = (
+        known: NDArray[np.bool_] = (
             self._positions[self._positions.searchsorted(positions)] == positions
         )
-        return found
+        return known
 
     def _measure(self, position: int) -> None:
         index = bisect_right(self._layout.starts, position) - 1
@@ -142,38 +173,43 @@ class PrefixGrams:
             self._add(stop, total)
 
     def _add(self, position: int, products: Floats) -> None:
-        """One that was measured, and may be known already."""
+        """Know what was measured, unless it is known."""
         if not self._knows(position):
-            self._fresh.append(position)
+            self._new.append(position)
             self._keep({position: products})
 
     def _keep(self, products: Mapping[int, Floats]) -> None:
-        """Know those of positions that are not known yet."""
+        """Know the products at positions that are not known yet."""
         positions = np.array(sorted(products), np.int64)
-        first = len(self._places) - 1
+        first = len(self._rows) - 1
         last = first + len(positions)
         while last > len(self._products):
             self._products = np.concatenate([self._products, np.empty_like(self._products)])
-        for place, position in enumerate(positions.tolist(), first):
-            self._products[place] = products[position]
+        for row, position in enumerate(positions.tolist(), first):
+            self._products[row] = products[position]
         indices = self._positions.searchsorted(positions)
         self._positions = np.insert(self._positions, indices, positions)
-        self._places = np.insert(self._places, indices, np.arange(first, last))
+        self._rows = np.insert(self._rows, indices, np.arange(first, last))
 
     def _of_tensor(self, index: int, stop: int) -> Floats:
         """(K, K) of the first elements of one tensor."""
-        from evomerge.kernels.measures import prefix_gram
-        from evomerge.kernels.stack import Stack  # which import torch
+        from evomerge.kernels.measures import prefix_gram  # which imports torch
 
-        slot, models = self._slots[self._layout.names[index]], self._models
-        stack = Stack(
-            [models.input(slot, source) for source in models.sources],
-            models.base_input(slot) if self._task_vectors else None,
-            deltas=self._task_vectors,
-            name=slot.name,
-        )
-        found: Floats = prefix_gram(stack, stop).numpy()
-        return found
+        slot = self._slots[self._layout.names[index]]
+        stack = _stack(self._models, slot, task_vectors=self._task_vectors)
+        products: Floats = prefix_gram(stack, stop).numpy()
+        return products
+
+
+def _stack(models: Models, slot: Slot, *, task_vectors: bool) -> Stack:
+    from evomerge.kernels.stack import Stack  # which imports torch
+
+    return Stack(
+        [models.input(slot, source) for source in models.sources],
+        models.base_input(slot) if task_vectors else None,
+        deltas=task_vectors,
+        name=slot.name,
+    )
 
 
 def _merged(models: Models) -> list[Slot]:
