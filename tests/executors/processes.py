@@ -20,6 +20,8 @@ import pytest
 import small
 import yaml
 
+from evomerge.store import Store
+
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 
@@ -139,13 +141,13 @@ class Run(Processes):
         return {str(place) for place in (*self.temporary.iterdir(), *clusters, *shared)}
 
     def events(self) -> int:
-        if not (self.folder / "run.sqlite").exists():
+        if not Store.exists(self.folder):
             return 0
-        with closing(sqlite3.connect(self.folder / "run.sqlite", timeout=30)) as base:
+        with closing(sqlite3.connect(Store.path(self.folder), timeout=30)) as base:
             return int(base.execute("SELECT count(*) FROM events").fetchone()[0])
 
     def rows(self) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self.folder / "run.sqlite")) as base:
+        with closing(sqlite3.connect(Store.path(self.folder))) as base:
             rows: list[tuple[Any, ...]] = base.execute(
                 "SELECT number, kind, genes, status, value, held_out_value FROM leaderboard"
             ).fetchall()

@@ -56,7 +56,7 @@ def search(**changes: Any) -> Search:
 
 
 def rows(folder: Path) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(folder / "run.sqlite") as base:
+    with sqlite3.connect(Store.path(folder)) as base:
         found: list[tuple[Any, ...]] = base.execute(
             "SELECT number, kind, genes, recipe_digest, value, held_out_value FROM leaderboard"
         ).fetchall()

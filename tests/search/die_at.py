@@ -20,13 +20,14 @@ from sqlalchemy import Engine, event
 
 from evomerge.config.load import load_resolved
 from evomerge.search.run import resume, start
+from evomerge.store import Store
 
 
 def recorded(folder: Path) -> int:
     """How many events the run has recorded."""
-    if not (folder / "run.sqlite").exists():
+    if not Store.exists(folder):
         return 0
-    with sqlite3.connect(folder / "run.sqlite", timeout=60) as base:
+    with sqlite3.connect(Store.path(folder), timeout=60) as base:
         return int(base.execute("SELECT count(*) FROM events").fetchone()[0])
 
 

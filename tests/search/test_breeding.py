@@ -71,7 +71,7 @@ def run(folder: Path) -> Path:
 
 def rows(folder: Path) -> list[tuple[Any, ...]]:
     """Every candidate with genes, recipe, parents and fitness."""
-    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+    with sqlite3.connect(Store.path(folder), timeout=30) as base:
         return base.execute(ROWS).fetchall()
 
 
@@ -87,7 +87,7 @@ def archive(folder: Path) -> list[int]:
 
 
 def grams(folder: Path) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+    with sqlite3.connect(Store.path(folder), timeout=30) as base:
         return base.execute("SELECT * FROM grams ORDER BY position").fetchall()
 
 

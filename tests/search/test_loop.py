@@ -24,6 +24,7 @@ from evomerge.executors.local import LocalExecutor
 from evomerge.search import clock as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
+from evomerge.store import Store
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker, WorkerSetup
 
@@ -105,7 +106,7 @@ def run_with(executor: Executor, search: Search, folder: Path) -> list[tuple[Any
 
 def leaderboard(folder: Path) -> list[tuple[Any, ...]]:
     """Every candidate with its genes and scores, to the last digit."""
-    with sqlite3.connect(folder / "run.sqlite") as base:
+    with sqlite3.connect(Store.path(folder)) as base:
         rows: list[tuple[Any, ...]] = base.execute(
             "SELECT number, kind, genes, recipe_digest, value, held_out_value FROM leaderboard"
         ).fetchall()
@@ -113,7 +114,7 @@ def leaderboard(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def history(folder: Path) -> list[tuple[str, int]]:
-    with sqlite3.connect(folder / "run.sqlite") as base:
+    with sqlite3.connect(Store.path(folder)) as base:
         events: list[tuple[str, int]] = base.execute(
             "SELECT kind, candidate FROM events ORDER BY sequence"
         ).fetchall()
@@ -214,7 +215,7 @@ def test_a_history_that_this_code_does_not_reproduce_is_refused_and_left_as_it_i
     search, folder = small_search(), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         start(search, folder, until(9))
-    with closing(sqlite3.connect(folder / "run.sqlite")) as base, base:
+    with closing(sqlite3.connect(Store.path(folder))) as base, base:
         assert base.execute(change).rowcount == 1
     before = history(folder)
     with pytest.raises(ReplayError, match=difference):

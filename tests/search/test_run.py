@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from evomerge.search import clock as clock_of_runs
+from evomerge.store import Store
 
 ZOO = Path(__file__).parents[2] / "experiments" / "zoo"
 FITNESS = Path(__file__).parents[2] / "fitness" / "zoo_skills"
@@ -178,14 +179,14 @@ def test_another_run_in_the_same_folder_is_refused(
 
 
 def test_resuming_a_finished_run_changes_nothing(cli: Cli, finished: Path) -> None:
-    before = (finished / "run.sqlite").read_bytes()
+    before = Store.path(finished).read_bytes()
     assert cli("resume", finished).returncode == 0
-    assert (finished / "run.sqlite").read_bytes() == before
+    assert Store.path(finished).read_bytes() == before
 
 
 def tells(folder: Path) -> tuple[int, int]:
     """How many results the run was told, and of how many candidates."""
-    with sqlite3.connect(folder / "run.sqlite", timeout=60) as base:
+    with sqlite3.connect(Store.path(folder), timeout=60) as base:
         found: tuple[int, int] = base.execute(
             "SELECT count(*), count(DISTINCT candidate) FROM events WHERE kind='tell'"
         ).fetchone()
@@ -366,7 +367,7 @@ def test_normalized_values_are_relative_to_the_best_source(
         for row in [*content["baselines"], content["best"]]:
             expected = sum(row[split][task] / (best[task] or 1) for task in best) / len(best)
             assert row[value] == pytest.approx(expected)
-    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as base:
+    with sqlite3.connect(Store.path(tmp_path / "run")) as base:
         stored = dict(
             base.execute(
                 "SELECT number, value FROM candidates JOIN evaluations USING (recipe_digest) "

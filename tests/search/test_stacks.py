@@ -20,6 +20,7 @@ from evomerge.config.load import Loaded, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.recipes import Recipe
 from evomerge.search.run import resume, start
+from evomerge.store import Store
 from evomerge.types import Genome
 from evomerge.weights.build import build
 from evomerge.weights.library import read_recipe
@@ -93,7 +94,7 @@ def shortest(**changes: Any) -> Loaded:
 
 def stored(folder: Path, digest: str) -> str:
     """The canonical JSON of a recipe of a run."""
-    with sqlite3.connect(folder / "run.sqlite") as base:
+    with sqlite3.connect(Store.path(folder)) as base:
         (text,) = base.execute("SELECT json FROM recipes WHERE digest = ?", [digest]).fetchone()
     return str(text)
 

@@ -25,6 +25,7 @@ from evomerge.search import clock as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.selection import winner
 from evomerge.search.spec import Progress, Search
+from evomerge.store import Store
 from evomerge.types import Candidate, Evaluation, Genome, Job
 from evomerge.worker import Worker, WorkerSetup
 
@@ -113,7 +114,7 @@ def after(tells: int) -> Callable[[Progress], None]:
 
 def rows(folder: Path) -> Rows:
     """Every candidate with its stage, genes and scores, to the last digit."""
-    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+    with sqlite3.connect(Store.path(folder), timeout=30) as base:
         return base.execute(
             "SELECT number, stage, kind, genes, recipe_digest, value, held_out_value "
             "FROM leaderboard ORDER BY number"
@@ -121,7 +122,7 @@ def rows(folder: Path) -> Rows:
 
 
 def history(folder: Path) -> list[tuple[str, int, str]]:
-    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+    with sqlite3.connect(Store.path(folder), timeout=30) as base:
         return base.execute(
             "SELECT events.kind, number, stage FROM events JOIN candidates "
             "ON candidates.number = events.candidate ORDER BY sequence"
@@ -129,7 +130,7 @@ def history(folder: Path) -> list[tuple[str, int, str]]:
 
 
 def recipe_of(folder: Path, number: int) -> Recipe:
-    with sqlite3.connect(folder / "run.sqlite", timeout=30) as base:
+    with sqlite3.connect(Store.path(folder), timeout=30) as base:
         (text,) = base.execute(
             "SELECT json FROM recipes JOIN candidates ON digest = recipe_digest WHERE number = ?",
             (number,),

@@ -31,7 +31,7 @@ from evomerge.recipes import Recipe
 from evomerge.store import RunRecord, Store
 
 folder = Path(sys.argv[1])
-if not (folder / "run.sqlite").exists():
+if not Store.exists(folder):
     Store.create(folder, RunRecord("r", "", 0, "f", "s")).close()
 with Store.open(folder) as store:
     number = sum(event.kind == "tell" for event in store.events())
@@ -110,7 +110,7 @@ def assert_whole(folder: Path, last_told: int, *, read_only: bool) -> None:
             assert (evaluation is not None) == (candidate.number in told)
             if evaluation is not None:
                 assert [len(t.example_scores) for t in evaluation.tasks.values()] == [2000, 2000]
-    with closing(sqlite3.connect(folder / "run.sqlite")) as connection:
+    with closing(sqlite3.connect(Store.path(folder))) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
@@ -142,7 +142,7 @@ def test_a_start_killed_at_any_moment_leaves_a_run_or_none(tmp_path: Path) -> No
             next_number(writer)
             time.sleep(moments.uniform(0.0, 0.25))
             kill(writer)
-        if (folder / "run.sqlite").exists():
+        if Store.exists(folder):
             Store.open(folder).close()
         else:
             with pytest.raises(RunError, match="has no run"):

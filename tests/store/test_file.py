@@ -72,7 +72,7 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 
 
 def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(folder / "run.sqlite")) as connection:
+    with closing(sqlite3.connect(Store.path(folder))) as connection:
         return connection.execute(query).fetchall()
 
 
@@ -166,7 +166,7 @@ def test_a_disk_error_is_reported_and_loses_nothing(folder: Path, evaluation: An
     told = evaluation(0.5, examples=10_000)
     with Store.open(folder) as store:
         before = store.events()
-        limit = (folder / "run.sqlite").stat().st_size
+        limit = Store.path(folder).stat().st_size
         with (
             largest_file(limit),
             pytest.raises(StoreError, match=r"disk I/O error\. Check the disk"),
@@ -199,7 +199,7 @@ def test_a_file_held_by_another_program_is_reported_and_loses_nothing(
     folder: Path, evaluation: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
-    with Store.open(folder) as store, closing(sqlite3.connect(folder / "run.sqlite")) as other:
+    with Store.open(folder) as store, closing(sqlite3.connect(Store.path(folder))) as other:
         before = store.events()
         other.execute("BEGIN")
         other.execute("SELECT * FROM events").fetchone()  # a reader that forgot to end
@@ -226,7 +226,7 @@ def test_a_file_held_by_another_program_is_reported_and_loses_nothing(
 def test_a_damaged_file_is_a_store_error(
     folder: Path, damage: Any, message: str, read_only: bool, run: Any
 ) -> None:
-    path = folder / "run.sqlite"
+    path = Store.path(folder)
     path.write_bytes(damage(path.read_bytes()))
     damaged = path.read_bytes()
     with pytest.raises(StoreError, match=f"run.sqlite: .*{message}"):
@@ -245,14 +245,14 @@ def test_a_damaged_file_is_a_store_error(
     ],
 )
 def test_a_damaged_row_is_a_store_error(folder: Path, change: str, message: str) -> None:
-    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
+    with closing(sqlite3.connect(Store.path(folder))) as connection, connection:
         connection.execute(change)
     with Store.open(folder) as store, pytest.raises(StoreError, match=message):
         store.candidates()
 
 
 def test_a_database_of_another_program_is_a_store_error(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection:
+    with closing(sqlite3.connect(Store.path(tmp_path))) as connection:
         connection.execute("CREATE TABLE bookmarks (url TEXT)")
     with pytest.raises(StoreError, match="is a database, but not of an evomerge run"):
         Store.open(tmp_path)

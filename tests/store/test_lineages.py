@@ -62,7 +62,7 @@ def record(store: Store, candidates: list[Candidate]) -> None:
 
 
 def rows(folder: Path) -> list[tuple[str, str]]:
-    with closing(sqlite3.connect(folder / "run.sqlite")) as connection:
+    with closing(sqlite3.connect(Store.path(folder))) as connection:
         return connection.execute(
             "SELECT genes, json FROM candidates JOIN recipes ON recipe_digest = digest "
             "ORDER BY number"
@@ -91,7 +91,7 @@ def test_rows_that_hold_all_steps_are_read_and_added_to(tmp_path: Path, run: Any
     made = family(8)
     with Store.create(tmp_path, run) as store:
         record(store, made[:6])
-    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+    with closing(sqlite3.connect(Store.path(tmp_path))) as connection, connection:
         for one in made[:6]:
             genes, text = json.dumps(dict(one.genome.genes)), one.recipe.canonical_json()
             connection.execute(
@@ -132,7 +132,7 @@ def test_a_gene_of_that_name_that_is_no_lineage_is_kept(
 def test_a_missing_ancestor_is_told(tmp_path: Path, run: Any) -> None:
     with Store.create(tmp_path, run) as store:
         record(store, family(5))
-    with closing(sqlite3.connect(tmp_path / "run.sqlite")) as connection, connection:
+    with closing(sqlite3.connect(Store.path(tmp_path))) as connection, connection:
         seed = "SELECT recipe_digest FROM candidates WHERE number = 0"
         connection.execute(
             f"UPDATE candidates SET genes = '{{}}', recipe_digest = ({seed}) WHERE number = 3"

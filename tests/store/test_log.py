@@ -59,7 +59,7 @@ def test_a_run_is_one_plain_file_before_and_after_it_is_written_to(
         assert files(local) == {"run.sqlite", "run.sqlite-wal", "run.sqlite-shm"}
         assert numbers(local) == [0]
     assert files(local) == {"run.sqlite"}
-    assert (local / "run.sqlite").read_bytes()[18:20] == b"\1\1"  # it wants no log of its readers
+    assert Store.path(local).read_bytes()[18:20] == b"\1\1"  # it wants no log of its readers
     assert numbers(local) == [0]
 
 
@@ -71,10 +71,10 @@ def test_what_was_measured_of_the_sources_is_a_record_like_others(local: Path, r
 
 def test_opening_a_run_to_write_nothing_changes_no_byte(local: Path, run: Any) -> None:
     Store.create(local, run).close()
-    before = (local / "run.sqlite").read_bytes()
+    before = Store.path(local).read_bytes()
     with Store.open(local) as store:
         assert store.candidates() == []
-    assert (local / "run.sqlite").read_bytes() == before
+    assert Store.path(local).read_bytes() == before
 
 
 def test_a_reader_that_forgets_to_end_hinders_no_record(
@@ -82,7 +82,7 @@ def test_a_reader_that_forgets_to_end_hinders_no_record(
 ) -> None:
     with Store.create(local, run) as store:
         store.record_ask(candidate(0), 0.5)
-        with closing(sqlite3.connect(local / "run.sqlite")) as other:
+        with closing(sqlite3.connect(Store.path(local))) as other:
             other.execute("BEGIN")
             assert other.execute("SELECT count(*) FROM candidates").fetchone() == (1,)
             store.record_ask(candidate(1), 1.0)
@@ -96,7 +96,7 @@ def test_a_log_that_a_reader_holds_on_to_stays_until_it_ends(
     local: Path, run: Any, candidate: Any
 ) -> None:
     Store.create(local, run).close()
-    with closing(sqlite3.connect(local / "run.sqlite")) as other:
+    with closing(sqlite3.connect(Store.path(local))) as other:
         with Store.open(local) as store:
             store.record_ask(candidate(0), 0.5)
             assert other.execute("SELECT count(*) FROM candidates").fetchone() == (1,)
@@ -104,7 +104,7 @@ def test_a_log_that_a_reader_holds_on_to_stays_until_it_ends(
         assert numbers(local) == [0]
     assert files(local) == {"run.sqlite"}
     Store.open(local).close()
-    assert (local / "run.sqlite").read_bytes()[18:20] == b"\1\1"
+    assert Store.path(local).read_bytes()[18:20] == b"\1\1"
 
 
 @pytest.mark.parametrize("read_only", [True, False])
@@ -130,14 +130,14 @@ def test_a_power_cut_takes_the_newest_records_back_and_no_others(
             store.record_ask(candidate(number), float(number))
         left = killed(local / "run", local / "left")
     log = (left / "run.sqlite-wal").read_bytes()
-    database = (left / "run.sqlite").read_bytes()
+    database = Store.path(left).read_bytes()
     found = []
     for part in range(40):
         (left / "run.sqlite-shm").unlink(missing_ok=True)
-        (left / "run.sqlite").write_bytes(database)
+        Store.path(left).write_bytes(database)
         (left / "run.sqlite-wal").write_bytes(log[: len(log) * part // 39])
         found.append(numbers(left))
-        with closing(sqlite3.connect(left / "run.sqlite")) as connection:
+        with closing(sqlite3.connect(Store.path(left))) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     assert all(kept == list(range(len(kept))) for kept in found)
@@ -278,7 +278,7 @@ def test_a_killed_run_that_moves_to_a_network_file_system_gives_its_log_up(
         if not read_only:
             store.record_ask(candidate(1), 1.0)
     assert numbers(copy) == ([0] if read_only else [0, 1])
-    assert (copy / "run.sqlite").read_bytes()[18:20] == b"\1\1"
+    assert Store.path(copy).read_bytes()[18:20] == b"\1\1"
 
 
 def test_a_log_that_a_driver_has_open_is_not_given_up(
@@ -324,9 +324,9 @@ def until(met: Callable[[], bool]) -> None:
 
 def test_a_disk_that_takes_nothing_is_reported_from_then_on(tmp_path: Path) -> None:
     (tmp_path / "run.sqlite-wal").symlink_to("/proc/self/status")  # no file that can be synced
-    syncer = Syncer(tmp_path / "run.sqlite")
-    sqlite3.connect(tmp_path / "run.sqlite").close()
-    (tmp_path / "run.sqlite").touch()
+    syncer = Syncer(Store.path(tmp_path))
+    sqlite3.connect(Store.path(tmp_path)).close()
+    Store.path(tmp_path).touch()
     syncer.start()
 
     def fails() -> bool:
@@ -350,11 +350,11 @@ def test_a_long_log_is_moved_into_the_database_meanwhile(
 ) -> None:
     monkeypatch.setattr(syncing, "MOVE_BYTES", 2**18)
     with Store.create(local, run) as store:
-        small = (local / "run.sqlite").stat().st_size
+        small = Store.path(local).stat().st_size
         store.record_ask(candidate(0), 0.5)
         store.record_tell(0, evaluation(0.25, examples=40_000), elapsed_seconds=1.0)
         assert (local / "run.sqlite-wal").stat().st_size > 2**19
-        until(lambda: (local / "run.sqlite").stat().st_size > small + 2**18)
+        until(lambda: Store.path(local).stat().st_size > small + 2**18)
         shrunk = iter(range(1, 1000))  # once all of it was moved, a record begins it anew
 
         def short() -> bool:

@@ -49,9 +49,9 @@ def test_the_newest_migration_is_the_one_that_the_code_expects() -> None:
 
 def test_migrating_twice_changes_nothing(tmp_path: Path, run: Any) -> None:
     with Store.create(tmp_path, run) as store:
-        before = (tmp_path / "run.sqlite").read_bytes()
+        before = Store.path(tmp_path).read_bytes()
         database.migrate(store._engine)
-    assert (tmp_path / "run.sqlite").read_bytes() == before
+    assert Store.path(tmp_path).read_bytes() == before
 
 
 def test_migrating_leaves_logging_alone(tmp_path: Path, run: Any) -> None:
@@ -65,7 +65,7 @@ def test_migrating_leaves_logging_alone(tmp_path: Path, run: Any) -> None:
 
 
 def set_revision(folder: Path, revision: str) -> None:
-    with closing(sqlite3.connect(folder / "run.sqlite")) as connection, connection:
+    with closing(sqlite3.connect(Store.path(folder))) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
 
 

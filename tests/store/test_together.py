@@ -37,8 +37,8 @@ def test_what_is_recorded_together_appears_at_once(
 
 def test_nothing_recorded_together_leaves_the_file_free(tmp_path: Path, run: Any) -> None:
     with Store.create(tmp_path, run) as store, store.together():
-        before = (tmp_path / "run.sqlite").stat().st_mtime_ns
-    assert (tmp_path / "run.sqlite").stat().st_mtime_ns == before
+        before = Store.path(tmp_path).stat().st_mtime_ns
+    assert Store.path(tmp_path).stat().st_mtime_ns == before
 
 
 def test_an_error_of_the_caller_undoes_nothing(tmp_path: Path, run: Any, candidate: Any) -> None:
