@@ -6,8 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from evomerge.recipes.recipe import Recipe
-
 _NUMBER = re.compile(r"\.(\d+)\.")
 
 
@@ -25,18 +23,6 @@ class Placed(Protocol):
 
 Places = Mapping[str, Placed]
 PlacesOf = Callable[[str], Places]
-
-
-def places_of_model(model: str | Recipe, places_of: PlacesOf) -> Places:
-    """The places of a model; those of a recipe are its base's, as its blocks are of one kind."""
-    return places_of(model) if isinstance(model, str) else places_of_model(model.base, places_of)
-
-
-def layers_of_model(model: str | Recipe, layers_of: Callable[[str], int]) -> int:
-    """The number of blocks of a model, or of the model that a recipe makes."""
-    if isinstance(model, str):
-        return layers_of(model)
-    return model.depth or layers_of_model(model.base, layers_of)
 
 
 def precedes_blocks(name: str, place: Placed) -> bool:

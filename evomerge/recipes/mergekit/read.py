@@ -26,7 +26,7 @@ from evomerge.recipes.mergekit.read_modules import merges
 from evomerge.recipes.mergekit.read_parameters import ParameterReader
 from evomerge.recipes.mergekit.read_settings import Parameters, Problems
 from evomerge.recipes.mergekit.tokens import read_tokenizer
-from evomerge.recipes.places import Places, PlacesOf, layers_of_model, places_of_model
+from evomerge.recipes.places import Places, PlacesOf
 from evomerge.recipes.yaml import validated
 
 DIALECT = "dialect"
@@ -161,12 +161,13 @@ class _Reader:
             slices=slices,
             sources=sources,
             shared=shared,
-            layers=lambda: layers_of_model(first, self.layers_of),
+            layers=lambda: self._layers(first),
             places=lambda: self._places(first),
             dialect=self.dialect,
             problems=self.problems,
         ).read(relative=base is not None)
-        fields["tokenizer"] = self._tokenizer(first, sources)
+        names = [(first, BASE), *((source.model, source.name) for source in sources)]
+        fields["tokenizer"] = read_tokenizer(self.content, self.models, names)
         return fields
 
     def _with_sources(self, slice_: OutputSlice, base: Model | None) -> OutputSlice:
@@ -198,10 +199,10 @@ class _Reader:
     ) -> list[dict[str, list[int]]]:
         """The recipe's slices, none where they are the whole models."""
         models = {BASE: base} | {source.name: source.model for source in sources}
-        layers = [layers_of_model(model, self.layers_of) for model in models.values()]
+        layers = [self._layers(model) for model in models.values()]
         for number, slice_ in enumerate(slices):
             for one in slice_.models:
-                count = layers_of_model(one.model, self.layers_of)
+                count = self._layers(one.model)
                 end = (one.start or 0) + (slice_.length or 0)
                 if end > count:
                     self.problems.add(
@@ -212,17 +213,19 @@ class _Reader:
         ranges = slices_of(slices, sources, base)
         return [] if are_whole(ranges, layers) else ranges
 
-    def _tokenizer(self, base: Model, sources: Sequence[Source]) -> Any:
-        def name_of(model: Model) -> str | None:
-            names = (source.name for source in sources if source.model == model)
-            return BASE if model == base else next(names, None)
-
-        return read_tokenizer(self.content, self.models, name_of)
+    def _layers(self, model: Model) -> int:
+        """The number of blocks of a model."""
+        if isinstance(model, Recipe):
+            return model.depth or self._layers(model.base)
+        return self.layers_of(model)
 
     def _places(self, model: Model) -> Places:
+        """The places of a model; a recipe's are its base's, whose blocks are of one kind."""
+        if isinstance(model, Recipe):
+            return self._places(model.base)
         if self.places_of is None:
             raise RecipeError(
-                f"{self.where}: the tensor names of {shown(model)} are needed to read this. "
+                f"{self.where}: the tensor names of {model} are needed to read this. "
                 "Build the recipe from its file."
             )
-        return places_of_model(model, self.places_of)
+        return self.places_of(model)

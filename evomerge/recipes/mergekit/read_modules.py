@@ -78,11 +78,10 @@ def _groups(
         keys = problems.check_keys(definition, f"modules.{module}", known)
         if _copies_base(keys, base, reader):
             continue
-        same = next((names for names, other in groups if other == keys), None)
-        if same is None:
-            groups.append(([str(module)], keys))
-        else:
-            same.append(str(module))
+        names = next((names for names, other in groups if other == keys), [])
+        if not names:
+            groups.append((names, keys))
+        names.append(str(module))
     if modules and not groups:
         problems.add("modules", "expected one with a model besides the base")
     problems.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge.recipes import Tokenizer, TokenRow
@@ -12,12 +12,12 @@ from evomerge.recipes.mergekit.read_settings import Problems
 
 
 def read_tokenizer(
-    content: dict[str, Any], models: ModelReader, name_of: Callable[[Model], str | None]
+    content: dict[str, Any], models: ModelReader, names: Sequence[tuple[Model, str]]
 ) -> Any:
     """The field ``tokenizer`` of a recipe, from ``tokenizer_source`` or ``tokenizer``.
 
     Args:
-        name_of: model to ``base`` or a source's name; None for other models.
+        names: the base and the sources, each with its name in the recipe.
     """
     problems = models.problems
 
@@ -25,7 +25,7 @@ def read_tokenizer(
         if value in VOCABULARIES:
             return str(value)
         model = models.model(value, path)
-        name = name_of(model)
+        name = next((name for other, name in names if other == model), None)
         if name is None and model:
             problems.add(path, f"expected base, union or one of the models, got {shown(model)}")
         return name or "base"
