@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 # what these functions need takes seconds to import, and is imported when they are called
 if TYPE_CHECKING:
     from evomerge.analysis.run import Run
-    from evomerge.config.load import Loaded
+    from evomerge.config.compose import LoadedSearch
     from evomerge.search.spec import Observer
 
 Pathlike = str | os.PathLike[str]
 
 
 def search(
-    search: Pathlike | Mapping[str, Any] | Loaded,
+    search: Pathlike | Mapping[str, Any] | LoadedSearch,
     *,
     run: Pathlike | None = None,
     overrides: Sequence[str] = (),
@@ -36,16 +36,16 @@ def search(
         RunError: the folder has a run already.
         SearchError: the first candidates all failed, or nothing could be scored.
     """
-    from evomerge.config.load import Loaded, load
+    from evomerge.config.load import LoadedSearch, load
     from evomerge.search.run import start
 
-    loaded = search if isinstance(search, Loaded) else load(search, overrides)
+    loaded = search if isinstance(search, LoadedSearch) else load(search, overrides)
     folder = Path(run or Path("runs") / loaded.file.name)
     start(loaded.search, folder, progress or _ignore)
     return _finished(folder)
 
 
-def load_run(run: Pathlike, overrides: Sequence[str] = ()) -> Loaded:
+def load_run(run: Pathlike, overrides: Sequence[str] = ()) -> LoadedSearch:
     """The search of a run that was stopped or killed, to go on with it.
 
     Args:
@@ -53,24 +53,26 @@ def load_run(run: Pathlike, overrides: Sequence[str] = ()) -> Loaded:
         overrides: ``executor.workers=4`` and the like: only the executor may differ.
 
     Raises:
-        RunError: no run there, or one of another version.
-        ConfigError: wrong overrides, or models that are gone.
+        RunError: no run there.
+        ConfigError: a run of another version, wrong overrides, or models that are gone.
     """
-    from evomerge.config.resume import require_version, resumed
+    from evomerge.config.resume import stored_search
     from evomerge.store import Store
 
     folder = Path(run)
     with Store.open(folder, read_only=True) as store:  # of an older version it stays as it is
         record = store.run()
-    resumed(record.search_yaml, str(folder), overrides)
-    require_version(record, folder)
+    file = stored_search(record, str(folder), overrides)
 
-    from evomerge.config.load import load_resolved  # seconds of imports, after what needs none
+    from evomerge.config.compose import compose  # seconds of imports, after what needs none
+    from evomerge.config.validation import ProblemCollector
 
-    return load_resolved(record.search_yaml, str(folder), overrides)
+    return compose(file, ProblemCollector(str(folder)))
 
 
-def resume(run: Pathlike, search: Loaded | None = None, *, progress: Observer | None = None) -> Run:
+def resume(
+    run: Pathlike, search: LoadedSearch | None = None, *, progress: Observer | None = None
+) -> Run:
     """Go on with a run that was stopped or killed; nothing finished is evaluated again.
 
     Args:

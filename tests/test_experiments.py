@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from evomerge.config.estimate import estimate
-from evomerge.config.load import Loaded, load
+from evomerge.config.load import LoadedSearch, load
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "dataflow_zoo"
@@ -22,7 +22,7 @@ KINDS: dict[str, dict[str, tuple[int, int | None]]] = {
 }
 
 
-def loaded(name: str) -> Loaded:
+def loaded(name: str) -> LoadedSearch:
     return load(FOLDER / f"{name}.yaml")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from evomerge.config.load import Loaded
+from evomerge.config.compose import LoadedSearch
 from evomerge.errors import CandidateError
 from evomerge.executors import Executor
 from evomerge.executors.local import LocalExecutor
@@ -25,7 +25,7 @@ from evomerge.weights.plan import Plan, make_plan
 from evomerge.worker import Worker
 
 
-def estimate(loaded: Loaded, *, probe: bool = False) -> dict[str, Any]:
+def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
     """Sizes, dimension, number of evaluations and memory, as plain data with units in the names.
 
     Of a search with stages, what differs between them is under ``stages``, by name; a later stage
@@ -119,7 +119,7 @@ def _in_all(searched: int | None, held_out: int, *, scorers: bool) -> int | str:
     return "as many as the time allows" if searched is None else searched + held_out
 
 
-def _memory(loaded: Loaded, plan: Plan, executor: Executor) -> dict[str, Any]:
+def _memory(loaded: LoadedSearch, plan: Plan, executor: Executor) -> dict[str, Any]:
     """What the live weights of one worker take, and whether machines like this one hold them.
 
     Caches and activations come on top. On a CPU all workers of this machine share its memory; on
@@ -151,7 +151,7 @@ def _memory(loaded: Loaded, plan: Plan, executor: Executor) -> dict[str, Any]:
     return facts | {"memory_bytes_here": there, "fits_here": fits}
 
 
-def _probe(loaded: Loaded, compared: int, executor: Executor) -> dict[str, Any]:
+def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str, Any]:
     """One candidate of each stage, timed, and what that makes of the budgets."""
     search, workers = loaded.search, executor.capacity
     begun = time.perf_counter()

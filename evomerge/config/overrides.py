@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.plugins.registry import did_you_mean
 from evomerge.yaml_files import parse_value
 
@@ -24,17 +24,17 @@ def override(content: dict[str, Any], text: str) -> None:
     """
     path, equals, raw = text.partition("=")
     if not equals or not path:
-        raise ConfigError(f"{text!r}: expected key=value, e.g. optimizer.population_size=8")
+        raise _refusal(text, "expected key=value, e.g. optimizer.population_size=8")
     *parents, last = path.split(".")
     place: Any = content
     for key in parents:
         place = _stage(place, key, text) if isinstance(place, list) else _inner(place, key, text)
     if isinstance(place, list):
-        raise ConfigError(f"{text!r}: name a key of this stage, e.g. {path}.budget=...")
+        raise _refusal(text, f"name a key of this stage, e.g. {path}.budget=...")
     try:
         place[last] = parse_value(raw)
     except yaml.YAMLError:
-        raise ConfigError(f"{text!r}: the value is not YAML") from None
+        raise _refusal(text, "the value is not YAML") from None
 
 
 def _inner(place: dict[str, Any], key: str, text: str) -> Any:
@@ -44,18 +44,22 @@ def _inner(place: dict[str, Any], key: str, text: str) -> Any:
         place[key] = list(inner)
         return place[key]
     if inner is not None and not isinstance(inner, (str, dict)):
-        raise ConfigError(f"{text!r}: {key} is {inner!r}, it has no keys")
+        raise _refusal(text, f"{key} is {inner!r}, it has no keys")
     # "optimizer: cmaes" is short for "optimizer: {name: cmaes}"
     place[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
     return place[key]
 
 
 def _stage(stages: list[Any], name: str, text: str) -> Any:
-    """The keys of the stage called so."""
+    """The keys of the stage of this name."""
     names = [stage.get("name") if isinstance(stage, dict) else None for stage in stages]
     if name not in names:
         known = did_you_mean(name, [str(one) for one in names if one is not None])
-        raise ConfigError(f"{text!r}: no stage is called {name!r}.{known}")
+        raise _refusal(text, f"no stage is called {name!r}.{known}")
     index = names.index(name)
     stages[index] = dict(stages[index])
     return stages[index]
+
+
+def _refusal(text: str, why: str) -> ConfigError:
+    return ConfigError(Problem((), f"{text!r}: {why}", file="--set"))

@@ -1,17 +1,13 @@
-"""What keeps a run from going on, as far as that shows without its models: told at once."""
+"""Whether a run can go on, as far as that shows without its models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from evomerge.config.overrides import override
 from evomerge.config.schema import SearchFile
-from evomerge.config.validation import attempt
-from evomerge.errors import ConfigError, RunError
+from evomerge.config.validation import ProblemCollector
+from evomerge.errors import Problem
 from evomerge.executors import Executor
 from evomerge.plugins.registry import component
 from evomerge.store import RunRecord
@@ -20,39 +16,30 @@ from evomerge.version import __version__
 from evomerge.yaml_files import parse_yaml
 
 
-def resumed(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The resolved YAML that a run keeps, perhaps with another executor.
+def stored_search(record: RunRecord, folder: str, overrides: Sequence[str] = ()) -> SearchFile:
+    """The search that a run began with, perhaps with another executor.
 
     Args:
+        folder: of the run, for messages.
         overrides: ``executor.workers=4`` and the like, values in YAML.
 
     Raises:
-        ConfigError: keys that a run keeps to its end, and an executor that there is not.
+        ConfigError: the run is of another version, an override of something that a run keeps to
+            its end, or no such executor: all at once.
     """
-    content, problems = parse_yaml(text, where), list[str]()
-    for one in overrides:
-        if one.partition("=")[0].partition(".")[0] != "executor":
-            problems.append(
-                f"--set: {one!r}: a run goes on as it began. Only executor and its keys may be set."
-            )
+    collect = ProblemCollector(folder)
+    content = parse_yaml(record.search_yaml, folder)
+    for text in overrides:
+        if text.partition("=")[0].partition(".")[0] == "executor":
+            collect.make(override, content, text)
         else:
-            attempt(problems, "--set", override, content, one)
-    try:
-        keys = SearchFile.model_validate(content).executor
-    except ValidationError:
-        pass  # is told with all else that is wrong
-    else:
-        attempt(problems, where, component, "executor", Executor, keys)
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))
-    return content
-
-
-def require_version(record: RunRecord, folder: Path) -> None:
-    """Raise for a run of another version.
-
-    Raises:
-        RunError: it says so.
-    """
+            why = f"{text!r}: a run goes on as it began. Only executor and its keys may be set."
+            collect.problems.append(Problem((), why, file="--set"))
     if record.versions.get("evomerge") != __version__:
-        raise RunError(f"{folder}: changed since the run began: {OTHER_VERSION}")
+        why = f"changed since the run began: {OTHER_VERSION}"
+        collect.problems.append(Problem((), why, file=folder))
+        collect.stop()  # this version may know other keys
+    file = collect.validated(content)
+    collect.make(component, "executor", Executor, file.executor, needs=["executor"])
+    collect.stop()
+    return file

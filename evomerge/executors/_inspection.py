@@ -10,14 +10,13 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.engines import Engine
 from evomerge.errors import InputError
 from evomerge.plugins import registry
-from evomerge.version import __version__
+from evomerge.version import versions
 from evomerge.weights.library import Library
 from evomerge.worker import WorkerSetup
 
@@ -53,14 +52,13 @@ class Inspection:
 
 def inspect_machine(setup: WorkerSetup) -> Inspection:
     """What this machine has of a run; of weights, headers and sampled blocks are read."""
-    versions = {"evomerge": __version__, **{name: _version(name) for name in LIBRARIES}}
-    host = socket.gethostname()
+    host, found = socket.gethostname(), versions(*LIBRARIES)
     try:
-        return Inspection(host, versions, _stored(setup))
+        return Inspection(host, found, _stored(setup))
     except InputError as error:
-        return Inspection(host, versions, {}, error.problems)
+        return Inspection(host, found, {}, error.problems)
     except OSError as error:
-        return Inspection(host, versions, {}, (str(error),))
+        return Inspection(host, found, {}, (str(error),))
 
 
 def differences(expected: Inspection, found: Inspection, where: str) -> list[str]:
@@ -115,10 +113,3 @@ def _stored(setup: WorkerSetup) -> dict[str, Stored]:
 def _digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"

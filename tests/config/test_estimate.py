@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from evomerge.config.estimate import estimate, totals
-from evomerge.config.load import Loaded, load_resolved
+from evomerge.config.load import LoadedSearch, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.search.budget import Budget
 from evomerge.types import Evaluation, Job
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 
 
-def loaded(**changes: Any) -> Loaded:
+def loaded(**changes: Any) -> LoadedSearch:
     few = {"search_examples": 8, "held_out_examples": 8}
     content: dict[str, Any] = {
         "name": "small",

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+import evomerge
 from evomerge.config.load import load, load_resolved
 from evomerge.errors import ConfigError, InputError
 from evomerge.search.run import start
@@ -73,6 +74,22 @@ def test_folders_are_seen_from_the_file(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     content = changed("base", "../zoo/base")
     assert load(write(tmp_path / "deep", content)).file.base == str(tmp_path / "zoo" / "base")
+
+
+def test_the_content_of_a_file_loads_with_folders_seen_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ZOO)
+    content = changed("base", "base")
+    before = copy.deepcopy(content)
+    loaded = evomerge.load(content, ["budget.evaluations=5"])
+    assert loaded.file.base == str(ZOO / "base")
+    assert loaded.search.budget.evaluations == 5
+    assert content == before
+    text = load(str(write(tmp_path, GOOD)), ["budget.evaluations=5"]).search.record.search_yaml
+    assert loaded.search.record.search_yaml == text
+    with pytest.raises(ConfigError, match=r"^search: optimiser: unknown key"):
+        evomerge.load(content | {"optimiser": "cmaes"})
 
 
 def test_statistics_are_seen_from_the_file_and_needed_by_some_operators(tmp_path: Path) -> None:
@@ -295,7 +312,7 @@ def test_a_search_by_breeding_loads(tmp_path: Path) -> None:
 def test_what_is_wrong_with_crossover_is_told_with_all_else(tmp_path: Path) -> None:
     overrides = ["space={kind: crossover, align: word, chromosomes: [mpl]}", "optimizer=m2n2"]
     align, unknown, left_out = problems(tmp_path, GOOD, *overrides)
-    assert "space: align: Input should be 'element', 'tensor' or 'layer' (got 'word')" in align
+    assert "space.align: Input should be 'element', 'tensor' or 'layer' (got 'word')" in align
     assert "space: chromosomes: no tensor belongs to mpl. Did you mean 'mlp'?" in unknown
     assert "belong to none" in left_out
 
@@ -304,7 +321,7 @@ def test_descriptors_that_are_no_tasks_are_refused(tmp_path: Path) -> None:
     optimizer = "optimizer={name: map_elites, descriptors: [arithmetik, strings]}"
     (problem,) = problems(tmp_path, GOOD, "space=crossover", optimizer)
     assert problem.endswith(
-        "optimizer: descriptors: 'arithmetik' is no task of the fitness. Did you mean 'arithmetic'?"
+        "optimizer.descriptors: 'arithmetik' is no task of the fitness. Did you mean 'arithmetic'?"
     )
 
 
@@ -326,4 +343,4 @@ def test_all_that_is_wrong_with_a_stack_is_told_at_once(tmp_path: Path) -> None:
     keys = {"kind": "dataflow", "keep": {"base": "all"}, "max_layers": 3, "max_parameters": 10}
     told = problems(tmp_path, {**changed("space", keys), "fitness": "zoo_skils"})
     assert len(told) == 3
-    assert "space: max_layers: 3, but the ends" in told[1]
+    assert "space.max_layers: 3, but the ends" in told[1]

@@ -125,20 +125,20 @@ def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
         (0, {"space": "ties_by_blok"}, "stages.0.space: no search_spaces preset is called"),
         (1, {"colour": "red"}, "stages.1.colour: unknown key."),
         (1, {"optimiser": "cmaes"}, "stages.1.optimiser: unknown key. Did you mean 'optimizer'?"),
-        (1, {"optimizer": "cmase"}, "stages.add: optimizer.name: no optimizer is called 'cmase'."),
-        (1, {"optimizer": "m2n2"}, "stages.add: optimizer: m2n2 makes candidates of parents"),
-        (1, {"space": {"kind": "parameter", "operator": "lin"}}, "stages.add: space: operator: no"),
+        (1, {"optimizer": "cmase"}, "stages.add.optimizer.name: no optimizer is called 'cmase'."),
+        (1, {"optimizer": "m2n2"}, "stages.add.optimizer: m2n2 makes candidates of parents"),
+        (1, {"space": {"kind": "parameter", "operator": "lin"}}, "stages.add.space.operator: no"),
         (1, {"space": "slerp"}, None),
-        (0, {"sources": ["kanjy"]}, "stages.merge: sources: 'kanjy' is no source of the search. "),
-        (0, {"sources": []}, "stages.merge: sources: name at least one"),
-        (0, {"sources": ["stage:add"]}, "stages.merge: sources: stage:add: no stage before this o"),
+        (0, {"sources": ["kanjy"]}, "stages.merge.sources: 'kanjy' is no source of the search. "),
+        (0, {"sources": []}, "stages.merge.sources: name at least one"),
+        (0, {"sources": ["stage:add"]}, "stages.merge.sources: stage:add: no stage before this o"),
         (0, {"sources": ["stage:add"]}, "is called so, but one after it. Put that one first."),
         (1, {"sources": ["stage:add"]}, "is called so: it is this one itself. Name an earlier"),
         (1, {"sources": ["merge"]}, "The best of that stage is called 'stage:merge'."),
         (
             1,
             {"space": {"kind": "dataflow", "leading": "stage:mrge"}},
-            "stages.add: space.leading: stage:mrge: no stage before this one is called so.",
+            "stages.add.space.leading: stage:mrge: no stage before this one is called so.",
         ),
         (
             1,
@@ -148,27 +148,27 @@ def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
         (
             1,
             {"space": STACK | {"keep": {"stage:merge": [0, 4]}}},
-            "stages.add: space: keep.merge: it has blocks 0 to 3, got 4",
+            "stages.add.space.keep.merge: it has blocks 0 to 3, got 4",
         ),
         (
             1,
             {"space": STACK | {"keep": {"stage:merge": [0], "merge": [1]}}},
-            "stages.add: space: keep.merge: merge and stage:merge are one model. Name it once.",
+            "stages.add.space.keep.merge: merge and stage:merge are one model. Name it once.",
         ),
         (
             1,
             {"space": STACK | {"keep": {"stage:mrge": [0]}}},
-            "stages.add: space.keep: stage:mrge: no stage before this one is called so.",
+            "stages.add.space.keep: stage:mrge: no stage before this one is called so.",
         ),
         (1, {"sources": ["stage:mrge"]}, "Did you mean 'merge'?"),
         (
             0,
             {"space": "dataflow"},
-            "stages.add: sources: stage:merge: its best recipe may have more blocks",
+            "stages.add.sources: stage:merge: its best recipe may have more blocks",
         ),
-        (1, {"name": "kanji"}, "stages.kanji: name: 'kanji' means something else already"),
-        (1, {"name": "mlp"}, "stages.mlp: name: 'mlp' means something else already"),
-        (1, {"name": "merge"}, "stages.merge: name: 'merge' means something else already, an ear"),
+        (1, {"name": "kanji"}, "stages.kanji.name: 'kanji' means something else already"),
+        (1, {"name": "mlp"}, "stages.mlp.name: 'mlp' means something else already"),
+        (1, {"name": "merge"}, "stages.merge.name: 'merge' means something else already, an ear"),
         (1, {"name": "a b"}, "stages.1.name: String should match pattern"),
     ],
 )
@@ -201,6 +201,15 @@ def test_all_mistakes_of_all_stages_come_at_once(tmp_path: Path) -> None:
     parts = ("no_such_space", "pop", "density", "minutes", "prameter", "stages.2.budget.x", "/nowh")
     for part in parts:
         assert part in found
+
+
+def test_a_stage_with_a_wrong_name_is_called_by_its_index(tmp_path: Path) -> None:
+    content = changed(0, name="a b", sources="kanji", optimizer="cmase")
+    content["stages"][1]["sources"] = ["stage:a b", "kanji"]
+    found = [problem.partition(": ")[2] for problem in problems(tmp_path, content)]
+    assert [problem.partition(": ")[0] for problem in found] == [
+        *("stages.0.name", "stages.0.sources", "stages.0.optimizer.name")
+    ]
 
 
 @pytest.mark.parametrize("key", ["space", "optimizer", "budget"])

@@ -15,7 +15,7 @@ from evomerge.analysis.evaluate import evaluate
 from evomerge.analysis.export import lm_eval_commands
 from evomerge.analysis.run import Run
 from evomerge.config.estimate import estimate
-from evomerge.config.load import Loaded, load, load_resolved
+from evomerge.config.load import LoadedSearch, load, load_resolved
 from evomerge.engines.torch import TorchEngine
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
@@ -74,7 +74,7 @@ def search(tmp_path: Path) -> Search:
     return make
 
 
-def found(loaded: Loaded, folder: Path) -> list[tuple[str, Evaluation | None]]:
+def found(loaded: LoadedSearch, folder: Path) -> list[tuple[str, Evaluation | None]]:
     """Every candidate's genes and scores, times left out."""
     start(loaded.search, folder, lambda progress: None)
     with Store.open(folder, read_only=True) as store:

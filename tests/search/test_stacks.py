@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 from evomerge.analysis.evaluate import evaluate
 from evomerge.analysis.export import write_results
 from evomerge.analysis.run import Run
-from evomerge.config.load import Loaded, load_resolved
+from evomerge.config.load import LoadedSearch, load_resolved
 from evomerge.errors import ConfigError
 from evomerge.recipes import Recipe
 from evomerge.search.run import resume, start
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 
 
-def loaded(**changes: Any) -> Loaded:
+def loaded(**changes: Any) -> LoadedSearch:
     content: dict[str, Any] = {
         "name": "stacks",
         "base": str(ZOO / "base"),
@@ -83,7 +83,7 @@ def test_the_base_is_opened_beside_a_source_with_the_name_that_it_would_have() -
     assert str(ZOO / "base") in setup.sources.values()
 
 
-def shortest(**changes: Any) -> Loaded:
+def shortest(**changes: Any) -> LoadedSearch:
     """Half of the score of strings may go: its third block may, its second not."""
     fitness = loaded().file.fitness.model_dump(exclude_none=True)
     fitness["tasks"] = {"strings": {"task": "zoo_strings", "search_examples": 32}}

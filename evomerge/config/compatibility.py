@@ -1,0 +1,98 @@
+"""Whether the parts of a search fit together; each check raises for all that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.engines import Engine
+from evomerge.errors import ConfigError, Problem
+from evomerge.optimizers import Optimizer
+from evomerge.plugins.registry import did_you_mean
+from evomerge.scoring import Fitness
+from evomerge.scoring.python import scorer_problems
+from evomerge.scoring.tasks import task_problems
+from evomerge.spaces import Space
+from evomerge.types import Gene
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+from evomerge.worker import unserved
+
+
+def check_fitness(fitness: Fitness) -> None:
+    """Raise for a folder, tasks or scorers that do not exist."""
+    if fitness.include_path is not None and not Path(fitness.include_path).is_dir():
+        raise ConfigError(Problem(("include_path",), f"{fitness.include_path}: no such folder"))
+    if problems := [*task_problems(fitness), *scorer_problems(fitness)]:
+        raise ConfigError(problems)
+
+
+def check_served(fitness: Fitness, engine: type[Engine], name: str) -> None:
+    """Raise for tasks that the engine, of this name, cannot answer."""
+    if problems := unserved(fitness, engine, name):
+        raise ConfigError(problems)
+
+
+def check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
+    """Raise unless both space and optimizer, of this name, work with parents, or neither."""
+    if optimizer.needs_parents and not space.needs_parents:
+        raise ConfigError(
+            f"{name} makes candidates of parents, which this space cannot cross. "
+            "Set space: crossover."
+        )
+    if space.needs_parents and not optimizer.needs_parents:
+        raise ConfigError(
+            f"{name} names no parents, of which this space makes candidates. Set optimizer: m2n2."
+        )
+
+
+def check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
+    """Raise for descriptors of an optimizer that are no tasks of the fitness."""
+    known = fitness.tasks
+    problems = [
+        Problem(("descriptors",), f"{name!r} is no task of the fitness.", did_you_mean(name, known))
+        for name in options.get("descriptors") or ()
+        if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_shorten(spaces: Sequence[Space], fitness: Fitness) -> None:
+    """Raise for ``shorten`` where all recipes have as many blocks, or no unpruned counterpart."""
+    if fitness.shorten is None:
+        return
+    largest = [recipe for space in spaces if (recipe := space.largest()) is not None]
+    if not largest:
+        text = "this space stacks no blocks, so that all its models have as many."
+        cure = "Set space: layer_pruning, or remove this key."
+        raise ConfigError(Problem(("shorten",), text, cure))
+    if any(len(slice_) > 1 for recipe in largest for slice_ in recipe.slices):
+        text = (
+            "in the space joint every candidate is a merge of its own, so that there is no "
+            "unpruned model to compare it with."
+        )
+        cure = (
+            "Search in stages: first a merge, then a space like layer_pruning with leading: "
+            "stage:NAME. Or remove this key."
+        )
+        raise ConfigError(Problem(("shorten",), text, cure))
+
+
+def check_plans(space: Space, models: Models, engine: Engine | None) -> None:
+    """Raise for models that do not merge, or that the engine cannot load.
+
+    The search's start is planned, with every choice of operator once, and its largest stack.
+    """
+    genome = space.initial()
+    for parameter in space.parameters:
+        options: tuple[Gene, ...] = parameter.choices or (parameter.initial,)
+        for value in options if parameter.name == "operator" else (parameter.initial,):
+            chosen = type(genome)({**genome.genes, parameter.name: value})
+            plan = make_plan(space.decode(chosen), models)
+            if engine is not None:
+                engine.validate(plan)
+    largest = space.largest()
+    if largest is not None:
+        make_plan(largest, models)

