@@ -1,4 +1,4 @@
-"""What a parameter may be, and how finely it varies over the model."""
+"""The range of an operator's parameter, and how finely it varies over sources, blocks and roles."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Genes that say which slots are in a path, and in which order."""
+"""Genes that choose the slots of a path, and their order."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from evomerge.spaces._path_slots import PathSlot, PathSlots
 from evomerge.types import Parameter
@@ -158,6 +158,26 @@ class Runs(Indicators):
             < int(genes[f"to.{slot.repetition}.{slot.model}"])
         }
         return Chosen(self._path(included), {})
+
+
+def make_indicators(
+    kind: Literal["bits", "thresholds", "runs", "all"],
+    slots: PathSlots,
+    kept: frozenset[PathSlot],
+    *,
+    absent: float,
+    overlap: float,
+) -> Indicators:
+    """The indicators of that kind; ``absent`` is for thresholds, ``overlap`` for runs."""
+    match kind:
+        case "bits":
+            return Bits(slots, kept)
+        case "thresholds":
+            return Thresholds(slots, kept, absent)
+        case "runs":
+            return Runs(slots, kept, overlap)
+        case "all":
+            return Everything(slots, kept)
 
 
 def order_genes(slots: Sequence[PathSlot]) -> list[Parameter]:

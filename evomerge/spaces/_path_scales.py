@@ -1,4 +1,4 @@
-"""Genes that say what the residual stream is multiplied by on its way from block to block."""
+"""Genes for the scales of a path: what the residual stream is multiplied by between its blocks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEAST, _MOST = 1e-2, 1e2
 
 
 class Scaling(BaseModel):
-    """What hops may be scaled by.
+    """Which scales a path may have, on the hops from one of its blocks to the next.
 
     Attributes:
         kind: ``none``; ``hop``, one gene for each slot, on the way into it; ``matrix``, one for
@@ -82,7 +82,7 @@ class Scaling(BaseModel):
 
 
 class PathScales(ABC):
-    """The scales of a path.
+    """What the residual stream is multiplied by between the blocks of a path.
 
     Args:
         slots: all slots.

@@ -1,10 +1,10 @@
-"""Paths through the blocks of several models: slots, and what limits make of a path."""
+"""Slots, of which a path through several models is made, and limits on its size and order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Block = tuple[str, int]  # a model, and the number of one of its blocks
 
@@ -81,6 +81,23 @@ class PathSlots:
     def blocks(self) -> list[Block]:
         """(M,) every block of every model, in order."""
         return [(model, layer) for model, count in self.layers.items() for layer in range(count)]
+
+    def kept(self, keep: Mapping[str, Collection[int] | Literal["all"]]) -> frozenset[PathSlot]:
+        """The slots that are in every path: the ends, and the first slot of each block to keep.
+
+        Args:
+            keep: model to the numbers of its blocks.
+        """
+        ends = {slot.block: slot for slot in (self.first, self.last)}
+        kept = set(ends.values())
+        for model, blocks in keep.items():
+            first = {s.layer: s for s in reversed(self.between) if s.model == model}
+            kept |= {
+                ends.get((model, layer)) or first[layer]
+                for layer in range(self.layers[model])
+                if blocks == "all" or layer in blocks
+            }
+        return frozenset(kept)
 
 
 @dataclass(frozen=True, slots=True)

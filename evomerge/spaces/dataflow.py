@@ -5,43 +5,21 @@ Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2 (merging in the data fl
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces._path_indicators import (
-    Bits,
-    Everything,
-    Indicators,
-    Runs,
-    Thresholds,
-    order_genes,
-    sorted_path,
-)
+from evomerge.spaces._path_indicators import make_indicators, order_genes, sorted_path
+from evomerge.spaces._path_models import Blocks, PathModels
 from evomerge.spaces._path_scales import KINDS, Scaling
-from evomerge.spaces._path_slots import Block, PathLimits, PathSlot, PathSlots
+from evomerge.spaces._path_slots import PathLimits, PathSlot, PathSlots
 from evomerge.types import Genome
-from evomerge.weights.checkpoint import Checkpoint
-
-
-def _blocks(value: Any) -> Any:
-    """Numbers of blocks, or ``all``."""
-    numbers = value if isinstance(value, list) else [None]
-    if value != "all" and not all(type(number) is int for number in numbers):
-        raise ValueError(f"expected a list of block numbers, such as [0, 1], or all, got {value!r}")
-    return value
-
-
-Blocks = Annotated[list[int] | Literal["all"], BeforeValidator(_blocks)]
 
 
 def other_base(names: Collection[str]) -> str:
@@ -52,7 +30,7 @@ def other_base(names: Collection[str]) -> str:
 class DataflowSpace(Space):
     """Stacks of blocks: which of them, in which order, and how their hops are scaled.
 
-    PathSlots are the blocks of the models in order, [A's, B's, ...], as often as there are
+    Slots are the blocks of the models in order, [A's, B's, ...], as often as there are
     `repetitions`; the leading model A's first block is at the beginning of every path, its last
     block at the end, and its embedding, tokenizer, final norm and head are those of every stack.
     The search starts from A's own path with every scale at `initial`.
@@ -103,24 +81,24 @@ class DataflowSpace(Space):
     ) -> None:
         self.operators: tuple[str, ...] = ()
         self.context = context
-        cast = _Cast(context)
-        problems = cast.problems(leading, sources, keep or {})
+        models = PathModels(context)
+        problems = models.problems(leading, sources, keep or {})
         if not problems:
-            self._models = cast.chosen(leading, sources)
-            # at least two where models could not be opened, which is told elsewhere
+            self._models = models.chosen(leading, sources)
+            # at least two where models could not be opened, which another message says
             unknown = max(context.layers, 2)
-            layers = {name: cast.layers.get(name, unknown) for name in self._models}
+            depths = {name: models.layers(name) for name in self._models}
+            layers = {name: unknown if n is None else n for name, n in depths.items()}
             self._slots = PathSlots.of(layers, repetitions)
-            owned = {cast.own(name): blocks for name, blocks in (keep or {}).items()}
-            self._kept = _kept(self._slots, owned)
-            sizes, around = _sizes(context, self._models)
+            self._kept = self._slots.kept({models.own(n): some for n, some in (keep or {}).items()})
+            sizes, around = models.sizes(self._models)
             self._limits = PathLimits(max_layers, max_parameters, monotone, sizes, around)
             problems += self._limit_problems()
         scaling = scales or Scaling()
         problems += scaling.problems()
-        if cast.layers.get(cast.own(leading), 2) < 2:
-            count = cast.layers[cast.own(leading)]
-            text = f"{leading}: a path needs two blocks of it, it has {count}."
+        depth = models.layers(models.own(leading))
+        if depth is not None and depth < 2:
+            text = f"{leading}: a path needs two blocks of it, it has {depth}."
             problems.append(Problem((), text, about=("leading",)))
         if order and monotone:
             text = "order sorts the blocks of a model."
@@ -133,22 +111,15 @@ class DataflowSpace(Space):
             problems.append(Problem(("overlap",), text, "Remove it.", about=other))
         if problems:
             raise ConfigError(problems)
-        self._indicators: Indicators
-        match indicators:
-            case "bits":
-                self._indicators = Bits(self._slots, self._kept)
-            case "thresholds":
-                self._indicators = Thresholds(self._slots, self._kept, absent)
-            case "runs":
-                self._indicators = Runs(self._slots, self._kept, overlap)
-            case "all":
-                self._indicators = Everything(self._slots, self._kept)
-        self._hops = KINDS[scaling.kind](scaling, self._slots)
+        self._indicators = make_indicators(
+            indicators, self._slots, self._kept, absent=absent, overlap=overlap
+        )
+        self._scales = KINDS[scaling.kind](scaling, self._slots)
         self._sorted = order
         self.parameters = (
             *self._indicators.parameters,
             *(order_genes(self._slots.between) if order else ()),
-            *self._hops.parameters,
+            *self._scales.parameters,
         )
         if not self.parameters:
             cure, other = "Set order: true, scales, or bits.", ("order", "scales")
@@ -159,14 +130,14 @@ class DataflowSpace(Space):
         chosen = self._indicators.chosen(genome.genes)
         path = sorted_path(chosen.path, genome.genes) if self._sorted else chosen.path
         path = self._limits.repaired(path, kept=self._kept, preference=chosen.preference)
-        return self._recipe(path, self._hops.scales(genome.genes, path))
+        return self._recipe(path, self._scales.scales(genome.genes, path))
 
     def largest(self) -> Recipe:
         """See `Space.largest`."""
         sizes = self._limits.sizes
         preference = {slot: -float(sizes.get(slot.block, 0)) for slot in self._slots.all}
         path = self._limits.repaired(self._slots.all, kept=self._kept, preference=preference)
-        return self._recipe(path, self._hops.example(len(path)), used=self._models)
+        return self._recipe(path, self._scales.example(len(path)), used=self._models)
 
     def _recipe(
         self, path: Sequence[PathSlot], scales: Sequence[float], used: Collection[str] = ()
@@ -198,117 +169,3 @@ class DataflowSpace(Space):
             )
             problems.append(Problem(("max_parameters",), text, cure, about=other))
         return problems
-
-
-def _kept(slots: PathSlots, keep: Mapping[str, Blocks]) -> frozenset[PathSlot]:
-    """The slots that are in every path: the ends, and the first slots of the blocks to keep."""
-    ends = {slots.first.block: slots.first, slots.last.block: slots.last}
-    kept = set(ends.values())
-    for model, blocks in keep.items():
-        count = slots.layers[model]
-        first = {s.layer: s for s in reversed(slots.between) if s.model == model}
-        kept |= {
-            ends.get((model, number)) or first[number]
-            for number in range(count)
-            if blocks == "all" or number in blocks
-        }
-    return frozenset(kept)
-
-
-class _Cast:
-    """The models by name; the base under the name of the source that it is, if it is one.
-
-    Attributes:
-        models: all of them.
-        layers: blocks of each; empty where they could not be opened.
-    """
-
-    def __init__(self, context: SearchContext) -> None:
-        self.sources = dict(context.sources)
-        same = [name for name, model in context.sources.items() if model == context.base]
-        self._base = same[0] if same else BASE
-        self.models = dict(context.sources) if same else {BASE: context.base, **context.sources}
-        self.layers = {name: one.layers for name, one in _opened(context, self.models).items()}
-
-    def own(self, name: str) -> str:
-        """What the model is called that a person calls so."""
-        return self._base if name == BASE else name
-
-    def chosen(self, leading: str, sources: Sequence[str] | None) -> dict[str, str | Recipe]:
-        """The models of the paths, the leading one first."""
-        others = self.sources if sources is None else sources
-        names = dict.fromkeys(self.own(name) for name in (leading, *others))
-        return {name: self.models[name] for name in names}
-
-    def problems(
-        self, leading: str, sources: Sequence[str] | None, keep: Mapping[str, Blocks]
-    ) -> list[Problem]:
-        """Names of models that are none, or given twice."""
-        names = sorted({BASE, *self.models})
-        asked = [("leading", leading), *(("sources", name) for name in sources or ())]
-        found = [
-            Problem(
-                (key,),
-                f"no model is called {name!r}.",
-                did_you_mean(name, names),
-                about=(name,),
-            )
-            for key, name in asked
-            if name not in names
-        ]
-        counts = Counter(self.own(name) for name in sources or ())
-        found += [
-            Problem(("sources",), f"{name} is named twice.", "Raise repetitions instead.")
-            for name, count in counts.items()
-            if count > 1
-        ]
-        used = names if found else self.chosen(leading, sources)
-        for name, blocks in keep.items():
-            found += self._keep_problems(name, blocks, used)
-        counts = Counter(self.own(name) for name in keep)
-        return found + [
-            Problem(("keep",), f"{name} is named twice, once as base.", "Name it once.")
-            for name, count in counts.items()
-            if count > 1
-        ]
-
-    def _keep_problems(self, name: str, blocks: Blocks, used: Collection[str]) -> list[Problem]:
-        """That the paths have no such model, or it has no such blocks."""
-        problems = []
-        if self.own(name) not in used:
-            known = self.own(name) in self.models
-            cure = "Add it to sources." if known else did_you_mean(name, used)
-            text = f"{name!r} is not among the models of the paths."
-            problems.append(Problem(("keep",), text, cure, about=(name,)))
-        count = self.layers.get(self.own(name))
-        if count is None or blocks == "all":
-            return problems
-        outside = ", ".join(str(number) for number in blocks if number not in range(count))
-        if outside:
-            text = f"it has blocks 0 to {count - 1}, got {outside}"
-            problems.append(Problem(("keep", name), text))
-        return problems
-
-
-def _opened(context: SearchContext, models: Mapping[str, str | Recipe]) -> dict[str, Checkpoint]:
-    """The models as they are open; none where they could not be."""
-    if context.models is None:
-        return {}
-    known = {BASE: context.models.base, **context.models.sources}
-    return {n: known[BASE if model == context.base else n] for n, model in models.items()}
-
-
-def _sizes(
-    context: SearchContext, models: Mapping[str, str | Recipe]
-) -> tuple[dict[Block, int], int]:
-    """Weights of every block, and of the leading model outside its blocks; none without models."""
-    sizes: dict[Block, int] = {}
-    around = 0
-    for number, (name, checkpoint) in enumerate(_opened(context, models).items()):
-        for tensor, place in checkpoint.places.items():
-            count = math.prod(checkpoint.tensors[tensor].shape)
-            if place.layer is not None:
-                sizes[name, place.layer] = sizes.get((name, place.layer), 0) + count
-            elif number == 0:
-                around += count
-    return sizes, around
