@@ -16,7 +16,7 @@ from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError,
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe, Tokenizer
 from evomerge.scoring.fitness import Fitness
-from evomerge.scoring.whole import Scorer
+from evomerge.scoring.scorer import Scorer
 from evomerge.types import Evaluation, Job, Split, TaskScores
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models

@@ -23,9 +23,9 @@ class Task(BaseModel):
 
     Attributes:
         task: lm-eval's name for it.
-        scorer: ``path.py:function`` in its place; see `PythonScorer`. It draws its own examples, so
-            that of the keys below only ``options`` and ``weight`` are for it.
-        options: given to the scorer as its keyword ``options``, where there are any.
+        scorer: ``path.py:function`` in its place; see `PythonScorer`. It chooses its own examples:
+            of the keys below it takes only ``options`` and ``weight``.
+        options: passed to the scorer as its keyword ``options``, where there are any.
         held_out: another lm-eval task with examples that the search never sees.
         metric: which of the task's metrics; None takes its first.
         filter: which of the task's answer filters; None takes its first.
@@ -58,9 +58,9 @@ class Task(BaseModel):
             )
         if self.scorer is None and self.options:
             raise ValueError("options: they are for a scorer. An lm-eval task has none.")
-        given = [key for key in _LM_EVAL_KEYS if getattr(self, key) is not None]
-        if self.scorer is not None and given:
-            raise ValueError(f"{', '.join(given)}: for lm-eval tasks. Use options: {{...}}.")
+        unused = [key for key in _LM_EVAL_KEYS if getattr(self, key) is not None]
+        if self.scorer is not None and unused:
+            raise ValueError(f"{', '.join(unused)}: for lm-eval tasks. Use options: {{...}}.")
         return self
 
     @model_validator(mode="after")
@@ -87,7 +87,7 @@ class Fitness(BaseModel):
         include_path: folder with lm-eval task YAMLs, relative to the fitness file.
         normalize: ``best_source`` divides each task's score by the best source's.
         seed: of the draw of examples.
-        shorten: prefer fewer blocks among models that are good enough. Scores stay what they are.
+        shorten: prefer fewer blocks among models that are good enough; scores do not change.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -130,12 +130,12 @@ class Fitness(BaseModel):
 
     @property
     def lm_eval_tasks(self) -> dict[str, Task]:
-        """Those that lm-eval asks, by name."""
+        """The tasks of lm-eval, by name in the fitness."""
         return {name: task for name, task in self.tasks.items() if task.scorer is None}
 
     @property
     def scorers(self) -> dict[str, Task]:
-        """Those that a function scores, by name."""
+        """The tasks that a function of the user's scores, by name in the fitness."""
         return {name: task for name, task in self.tasks.items() if task.scorer is not None}
 
     @property
@@ -145,7 +145,10 @@ class Fitness(BaseModel):
         Raises:
             ConfigError: a scorer's file that is not there.
         """
-        apart = {"include_path", "shorten"}  # wherever the files lie, whatever is preferred
+        apart = {
+            "include_path",
+            "shorten",
+        }  # neither a folder's place nor a preference changes a score
         settings = self.model_dump(mode="json", exclude=apart)
         for task in settings["tasks"].values():
             options = task.pop("options")
@@ -163,7 +166,7 @@ class Fitness(BaseModel):
 
 
 def leak(fitness: Fitness, held: str, searched: str) -> str:
-    """What to say when ``held`` holds out examples that ``searched`` searches on."""
+    """The message where task ``held`` holds out examples that task ``searched`` searches on."""
     task = fitness.tasks[held]
     source = task.examples_from("held_out")
     seen = "it" if held == searched else f"tasks.{searched}"
@@ -176,7 +179,7 @@ def leak(fitness: Fitness, held: str, searched: str) -> str:
 
 
 def _surely_overlap(held: Task, searched: Task) -> bool:
-    """Whether no draw of one lm-eval task's examples could keep the two apart."""
+    """Whether two tasks on the same lm-eval task share examples whatever the draw."""
     if searched.search_examples is None:
         return True
     if held.held_out is not None:

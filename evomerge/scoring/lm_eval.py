@@ -11,9 +11,9 @@ import numpy as np
 
 from evomerge.engines import LmEvalOptions
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.scoring._author import PromptBuilder
+from evomerge.scoring._prompts import PromptBuilder
 from evomerge.scoring.fitness import Fitness, Task
-from evomerge.scoring.tasks import choose, load_task, name_problems, task_manager
+from evomerge.scoring.tasks import draw_documents, load_task, name_problems, task_manager
 from evomerge.types import Split, TaskScores
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 
-class _Built(NamedTuple):
-    """A task with its requests, ready to be asked again and again."""
+class BuiltTask(NamedTuple):
+    """A task with its requests by document, ready to be asked of one model after another."""
 
     name: str
     settings: Task
@@ -33,11 +33,11 @@ class _Built(NamedTuple):
 
 
 class LmEvalScorer:
-    """One split of a fitness, its requests built.
+    """Scores models on the lm-eval tasks of a fitness, one split of them.
 
     Attributes:
-        generation_seconds: in which the model answered, in the last `score`.
-        generated_tokens: of those answers; a stop sequence is none of them.
+        generation_seconds: for which the model took to answer, in the last `score`.
+        generated_tokens: in those answers, without their stop sequences.
 
     Args:
         lm: only its tokenizer and chat template are used, to write the prompts.
@@ -53,15 +53,16 @@ class LmEvalScorer:
     ) -> None:
         self.generation_seconds, self.generated_tokens = 0.0, 0
         manager = task_manager(fitness)
-        author = PromptBuilder(lm, options or LmEvalOptions())
+        prompts = PromptBuilder(lm, options or LmEvalOptions())
         self._tasks = [
             built
             for name, settings in fitness.lm_eval_tasks.items()
-            if (built := _build(name, settings, split, fitness.seed, manager, author)) is not None
+            if (built := build_task(name, settings, split, fitness.seed, manager, prompts))
+            is not None
         ]
 
     def doc_ids(self) -> dict[str, tuple[str, tuple[int, ...], bool]]:
-        """By lm-eval task: name in the fitness, examples asked, and whether these are all."""
+        """By lm-eval task: its name in the fitness, the documents asked, whether these are all."""
         return {
             built.task.config.task: (
                 built.name,
@@ -72,7 +73,7 @@ class LmEvalScorer:
         }
 
     def requests(self, name: str) -> dict[int, list[Instance]]:
-        """What a task of the fitness asks, by example."""
+        """What a task of the fitness asks, by document."""
         return next(built.requests for built in self._tasks if built.name == name)
 
     def score(self, lm: LM) -> dict[str, TaskScores]:
@@ -100,32 +101,32 @@ class LmEvalScorer:
 
 
 def _count_tokens(lm: LM, generated: list[Instance]) -> int:
-    """Tokens of all answers: of their texts, for lm-eval hands over no others."""
+    """Tokens of all answers, counted in their texts: lm-eval passes no tokens on."""
     answers = [answer for instance in generated for answer in instance.resps]
     if not answers:
         return 0
     return sum(map(len, lm.tokenizer(answers, add_special_tokens=False)["input_ids"]))
 
 
-def _build(
-    name: str, settings: Task, split: Split, seed: int, manager: TaskManager, author: PromptBuilder
-) -> _Built | None:
+def build_task(
+    name: str, settings: Task, split: Split, seed: int, manager: TaskManager, prompts: PromptBuilder
+) -> BuiltTask | None:
     """The task with its requests, or None where it has nothing held out."""
     task = load_task(name, settings, split, manager)
     if task is None:
         return None
-    author.configure(task, settings.num_fewshot)
+    prompts.configure(task, settings.num_fewshot)
     if problems := name_problems(name, settings, task):
         raise ConfigError(problems)
-    doc_ids = choose(name, settings, split, seed, len(task.eval_docs))
-    author.write(task, None if len(doc_ids) == len(task.eval_docs) else doc_ids)
+    doc_ids = draw_documents(name, settings, split, seed, len(task.eval_docs))
+    prompts.write(task, None if len(doc_ids) == len(task.eval_docs) else doc_ids)
     requests: dict[int, list[Instance]] = defaultdict(list)
     for instance in task.instances:
         requests[instance.doc_id].append(instance)
-    return _Built(name, settings, task, doc_ids, dict(sorted(requests.items())))
+    return BuiltTask(name, settings, task, doc_ids, dict(sorted(requests.items())))
 
 
-def _scores(built: _Built) -> TaskScores:
+def _scores(built: BuiltTask) -> TaskScores:
     task, settings = built.task, built.settings
     task.apply_filters()
     first = next(iter(built.requests.values()))[0]

@@ -28,7 +28,7 @@ AtAll = Callable[[Callable[["Module"], "torch.Tensor"]], "torch.Tensor"]
 
 
 class PythonScorer:
-    """One split of the tasks of a fitness that name a ``scorer``.
+    """Scores models on the tasks of a fitness that name a ``scorer``, one split of them.
 
     A scorer is a function of a live module, in evaluation mode and without gradients, and of a
     split, ``search`` or ``held_out``. It returns one number an example, (E,), higher is better, as
@@ -38,7 +38,7 @@ class PythonScorer:
     the mean.
 
     Attributes:
-        generation_seconds: that the last `score` took.
+        generation_seconds: for which the functions ran, in the last `score`.
 
     Raises:
         ConfigError: no such file or function, or one that takes other arguments.
@@ -52,10 +52,10 @@ class PythonScorer:
         self._together: dict[str, bool] = {}
 
     def ask_all(self, at_all: AtAll) -> dict[str, torch.Tensor]:
-        """What scorers give for several modules in one pass, of those that can.
+        """Scores of several modules from one pass, of the functions that can do that.
 
-        Whether one can shows at the first pass. One that fails later has met a candidate that it
-        cannot score, and tells which when each is asked alone.
+        Whether a function can is seen at its first pass. One that fails later cannot score some
+        candidate, and says which when each is scored alone.
 
         Args:
             at_all: `Engine.at_all`.
@@ -88,10 +88,10 @@ class PythonScorer:
     def score(
         self, module: Module, known: Mapping[str, torch.Tensor] | None = None
     ) -> dict[str, TaskScores]:
-        """Call every scorer.
+        """Call every scorer whose scores are not known.
 
         Args:
-            known: (E,) what `ask_all` found for this module, by task.
+            known: task to the (E,) scores that `ask_all` gave for this module.
 
         Returns:
             scores by the task's name in the fitness.
@@ -140,17 +140,17 @@ class PythonScorer:
         return TaskScores(float(scores_E.mean()), tuple(range(count)), tuple(scores_E.tolist()))
 
 
-def uneven(
-    fitness: Fitness, found: Mapping[str, TaskScores], known: Mapping[str, TaskScores]
+def count_mismatch(
+    fitness: Fitness, scores: Mapping[str, TaskScores], others: Mapping[str, TaskScores]
 ) -> str | None:
-    """A sentence where a scorer gave another number of scores than for another model.
+    """What is wrong where a scorer gave another number of scores than for another model.
 
     Args:
-        found, known: of the two, by the task's name in the fitness.
+        scores, others: of the two models, by the task's name in the fitness.
     """
     for name, task in fitness.scorers.items():
-        if name in found and name in known:
-            got, before = len(found[name].doc_ids), len(known[name].doc_ids)
+        if name in scores and name in others:
+            got, before = len(scores[name].doc_ids), len(others[name].doc_ids)
             if got != before:
                 return (
                     f"{_where(name, task)}: expected {before} scores, as of the model before, got "
@@ -160,7 +160,7 @@ def uneven(
 
 
 def scorer_problems(fitness: Fitness) -> list[str]:
-    """A sentence for each scorer that cannot be called; their files are run."""
+    """What is wrong with each scorer that cannot be called; their files are run."""
     problems: list[str] = []
     for name, task in fitness.scorers.items():
         try:
@@ -181,13 +181,13 @@ def _load(name: str, task: Task) -> Scoring:
 
 
 def _where(name: str, task: Task) -> str:
-    """The task, its file and its function."""
+    """The task, its file and its function, as messages name them."""
     assert task.scorer is not None
     return f"tasks.{name}: {Path(task.scorer).name}"
 
 
 def _numbers(answer: Any) -> NDArray[np.float64] | None:
-    """An array of what was returned; None where that are no real numbers."""
+    """What a scorer returned as an array; None where it is no array of real numbers."""
     import torch
 
     if isinstance(answer, torch.Tensor):
@@ -198,11 +198,11 @@ def _numbers(answer: Any) -> NDArray[np.float64] | None:
         found = np.asarray(answer)
     except (TypeError, ValueError):  # rows of several lengths
         return None
-    # what looks like a number in a text is none, and an empty list is of any kind
+    # not text that looks like a number; an empty list becomes an array of floats
     return found.astype(np.float64) if found.dtype.kind in "biuf" else None
 
 
 def _shown(answer: Any) -> str:
-    """A type, and the start of what it holds."""
+    """The type of a value, and the start of its repr."""
     text = " ".join(repr(answer).split())
     return f"{type(answer).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"

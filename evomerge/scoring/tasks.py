@@ -1,4 +1,4 @@
-"""The lm-eval tasks of a fitness: found, loaded, their examples drawn, all of it checked."""
+"""The lm-eval tasks of a fitness: finding and loading them, and drawing their examples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def task_problems(fitness: Fitness) -> list[str]:
-    """A sentence for each mistake that task names and data can show; loads no model."""
+    """What is wrong with the tasks and their data; loads no model."""
     return _survey(fitness).problems
 
 
@@ -41,7 +41,7 @@ def example_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
 
 
 def task_manager(fitness: Fitness, without: Collection[str] = ()) -> TaskManager:
-    """Finds tasks in the fitness's own folder, and in lm-eval's where that is not enough.
+    """lm-eval's finder of tasks: in the fitness's own folder, and among lm-eval's where needed.
 
     Args:
         without: names that need not be found.
@@ -66,23 +66,25 @@ def load_task(name: str, settings: Task, split: Split, manager: TaskManager) -> 
 
 
 def name_problems(name: str, settings: Task, task: Any) -> list[str]:
-    """A sentence for a metric or filter that the lm-eval task does not have."""
+    """What is wrong with the metric and the filter: the lm-eval task has none of that name."""
     filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
     return [
-        f"tasks.{name}: {task.config.task} has no {kind} {given!r}.{did_you_mean(given, known)}"
-        for kind, given, known in (
+        f"tasks.{name}: {task.config.task} has no {kind} {asked!r}.{did_you_mean(asked, known)}"
+        for kind, asked, known in (
             ("metric", settings.metric, list(task.aggregation())),
             ("filter", settings.filter, filters),
         )
-        if given is not None and given not in known
+        if asked is not None and asked not in known
     ]
 
 
-def choose(name: str, settings: Task, split: Split, seed: int, available: int) -> tuple[int, ...]:
-    """Which examples: disjoint between the splits where both draw from one task.
+def draw_documents(
+    name: str, settings: Task, split: Split, seed: int, available: int
+) -> tuple[int, ...]:
+    """The documents to ask, ascending; disjoint between splits that draw from one task.
 
     Args:
-        available: how many examples the split's lm-eval task has.
+        available: how many documents the split's lm-eval task has.
 
     Raises:
         ConfigError: fewer than the fitness asks for, or none.
@@ -105,19 +107,19 @@ def choose(name: str, settings: Task, split: Split, seed: int, available: int) -
 
 
 class _Survey(NamedTuple):
-    """The examples of every split and task of a fitness, as far as they can be had."""
+    """The documents of every split and task of a fitness, and what keeps some from being drawn."""
 
     chosen: dict[tuple[Split, str], tuple[int, ...]]
     problems: list[str]
 
 
 def _survey(fitness: Fitness) -> _Survey:
-    """Load each lm-eval task once and look at it from both splits."""
+    """Load each lm-eval task once and draw its documents for both splits."""
     if not fitness.lm_eval_tasks:
         return _Survey({}, [])
     unknown = _unknown_tasks(fitness)
     problems = [f"no lm-eval task is called {name!r}.{near}" for name, near in unknown.items()]
-    problems += _uneven(fitness)
+    problems += _without_held_out(fitness)
     manager = task_manager(fitness, without=unknown)
     loaded: dict[str, Any] = dict.fromkeys(unknown)
     chosen: dict[tuple[Split, str], tuple[int, ...]] = {}
@@ -128,12 +130,12 @@ def _survey(fitness: Fitness) -> _Survey:
                 continue
             try:
                 if source not in loaded:
-                    loaded[source] = None  # told once
+                    loaded[source] = None  # a problem is reported once
                     loaded[source] = _load(name, source, manager)
                 if (task := loaded[source]) is None:
                     continue
                 problems += name_problems(name, settings, task)
-                chosen[split, name] = choose(
+                chosen[split, name] = draw_documents(
                     name, settings, split, fitness.seed, len(task.eval_docs)
                 )
             except ConfigError as error:
@@ -141,8 +143,8 @@ def _survey(fitness: Fitness) -> _Survey:
     return _Survey(chosen, [*dict.fromkeys(problems), *_leaks(fitness, chosen)])
 
 
-def _uneven(fitness: Fitness) -> list[str]:
-    """Tasks that hold nothing out where others do: search and held-out would not compare."""
+def _without_held_out(fitness: Fitness) -> list[str]:
+    """Tasks that hold nothing out though others do: search and held-out would not compare."""
     tasks = fitness.lm_eval_tasks
     without = [name for name, task in tasks.items() if task.examples_from("held_out") is None]
     if len(without) == len(tasks):
@@ -154,7 +156,7 @@ def _uneven(fitness: Fitness) -> list[str]:
 
 
 def _leaks(fitness: Fitness, chosen: dict[tuple[Split, str], tuple[int, ...]]) -> list[str]:
-    """Held-out examples that the search sees, in the same task of lm-eval."""
+    """Tasks that hold out examples which the search sees."""
     return [
         leak(fitness, held, searched)
         for held, h in fitness.lm_eval_tasks.items()

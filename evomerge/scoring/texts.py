@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.engines import LmEvalOptions
 from evomerge.errors import ConfigError
-from evomerge.scoring._author import PromptBuilder
+from evomerge.scoring._prompts import PromptBuilder
 from evomerge.scoring.fitness import Fitness
-from evomerge.scoring.lm_eval import _build
+from evomerge.scoring.lm_eval import build_task
 from evomerge.scoring.tasks import task_manager
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Text(NamedTuple):
-    """What a model reads, and what it should go on with."""
+    """A prompt, and the answer that should follow it."""
 
     prompt: str
     target: str
@@ -42,15 +42,15 @@ def search_texts(fitness: Fitness, lm: LM) -> list[Text]:
     manager = task_manager(fitness)
     texts: list[Text] = []
     problems: list[str] = []
-    author = PromptBuilder(lm, LmEvalOptions())
+    prompts = PromptBuilder(lm, LmEvalOptions())
     for name, settings in fitness.tasks.items():
-        built = _build(name, settings, "search", fitness.seed, manager, author)
+        built = build_task(name, settings, "search", fitness.seed, manager, prompts)
         assert built is not None, "every task has search examples"
-        found = [_text(built.task, instances) for instances in built.requests.values()]
-        texts += [text for text in found if text is not None]
-        if missing := found.count(None):
+        own = [_text(built.task, instances) for instances in built.requests.values()]
+        texts += [text for text in own if text is not None]
+        if missing := own.count(None):
             problems.append(
-                f"tasks.{name}: {missing} of {len(found)} examples of {settings.task} have no "
+                f"tasks.{name}: {missing} of {len(own)} examples of {settings.task} have no "
                 "answer to read. Leave the task out."
             )
     if problems:
@@ -79,14 +79,14 @@ def _text(task: Any, instances: list[Instance]) -> Text | None:
 
 
 def _gold(task: Any, doc: Any) -> int | None:
-    """Which of an example's choices is right."""
+    """The index of an example's right choice; None where it says none."""
     # where choices fill a gap in the prompt (winogrande), the text says which
     asked = task.doc_to_text(doc)
-    found = asked if isinstance(asked, int) else _first(task.doc_to_target(doc))
-    if isinstance(found, int):
-        return found
+    answer = asked if isinstance(asked, int) else _first(task.doc_to_target(doc))
+    if isinstance(answer, int):
+        return answer
     choices = task.doc_to_choice(doc)
-    return choices.index(found) if found in choices else None
+    return choices.index(answer) if answer in choices else None
 
 
 def _first(value: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from evomerge.errors import SearchError
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value
-from evomerge.scoring.python import uneven
+from evomerge.scoring.python import count_mismatch
 from evomerge.types import Candidate, Evaluation
 
 
@@ -30,7 +30,7 @@ def with_value(
         results: of earlier candidates on the same split, by number.
     """
     first = next((one.tasks for one in results.values() if one.tasks), {})
-    if text := uneven(fitness, evaluation.tasks, first):
+    if text := count_mismatch(fitness, evaluation.tasks, first):
         error = f"CandidateError: {text}"
         evaluation = replace(evaluation, status="failed", tasks={}, error=error)
     unknown = candidate.kind == "baseline" and fitness.normalize != "none"

@@ -12,7 +12,7 @@ import torch
 from evomerge.engines._slots import WeightSlots
 from evomerge.errors import CandidateError
 from evomerge.scoring import Fitness
-from evomerge.scoring.python import PythonScorer, scorer_problems, uneven
+from evomerge.scoring.python import PythonScorer, count_mismatch, scorer_problems
 from evomerge.types import TaskScores
 
 CODE = """
@@ -206,8 +206,13 @@ def test_another_number_of_scores_than_before_is_told(code: Path, module: torch.
     one = fitness(code, "unsure")
     scorer = PythonScorer(one, "search")
     first, second = scorer.score(module), scorer.score(module)
-    assert uneven(one, first, first) is uneven(one, {}, first) is uneven(one, second, {}) is None
-    assert uneven(one, second, first) == (
+    assert (
+        count_mismatch(one, first, first)
+        is count_mismatch(one, {}, first)
+        is count_mismatch(one, second, {})
+        is None
+    )
+    assert count_mismatch(one, second, first) == (
         "tasks.x: code.py:unsure: expected 3 scores, as of the model before, got 2. "
         "Give one for every example, and the same examples for every model."
     )

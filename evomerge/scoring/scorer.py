@@ -1,4 +1,4 @@
-"""One split of a fitness, whatever scores its tasks."""
+"""Scores models on all tasks of a fitness, whether lm-eval's or functions of the user's own."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Scorer:
-    """lm-eval's tasks and Python's, side by side.
+    """Scores models on one split of a fitness.
 
     Args:
         engine: open; a `LanguageModelEngine` where the fitness has tasks of lm-eval.
 
     Attributes:
-        lm_eval: what asks lm-eval's tasks; None without one.
+        lm_eval: scores the lm-eval tasks; None where there are none.
 
     Raises:
         ConfigError: as `LmEvalScorer` and `PythonScorer`.
@@ -39,17 +39,17 @@ class Scorer:
 
     @property
     def generation_seconds(self) -> float:
-        """In which the model answered, in the last `score`."""
+        """For which the model took to answer, in the last `score`."""
         parts = (self.lm_eval, self._python)
         return sum(part.generation_seconds for part in parts if part is not None)
 
     @property
     def generated_tokens(self) -> int:
-        """Of the answers to the last `score`."""
+        """In the answers of the last `score`."""
         return 0 if self.lm_eval is None else self.lm_eval.generated_tokens
 
     def ask_all(self, engine: Engine) -> dict[str, Tensor]:
-        """(N, E) by task, of those that can be asked of several candidates in one pass."""
+        """(N, E) scores by task, of the tasks that can score several candidates in one pass."""
         return {} if self._python is None else self._python.ask_all(engine.at_all)
 
     def score(
@@ -58,7 +58,7 @@ class Scorer:
         """Scores by the task's name, in the fitness's order; none where nothing is held out.
 
         Args:
-            known: (E,) what `ask_all` found for this candidate, by task.
+            known: task to the (E,) scores that `ask_all` gave for this candidate.
 
         Raises:
             CandidateError: scores that are not finite.

@@ -1,4 +1,4 @@
-"""Prompts as the engine's ``lm_eval`` keys say."""
+"""Prompts of lm-eval tasks, as the engine's ``lm_eval`` options ask for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FEWSHOT_SEED = 1234  # lm-eval's own default
 
 
 class PromptBuilder:
-    """Writes the prompts of a task as the options say, with the model's tokenizer and template."""
+    """Writes the prompts of tasks, with the model's tokenizer and chat template."""
 
     def __init__(self, lm: LM, options: LmEvalOptions) -> None:
         self._lm, self._options = lm, options
@@ -35,14 +35,14 @@ class PromptBuilder:
             }
 
     def configure(self, task: Any, num_fewshot: int | None) -> None:
-        """Set what lm-eval's own ``simple_evaluate`` would set.
+        """Set a task up as lm-eval's own ``simple_evaluate`` would.
 
         Args:
-            num_fewshot: of the fitness; None leaves it to the options, then to the task.
+            num_fewshot: as the fitness has it; None for that of the options, or of the task.
         """
         own = task.get_config("num_fewshot")
         if num_fewshot is None:
-            # a task that says 0 wants none, lm-eval has it
+            # as lm-eval has it, a task that says 0 wants none whatever the options say
             num_fewshot = own if own == 0 else self._options.num_fewshot
         if num_fewshot is not None or own is None:
             task.set_config(key="num_fewshot", value=num_fewshot or 0)
@@ -52,10 +52,10 @@ class PromptBuilder:
             task.set_config(key="generation_kwargs", value=given, update=True)
 
     def write(self, task: Any, doc_ids: tuple[int, ...] | None) -> None:
-        """Give the task its requests; None asks all examples."""
+        """Build the task's requests, for these documents or, where None, for all."""
         with redirect_stderr(io.StringIO()):  # a progress bar per task, for milliseconds of work
             task.build_all_requests(
-                # sorted and unique, or lm-eval labels examples wrongly; [] means all of them, too
+                # sorted and unique, or lm-eval labels examples wrongly; it takes [] for all, too
                 samples=None if doc_ids is None else list(doc_ids),
                 rank=self._lm.rank,
                 world_size=self._lm.world_size,
