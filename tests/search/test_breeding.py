@@ -137,7 +137,7 @@ def test_a_stopped_search_goes_on_to_the_same_archive(finished: Path, tmp_path: 
 def test_a_killed_search_goes_on_to_the_same_archive(finished: Path, tmp_path: Path) -> None:
     search, folder = load(write(tmp_path)).search, tmp_path / "run"
     # events at which to die: among the seeds, and among children of children
-    words = [sys.executable, str(ROOT / "tests" / "die_at.py"), str(folder), "19", "29"]
+    words = [sys.executable, str(Path(__file__).parent / "die_at.py"), str(folder), "19", "29"]
     text = search.record.search_yaml
     done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=300)
     codes = [int(line.split()[0]) for line in done.stdout.splitlines()]

@@ -214,7 +214,8 @@ def test_a_run_killed_in_and_between_its_stages_ends_like_one_that_never_was(
     second = wanted.index(("ask", BASELINES + 6, "add"))
     third = wanted.index(("tell", BASELINES + 8, "add"))
     steps = [step + 1 for step in (first, second, third)]
-    words = [sys.executable, str(ROOT / "tests" / "die_at.py"), str(folder), *map(str, steps)]
+    script = str(Path(__file__).parent / "die_at.py")
+    words = [sys.executable, script, str(folder), *map(str, steps)]
     text = yaml.safe_dump(content)
     done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=300)
     ends = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
