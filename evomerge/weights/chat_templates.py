@@ -1,4 +1,4 @@
-"""How a chat becomes the text that a model continues: templates by name, or as models have them."""
+"""Chat templates: those known by name, and those of model folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evomerge.recipes import AUTO
 
 FILE = "chat_template.jinja"
 
-# The published formats, written anew.
+# Written from the published formats.
 TEMPLATES = {
     "chatml": """\
 {%- for message in messages -%}
@@ -61,11 +61,11 @@ TEMPLATES = {
 
 
 def chosen(setting: str | None, folders: Iterable[Path]) -> str | None:
-    """The template that a recipe asks for; None where the model's own stays.
+    """The template that a recipe asks for; None to keep the tokenizer's own.
 
     Args:
-        setting: of the recipe: ``auto`` is the one that most models have, else a name of
-            `TEMPLATES` or a template itself.
+        setting: of the recipe: ``auto`` for the one that most models have, a name of `TEMPLATES`,
+            or a template.
         folders: of the models, each once.
     """
     if setting is None:
@@ -77,7 +77,7 @@ def chosen(setting: str | None, folders: Iterable[Path]) -> str | None:
 
 
 def read(folder: Path) -> str | None:
-    """The template of a model folder, the one named default where it has several."""
+    """The chat template of a model folder; of several the one named ``default``."""
     if (folder / FILE).exists():
         return (folder / FILE).read_text(encoding="utf-8")
     template = _tokenizer_config(folder).get("chat_template")
@@ -89,7 +89,7 @@ def read(folder: Path) -> str | None:
 
 
 def write(template: str, folder: Path) -> None:
-    """Make it the only template of a model folder, as Transformers saves it."""
+    """Make a template the only one of a model folder, saved as Transformers does it."""
     for file in (*folder.glob("chat_template*"), *folder.glob("additional_chat_templates/*")):
         file.unlink()
     if (folder / "additional_chat_templates").exists():

@@ -1,4 +1,4 @@
-"""Several adapters as one: their factors stood side by side, weights and scales within.
+"""A weighted sum of LoRA adapters as one adapter: their factors side by side.
 
 Σ w_i s_i B_i A_i = B' A' exactly, where the rows of A' are √|w_i s_i| sgn(w_i s_i) A_i and the
 columns of B' are √|w_i s_i| B_i. The rank is the sum of the ranks.
@@ -33,7 +33,7 @@ class Factors(NamedTuple):
 
 
 def source_problems(models: Models) -> list[str]:
-    """Sources that are neither the base nor plain adapters of it, a sentence each."""
+    """A sentence for each source that is neither the base nor a plain adapter of it."""
     problems = []
     for name, source in models.sources.items():
         if source is models.base:
@@ -48,7 +48,7 @@ def source_problems(models: Models) -> list[str]:
 
 
 def plan_problems(plan: Plan) -> list[str]:
-    """Why a plan is no weighted sum of adapters that leaves the base as it is."""
+    """Sentences about why a plan is no weighted sum of adapters on an unchanged base."""
     recipe, models = plan.recipe, plan.models
     problems = source_problems(models)
     if recipe.operator not in ("task_arithmetic", "linear"):
@@ -73,9 +73,9 @@ def plan_problems(plan: Plan) -> list[str]:
 
 
 def modules_of(models: Models) -> list[str]:
-    """The last parts of the names of the layers that any adapter changes, sorted."""
-    found = (name for source in _adapters(models) for name in source.changes)
-    return sorted({name.removesuffix(".weight").rpartition(".")[2] for name in found})
+    """Names of the modules that any adapter changes, such as ``q_proj``, sorted."""
+    changed = (name for source in _adapters(models) for name in source.changes)
+    return sorted({name.removesuffix(".weight").rpartition(".")[2] for name in changed})
 
 
 def rank_of(models: Models) -> int:
@@ -87,17 +87,17 @@ def rank_of(models: Models) -> int:
 
 
 def concatenate(plan: Plan) -> dict[str, Factors]:
-    """The recipe's adapters as one, by PEFT's names of layers; layers of weight 0 are left out.
+    """The recipe's adapters as one, by PEFT's layer names; layers of weight 0 are left out.
 
     Args:
-        plan: without `plan_problems`.
+        plan: one that has no `plan_problems`.
 
     Raises:
         CheckpointError: an adapter holds a NaN or an infinity.
         CandidateError: weights of ``linear`` that do not add up to 1, so that they change the
             base, or values that float32 cannot hold.
     """
-    found: dict[str, Factors] = {}
+    layers: dict[str, Factors] = {}
     for step in plan.steps:
         parts = list(_parts(plan, step)) if step.slot.floating else []
         if not parts:
@@ -105,8 +105,8 @@ def concatenate(plan: Plan) -> dict[str, Factors]:
         factors = Factors(torch.cat([a for _, a, _ in parts]), torch.cat([b for *_, b in parts], 1))
         if not _largest(factors).isfinite():
             raise _diagnosis(plan, step)
-        found[parts[0][0]] = factors
-    return found
+        layers[parts[0][0]] = factors
+    return layers
 
 
 def write_adapter(factors: dict[str, Factors], folder: Path) -> None:
@@ -114,7 +114,7 @@ def write_adapter(factors: dict[str, Factors], folder: Path) -> None:
 
     Args:
         factors: at least one, by PEFT's names of layers.
-        folder: is made.
+        folder: must not exist.
     """
     rank = max(len(f.a) for f in factors.values())
     tensors: dict[str, Tensor] = {}
@@ -133,7 +133,7 @@ def write_adapter(factors: dict[str, Factors], folder: Path) -> None:
 
 
 def _adapters(models: Models) -> list[Adapter]:
-    """One for each source that is an adapter, however often it is the same."""
+    """The sources that are adapters; one that is named twice comes twice."""
     return [source for source in models.sources.values() if isinstance(source, Adapter)]
 
 
@@ -154,7 +154,7 @@ def _parts(plan: Plan, step: Step) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _coefficients(plan: Plan, step: Step) -> Sequence[float]:
-    """What every source's task vector is multiplied by."""
+    """The factor of each source's task vector."""
     weight = step.per_source["weight"] if step.slot.inputs else ()
     settings = {**plan.operator.shared, **step.shared}
     total = math.fsum(weight)
@@ -170,13 +170,11 @@ def _coefficients(plan: Plan, step: Step) -> Sequence[float]:
 
 
 def _largest(factors: Factors) -> Tensor:
-    """What no element of the product can exceed, float32; NaN where one is in the factors."""
+    """() float32, a bound of the product's elements; NaN if the factors hold one."""
     return factors.a.abs().max() * factors.b.abs().max() * len(factors.a)
 
 
 def _diagnosis(plan: Plan, step: Step) -> CandidateError | CheckpointError:
-    models = plan.models.sources
-    found = [models[source].non_finite_in(name) for source, name in step.slot.inputs.items()]
-    if problems := [sentence for sentence in found if sentence]:
-        return CheckpointError(dict.fromkeys(problems))
+    if problems := plan.models.non_finite_in(step.slot):
+        return CheckpointError(problems)
     return CandidateError(f"{step.slot.name}: weights and adapter are more than float32 can hold")

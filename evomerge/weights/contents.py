@@ -1,4 +1,4 @@
-"""What the weights of a checkpoint hold: digests of samples, and numbers that are none."""
+"""Questions about weights: are they equal, their digest, do they hold NaN or infinities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAMPLES = 16
 
 
 def are_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tables hold the same; those that do not mostly differ in the first row."""
+    """Whether two tables are equal; the first rows, where most differ already, come first."""
     return torch.equal(one[:1], other[:1]) and torch.equal(one, other)
 
 
@@ -37,15 +37,7 @@ def digest_of(tensors: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) 
 
 
 def non_finite_sentence(info: TensorInfo, name: str, tensor: Tensor) -> str | None:
-    """Names file and tensor if it holds a NaN or an infinity; None where all is finite."""
-    found = _describe_non_finite(tensor)
-    if found is None:
-        return None
-    return f"{info.file}: tensor {name} holds {found}. Drop this model or repair the file."
-
-
-def _describe_non_finite(tensor: Tensor) -> str | None:
-    """``3 NaN and 1 infinite values``, or None where all is finite."""
+    """A sentence that names file and tensor if it holds NaN or infinities, else None."""
     flat = tensor.reshape(-1)
     nans = infinities = 0
     for start in range(0, flat.numel(), _CHUNK):
@@ -53,4 +45,9 @@ def _describe_non_finite(tensor: Tensor) -> str | None:
         if not all_finite(part):
             nans += int(part.isnan().sum())
             infinities += int(part.isinf().sum())
-    return f"{nans} NaN and {infinities} infinite values" if nans or infinities else None
+    if not nans and not infinities:
+        return None
+    return (
+        f"{info.file}: tensor {name} holds {nans} NaN and {infinities} infinite values. "
+        "Drop this model or repair the file."
+    )

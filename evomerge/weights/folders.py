@@ -1,4 +1,4 @@
-"""Folders that appear under their name only when they are whole."""
+"""Output folders that appear under their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evomerge.errors import InputError, OutputError
 
 
 def require_free(out: Path) -> None:
-    """Refuse a folder that holds something, or a file.
+    """Refuse an output folder that is a file or is not empty.
 
     Raises:
         InputError: ``out`` is taken.
@@ -25,8 +25,13 @@ def require_free(out: Path) -> None:
 def require_space(partial: Path, out: Path, needed_bytes: int) -> None:
     """Refuse to begin what the disk cannot hold.
 
+    Args:
+        partial: an existing folder on the disk.
+        out: the folder that the message names.
+        needed_bytes: to be written.
+
     Raises:
-        OutputError: less is free where ``partial`` lies than ``out`` needs.
+        OutputError: less is free.
     """
     free = shutil.disk_usage(partial).free
     if free < needed_bytes:
@@ -35,7 +40,7 @@ def require_space(partial: Path, out: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that becomes it when all went well, and vanishes otherwise.
+    """A folder beside ``out`` that becomes ``out`` without an error, and is deleted after one.
 
     Args:
         out: must not exist, or be an empty folder.

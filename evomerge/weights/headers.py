@@ -1,4 +1,4 @@
-"""Which safetensors files make a model, and what their headers say; no weight is read."""
+"""The safetensors files of a model and their headers; no weight is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AGAIN = "Copy the file again."
 
 
 class TensorInfo(NamedTuple):
-    """What a header says of a tensor: file, safetensors dtype (``BF16``), shape, byte range."""
+    """A tensor in a header: its file, safetensors dtype (``BF16``), shape, byte range."""
 
     file: Path
     dtype: str
@@ -39,7 +39,8 @@ def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorInfo]:
     """Every tensor of a model folder, sorted by name.
 
     Args:
-        stem: how the names of the one file and of the index begin.
+        folder: of the model.
+        stem: the file names' beginning.
 
     Raises:
         CheckpointError: files that are missing, truncated or damaged, all at once.
@@ -113,7 +114,7 @@ def _indexed(index: Path) -> tuple[list[Path], Mapping[str, list[str]]]:
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Name to `TensorInfo`, from the first bytes of a safetensors file alone.
+    """Name to `TensorInfo`, from the header of one safetensors file.
 
     Raises:
         CheckpointError: the file is truncated, or its header does not describe its bytes.

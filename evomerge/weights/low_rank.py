@@ -1,4 +1,4 @@
-"""A weight and a product of two thin matrices, added up as far as it is read."""
+"""A weight plus a product of two thin matrices, computed only where it is read."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from evomerge.kernels.lazy import Input, stretch
 
-_ROWS = 1024  # computed at once where all are wanted: float64 takes twice the memory
+_ROWS = 1024  # computed at once by `whole`: float64 takes twice the memory
 
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """W + s·L·R, and with magnitudes each row of it scaled to a length.
+    """W + s·L·R, each row scaled to a length if there are magnitudes.
 
-    Each element is computed in float64 and rounded once, so that it does not depend on how many
-    rows are read together.
+    Computed in float64 and rounded once, so that no element depends on how many rows are read
+    together.
 
     Attributes:
         weight: (m, n), of any float dtype.

@@ -17,7 +17,6 @@ from evomerge.kernels.passes import all_finite, rounded
 from evomerge.kernels.stack import TILE, NotFiniteError, Stack
 from evomerge.kernels.threads import on_one_thread, pool
 from evomerge.operators import Settings, combine
-from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, Step
 from evomerge.weights.slots import Slot
@@ -195,7 +194,7 @@ class _Merger:
         # of two sources that are a pair, one that lacks the tensor is not replaced by the base
         present = len(slot.inputs) + len(slot.lacking)
         of_sources = self.plan.operator.on == "pair" and present == 2
-        owners = [id(owner) for _, owner, _ in _owners(slot, models)]
+        owners = [id(owner) for _, owner, _ in models.owners(slot)]
         recorded = [self.plan.recipe.statistics.get(source) for source in slot.inputs]
         identity = (of_sources, *owners, *recorded)
         known = models.known.setdefault(slot.name, {})
@@ -244,14 +243,6 @@ class _StoppedError(Exception):
     """Another tensor failed, or the user interrupted."""
 
 
-def _owners(slot: Slot, models: Models) -> Iterator[tuple[str, Checkpoint, str]]:
-    """Every model that has the tensor, base first: its name, the model, its tensor's name."""
-    if slot.base is not None:
-        yield "base", models.base, slot.base
-    for source, tensor in slot.inputs.items():
-        yield source, models.sources[source], tensor
-
-
 def _depth(slot: Slot, blocks: int) -> float | None:
     """0 in the first block, 1 in the last (and in a single one); None outside the blocks."""
     layer = slot.place.layer
@@ -260,7 +251,7 @@ def _depth(slot: Slot, blocks: int) -> float | None:
 
 def _agreed(slot: Slot, models: Models) -> Tensor:
     """A tensor that is not floating point: the base's, if all models agree (rule R8)."""
-    (first, checkpoint, tensor), *others = _owners(slot, models)
+    (first, checkpoint, tensor), *others = models.owners(slot)
     value = checkpoint.read(tensor)
     if slot.name.endswith("num_batches_tracked"):  # of batch norms; only training reads it
         return value
@@ -276,10 +267,8 @@ def _agreed(slot: Slot, models: Models) -> Tensor:
 
 def _diagnosis(step: Step, plan: Plan) -> CandidateError | CheckpointError:
     """The error for a tensor that is not finite: a damaged file is to blame, or the recipe."""
-    owners = _owners(step.slot, plan.models)
-    problems = [p for _, checkpoint, tensor in owners if (p := checkpoint.non_finite_in(tensor))]
-    if problems:
-        return CheckpointError(dict.fromkeys(problems))
+    if problems := plan.models.non_finite_in(step.slot):
+        return CheckpointError(problems)
     return CandidateError(
         f"{step.slot.name}: {plan.operator.name} gave values that {plan.recipe.dtype} cannot hold"
     )

@@ -1,10 +1,10 @@
-"""Everything of a merged model's folder but the weights: config, tokenizer, generation config."""
+"""What a merged model's folder holds besides weights: config, tokenizer, generation config."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ _PROCESSORS = (
     *("preprocessor_config.json", "processor_config.json"),
     "video_preprocessor_config.json",
 )
-# Lists with a value for every block, and lists of the blocks that something is true of.
+# Keys of lists with one value a block, and lists of block numbers.
 _PER_BLOCK = re.compile(r"layer|block|pattern|heads|intermediate|experts")
 _BLOCK_LISTS = (
     *("mlp_only_layers", "moe_layers", "cross_attention_layers"),
@@ -33,9 +33,10 @@ _TOKEN_ID = re.compile(r"_token_(id|index)$")
 def write_metadata(models: Models, folder: Path, dtype: str) -> None:
     """Write all that Transformers needs besides the weights.
 
-    Where the base is none of its models, its config, if it has one, is copied as it is.
+    If the base is no Transformers model, its config, if it has one, is copied unchanged.
 
     Args:
+        models: of the merged model.
         folder: exists, and holds none of this yet.
         dtype: of the weights.
     """
@@ -45,9 +46,9 @@ def write_metadata(models: Models, folder: Path, dtype: str) -> None:
     config = json.dumps(merged_config(models, dtype), indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(config, encoding="utf-8")
     vocabulary = models.vocabulary
-    speaker = models.base if vocabulary is None else vocabulary.owner
-    write_tokenizer(speaker, folder, () if vocabulary is None else vocabulary.added_tokens())
-    copy_files(speaker.folder, folder, [_GENERATION])
+    owner = models.base if vocabulary is None else vocabulary.owner
+    write_tokenizer(owner, folder, () if vocabulary is None else vocabulary.added_tokens())
+    copy_files(owner.folder, folder, [_GENERATION])
     copy_files(models.base.folder, folder, _PROCESSORS)
     if models.chat_template is not None:
         chat_templates.write(models.chat_template, folder)
@@ -55,11 +56,11 @@ def write_metadata(models: Models, folder: Path, dtype: str) -> None:
 
 def merged_config(models: Models, dtype: str) -> dict[str, Any]:
     """The base's config with what the merge changed."""
-    said = models.base.config if models.origins is None else spelled_out(models.base.config)
-    config = _with_dtype(said, dtype)
+    base = models.base.config
+    config = _with_dtype(base if models.origins is None else spelled_out(base), dtype)
     config.pop("_name_or_path", None)
     config["dtype"] = dtype
-    # Said even where the base does not say it: its default differs by architecture (rule R10).
+    # written even where the base leaves it out: the default differs by architecture (rule R10)
     tied = not models.untied
     for part in (config, *language_parts(config)):
         if part is config or "tie_word_embeddings" in part:
@@ -72,7 +73,7 @@ def merged_config(models: Models, dtype: str) -> dict[str, Any]:
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The config, and those within it, with the dtype under its present name where it is told."""
+    """The config with every dtype in it changed, under the key's present name."""
     copy = {
         key: _with_dtype(value, dtype) if isinstance(value, Mapping) else value
         for key, value in config.items()
@@ -82,7 +83,7 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _vocabulary_keys(models: Models, part: Mapping[str, Any]) -> dict[str, Any]:
-    """The size of the vocabulary, and ids of tokens that have another number in it."""
+    """The size of the vocabulary, and the ids of special tokens, where they change."""
     vocabulary = models.vocabulary
     assert vocabulary is not None
     if vocabulary.owner is models.base and vocabulary.padded_rows == vocabulary.own_rows:
@@ -94,14 +95,14 @@ def _vocabulary_keys(models: Models, part: Mapping[str, Any]) -> dict[str, Any]:
     theirs = vocabulary.owner.config
     for key, value in part.items():
         if key in theirs and _TOKEN_ID.search(key):
-            changed[key] = theirs[key]  # where its text begins, ends and is padded
+            changed[key] = theirs[key]  # begin, end and padding of the owner's texts
         elif isinstance(value, int) and _TOKEN_ID.search(key):
             changed[key] = vocabulary.tokens.get(ours.get(value, ""), value)
     return changed
 
 
 def _block_keys(models: Models, part: Mapping[str, Any]) -> dict[str, Any]:
-    """The number of blocks, and what a config says of each of them."""
+    """The number of blocks, and the lists that have a value for each of them."""
     assert models.origins is not None
     before = depth(models.base.config)
     changed: dict[str, Any] = {
@@ -114,21 +115,16 @@ def _block_keys(models: Models, part: Mapping[str, Any]) -> dict[str, Any]:
             changed[key] = [
                 number
                 for number, (model, own) in enumerate(models.origins)
-                if own in _said(spelled_out(model.config), key, value)
+                if own in _list_of(model.config, key, value)
             ]
         elif len(value) == before and _PER_BLOCK.search(key):
-            changed[key] = list(_follow(models, key, value))
+            theirs = [(_list_of(model.config, key, value), own) for model, own in models.origins]
+            changed[key] = [list_[own] if own < len(list_) else value[-1] for list_, own in theirs]
     return changed
 
 
-def _follow(models: Models, key: str, value: list[Any]) -> Iterator[Any]:
-    """The value of each block where the block comes from."""
-    for model, own in models.origins or ():
-        theirs = _said(spelled_out(model.config), key, value)
-        yield theirs[own] if own < len(theirs) else value[-1]
-
-
-def _said(config: Mapping[str, Any], key: str, default: list[Any]) -> list[Any]:
-    """The list that a config has under a key, in itself or in its language part."""
-    found = (part[key] for part in (config, *language_parts(config)) if key in part)
-    return next((value for value in found if isinstance(value, list)), default)
+def _list_of(config: Mapping[str, Any], key: str, default: list[Any]) -> list[Any]:
+    """The list under a key of a config, `spelled_out`, or of its language part."""
+    whole = spelled_out(config)
+    values = (part[key] for part in (whole, *language_parts(whole)) if key in part)
+    return next((value for value in values if isinstance(value, list)), default)

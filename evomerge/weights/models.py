@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -199,6 +199,18 @@ class Models:
     def checkpoints(self) -> dict[Path, Checkpoint]:
         """Every model that is read from disk, by folder; of a nested recipe, its models."""
         return {f: model for member in self.members for f, model in member.on_disk.items()}
+
+    def owners(self, slot: Slot) -> Iterator[tuple[str, Checkpoint, str]]:
+        """Every model that has the tensor, base first: its name, the model, its tensor's name."""
+        if slot.base is not None:
+            yield BASE, self.base, slot.base
+        for source, tensor in slot.inputs.items():
+            yield source, self.sources[source], tensor
+
+    def non_finite_in(self, slot: Slot) -> list[str]:
+        """A sentence for each file in which the tensor holds a NaN or an infinity."""
+        found = (model.non_finite_in(tensor) for _, model, tensor in self.owners(slot))
+        return list(dict.fromkeys(sentence for sentence in found if sentence is not None))
 
     def base_input(self, slot: Slot) -> Input | None:
         """The base's values of a tensor, of the slot's shape; None where it has none.

@@ -1,4 +1,4 @@
-"""Which tensors of a model become which of a merged one whose blocks are stacked anew."""
+"""The tensors that a model gives to a merged one whose blocks are stacked anew."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Slices = Sequence[Mapping[str, Range]]
 
 
 class TensorSource(NamedTuple):
-    """One tensor of a model, and its place in the merged one."""
+    """A model's tensor, and its place in the merged model."""
 
     tensor: str
     place: Place
 
 
 class BlockRanges(NamedTuple):
-    """A model's part in the blocks of the merged one.
+    """The blocks that a model gives to the merged one.
 
     Attributes:
-        ranges: for every slice, the model's own blocks, or None where it takes no part.
+        ranges: for every slice the model's own blocks ``[start, end)``, None where it gives none.
         lengths: blocks of every slice.
     """
 
@@ -34,7 +34,7 @@ class BlockRanges(NamedTuple):
     lengths: tuple[int, ...]
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """The merged model's block and the model's own, for all in which it takes part."""
+        """Pairs of block numbers: in the merged model, in this model."""
         start = 0
         for own, length in zip(self.ranges, self.lengths, strict=True):
             if own is not None:
@@ -42,9 +42,9 @@ class BlockRanges(NamedTuple):
             start += length
 
     def takes_part(self, name: str, place: Place) -> bool:
-        """Whether it gives the merged model's tensor of this name, if it has it.
+        """Whether the model gives the merged model's tensor of this name, if it has one.
 
-        What is used before the blocks belongs to the first slice, what is used after them to the
+        Tensors used before the blocks belong to the first slice, those used after them to the
         last, as in mergekit.
         """
         if place.layer is None:
@@ -53,9 +53,9 @@ class BlockRanges(NamedTuple):
 
 
 def block_ranges(name: str | None, slices: Slices) -> BlockRanges | None:
-    """The part of a source, or of the base where ``name`` is None; None without slices.
+    """The blocks that a source gives, or the base where ``name`` is None; None without slices.
 
-    A base that a slice does not name lends the blocks that the first model named has there.
+    In a slice that does not name the base, it gives the blocks of the slice's first model.
     """
     if not slices:
         return None
@@ -69,10 +69,11 @@ def block_ranges(name: str | None, slices: Slices) -> BlockRanges | None:
 
 
 def tensor_sources(checkpoint: Checkpoint, part: BlockRanges | None) -> dict[str, TensorSource]:
-    """Name in the merged model to the model's tensor, for all in which it takes part.
+    """Name in the merged model to the model's tensor, for all tensors that it gives.
 
     Args:
-        part: in the blocks; None leaves every tensor where it is.
+        checkpoint: the model.
+        part: the blocks that it gives; None leaves every tensor where it is.
     """
     if part is None:
         return {name: TensorSource(name, place) for name, place in checkpoint.places.items()}
@@ -84,7 +85,7 @@ def tensor_sources(checkpoint: Checkpoint, part: BlockRanges | None) -> dict[str
     found: dict[str, TensorSource] = {}
     for name, place in checkpoint.places.items():
         if place.layer is not None or stack(name) in stacks:
-            continue  # blocks for multi-token prediction follow the others: their numbers are taken
+            continue  # blocks for multi-token prediction: the merged blocks have their numbers
         if part.takes_part(name, place):
             found[name] = TensorSource(name, place)
     for layer, own in part.blocks():
@@ -97,7 +98,7 @@ def tensor_sources(checkpoint: Checkpoint, part: BlockRanges | None) -> dict[str
 def range_problems(
     slices: Slices, base: Checkpoint, sources: Mapping[str, Checkpoint]
 ) -> Iterator[str]:
-    """Ranges that go beyond a model's last block."""
+    """A sentence for each range that goes beyond a model's last block."""
     for number, named in enumerate(slices):
         for name, (start, end) in named.items():
             layers = {BASE: base, **sources}[name].layers

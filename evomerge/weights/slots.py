@@ -119,10 +119,11 @@ def _given(
 
 
 def keep_outside(slots: Sequence[Slot], modules: Sequence[str]) -> tuple[Slot, ...]:
-    """The slots with those outside the prefixes taken from the base alone.
+    """The slots, with those that are under none of the prefixes left as the base has them.
 
     Args:
-        modules: of the recipe; none leaves all as they are.
+        slots: all of them.
+        modules: prefixes of names, as in the recipe; without any, all slots are merged.
     """
     if not modules:
         return tuple(slots)
@@ -136,7 +137,7 @@ def keep_outside(slots: Sequence[Slot], modules: Sequence[str]) -> tuple[Slot, .
 
 
 def module_problems(slots: Sequence[Slot], modules: Sequence[str]) -> list[str]:
-    """Prefixes that no tensor has."""
+    """A sentence for each prefix that no tensor has."""
     # a suggestion goes no deeper than the blocks: there are thousands of names in them
     paths = [(stack(slot.name) or slot.name).split(".") for slot in slots]
     known = dict.fromkeys(".".join(path[: end + 1]) for path in paths for end in range(len(path)))
@@ -154,12 +155,12 @@ def _under(name: str, prefix: str) -> bool:
 def refill(
     slots: tuple[Slot, ...], origin: Mapping[str, str | None], *, head: str | None
 ) -> tuple[Slot, ...]:
-    """The same slots fed by other names.
+    """The same slots with other sources.
 
     Args:
         slots: from `align_tensors`.
-        origin: each new name to the source that it stands for, None for the base.
-        head: the embedding's name where the head repeats it; None where it does not.
+        origin: each new source to the old one that it is, None for the base.
+        head: the embedding's name if the head repeats it, else None.
     """
     filled = [_refill_one(slot, origin) if slot.merged else slot for slot in slots]
     embedding = next((slot for slot in filled if slot.name == head), None)

@@ -1,4 +1,4 @@
-"""Tokens of a tokenizer.json."""
+"""The tokens of a tokenizer.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evomerge.errors import CheckpointError
 
 
 def token_ids(folder: Path) -> dict[str, int] | None:
-    """Token string to row, from tokenizer.json; None when the folder has none.
+    """Token string to row, from a folder's tokenizer.json; None where there is none.
 
     Raises:
         CheckpointError: the file is damaged.

@@ -15,7 +15,7 @@ _FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
     *("*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*"),
 )
-# what still holds where tokens were added: the older formats would lack them
+# the files that are copied where tokens were added: older formats would lack them
 _FAST_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("chat_template*", "additional_chat_templates/*"),
@@ -35,17 +35,17 @@ class AddedToken(TypedDict):
 
 
 def added_tokens(model: Checkpoint) -> dict[str, AddedToken]:
-    """Token string to its flags, for those that are no part of the tokenizer's own model."""
+    """Token string to its item under ``added_tokens`` of the tokenizer.json."""
     if model.vocabulary is None:
         return {}
     return {token["content"]: token for token in _content(model).get("added_tokens") or []}
 
 
 def next_id(model: Checkpoint) -> int:
-    """The id that the library gives to the next token that is added.
+    """The id that the tokenizers library gives to the next token that is added.
 
     Raises:
-        PlanError: ids have gaps, so that it would be one that is taken.
+        PlanError: ids have gaps, so that this id is taken.
     """
     assert model.vocabulary is not None
     last = max((token["id"] for token in added_tokens(model).values()), default=-1)
@@ -59,9 +59,11 @@ def next_id(model: Checkpoint) -> int:
 
 
 def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]) -> None:
-    """Copy a model's tokenizer, chat template and all, and add tokens to it.
+    """Copy a model's tokenizer with its chat template, and add tokens to it.
 
     Args:
+        model: whose tokenizer it is.
+        folder: to write into.
         added: have the ids that follow the model's own.
     """
     copy_files(model.tokenizer_folder, folder, _FAST_FILES if added else _FILES)
@@ -72,7 +74,7 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
     _write(content, folder / "tokenizer.json")
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    # some classes read them there, and then nowhere else
+    # some tokenizer classes read added tokens there and nowhere else
     if isinstance(config.get("added_tokens_decoder"), dict):
         for token in added:
             flags = {key: value for key, value in token.items() if key != "id"}
@@ -81,7 +83,7 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
 
 
 def copy_files(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    """Copy the files that match, but never weights."""
+    """Copy the files that match glob patterns, but never weights."""
     for pattern in patterns:
         for file in sorted(source.glob(pattern)):
             if file.is_file() and file.suffix != ".safetensors":

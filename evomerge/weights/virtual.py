@@ -1,4 +1,4 @@
-"""A recipe in the place of a model: its tensors are merged when they are read."""
+"""A recipe in place of a model: its tensors are merged when they are read."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _CODES = {f"torch.{name}": code for code, name in DTYPES.items()}
 
 
 class VirtualCheckpoint(Checkpoint):
-    """The checkpoint that would be written from a plan, none of whose weights is ever written.
+    """The checkpoint that a plan would be built into, without its weights on disk.
 
     Args:
         plan: of the inner recipe.
         merge_one: merges one tensor of a plan, as `evomerge.weights.merge.merge_one`.
 
     Attributes:
-        folder: holds its config and its tokenizer as long as this object lives.
+        folder: holds config and tokenizer as long as this object lives.
     """
 
     def __init__(self, plan: Plan, merge_one: Callable[[Plan, Step], Tensor]) -> None:
@@ -61,7 +61,7 @@ class VirtualCheckpoint(Checkpoint):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of the recipe and of the fingerprints of its models."""
+        """A digest of the recipe and of its models' fingerprints."""
         models = self.plan.models
         prints = [self.plan.recipe.digest, models.base.fingerprint]
         prints += [source.fingerprint for source in models.sources.values()]
@@ -70,18 +70,19 @@ class VirtualCheckpoint(Checkpoint):
     def read(self, name: str) -> Tensor:
         """The merged tensor; treat it as read-only.
 
-        The last ones are kept, so that models with a common ancestor share its work.
+        The last ones are kept, so that recipes with a common ancestor merge it once; threads that
+        want the same tensor wait for the first.
 
         Raises:
             CheckpointError, CandidateError, PlanError: as `merge`.
         """
         with self._lock:
-            mine = name not in self._kept
-            found = self._kept.setdefault(name, Future())
+            is_first = name not in self._kept
+            promise = self._kept.setdefault(name, Future())
             self._kept.move_to_end(name)
-        if mine:
-            self._merge(name, found)
-        tensor = found.result()
+        if is_first:
+            self._merge(name, promise)
+        tensor = promise.result()
         with self._lock:
             self._trim()
         return tensor
@@ -95,7 +96,7 @@ class VirtualCheckpoint(Checkpoint):
             promise.set_exception(error)
 
     def _trim(self) -> None:
-        """Forget the tensors read longest ago, but never the last one."""
+        """Drop the tensors read longest ago, but never the last one."""
         done = {n: f.result().nbytes for n, f in self._kept.items() if f.done()}
         for name in list(done)[:-1]:
             if sum(done.values()) <= _KEPT_BYTES:
@@ -103,5 +104,5 @@ class VirtualCheckpoint(Checkpoint):
             del done[name], self._kept[name]
 
     def non_finite_in(self, name: str) -> str | None:
-        """None: merging it would have raised."""
+        """None, because merging a tensor that is not finite raises."""
         return None
