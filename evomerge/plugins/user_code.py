@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.plugins.user_imports import Folder, neighbours
+from evomerge.plugins.user_imports import UserFolder, user_imports
 
 
 class CodeReference(NamedTuple):
@@ -52,17 +52,16 @@ def anchor_code(reference: str, folder: Path) -> str:
 def content_digest(reference: str) -> str:
     """sha256 of the function's name, its file and what that imports from its folder.
 
-    Wherever the folder lies.
+    It does not depend on where the folder lies.
 
     Raises:
         ConfigError: as `parse`.
     """
     path, function = parse(reference)
     digest = hashlib.sha256(function.encode() + b"\0" + path.read_bytes())
-    for name, file in neighbours(path).items():
-        if file.is_file():
-            digest.update(b"\0" + name.encode() + b"\0")
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for name, file in user_imports(path).items():
+        digest.update(b"\0" + name.encode() + b"\0")
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
@@ -73,7 +72,7 @@ def code_files(reference: str) -> tuple[Path, ...]:
         ConfigError: as `parse`.
     """
     path = parse(reference).path
-    return path, *(file for file in neighbours(path).values() if file.is_file())
+    return path, *user_imports(path).values()
 
 
 def load_function(reference: str, *arguments: Any, **keywords: Any) -> Callable[..., Any]:
@@ -90,34 +89,34 @@ def load_function(reference: str, *arguments: Any, **keywords: Any) -> Callable[
     """
     path, name = parse(reference)
     folder, module = _module(path)
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         known = [n for n, item in vars(module).items() if inspect.isfunction(item) and n[0] != "_"]
         raise ConfigError(f"{path}: has no function {name!r}.{did_you_mean(name, known)}")
     try:
-        inspect.signature(found).bind(*arguments, **keywords)
+        inspect.signature(function).bind(*arguments, **keywords)
     except TypeError as error:
         shown = ", ".join([*map(str, arguments), *(f"{key}=..." for key in keywords)])
         raise ConfigError(f"{path}: {name} must take ({shown}): {error}") from None
 
-    @wraps(found)
-    def called(*given: Any, **named: Any) -> Any:
+    @wraps(function)
+    def called(*arguments: Any, **keywords: Any) -> Any:
         with folder.within():
-            return found(*given, **named)
+            return function(*arguments, **keywords)
 
     return called
 
 
-_folders: dict[Path, Folder] = {}  # by where they lie: their modules are shared
+_folders: dict[Path, UserFolder] = {}  # functions in files of one folder share its modules
 
 
-def _module(path: Path) -> tuple[Folder, ModuleType]:
+def _module(path: Path) -> tuple[UserFolder, ModuleType]:
     """The file as a module, and the folder that it was run in."""
     folder = _folders.get(path.parent)
     if folder is None or not folder.is_current:
-        folder = _folders[path.parent] = Folder()
+        folder = _folders[path.parent] = UserFolder()
     name = _name(path)
-    folder.know({**neighbours(path), name: path})
+    folder.add({**user_imports(path), name: path})
     try:
         with folder.within():
             return folder, importlib.import_module(name)
@@ -127,7 +126,7 @@ def _module(path: Path) -> tuple[Folder, ModuleType]:
 
 
 def _name(path: Path) -> str:
-    """By which the files of its folder import it too, unless that is another module's."""
+    """What to import a file as: by its name, as other files of its folder do, if it is free."""
     name = path.stem
     if name.isidentifier() and name not in sys.modules:
         with suppress(ImportError, ValueError):

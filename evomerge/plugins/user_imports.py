@@ -1,7 +1,7 @@
-"""What a Python file of a user's own imports from its folder, and importing it from there alone.
+"""The files that a user's Python file imports from its own folder, and imports that see only these.
 
-Python would find such files through `sys.path` and keep them in `sys.modules` by their bare names,
-where the ``helpers.py`` of one folder would be taken for that of another.
+Through `sys.path` Python would keep them in `sys.modules` by their bare names, where one folder's
+``helpers.py`` would be taken for another's.
 """
 
 from __future__ import annotations
@@ -20,30 +20,26 @@ from types import CodeType, ModuleType
 _ELSEWHERE = {*sys.stdlib_module_names, "evomerge"}  # never those of a folder
 
 
-def neighbours(path: Path) -> dict[str, Path]:
-    """Module name to file, or to folder for a package without an ``__init__.py``, sorted.
+def user_imports(path: Path) -> dict[str, Path]:
+    """Module name to file, sorted: what a file imports from its folder, and what that imports.
 
-    All that the file, and what it imports, could import from its folder with an ``import``
-    statement, wherever that stands. A module of Python's own comes first, and after it one of the
-    folder.
+    Every ``import`` statement counts, wherever it stands. Modules of Python's own come before
+    those of the folder, and those before installed ones.
 
     Args:
-        path: the user's file; it is not one of them unless they import it.
+        path: the user's file; it is not in the result unless another one imports it.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     unread: list[tuple[str, Path]] = [("", path)]
     while unread:
         importer, file = unread.pop()
         package = importer if file.name == "__init__.py" else importer.rpartition(".")[0]
         for name in _imported(file, package):
-            if name.partition(".")[0] in _ELSEWHERE:
-                continue
-            for module, where in _located(path.parent, name).items():
-                if module not in found and where != file:  # it means an installed one of its name
-                    found[module] = where
-                    if where.is_file():
-                        unread.append((module, where))
-    return dict(sorted(found.items()))
+            for module, imported in _located(path.parent, name).items():
+                if module not in files and imported != file:  # it means an installed one instead
+                    files[module] = imported
+                    unread.append((module, imported))
+    return dict(sorted(files.items()))
 
 
 def _imported(file: Path, package: str) -> Iterator[str]:
@@ -55,7 +51,7 @@ def _imported(file: Path, package: str) -> Iterator[str]:
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (SyntaxError, ValueError):
-        return  # it is told when the file is run
+        return  # reported when the file is run
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -67,91 +63,86 @@ def _imported(file: Path, package: str) -> Iterator[str]:
 
 
 def _located(folder: Path, name: str) -> dict[str, Path]:
-    """A module and the packages that it is in, as far as they lie in the folder."""
-    found: dict[str, Path] = {}
-    bare: dict[str, Path] = {}  # folders, of which something must be found to be packages
+    """The files of a module and of the packages that it is in, as far as the folder has them."""
     parts = name.split(".")
+    if parts[0] in _ELSEWHERE:
+        return {}
+    files: dict[str, Path] = {}
     for count in range(1, len(parts) + 1):
-        module, place = ".".join(parts[:count]), folder.joinpath(*parts[:count])
-        files = (place / "__init__.py", place.with_name(f"{place.name}.py"))
-        file = next((file for file in files if file.is_file()), None)
-        if file is not None:
-            found |= {**bare, module: file}
-            bare = {}
-        elif place.is_dir() and (count > 1 or not _is_installed(module)):
-            bare[module] = place
-        else:
-            break
-    return found
+        place = folder.joinpath(*parts[:count])
+        for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+            if file.is_file():
+                files.setdefault(".".join(parts[:count]), file)
+    # an installed package comes before a folder without an __init__.py
+    return {} if files and parts[0] not in files and _is_installed(parts[0]) else files
 
 
 def _is_installed(name: str) -> bool:
-    """Whether Python itself finds a package, which it prefers to a folder without ``__init__``."""
     try:
         spec = find_spec(name)
-    except ValueError:  # a module that says nothing of itself
+    except ValueError:  # a module without a spec
         return False
     return spec is not None and spec.origin is not None
 
 
 class _Source(SourceFileLoader):
-    """Reads the text itself: a file may change twice in the second that bytecode is dated by."""
+    """Compiles the text itself: bytecode is dated by the second, in which a file may change."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
-class Folder(MetaPathFinder):
-    """The modules of one folder, which are to be seen `within` it only."""
+class UserFolder(MetaPathFinder):
+    """The modules of one folder, which imports find `within` it only."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Path] = {}
+        self._files: dict[str, Path] = {}
         self._modules: dict[str, ModuleType] = {}
-        self._contents: dict[Path, bytes | None] = {}  # digests
+        self._digests: dict[Path, bytes] = {}
 
-    def know(self, files: Mapping[str, Path]) -> None:
+    def add(self, files: Mapping[str, Path]) -> None:
         """Serve these files by these names."""
-        self._known |= files
+        self._files |= files
         for file in files.values():
-            self._contents.setdefault(file, _content(file))
+            self._digests.setdefault(file, _digest(file))
 
     @property
     def is_current(self) -> bool:
-        """Whether all files are as they were."""
-        return all(_content(file) == content for file, content in self._contents.items())
+        """Whether all files are as they were when they were added."""
+        return all(_digest(file) == digest for file, digest in self._digests.items())
 
     @contextmanager
     def within(self) -> Iterator[None]:
         """Imports find the folder's modules in place of others of their names."""
-        others = {name: sys.modules[name] for name in self._known if name in sys.modules}
-        for name, module in others.items():
-            if getattr(module, "__file__", None) != str(self._known[name]):
-                del sys.modules[name]
+        if self in sys.meta_path:
+            yield
+            return
+        others = self._hidden()
         sys.modules.update(self._modules)
         sys.meta_path.insert(0, self)
         try:
             yield
         finally:
             sys.meta_path.remove(self)
-            for name in self._known:
-                if name in sys.modules:
-                    self._modules[name] = sys.modules.pop(name)
+            self._modules = self._hidden()
             sys.modules.update(others)
+
+    def _hidden(self) -> dict[str, ModuleType]:
+        """What Python has imported by the names of the folder's modules, which it forgets."""
+        tops = {name.partition(".")[0] for name in self._files}
+        return {n: sys.modules.pop(n) for n in list(sys.modules) if n.partition(".")[0] in tops}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See `MetaPathFinder`."""
-        file = self._known.get(fullname)
-        if file is None:
-            return None
-        if file.is_dir():
-            spec = ModuleSpec(fullname, None, is_package=True)
-            spec.submodule_search_locations = [str(file)]
-            return spec
-        return spec_from_file_location(fullname, file, loader=_Source(fullname, str(file)))
+        if file := self._files.get(fullname):
+            return spec_from_file_location(fullname, file, loader=_Source(fullname, str(file)))
+        if any(name.startswith(f"{fullname}.") for name in self._files):
+            return ModuleSpec(fullname, None, is_package=True)  # a folder without an __init__.py
+        return None
 
 
-def _content(file: Path) -> bytes | None:
-    """A digest; None for a folder, and for a file that is gone."""
-    return hashlib.sha256(file.read_bytes()).digest() if file.is_file() else None
+def _digest(file: Path) -> bytes:
+    """Of a file's content; empty for one that is gone."""
+    return hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b""
