@@ -66,88 +66,51 @@ def apply(
         tensor([3., 3.])
     """
     operator = get(name)
-    if sources and isinstance(sources[0], Mapping):
-        if uniforms is not None:
-            raise OperatorError("uniforms: give them with one tensor, not with a whole model")
-        return _apply_to_model(operator, base, sources, seed, parameters)
-    statistics = parameters.pop(operator.statistics, None) if operator.statistics else None
-    tensors = [_tensor(source) for source in sources]
-    stack = Stack(
-        tensors,
-        None if base is None else _tensor(base),
-        name=name,
-        labels=[str(number) for number in range(len(tensors))],
-        role=role,
-        depth=depth,
-        statistics=_statistics(statistics or []),
-        seed=seed,
-        given_uniforms=None if uniforms is None else _tensor(uniforms),
-    )
-    _check(operator, stack)
-    return _apply(operator, stack, _settings(operator, parameters, len(tensors)))
-
-
-def _apply(operator: Operator, stack: Stack, settings: Settings) -> Tensor:
-    merged = torch.empty(stack.size)
-
-    def out(start: int, values: Tensor) -> None:
-        merged[start : start + values.numel()] = values
-
-    on_one_thread(lambda: combine(operator, stack, settings, out))
-    if not all_finite(merged):
-        raise OperatorError(f"{operator.name} gave values that are not finite")
-    return merged.view(stack.shape)
-
-
-def _apply_to_model(
-    operator: Operator,
-    base: Mapping[str, Any] | None,
-    sources: Sequence[Mapping[str, Any]],
-    seed: int,
-    parameters: dict[str, Any],
-) -> dict[str, Tensor]:
-    statistics = parameters.pop(operator.statistics, None) if operator.statistics else None
-    stacks: list[Stack] = []
-    cache: dict[Any, Any] = {}
-    others = [*sources[1:], *([] if base is None else [base])]
-    if any(other.keys() != sources[0].keys() for other in others):
+    recorded = parameters.pop(operator.statistics, None) or [] if operator.statistics else []
+    if not (sources and isinstance(sources[0], Mapping)):
+        drawn = None if uniforms is None else _tensor(uniforms)
+        own = {"name": name, "seed": seed, "role": role, "depth": depth, "given_uniforms": drawn}
+        stack = _stack(operator, sources, base, recorded, **own)
+        return _apply(operator, stack, _settings(operator, parameters, len(sources)))
+    if uniforms is not None:
+        raise OperatorError("uniforms: give them with one tensor, not with a whole model")
+    if any(model.keys() != sources[0].keys() for model in (*sources, base) if model is not None):
         raise OperatorError("base and sources must have tensors of the same names")
-    for key in sources[0]:
-        stacks.append(
-            Stack(
-                [_tensor(source[key]) for source in sources],
-                None if base is None else _tensor(base[key]),
-                name=key,
-                labels=[str(number) for number in range(len(sources))],
-                statistics=_statistics([s.get(key) for s in statistics or []]),
-                seed=seed,
-                model=lambda: deltas,
-                model_cache=cache,
-            )
+    task_vectors: list[Stack] = []
+    shared: dict[str, Any] = {"seed": seed, "model": lambda: task_vectors, "model_cache": {}}
+    stacks = [
+        _stack(
+            operator,
+            [source[key] for source in sources],
+            None if base is None else base[key],
+            [statistics.get(key) for statistics in recorded],
+            name=key,
+            **shared,
         )
-        _check(operator, stacks[-1])
-    deltas = [replace(stack, deltas=stack.base is not None) for stack in stacks]
+        for key in sources[0]
+    ]
+    task_vectors += [replace(stack, deltas=stack.base is not None) for stack in stacks]
     settings = _settings(operator, parameters, len(sources))
     return {stack.name: _apply(operator, stack, settings) for stack in stacks}
+
+
+def _stack(
+    operator: Operator, sources: Sequence[Any], base: Any, recorded: Sequence[Any], **options: Any
+) -> Stack:
+    stack = Stack(
+        [_tensor(source) for source in sources],
+        None if base is None else _tensor(base),
+        labels=[str(number) for number in range(len(sources))],
+        statistics=[None if values is None else _tensor(values) for values in recorded],
+        **options,
+    )
+    _check(operator, stack)
+    return stack
 
 
 def _tensor(values: Any) -> Tensor:
     tensor = torch.as_tensor(values).detach()
     return tensor if tensor.is_floating_point() else tensor.float()
-
-
-def _statistics(recorded: Sequence[Any]) -> list[Tensor | None]:
-    return [None if values is None else _tensor(values) for values in recorded]
-
-
-def _settings(operator: Operator, parameters: dict[str, Any], count: int) -> Settings:
-    for group in [key for key, value in parameters.items() if isinstance(value, Mapping)]:
-        members = parameters.pop(group)
-        parameters |= {f"{group}_{key}": value for key, value in members.items()}
-    columns = {
-        key: _column(key, bound, parameters, count) for key, bound in operator.per_source.items()
-    }
-    return Settings(columns, operator.validate_shared(parameters, operator.name))
 
 
 def _check(operator: Operator, x: Stack) -> None:
@@ -165,6 +128,16 @@ def _check(operator: Operator, x: Stack) -> None:
         raise OperatorError(f"{operator.name}: uniforms must be {(x.count, *x.shape)}")
 
 
+def _settings(operator: Operator, parameters: dict[str, Any], count: int) -> Settings:
+    for group in [key for key, value in parameters.items() if isinstance(value, Mapping)]:
+        members = parameters.pop(group)
+        parameters |= {f"{group}_{key}": value for key, value in members.items()}
+    columns = {
+        key: _column(key, bound, parameters, count) for key, bound in operator.per_source.items()
+    }
+    return Settings(columns, operator.validate_shared(parameters, operator.name))
+
+
 def _column(key: str, bound: Bound, parameters: dict[str, Any], count: int) -> list[float]:
     """The (M,) values of one per-source parameter, taken out of ``parameters``."""
     given = [name for name in (key, f"{key}s") if name in parameters]
@@ -179,3 +152,15 @@ def _column(key: str, bound: Bound, parameters: dict[str, Any], count: int) -> l
         if problem := bound.problem(item):
             raise OperatorError(f"{key}: {problem}")
     return [float(item) for item in column]
+
+
+def _apply(operator: Operator, stack: Stack, settings: Settings) -> Tensor:
+    merged = torch.empty(stack.size)
+
+    def out(start: int, values: Tensor) -> None:
+        merged[start : start + values.numel()] = values
+
+    on_one_thread(lambda: combine(operator, stack, settings, out))
+    if not all_finite(merged):
+        raise OperatorError(f"{operator.name} gave values that are not finite")
+    return merged.view(stack.shape)

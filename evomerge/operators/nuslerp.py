@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,40 +52,38 @@ def nuslerp(
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
     sign = -1.0 if x.deltas and total <= -1e-6 else 1.0
     if axis == "row" and len(x.shape) > 1:
-        return x.each_row(lambda tile: _blended(tile.values, _arc_weights(_rows(tile), t), sign))
+
+        def by_row(tile: Tile) -> Tensor:
+            products = _products(tile.values, 1).unsqueeze(2)
+            return _blended(tile.values, _arc_weights(products, t), sign)
+
+        return x.each_row(by_row)
     if axis == "col" and len(x.shape) > 1:
         measure = measures(x)
-        sums = measure.once("columns", lambda: measure.total(_columns, by_row=True))
-        factors = _arc_weights(_Products(*sums), t)
+        products = measure.once(
+            "columns", lambda: measure.total(lambda tile: _products(tile.values, 0), by_row=True)
+        )
+        factors = _arc_weights(products, t)
         return x.each_row(lambda tile: _blended(tile.values, factors, sign))
     gram = measures(x).gram()
-    factors = _arc_weights(_Products(gram[0, 0], gram[0, 1], gram[1, 1]), t)
+    factors = _arc_weights(torch.stack([gram[0, 0], gram[0, 1], gram[1, 1]]), t)
     return weighted(x, [sign * float(factor) for factor in factors])
 
 
-class _Products(NamedTuple):
-    """Inner products of two vectors, or of many pairs: float64, any shape."""
+def _arc_weights(products: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """(...) twice: the factors of vectors a and b at the fraction ``t`` of the arc between them.
 
-    aa: Tensor
-    ab: Tensor
-    bb: Tensor
-
-
-def _arc_weights(products: _Products, t: float) -> tuple[Tensor, Tensor]:
-    """Factors of the two vectors at the fraction ``t`` of the arc, shaped as the products.
-
-    sin((1 - t)θ) / sin θ and sin(tθ) / sin θ depend on θ² alone, so that what an inner product
-    cannot tell of a small angle does not matter: an error of 1e-14 in the cosine is one of 1e-14
-    in the factors, however parallel the vectors are.
+    sin((1 - t)θ) / sin θ and sin(tθ) / sin θ depend on θ² alone: an error of 1e-14 in the cosine is
+    one of 1e-14 in the factors, however parallel the vectors are.
 
     Args:
-        products: |a|², a·b and |b|².
-        t: 0 gives the first, 1 the second; others extrapolate.
+        products: (3, ...) float64, |a|², a·b and |b|² of one or many pairs of vectors.
+        t: 0 gives the first vector, 1 the second; others extrapolate.
 
     Source: Shoemake 1985, doi:10.1145/325165.325242; θ = 2 atan2(|â - b̂|, |â + b̂|) from Kahan.
     """
-    norm_a, norm_b = (square.sqrt().clamp(min=_LEAST_NORM) for square in (products.aa, products.bb))
-    cosine = (products.ab / (norm_a * norm_b)).clamp(-1, 1)
+    norm_a, norm_b = (products[i].sqrt().clamp(min=_LEAST_NORM) for i in (0, 2))
+    cosine = (products[1] / (norm_a * norm_b)).clamp(-1, 1)
     theta = 2 * torch.atan2((1 - cosine).sqrt(), (1 + cosine).sqrt())
     sine = theta.sin()
     straight = sine.abs() < _LEAST_SINE
@@ -95,16 +93,10 @@ def _arc_weights(products: _Products, t: float) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _rows(tile: Tile) -> _Products:
-    """(r, 1) the products of each row."""
-    a, b = tile.values.double().unbind()
-    return _Products(*((p * q).sum(1, keepdim=True) for p, q in ((a, a), (a, b), (b, b))))
-
-
-def _columns(tile: Tile) -> Tensor:
-    """(3, c) the products of the columns, of this tile's rows."""
-    a, b = tile.values.double().unbind()
-    return torch.stack([(p * q).sum(0) for p, q in ((a, a), (a, b), (b, b))])
+def _products(values: Tensor, axis: int) -> Tensor:
+    """(3, ...) |a|², a·b and |b|² of the rows (axis 1) or columns (axis 0) of two matrices."""
+    a, b = values.double().unbind()
+    return torch.stack([(p * q).sum(axis) for p, q in ((a, a), (a, b), (b, b))])
 
 
 def _blended(values: Tensor, factors: tuple[Tensor, Tensor], sign: float) -> Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from torch import Tensor
 from torch.nn import Parameter
 
 from evomerge.engines.transformers import TransformersEngine
@@ -55,17 +54,7 @@ class Collected(NamedTuple):
     notes: list[str]
 
 
-class _Gatherer(Protocol):
-    """`Fisher`, `GramMatrices` or `SecondMoments`."""
-
-    tokens: int
-
-    @property
-    def aliases(self) -> dict[str, str]: ...
-    @property
-    def specs(self) -> list[Spec]: ...
-    def add(self, batch: Sequence[Example], /) -> None: ...
-    def results(self) -> Iterator[tuple[str, Tensor]]: ...
+_Gatherer = Fisher | GramMatrices | SecondMoments
 
 
 def collect(
