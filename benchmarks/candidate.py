@@ -62,7 +62,8 @@ def main() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     fitness = json.dumps({"include_path": str(ROOT / "fitness/zoo_skills"), "tasks": TASKS})
     loaded = load(ROOT / "experiments/quickstart/search.yaml", [f"fitness={fitness}"])
-    recipe = loaded.search.space.decode(loaded.search.space.initial())
+    space = loaded.search.stages[0].space
+    recipe = space.decode(space.initial())
     worker = Worker(loaded.search.setup)
     job = Job(0, recipe, "search")
     live = worker.evaluate(job)

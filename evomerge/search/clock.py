@@ -19,13 +19,12 @@ class Reading(NamedTuple):
 
 
 class Clock:
-    """Search time over all sessions; it stands until it is started.
+    """Search time, summed over all sessions; it does not run before `start`.
 
     Args:
-        spent_seconds: of search time in earlier sessions.
-        planned_gpus: that count for those, of which no record tells how many there were: all, at
-            most.
-        gpus: how many are held now.
+        spent_seconds: search time of earlier sessions.
+        planned_gpus: how many GPUs these count with, for want of a record: those of all workers.
+        gpus: gives the number of GPUs that are held now.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Search time over all sessions."""
+        """Search time so far."""
         if self._started is None:
             return self._spent
         return self._spent + time.monotonic() - self._started
@@ -55,5 +54,5 @@ class Clock:
         return Reading(seconds, self._gpu_seconds / 3600)
 
     def earlier(self, seconds: float) -> Reading:
-        """What it showed in an earlier session, after so much search time."""
+        """What the clock showed in an earlier session, after ``seconds`` of search time."""
         return Reading(seconds, seconds * self._planned / 3600)

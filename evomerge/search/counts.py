@@ -47,7 +47,7 @@ class Counts:
         """Raise once the first ``limit`` candidates of a kind have all failed.
 
         Raises:
-            SearchError: with the error of the first of them.
+            SearchError: with the first error.
         """
         if self.failed[kind] == self.reported[kind] >= limit:
             error = self.first_error.get(kind, "none asked")

@@ -1,4 +1,4 @@
-"""Begin a run, or go on with one."""
+"""Start a run, or resume one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def start(search: Search, folder: Path, observe: Observer) -> None:
 
     Raises:
         RunError: the folder has a run already.
-        InputError: sources with NaN, or whatever `Executor.start` refuses.
+        InputError: sources with NaN, or what `Executor.start` refuses.
         SearchError: the first candidates all failed, or nothing could be scored.
     """
     if Store.exists(folder):
@@ -42,25 +42,24 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
     """Go on with a run as if it had never stopped.
 
     Raises:
-        RunError: no run there, in use by another process, or its sources have changed since.
-        ReplayError: this code does not propose what the run has recorded.
+        RunError: no run there, in use by another process, or something has changed since it began.
+        ReplayError: this code does not propose the candidates that the run recorded.
         SearchError: as in `start`.
     """
     with Store.open(folder) as store:
-        stored = store.run()
-        changes = {
-            OTHER_VERSION: (stored.versions.get("evomerge") != search.record.versions["evomerge"]),
-            "the weights of its models": stored.sources_fingerprints != _fingerprints(search.setup),
-            "the files of its fitness": stored.fitness_digest != search.record.fitness_digest,
-            "the engine's dtype, device or module": stored.settings_digest
-            != search.record.settings_digest,
+        then, now = store.run(), search.record
+        same = {
+            OTHER_VERSION: then.versions.get("evomerge") == now.versions["evomerge"],
+            "the weights of its models": then.sources_fingerprints == _fingerprints(search.setup),
+            "the files of its fitness": then.fitness_digest == now.fitness_digest,
+            "the engine's dtype, device or module": then.settings_digest == now.settings_digest,
         }
-        if changed := [name for name, differs in changes.items() if differs]:
+        if changed := [name for name, unchanged in same.items() if not unchanged]:
             raise RunError(f"{folder}: changed since the run began: {', '.join(changed)}")
         run = SearchLoop(search, store, search.new_executor(), observe)
         try:
             run.replay()
-            if stored.finished_utc is None:
+            if then.finished_utc is None:
                 _open(search, run.executor)
                 run.finish()
         finally:
@@ -68,7 +67,7 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
 
 
 def _open(search: Search, executor: Executor) -> None:
-    """See that the budgets mean something on the workers, and open them."""
+    """Start the workers, after a look at whether they can use up the budgets."""
     if search.limits_gpu_hours:
         gpus = executor.planned_gpus(search.setup)
         for stage in search.stages:
@@ -77,7 +76,7 @@ def _open(search: Search, executor: Executor) -> None:
 
 
 def _read_weights(setup: WorkerSetup) -> dict[str, str]:
-    """Read every source once, before anything is written, and give the fingerprints.
+    """Read every source once, before anything is written; returns the fingerprints.
 
     Raises:
         CheckpointError: tensors that hold NaN or infinities, all of them.
@@ -90,7 +89,7 @@ def _read_weights(setup: WorkerSetup) -> dict[str, str]:
 
 
 def _fingerprints(setup: WorkerSetup) -> dict[str, str]:
-    """Model to a digest of its weights."""
+    """A digest of the weights of each model, by its name."""
     models = Library().models(setup)
     prints = {name: source.fingerprint for name, source in models.sources.items()}
     return {"base": models.base.fingerprint, **prints}

@@ -15,17 +15,18 @@ from evomerge.store import RunRecord
 from evomerge.worker import WorkerSetup
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What is searched after the stages before it.
+    """One of the searches that a search consists of; most have one.
 
     Attributes:
         name: empty in a search without stages.
-        sources: what it calls the models that vary.
-        space: what may vary; where it needs winners, with stand-ins in their places.
-        needs: the earlier stages whose winners are models of its space.
-        new_space: the space with these winners' recipes, by the names of their stages.
-        new_optimizer: a fresh one for the space.
+        sources: names of the models that vary.
+        space: what may vary; with stand-ins for the winners that it needs.
+        needs: names of the earlier stages whose winners are models of the space.
+        new_space: makes the space from the recipes of these winners, by the names of their stages.
+        new_optimizer: makes an optimizer for the space.
+        budget: when the stage ends.
     """
 
     name: str
@@ -37,14 +38,14 @@ class Stage:
     budget: Budget
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """A validated search, its parts composed by `evomerge.config.load`.
 
     Attributes:
         context: what all recipes have in common.
         stages: one after the other; at least one.
-        new_executor: a fresh one, unstarted.
+        new_executor: makes the executor, which is not started yet.
         setup: what workers are started with.
         stop_after_failures: give up when this many first candidates all fail.
         champions: how many of the best of each stage are scored on held-out examples.
@@ -60,31 +61,21 @@ class Search:
     record: RunRecord
 
     @property
-    def space(self) -> Space:
-        """Of the first stage, which most searches consist of."""
-        return self.stages[0].space
-
-    @property
-    def budget(self) -> Budget:
-        """Likewise."""
-        return self.stages[0].budget
-
-    @property
     def paper_defaults(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Operators with the sources that they are searched on, where no winner is among these."""
+        """Each operator of a stage that needs no winner, with the names of the stage's sources."""
         known = [stage for stage in self.stages if not stage.needs]
         pairs = ((name, stage.sources) for stage in known for name in stage.space.operators)
         return list(dict.fromkeys(pairs))
 
     @property
     def evaluations(self) -> int | None:
-        """The budgets of all stages together; None when only time limits one of them."""
+        """The evaluations of all stages together; None when only time limits one of them."""
         counts = [stage.budget.evaluations for stage in self.stages]
         return None if None in counts else sum(count or 0 for count in counts)
 
     @property
     def limits_gpu_hours(self) -> bool:
-        """Whether any budget does."""
+        """Whether any stage has a budget of GPU hours."""
         return any(stage.budget.gpu_hours is not None for stage in self.stages)
 
 

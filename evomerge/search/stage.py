@@ -12,12 +12,12 @@ from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Kind
 
 
 class StageRun:
-    """A stage from its first candidate to its last.
+    """A stage under way, from its first candidate to its last.
 
     Args:
-        stage: what may vary, who proposes, and until when.
-        winners: the best recipes of the earlier stages that it needs.
-        began: the time at which its budget begins to count.
+        stage: what may vary, what proposes candidates, and when it ends.
+        winners: the best recipes of the earlier stages that it needs, by their names.
+        began: the time from which its budget counts.
     """
 
     def __init__(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> None:
@@ -29,11 +29,11 @@ class StageRun:
 
     @property
     def name(self) -> str:
-        """The stage's."""
+        """The name of the stage."""
         return self.stage.name
 
     def spent(self, now: Reading) -> bool:
-        """Whether its budget is."""
+        """Whether the budget is spent."""
         return self.stage.budget.reached(self.counts.asked["search"], *now.since(self._began))
 
     def candidate(self, number: int, kind: Kind, genome: Genome) -> Candidate:
@@ -47,10 +47,13 @@ class StageRun:
         return None if genome is None else self.candidate(number, FINAL_ESTIMATE, genome)
 
     def learn(self, candidate: Candidate, evaluation: Evaluation, most_failures: int) -> None:
-        """Take a result in.
+        """Report a result to the optimizer, if it asked for the candidate.
+
+        Args:
+            most_failures: how many candidates may all fail before the search gives up.
 
         Raises:
-            SearchError: so many first candidates have all failed.
+            SearchError: this many have failed, and none has not.
         """
         if candidate.kind == "search":
             self.optimizer.tell(candidate.number, evaluation)

@@ -29,10 +29,10 @@ _RECIPE_DIGEST = select(candidates.c.recipe_digest).where(
 
 
 def add(connection: Connection, run_id: int, candidate: Candidate, steps: Steps) -> None:
-    """Insert a candidate, its parents, and its recipe unless it is known.
+    """Insert a candidate, its parents, and its recipe unless that is known.
 
     Args:
-        steps: of the run's earlier candidates.
+        steps: the lineages of the run's earlier candidates.
     """
     recipe = candidate.recipe
     genes, text = steps.shorten(dict(candidate.genome.genes), recipe.canonical_json())
@@ -61,7 +61,7 @@ def load(connection: Connection, run_id: int, steps: Steps) -> list[Candidate]:
     """All candidates of a run, by number.
 
     Args:
-        steps: takes those of the candidates in.
+        steps: learns the lineages of the candidates.
     """
     lineage: dict[int, list[int]] = {}
     pairs = select(parents.c.child, parents.c.parent).where(parents.c.run_id == run_id)
@@ -73,10 +73,10 @@ def load(connection: Connection, run_id: int, steps: Steps) -> list[Candidate]:
         .where(candidates.c.run_id == run_id)
         .order_by(candidates.c.number)
     )
-    found = []
+    loaded = []
     for row in rows:
         genes, text = steps.complete(json.loads(row.genes), row.json)
-        found.append(
+        loaded.append(
             Candidate(
                 number=row.number,
                 kind=row.kind,
@@ -87,7 +87,7 @@ def load(connection: Connection, run_id: int, steps: Steps) -> list[Candidate]:
                 stage=row.stage,
             )
         )
-    return found
+    return loaded
 
 
 def recipe_digest(connection: Connection, run_id: int, number: int) -> str | None:

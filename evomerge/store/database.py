@@ -1,4 +1,4 @@
-"""SQLite: the file, its settings, its migrations and its errors. The only place that names it."""
+"""SQLite: the file, its settings, its migrations and its errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 30.0
 CACHE_KIB = 65536
-# When SQLite waits for the disk: until a log is begun, and beside one, which the syncer syncs.
+# How SQLite waits for the disk: without a log, and with one, which the syncer brings to the disk.
 SYNCHRONOUS, SYNCHRONOUS_WITH_LOG = "FULL", "NORMAL"
 
 _CURES = {
@@ -46,7 +46,7 @@ _CURES = {
 
 @contextmanager
 def database_errors(where: Path) -> Iterator[None]:
-    """Whatever a database or its disk complains about becomes a `StoreError` with its cause."""
+    """Turn the errors of a database and its disk into a `StoreError` with cause and cure."""
     try:
         yield
     # ValueError: JSON or text that no database takes, or a damaged cell
@@ -112,10 +112,10 @@ def connect(path: Path, *, read_only: bool, create: bool = False) -> Engine:
 
 
 def _without_log(connection: sqlite3.Connection) -> None:
-    """Fold the log of a run that began on a local disk, if this is one.
+    """Fold the log of a run that began on a local disk, if this one did.
 
-    A log wants memory that all who open the file share, which machines do not. Alone with the file
-    SQLite does without.
+    A log needs memory that is shared by all who open the file, and machines share none. A process
+    that is alone with the file can do without.
     """
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = DELETE")
@@ -144,7 +144,7 @@ def create_file(path: Path, fill: Callable[[Connection], None]) -> None:
 
 
 def beside(path: Path) -> list[Path]:
-    """The files that SQLite may have beside a database, and that a kill leaves there."""
+    """The files that SQLite keeps beside a database, and that a kill leaves there."""
     return [Path(f"{path}-{name}") for name in ("journal", "wal", "shm")]
 
 
@@ -175,7 +175,7 @@ def prepare(engine: Engine, path: Path) -> None:
 
 def migrate(engine: Engine) -> None:
     """Run the missing migrations, all in one transaction."""
-    from alembic import command  # which most files need not
+    from alembic import command  # slow to import, and seldom needed
 
     with engine.begin() as connection:
         config = migrations()

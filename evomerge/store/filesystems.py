@@ -1,4 +1,4 @@
-"""On what kind of file system a folder lies."""
+"""The kind of file system that a folder lies on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 # Linux's own account of what is mounted; see proc(5). Other systems have none.
 MOUNTS = Path("/proc/self/mountinfo")
 
-# On these, all who open a file share its pages in memory. Not so on nfs, nfs4, cifs, smb3, lustre,
-# beegfs, gpfs, ceph, 9p, virtiofs and fuse.*, where another machine may have it open.
+# On these, all who open a file share its pages in memory. On nfs, nfs4, cifs, smb3, lustre, beegfs,
+# gpfs, ceph, 9p, virtiofs and fuse.* they may not: another machine may have it open.
 _LOCAL = (
     *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "bcachefs", "f2fs", "jfs", "reiserfs"),
     *("tmpfs", "ramfs", "overlay"),
@@ -28,14 +28,14 @@ def kind(folder: Path) -> str | None:
         lines = MOUNTS.read_bytes().decode("utf-8", "surrogateescape").splitlines()
     except OSError:
         return None
-    found, depth = None, 0
+    nearest, depth = None, 0
     for line in lines:
         before, _, after = line.partition(" - ")
         point = Path(_unescaped(before.split(" ")[4]))
         # what is mounted later hides what was mounted there before
         if len(point.parts) >= depth and real.is_relative_to(point):
-            found, depth = after.split(" ")[0], len(point.parts)
-    return found
+            nearest, depth = after.split(" ")[0], len(point.parts)
+    return nearest
 
 
 def _unescaped(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Lineages, of which a candidate's row holds the last step: the others are in its ancestors' rows.
+"""Lineages in few bytes: a candidate's row holds its own step, its ancestors' rows the others.
 
-A child with mutations is given by all steps that lead to it, which are as many as its ancestors.
+A child with mutations is described by all steps that lead to it, as many as it has ancestors.
 Written with every candidate, they would make the file grow with the square of their number.
 """
 
@@ -16,15 +16,15 @@ Genes = dict[str, Any]
 
 
 class Steps:
-    """The steps of a run, by number, as JSON has them; each is kept once."""
+    """The steps of all lineages of a run, as JSON has them; each is kept once."""
 
     def __init__(self) -> None:
         self._known: dict[int, dict[str, Any]] = {}
 
     def shorten(self, genes: Genes, recipe: str) -> tuple[Genes, str]:
-        """Genes and recipe with the last step in place of the list of all.
+        """Genes and recipe with the last step in place of the list of all steps.
 
-        They stay as they are where the others do not follow from it and from earlier candidates.
+        They stay as they are where the list does not follow from that step and earlier candidates.
 
         Args:
             recipe: as canonical JSON.
@@ -40,7 +40,7 @@ class Steps:
         return genes | {_GENE: steps[-1]}, recipe.replace(long, _in_recipe(steps[-1]))
 
     def complete(self, genes: Genes, recipe: str) -> tuple[Genes, str]:
-        """Inverse of `shorten`; candidates come in the order of their numbers.
+        """Inverse of `shorten`, for candidates in the order of their numbers.
 
         Raises:
             StoreError: an ancestor is missing.
@@ -57,21 +57,21 @@ class Steps:
         return genes | {_GENE: steps}, recipe.replace(_in_recipe(last), _in_recipe(steps), 1)
 
     def _learn(self, step: dict[str, Any]) -> bool:
-        """Whether it is the only one of its number."""
+        """Keep a step; False where another one has its number."""
         return self._known.setdefault(step["number"], step) == step
 
     def _leading_to(self, step: dict[str, Any]) -> list[dict[str, Any]] | None:
         """All steps up to this one, by number; None where one is not known."""
-        found = {step["number"]: step}
+        steps = {step["number"]: step}
         waiting = [step]
         while waiting:
             for parent in waiting.pop()["parents"]:
-                if isinstance(parent, int) and parent not in found:
+                if isinstance(parent, int) and parent not in steps:
                     if parent not in self._known:
                         return None
-                    found[parent] = self._known[parent]
-                    waiting.append(found[parent])
-        return [found[number] for number in sorted(found)]
+                    steps[parent] = self._known[parent]
+                    waiting.append(steps[parent])
+        return [steps[number] for number in sorted(steps)]
 
 
 def _is_step(gene: Any) -> bool:

@@ -1,8 +1,8 @@
-"""The write-ahead log of a run's database: commits that wait for no disk, and lose next to nothing.
+"""The write-ahead log of a run's database: commits do not wait for the disk, and little is lost.
 
-A commit appends to ``run.sqlite-wal``, which is moved into the database some MiB at a time. Other
-than a rollback journal it needs nothing on disk to keep the database whole: a power cut takes the
-last commits back, not parts of them. A kill takes none: the system has what was written.
+A commit appends to the log, which is moved into the database some MiB at a time. Unlike a rollback
+journal it need not be on disk to keep the database whole: a power cut takes back the last commits,
+never parts of them. A kill takes back none: the operating system has what was written.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from sqlalchemy import Engine
 from evomerge.store import database
 from evomerge.store.syncing import Syncer
 
-# So long a log is moved by whoever commits, if the thread that does it can never catch up.
+# At this length whoever commits moves the log, for the thread that does so cannot catch up.
 MOST_PAGES = 65536
 PATIENCE_SECONDS = 1.0
 
 
 class WriteAheadLog:
-    """The log of a store that writes; where none is wanted it does nothing.
+    """The log of a store that writes; where none is wanted, it does nothing.
 
     It is begun with the first record and folded into the database at the end, so that a run that
-    nobody writes to is one plain file. Calls come from one thread, outside of transactions.
+    nobody writes to is one plain file. It is called from one thread, outside of transactions.
     """
 
     def __init__(self, engine: Engine, path: Path, *, wanted: bool) -> None:
@@ -45,12 +45,14 @@ class WriteAheadLog:
             if mode == "wal":
                 connection.execute(f"PRAGMA synchronous = {database.SYNCHRONOUS_WITH_LOG}")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
-                connection.execute("PRAGMA journal_size_limit = 0")  # its size tells what is in it
+                connection.execute(
+                    "PRAGMA journal_size_limit = 0"
+                )  # its size says how much is in it
                 self._syncer.start()
         self._begun = True
 
     def committed(self) -> None:
-        """See to it that what was committed reaches the disk.
+        """Have what was committed brought to the disk.
 
         Raises:
             OSError, sqlite3.Error: what was committed before did not.
@@ -63,7 +65,7 @@ class WriteAheadLog:
         Where a reader holds on to it, or there is no room, it stays, complete and on disk.
 
         Raises:
-            OSError, sqlite3.Error: it stays, and could not be brought to the disk, now or before.
+            OSError, sqlite3.Error: it stays, and could not be brought to the disk.
         """
         if not self._wanted:
             return

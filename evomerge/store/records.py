@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-# what keeps a run from going on where its record names another version
+# why a run of another version cannot be resumed
 OTHER_VERSION = "evomerge's version, and perhaps what recipes mean"
 
 
@@ -20,7 +20,7 @@ def utc_now() -> str:
 
 
 class Event(NamedTuple):
-    """One step of a run's history: a candidate was asked for, or its result was told.
+    """One step of a run's history: the optimizer was asked for a candidate, or told its result.
 
     Attributes:
         number: the candidate's.
@@ -32,19 +32,19 @@ class Event(NamedTuple):
     elapsed_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """What a run was started with.
+    """What a run was started with, and when it ended.
 
     Attributes:
-        name: the search's name.
-        search_yaml: its resolved YAML; editing a preset later changes nothing here.
+        name: of the search.
+        search_yaml: its YAML with all presets inline, so that editing one changes no past run.
         fitness_digest: of all that decides what is scored and how.
         settings_digest: of the engine settings that can change a score.
-        versions: ``evomerge``, ``python`` and each library that matters, to its version.
-        sources_fingerprints: source name to a digest of its weights.
+        versions: of ``evomerge``, ``python`` and each library that can change a score, by name.
+        sources_fingerprints: digest of the weights of each source, by its name.
         host: the machine that started the run.
-        finished_utc: when the search ended; None before that, and again once it goes on.
+        finished_utc: when the search ended; None before that, and again once it is resumed.
     """
 
     name: str

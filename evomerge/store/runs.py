@@ -27,8 +27,8 @@ def add(connection: Connection, run: RunRecord) -> None:
 
 def load(connection: Connection, run_id: int) -> RunRecord:
     """The run with this id."""
-    found = connection.execute(select(runs).where(runs.c.id == run_id)).one()
-    row = {name: value for name, value in found._mapping.items() if name != "id"}
+    columns = connection.execute(select(runs).where(runs.c.id == run_id)).one()._mapping
+    row = {name: value for name, value in columns.items() if name != "id"}
     return RunRecord(**row | {name: json.loads(row[name]) for name in _JSON_COLUMNS})
 
 
@@ -44,5 +44,5 @@ def mark_finished(connection: Connection, run_id: int) -> None:
 
 
 def mark_going_on(connection: Connection, run_id: int) -> None:
-    """The run is not finished, if it ever was."""
+    """The run is not finished any more, if it was."""
     connection.execute(_GO_ON, {"run_id": run_id})

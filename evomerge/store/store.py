@@ -1,4 +1,4 @@
-"""A run's database: the driver writes it, everybody reads it."""
+"""A run's database, which one process writes and any number read."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Store:
     - Every ``record_...`` is one transaction: after a crash, a kill or a full disk it is there
       completely or not at all, and all that was recorded before is there. A power cut may take
       back the records of the last second, the newest first; on a network file system, none.
-    - A candidate is asked once and told once. A recipe has one evaluation per split, fitness and
-      engine settings: the first.
+    - A candidate is asked for once and reported once. A recipe has one evaluation per split,
+      fitness and engine settings: the first.
     - What was recorded reads back equal, floats to the last bit, mappings in their order. Two
       exceptions: a score of -0.0 reads 0.0, and what no database takes in an error's text is
       escaped.
-    - What is recorded within `together` is one transaction in all. A record that fails or is
-      interrupted is undone alone, what came before it stays; a kill, or a disk so full that
+    - All that is recorded within `together` is one transaction. A record that fails or is
+      interrupted is undone alone, and what came before it stays; a kill, or a disk so full that
       nothing can be kept, takes all of it back.
     - One writer per run folder and any number of readers beside it, who see whole transactions,
       and who may lack the right to write.
-    - While it is open, all of a run is in ``run.sqlite`` and ``run.sqlite-wal`` together, on a
-      network file system in the first alone. Once closed, it is so everywhere, except where a
-      reader holds on to the log or there is no room: a copy then wants both.
+    - While it is open, a run is in ``run.sqlite`` and ``run.sqlite-wal`` together; on a network
+      file system, in the first alone. Once closed, it is in the first alone everywhere, unless a
+      reader holds on to the log or there is no room: then copy both.
 
     All methods raise `StoreError` when the database cannot be read or written. A store belongs to
     one thread and does not survive a fork.
@@ -83,7 +83,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, run: RunRecord) -> Self:
-        """A new run in a folder, which is made if need be. A kill leaves all of it or none.
+        """A new run in a folder, which is made if need be. A kill leaves the whole run or none.
 
         Raises:
             RunError: the folder has a run, is in use by another process, or cannot be made.
@@ -152,9 +152,9 @@ class Store:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Make one transaction of all that is recorded within: the disk is waited for once.
+        """Make one transaction of all that is recorded within, to wait for the disk once.
 
-        Other programs read what was there before, until the end of it.
+        Until its end, other programs read what was there before.
         """
         assert not self._grouping, "a group within a group"
         self._grouping = True
@@ -173,7 +173,7 @@ class Store:
         """Add a candidate with its parents and recipe, and log that it was asked for.
 
         Returns:
-            The evaluation of its recipe on the search split, where that is on record already.
+            The evaluation of its recipe on the search split, if that is on record already.
 
         Raises:
             StoreError: its number is taken, or a parent is no candidate of this run.
@@ -187,19 +187,21 @@ class Store:
     def record_tell(
         self, number: int, evaluation: Evaluation, *, elapsed_seconds: float
     ) -> Evaluation:
-        """Add the evaluation of a candidate's recipe on the search split, and log that it came.
+        """Add the evaluation of a candidate's recipe on the search split, and log its report.
 
         Returns:
-            The evaluation on record, which is the one to tell the optimizer, because a resumed
-            run will: ``evaluation``, or an earlier one of the same recipe.
+            The evaluation on record: ``evaluation``, or an earlier one of the same recipe. This
+            one is reported to the optimizer, because a resumed run will report it.
 
         Raises:
-            StoreError: no such candidate, told before, or a score is NaN.
+            StoreError: no such candidate, reported before, or a score is NaN.
         """
         with self._transaction(records=True) as connection:
             recipe_digest = candidates.recipe_digest(connection, self._run_id, number)
             if recipe_digest is None:
-                raise StoreError(f"{self._where}: candidate {number} was told but never asked for.")
+                raise StoreError(
+                    f"{self._where}: candidate {number} was reported but never asked for."
+                )
             history.add(connection, self._run_id, "tell", number, elapsed_seconds)
             return evaluations.add(connection, self._key(recipe_digest, "search"), evaluation)
 
@@ -262,13 +264,13 @@ class Store:
             return evaluations.find(connection, self._key(recipe_digest, split))
 
     def evaluations(self, split: Split) -> Iterator[tuple[str, Evaluation]]:
-        """Digests of recipes, each with its evaluation as in `evaluation`; one query for all."""
+        """The digest and evaluation of every recipe that has one, in a single query."""
         with self._transaction() as connection:
             digests = self._fitness_digest, self._settings_digest
             yield from evaluations.load(connection, split, *digests)
 
     def spent(self) -> list[Spent]:
-        """How many evaluations each worker did, and what its seconds went into."""
+        """How many evaluations each worker did, and what it spent its time on."""
         with self._transaction() as connection:
             return evaluations.spent(connection, self._fitness_digest, self._settings_digest)
 
@@ -291,7 +293,7 @@ class Store:
 
     @contextmanager
     def _part_of_group(self) -> Iterator[Connection]:
-        """What is recorded within is undone alone if it fails."""
+        """A part of the group's transaction, which is undone alone if it fails."""
         if self._group is None:
             self._log.begin()
             self._group = self._engine.connect()
@@ -308,7 +310,7 @@ class Store:
             raise
 
     def _undo(self, group: Connection) -> None:
-        """Take back half a record, and leave what the group has besides."""
+        """Take back a record that is half done, and keep the rest of the group."""
         try:
             group.exec_driver_sql("ROLLBACK TO record")
             group.exec_driver_sql("RELEASE record")

@@ -10,16 +10,15 @@ from pathlib import Path
 
 from evomerge.store import database
 
-SYNC_SECONDS = 1.0  # the most that a power cut takes back, besides the time that the disk needs
-# From so many bytes on, a log is moved into its database: pages that many commits changed, once.
+SYNC_SECONDS = 1.0  # a power cut takes back no more, and what the disk itself needs
+# A shorter log is not moved into its database: a page that many commits change is moved once.
 MOVE_BYTES = 2**24
 
 
 class Syncer:
     """Brings a database's log to the disk: at once, then at most every `SYNC_SECONDS`.
 
-    It moves the log into the database too, where that is worth it. Those who commit go on
-    meanwhile: they append.
+    It also moves a long log into the database. Others go on committing meanwhile: they append.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,7 +29,7 @@ class Syncer:
 
     def start(self) -> None:
         """Begin to wait for `wake`."""
-        self._thread = threading.Thread(target=self._run, name="sync run.sqlite", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="sync a run", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
@@ -39,7 +38,7 @@ class Syncer:
         Raises:
             OSError, sqlite3.Error: what was committed before did not reach the disk.
         """
-        self._complain()
+        self._raise_error()
         self._dirty.set()
 
     def stop(self) -> None:
@@ -55,7 +54,7 @@ class Syncer:
         Raises:
             OSError, sqlite3.Error: the disk does not take it, or did not take what came before.
         """
-        self._complain()
+        self._raise_error()
         try:
             descriptor = os.open(self._log, os.O_RDONLY)
         except FileNotFoundError:
@@ -65,7 +64,7 @@ class Syncer:
         finally:
             os.close(descriptor)
 
-    def _complain(self) -> None:
+    def _raise_error(self) -> None:
         if self._error is not None:
             # for good: the system reports it once, and may have dropped what it could not write
             raise self._error

@@ -43,7 +43,13 @@ def scored(value: float) -> Evaluation:
 
 def run_of(folder: Path, candidates: int, **changes: Any) -> Path:
     """A run with two baselines, and candidates of which each is better than the one before."""
-    record = RunRecord("made-up", yaml.safe_dump(SEARCH | changes), 0, "f" * 64, "s" * 64)
+    record = RunRecord(
+        name="made-up",
+        search_yaml=yaml.safe_dump(SEARCH | changes),
+        seed=0,
+        fitness_digest="f" * 64,
+        settings_digest="s" * 64,
+    )
     with Store.create(folder, record) as store, store.together():
         for number in range(2 + candidates):
             baseline = number < 2

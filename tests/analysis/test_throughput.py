@@ -43,7 +43,10 @@ def fields(share: Share) -> tuple[str, int, float, float, float, float]:
 
 
 def test_shares_are_fractions_of_the_search_time_and_the_rest_is_waiting(tmp_path: Path) -> None:
-    with Store.create(tmp_path / "run", RunRecord("r", "", 0, "f", "s")) as store:
+    with Store.create(
+        tmp_path / "run",
+        RunRecord(name="r", search_yaml="", seed=0, fitness_digest="f", settings_digest="s"),
+    ) as store:
         for number in range(3):
             store.record_ask(candidate(number), 0.0)
         one = took("one", merge=1, generation=2, score=3)
@@ -71,7 +74,10 @@ def test_shares_are_fractions_of_the_search_time_and_the_rest_is_waiting(tmp_pat
 
 
 def test_tokens_are_counted_per_second_in_which_the_engine_answered(tmp_path: Path) -> None:
-    with Store.create(tmp_path / "run", RunRecord("r", "", 0, "f", "s")) as store:
+    with Store.create(
+        tmp_path / "run",
+        RunRecord(name="r", search_yaml="", seed=0, fitness_digest="f", settings_digest="s"),
+    ) as store:
         for number in range(3):
             store.record_ask(candidate(number), 0.0)
         for number, tokens in ((0, 30), (1, 20)):
@@ -84,6 +90,9 @@ def test_tokens_are_counted_per_second_in_which_the_engine_answered(tmp_path: Pa
 
 
 def test_before_the_clock_ran_there_is_nothing_to_tell(tmp_path: Path) -> None:
-    with Store.create(tmp_path / "run", RunRecord("r", "", 0, "f", "s")) as store:
+    with Store.create(
+        tmp_path / "run",
+        RunRecord(name="r", search_yaml="", seed=0, fitness_digest="f", settings_digest="s"),
+    ) as store:
         found = so_far(store)
     assert (found.candidates_per_hour, found.workers) == (None, ())

@@ -71,7 +71,12 @@ def store_run(folder: Path, version: str) -> Path:
         },
     }
     record = RunRecord(
-        "two-skills", yaml.safe_dump(search), 0, "f" * 64, "s" * 64, {"evomerge": version}
+        name="two-skills",
+        search_yaml=yaml.safe_dump(search),
+        seed=0,
+        fitness_digest="f" * 64,
+        settings_digest="s" * 64,
+        versions={"evomerge": version},
     )
     noisy = LineageStep(
         number=3, parents=("arithmetic", "strings"), ends=(8,), weights=((0.5, 0.5),), sigma=0.1

@@ -64,7 +64,7 @@ def problems(folder: Path, content: dict[str, Any], *overrides: str) -> list[str
 
 def test_a_good_search_loads(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD))
-    assert len(loaded.search.space.parameters) == 2 * 2 * 3 * 4
+    assert len(loaded.search.stages[0].space.parameters) == 2 * 2 * 3 * 4
     assert loaded.search.context.dtype == "bfloat16"
     assert loaded.notes == ()
 
@@ -84,7 +84,7 @@ def test_the_content_of_a_file_loads_with_folders_seen_from_the_working_director
     before = copy.deepcopy(content)
     loaded = evomerge.load(content, ["budget.evaluations=5"])
     assert loaded.file.base == str(ZOO / "base")
-    assert loaded.search.budget.evaluations == 5
+    assert loaded.search.stages[0].budget.evaluations == 5
     assert content == before
     text = load(str(write(tmp_path, GOOD)), ["budget.evaluations=5"]).search.record.search_yaml
     assert loaded.search.record.search_yaml == text
@@ -99,7 +99,11 @@ def test_statistics_are_seen_from_the_file_and_needed_by_some_operators(tmp_path
     found = problems(tmp_path / "deep", content)
     assert any(f"statistics.arithmetic: {tmp_path / 'stats'}" in problem for problem in found)
     assert any("fisher needs fisher of strings" in problem for problem in found)
-    assert load(write(tmp_path / "deep", content | {"space": "linear"})).search.space.parameters
+    assert (
+        load(write(tmp_path / "deep", content | {"space": "linear"}))
+        .search.stages[0]
+        .space.parameters
+    )
 
 
 def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
     again = load_resolved(first.search.record.search_yaml, "run")
     assert again.search.record.search_yaml == first.search.record.search_yaml
     assert again.search.record.fitness_digest == first.search.record.fitness_digest
-    assert again.search.space.parameters == first.search.space.parameters
+    assert again.search.stages[0].space.parameters == first.search.stages[0].space.parameters
 
 
 @pytest.mark.parametrize(
@@ -182,20 +186,20 @@ def test_slerp_of_three_models_is_refused(tmp_path: Path) -> None:
 def test_set_overrides_one_key_and_is_recorded(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD), ["optimizer.population_size=6", "budget={evaluations: 5}"])
     assert loaded.file.parts[0].optimizer["population_size"] == 6
-    assert loaded.search.budget.evaluations == 5
+    assert loaded.search.stages[0].budget.evaluations == 5
     assert "population_size: 6" in loaded.search.record.search_yaml
 
 
 def test_set_reaches_into_a_preset(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD), ["space.granularity={layers: all}"])
-    assert len(loaded.search.space.parameters) == 4
+    assert len(loaded.search.stages[0].space.parameters) == 4
 
 
 def test_set_names_another_preset_and_changes_it(tmp_path: Path) -> None:
     words = ["space.granularity={layers: all}", "space=linear_by_block", "optimizer=random"]
     loaded = load(write(tmp_path, GOOD), words)
-    assert loaded.search.space.operators == ("linear",)
-    assert len(loaded.search.space.parameters) == 2
+    assert loaded.search.stages[0].space.operators == ("linear",)
+    assert len(loaded.search.stages[0].space.parameters) == 2
 
 
 def test_set_below_a_number_is_refused(tmp_path: Path) -> None:
@@ -302,7 +306,7 @@ def test_a_space_that_crosses_needs_an_optimizer_that_breeds(tmp_path: Path) -> 
 
 def test_a_search_by_breeding_loads(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD), ["space=crossover", "optimizer=m2n2"])
-    assert [p.name for p in loaded.search.space.parameters] == [
+    assert [p.name for p in loaded.search.stages[0].space.parameters] == [
         "source",
         "split[all]",
         "ratio[all]",

@@ -22,7 +22,14 @@ SEARCH = {
 
 
 def record(version: str = __version__) -> RunRecord:
-    return RunRecord("stored", yaml.safe_dump(SEARCH), 0, "f", "s", {"evomerge": version})
+    return RunRecord(
+        name="stored",
+        search_yaml=yaml.safe_dump(SEARCH),
+        seed=0,
+        fitness_digest="f",
+        settings_digest="s",
+        versions={"evomerge": version},
+    )
 
 
 def problems(run: RunRecord, *overrides: str) -> tuple[str, ...]:

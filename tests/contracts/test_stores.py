@@ -286,7 +286,7 @@ def test_a_candidate_is_told_once(place: Place) -> None:
 
 def test_a_candidate_that_was_never_asked_cannot_be_told(place: Place) -> None:
     with place.create(RUN) as store:
-        with pytest.raises(StoreError, match="candidate 0 was told but never asked for"):
+        with pytest.raises(StoreError, match="candidate 0 was reported but never asked for"):
             store.record_tell(0, evaluation(0.5), elapsed_seconds=1.0)
         with pytest.raises(StoreError):
             store.record_evaluation(recipe(0.5).digest, "held_out", evaluation(0.5))

@@ -39,7 +39,9 @@ def add(store: Store, number: int, solved: Sequence[int], kind: Kind, recipe: in
 
 def ran(folder: Path, optimizer: Optimizer) -> Course:
     """A baseline, four candidates, one that repeats the first, and a mean."""
-    with Store.create(folder, RunRecord("r", "", 0, "f", "s")) as store:
+    with Store.create(
+        folder, RunRecord(name="r", search_yaml="", seed=0, fitness_digest="f", settings_digest="s")
+    ) as store:
         add(store, 0, (1, 1, 1, 1), "baseline", 100)
         for number, solved in enumerate(SOLVED, 1):
             add(store, number, solved, "search", number)

@@ -81,7 +81,8 @@ def archive(folder: Path) -> list[int]:
         search = load_resolved(store.run().search_yaml, str(folder)).search
         session = SearchLoop(search, store, search.new_executor(), lambda now: None)
         session.replay()
-        assert search.space.new_grams() == []  # the sources' inner products were on record
+        # the sources' inner products were on record
+        assert search.stages[0].space.new_grams() == []
         assert isinstance(session.stage.optimizer, M2n2)
         return session.stage.optimizer.archive.numbers
 

@@ -187,7 +187,7 @@ def test_language_models_take_scorers_beside_tasks_of_lm_eval(search: Search) ->
     path = str(ZOO.parents[1] / "fitness" / "zoo_skills")
     loaded = load(search(**keys, fitness={"tasks": tasks, "include_path": path}))
     worker = Worker(loaded.search.setup)
-    recipe = loaded.search.space.decode(loaded.search.space.initial())
+    recipe = loaded.search.stages[0].space.decode(loaded.search.stages[0].space.initial())
     for split in ("search", "held_out"):
         evaluation = worker.evaluate(Job(0, recipe, split))
         assert list(evaluation.tasks) == ["small", "strings"]

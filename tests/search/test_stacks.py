@@ -250,7 +250,7 @@ def test_a_stack_of_models_of_other_depths_is_what_transformers_makes_of_their_b
     tmp_path: Path,
 ) -> None:
     space = {"kind": "dataflow", "leading": "kanji", "repetitions": 1, "scales": "none"}
-    one = loaded(sources=DEEPER, space=space).search.space
+    one = loaded(sources=DEEPER, space=space).search.stages[0].space
     recipe = one.decode(Genome(dict.fromkeys((p.name for p in one.parameters), True)))
     assert recipe.depth == 9
     built = build(recipe, tmp_path / "built")
@@ -275,7 +275,7 @@ def test_a_silent_block_of_a_deeper_model_changes_nothing(tmp_path: Path) -> Non
     """The fourth of the five blocks of `block_zoo` adds zero."""
     space = {"kind": "dataflow", "sources": ["deeper"], "repetitions": 1, "scales": "none"}
     sources = {"deeper": str(BLOCKS / "base")}
-    one = loaded(sources=sources, space=space).search.space
+    one = loaded(sources=sources, space=space).search.stages[0].space
     genes = {**one.initial().genes, "in.0.deeper.3": True}
     recipe = one.decode(Genome(genes))
     assert recipe.depth == 5

@@ -32,7 +32,8 @@ from evomerge.store import RunRecord, Store
 
 folder = Path(sys.argv[1])
 if not Store.exists(folder):
-    Store.create(folder, RunRecord("r", "", 0, "f", "s")).close()
+    Store.create(folder, RunRecord(name="r", search_yaml="", seed=0, fitness_digest="f",
+                                   settings_digest="s")).close()
 with Store.open(folder) as store:
     number = sum(event.kind == "tell" for event in store.events())
     asked = len(store.candidates())
