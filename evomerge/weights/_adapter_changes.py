@@ -1,4 +1,4 @@
-"""Which tensor of the base each tensor of an adapter's file changes, and whether it fits.
+"""What the tensors of an adapter's file change in its base, and whether they fit.
 
 Names are PEFT's: ``base_model.model.<module>.lora_A.weight`` is (r, in), ``lora_B.weight`` is
 (out, r). An embedding's factors are ``lora_embedding_A`` (r, rows) and ``lora_embedding_B``
@@ -28,17 +28,17 @@ STEM = "adapter_model"
 _NAMED = 3  # tensors that a sentence names one by one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What happens to one tensor of the base, by names in the adapter's file.
+    """What an adapter does to one tensor of the base, by names in the adapter's file.
 
     Attributes:
-        saved: what takes its place, before anything is added.
-        a, b: the factors of what is added, times ``scale``.
-        transposed: whether the product is, before it is added.
+        saved: replaces the tensor, before anything is added.
+        a, b: the factors of the product that is added, times ``scale``.
+        transposed: whether the product is transposed before it is added.
         embedding: whether the factors are those of an embedding.
         magnitude: lengths that the rows of the sum are scaled to.
-        bias: what is added to a bias, times ``scale``.
+        bias: is added to a bias, times ``scale``.
     """
 
     saved: str | None = None
@@ -52,18 +52,18 @@ class Change:
 
     @property
     def keys(self) -> list[str]:
-        """All names in it."""
-        found = (self.saved, self.a, self.b, self.magnitude, self.bias)
-        return [key for key in found if key is not None]
+        """The names of all tensors that it needs."""
+        names = (self.saved, self.a, self.b, self.magnitude, self.bias)
+        return [name for name in names if name is not None]
 
     @property
     def plain(self) -> bool:
-        """Whether it adds a product to a weight and does nothing else."""
+        """Whether it only adds a product to a weight."""
         return self.a is not None and len(self.keys) == 2
 
 
 class Changes:
-    """What an adapter's file does to a base.
+    """What an adapter's file changes in a base.
 
     Attributes:
         by_tensor: name of the base's tensor to its change.
@@ -94,7 +94,7 @@ class Changes:
         self._wrong[what, cure].append(name)
 
     def _sorted(self) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-        """Module to kind to key of its parts, and name to key of what is saved whole."""
+        """The file's names: by module and part, and by tensor where it is saved in full."""
         modules: dict[str, dict[str, str]] = defaultdict(dict)
         saved: dict[str, str] = {}
         for key in self._stored:
@@ -109,7 +109,7 @@ class Changes:
         return modules, saved
 
     def _replace(self, name: str, key: str) -> None:
-        """Note a tensor that is saved whole."""
+        """Note a tensor that is saved in full."""
         own, base = self._find(name), self._base
         if own is None and base.head is None and name.startswith(_HEADS) and base.embedding:
             # a tied base stores no head, but an adapter may bring one
@@ -121,7 +121,7 @@ class Changes:
             self.by_tensor[own] = Change(saved=key)
 
     def _add(self, module: str, parts: Mapping[str, str]) -> None:
-        """Note a layer's two factors, and what comes with them."""
+        """Note a layer's two factors, its magnitudes and its bias."""
         embedding = "embedding_A" in parts or "embedding_B" in parts
         a, b = (parts.get(f"embedding_{part}" if embedding else part) for part in "AB")
         name = self._find(f"{module}.weight")
@@ -133,7 +133,15 @@ class Changes:
             scale = self._settings.scale_of(module)
             saved = self.by_tensor.get(name, Change()).saved
             lengths = parts.get("magnitude_vector")
-            change = Change(saved, a, b, turned, embedding, lengths, scale=scale)
+            change = Change(
+                saved=saved,
+                a=a,
+                b=b,
+                transposed=turned,
+                embedding=embedding,
+                magnitude=lengths,
+                scale=scale,
+            )
             self.by_tensor[name] = change
             self._check_magnitude(module, change)
             if "B.bias" in parts:
@@ -158,13 +166,13 @@ class Changes:
         if turned is None:
             turned = shape == product[::-1]
         if shape != (product[::-1] if turned else product):
-            told = f"{module} is {shape} in the base, {product} in the adapter"
-            self._fault("layers of another shape", _OTHER_BASE, told)
+            shapes = f"{module} is {shape} in the base, {product} in the adapter"
+            self._fault("layers of another shape", _OTHER_BASE, shapes)
             return None
         return turned
 
     def _check_magnitude(self, module: str, change: Change) -> None:
-        """See that DoRA is complete, and that the rows of its layers are rows."""
+        """Note missing magnitudes of DoRA, and those that are not one for each row."""
         key = change.magnitude
         if self._settings.dora != (key is not None):
             self._fault("layers that contradict use_dora", _SAVE_AGAIN, module)
@@ -184,14 +192,15 @@ class Changes:
             self.by_tensor[own] = Change(saved=saved, bias=key, scale=scale)
 
     def _require_saved(self, saved: Mapping[str, str]) -> None:
-        """Modules that the config says are saved whole must be there."""
+        """Note modules that the config says are saved in full but are not there."""
         for module in self._settings.saved_modules:
             expected = any(f".{module}." in f".{name}" for name in self._base.tensors)
             if expected and not any(f".{module}." in f".{name}" for name in saved):
                 self._fault("modules_to_save that its file lacks", _SAVE_AGAIN, module)
 
     def _refuse_tied(self) -> None:
-        """PEFT computes with a changed embedding and the old head, and merges into both."""
+        """Note a changed embedding that is also the head."""
+        # PEFT computes with the changed embedding and the old head, but merges into both
         base, embedding = self._base, self._base.embedding
         if embedding not in self.by_tensor or not base.tied:
             return
@@ -200,7 +209,7 @@ class Changes:
             self._fault(what, "Merge it with PEFT, which decides what that means", embedding)
 
     def _find(self, name: str) -> str | None:
-        """The base's tensor of that name, or the only one whose name begins otherwise."""
+        """The base's tensor of that name, or the only one that differs by a prefix."""
         tensors = self._base.tensors
         if name in tensors:
             return name

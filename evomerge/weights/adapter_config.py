@@ -1,4 +1,4 @@
-"""What adapter_config.json says of the tensors beside it.
+"""The settings of a LoRA adapter, from its adapter_config.json.
 
 Source: the file format of PEFT 0.21, ``peft/tuners/lora/config.py``.
 """
@@ -18,7 +18,7 @@ from evomerge.errors import CheckpointError
 FILE = "adapter_config.json"
 _MERGE_IT = "Merge it into its base with PEFT's merge_and_unload and give that folder."
 
-# Keys that say how an adapter was trained or where it sits, which its tensors say as well.
+# Keys about training, and about which modules are changed, which the tensors' names say as well.
 _HARMLESS = {
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform"),
@@ -30,7 +30,7 @@ _READ = {
     *("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora"),
     *("fan_in_fan_out", "modules_to_save", "init_lora_weights", "lora_bias", "bias"),
 }
-# Keys after which the adapter is no sum of a weight and a product of matrices.
+# Keys with which the adapter is no longer a weight plus a product of matrices.
 _REFUSED = {
     "layer_replication": "it repeats blocks. Build the deeper model with slices first.",
     "trainable_token_indices": f"it replaces single token rows. {_MERGE_IT}",
@@ -42,7 +42,7 @@ _REFUSED = {
     "kasa_config": f"its matrices have a diagonal between them. {_MERGE_IT}",
     "monteclora_config": f"its matrices are drawn at random. {_MERGE_IT}",
 }
-# Initializations that also change the weights of the base, so that its checkpoint is another one.
+# Initializations that change the base's weights, so that the adapter fits another checkpoint.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -51,14 +51,14 @@ class AdapterConfig:
     """The settings that decide what a LoRA adapter adds.
 
     Attributes:
-        rank: r of the modules that no pattern names.
-        alpha: of the modules that no pattern names.
+        rank: r of the modules that match no pattern.
+        alpha: of the modules that match no pattern.
         ranks, alphas: module pattern to its own r and alpha.
         rslora: divide alpha by √r rather than by r.
         dora: rows are scaled to recorded magnitudes.
         transposed: weights are stored as (in, out).
-        saved_modules: modules whose weights are stored whole.
-        base: what it was trained on, as its author called it.
+        saved_modules: modules whose weights are stored in full.
+        base: name of the model that it was trained on.
     """
 
     rank: int
@@ -72,7 +72,7 @@ class AdapterConfig:
     base: str | None = None
 
     def rank_of(self, module: str) -> int:
-        """R of one module."""
+        """The rank r of one module."""
         return next(_matching(self.ranks, module), self.rank)
 
     def scale_of(self, module: str) -> float:
@@ -86,8 +86,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     """The settings in a folder's adapter_config.json.
 
     Raises:
-        CheckpointError: not JSON, not LoRA, or something that no sum of weights can say; all of
-            that at once.
+        CheckpointError: not JSON, not LoRA, or settings with which the adapter is no sum of
+            weights; all of them at once.
     """
     path = folder / FILE
     try:
@@ -162,5 +162,5 @@ def _is_pattern(module: str) -> bool:
 
 
 def _matching(patterns: Mapping[str, Any], module: str) -> Iterator[Any]:
-    """Values of the patterns that name a module, by PEFT's rule: whole names at the end."""
+    """Values of the patterns that match a module; as in PEFT, the end of its dotted name."""
     return (v for key, v in patterns.items() if re.match(rf"(.*\.)?({key})$", module))

@@ -1,7 +1,7 @@
-"""What a block is by its number alone, though no config can say it of another: it may not move.
+"""Settings by which Transformers builds a block from its number: such blocks may not move.
 
-The families are those of Transformers 5. What a config can say block by block, it says in a stack
-(`evomerge.weights.layer_types`).
+The families are those of Transformers 5. Settings that a config can list block by block are listed
+by `evomerge.weights.layer_types`, so that their blocks may move.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Config = Mapping[str, Any]
 
 
 class Block(NamedTuple):
-    """A block of a model, and how many that has."""
+    """A block's number in its model, and how many blocks that has."""
 
     number: int
     depth: int
@@ -25,22 +25,22 @@ Trait = Callable[[Config, Block], Any]
 
 
 def displaced(moves: Iterable[tuple[Config, int]]) -> Iterator[str]:
-    """A sentence for each setting by which a block would be another where it is to stand.
+    """A sentence for each setting that would make a moved block another one.
 
     Args:
-        moves: for each block of a stack, from the first on, the config of the model that it comes
-            from, `spelled_out`, and its number there.
+        moves: for each block of a stack, in order, the config of the model that it comes from,
+            `spelled_out`, and its number there.
     """
     stack = list(moves)
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
     for number, (config, own) in enumerate(stack):
         for part in language_parts(config) or [dict(config)]:
             family = str(part.get("model_type"))
             before = Block(own, depth(part) or depth(config) or 0)
             after = Block(number, len(stack))
             for key, trait in _traits(family, part):
-                if trait(part, before) != trait(part, after) and (family, key) not in told:
-                    told.add((family, key))
+                if trait(part, before) != trait(part, after) and (family, key) not in reported:
+                    reported.add((family, key))
                     yield (
                         f"slices: block {own} would be another as block {number} of "
                         f"{len(stack)}: of {family}, {key} goes by the number of a block, and the "
@@ -56,7 +56,7 @@ def _traits(family: str, part: Config) -> Iterator[tuple[str, Trait]]:
 
 
 def _itself(config: Config, block: Block) -> Any:
-    """No two blocks of models of any two depths are known to be alike."""
+    """Blocks of any two numbers, and of models of any two depths, may differ."""
     return block
 
 
@@ -98,7 +98,7 @@ _DENSE_FIRST = ("deepseek_v2", "deepseek_v3", "axk1", "dots1", "glm4_moe", "glm4
 _SHARED_KEYS = ("gemma3n_text", "gemma4_text", "gemma4_unified_text")
 _INDEXED = ("deepseek_v32", "glm_moe_dsa", "glm5_next", "hy_v4")
 
-# By family and key, whatever else the config says.
+# By family and key: what the setting makes of a block.
 _BY_NUMBER: Mapping[str, Mapping[str, Trait]] = {
     "gpt2": _if_set("scale_attn_by_inverse_layer_idx", _number),
     "diffllama": {"lambda_init": _number},
@@ -115,7 +115,7 @@ _BY_NUMBER: Mapping[str, Mapping[str, Trait]] = {
     "zaya": {"use_eda": _first},
 }
 
-# By family, lists that Transformers makes up from the numbers where a config has none.
+# By family: lists that Transformers makes up from block numbers if the config has none.
 _LISTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("afmoe", "cwm", "exaone4", "granite_swa", "granitemoe_swa"), ("layer_types",)),
     **dict.fromkeys(("gemma3n_text", "gemma4_text", "gemma4_unified_text"), ("layer_types",)),

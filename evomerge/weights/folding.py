@@ -1,9 +1,9 @@
 """Scales of the residual stream, folded into ordinary weights.
 
-With c_t the product of all scales up to block t, the stream of the folded model is that of the
-scaled one divided by c_t: what a block reads must not notice, what it writes is divided by c_t. A
-norm in front of a block does not notice a positive factor, up to its epsilon, and turns with a
-negative one. Where nothing in front of a matrix divides the length out, the matrix is multiplied.
+With c_t the product of all scales up to block t, the folded model's stream is that of the scaled
+one divided by c_t: what a block writes is divided by c_t, and what it reads must not depend on c_t.
+A norm in front of a block cancels a positive factor, up to its epsilon, and changes sign with a
+negative one. A matrix that reads the stream without a norm is multiplied by c_t.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Family:
     """The modules of a block, as patterns of their names within it; each must be there.
 
     Attributes:
-        writes: give what is added to the stream; their weights and biases are divided.
-        before: norms of the stream; their gains turn where the product is negative.
-        after: norms of what is added to the stream; their gains are divided.
-        reads: see the stream as it is, without a norm; their weights are multiplied.
+        writes: their output is added to the stream; weights and biases are divided.
+        before: norms of the stream; gains change sign where the product is negative.
+        after: norms of what is added to the stream; gains are divided.
+        reads: read the stream without a norm; weights are multiplied.
         inside: neither read nor write the stream, and need not be there.
         final: the norm after the last block, by the end of its name.
-        unit: gains are stored less one.
+        unit: gains are stored as their difference from one.
     """
 
     writes: tuple[str, ...]
@@ -87,7 +87,7 @@ _OLMO2 = Family(
     writes=(),
     before=(),
     after=("post_attention_layernorm", "post_feedforward_layernorm"),
-    # norms of queries and keys would forgive the length, the gate of the MLP does not
+    # norms of queries and keys would cancel the factor, the MLP's gate does not
     reads=(
         *(r"self_attn\.q_proj", r"self_attn\.k_proj", r"self_attn\.v_proj"),
         *(r"mlp\.gate_proj", r"mlp\.up_proj"),
@@ -141,10 +141,10 @@ FAMILIES: Mapping[str, Family] = {
 def folds(
     scales: Sequence[float], config: Mapping[str, Any], slots: Sequence[Slot]
 ) -> dict[str, Fold]:
-    """What is done to each tensor that scales change, by its name.
+    """The fold of each tensor that scales change, by its name.
 
     Args:
-        scales: (L,) what the stream is multiplied by on its way into each block; () for none.
+        scales: (L,) factors of the stream on its way into each block; () for none.
         config: of the model whose blocks are scaled.
         slots: every tensor of the merged model.
 
@@ -156,20 +156,20 @@ def folds(
         return {}
     family = _family(config)
     products = list(accumulate(scales, mul))
-    found: dict[str, Fold] = {}
+    folded: dict[str, Fold] = {}
     seen = _Seen(family, len(scales))
     for slot in slots:
         layer = slot.place.layer
         if layer is not None:
             if layer < len(products):
                 kind = seen.kind(slot.name, layer)
-                found[slot.name] = _fold(kind, slot.name, products[layer], unit=family.unit)
+                folded[slot.name] = _fold(kind, slot.name, products[layer], unit=family.unit)
         elif _is_final(slot, family):
             seen.final.add(_LEAF.sub("", slot.name))
-            found[slot.name] = _fold("before", slot.name, products[-1], unit=family.unit)
+            folded[slot.name] = _fold("before", slot.name, products[-1], unit=family.unit)
     if problems := list(seen.problems()):
         raise PlanError(problems)
-    return {name: fold for name, fold in found.items() if fold != Fold(1.0)}
+    return {name: fold for name, fold in folded.items() if fold != Fold(1.0)}
 
 
 def _family(config: Mapping[str, Any]) -> Family:
@@ -192,7 +192,7 @@ def _is_final(slot: Slot, family: Family) -> bool:
 
 
 def _fold(kind: str, name: str, product: float, *, unit: bool) -> Fold:
-    """What one tensor needs in a block whose stream is divided by ``product``."""
+    """The fold of one tensor in a block whose stream is divided by ``product``."""
     bias = name.endswith(".bias")
     if kind == "writes" or (kind == "after" and not unit):
         return Fold(1 / product)
@@ -200,14 +200,14 @@ def _fold(kind: str, name: str, product: float, *, unit: bool) -> Fold:
         return Fold(1 / product, 1 / product - 1)
     if kind == "reads" and not bias:
         return Fold(product)
-    if kind == "before" and product < 0 and not bias:  # LayerNorm: what is added does not turn
+    if kind == "before" and product < 0 and not bias:  # a LayerNorm's bias keeps its sign
         return Fold(-1.0, -2.0) if unit else Fold(-1.0)
     return Fold(1.0)
 
 
 @dataclass(slots=True)
 class _Seen:
-    """Which parts of a family the tensors have been."""
+    """The parts of a family that the tensors seen so far belong to."""
 
     family: Family
     layers: int
@@ -221,7 +221,7 @@ class _Seen:
                 self.parts[kind, pattern] = set()
 
     def kind(self, name: str, layer: int) -> str:
-        """What a tensor of a block is to the stream."""
+        """How a tensor of a block relates to the stream: a field of `Family`."""
         module = _LEAF.sub("", within_block(name))
         for (kind, pattern), layers in self.parts.items():
             if re.fullmatch(pattern, module):
@@ -232,7 +232,7 @@ class _Seen:
         return "inside"
 
     def problems(self) -> Iterator[str]:
-        """Tensors that are not known, and those that are missing."""
+        """A sentence for each tensor that is unknown or missing."""
         for name in self.unknown:
             yield (
                 f"scales: {name} is none of the tensors known of this family, so that nobody can "

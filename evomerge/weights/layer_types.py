@@ -1,6 +1,6 @@
-"""What a config leaves to the number of a block, said block by block: blocks may move.
+"""Lists, one value a block, in place of what a config leaves to block numbers.
 
-The defaults are those of Transformers 5.
+With them blocks may move. The defaults are those of Transformers 5.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Config = Mapping[str, Any]
 
 
 def spelled_out(config: Config) -> dict[str, Any]:
-    """The same config, and the language part in it, with a list of what each block is.
+    """The same config, and its language part, with a list of what kind each block is.
 
-    Only for families whose blocks differ by their number, where the config has no such list.
+    Lists are added for families whose blocks differ by number, if the config has none.
     """
     parts = {id(part): _spelled_out(part, config) for part in language_parts(config)}
     whole = {key: parts.get(id(value), value) for key, value in config.items()}
@@ -26,21 +26,21 @@ def spelled_out(config: Config) -> dict[str, Any]:
 
 def _spelled_out(part: Config, config: Config) -> dict[str, Any]:
     kind, layers = str(part.get("model_type")), depth(part) or depth(config) or 0
-    found = dict(part)
+    filled = dict(part)
     if kind == "smollm3" and part.get("no_rope_layers") is None:
         every = part.get("no_rope_layer_interval", 4)
-        found["no_rope_layers"] = [int((layer + 1) % every != 0) for layer in range(layers)]
+        filled["no_rope_layers"] = [int((layer + 1) % every != 0) for layer in range(layers)]
     slides = _SLIDES.get(kind)
     if kind == "exaone4" and not isinstance(part.get("sliding_window_pattern", 4), int):
         slides = None  # "LLLG", which Transformers does not read
     if slides is not None and part.get("layer_types") is None:
-        slide = slides(found)
-        found["layer_types"] = [_SLIDING if slide(layer) else _FULL for layer in range(layers)]
-    return found
+        slide = slides(filled)
+        filled["layer_types"] = [_SLIDING if slide(layer) else _FULL for layer in range(layers)]
+    return filled
 
 
 def _every(default: int) -> Callable[[Config], Callable[[int], bool]]:
-    """All but every so-manieth block."""
+    """All but every n-th block."""
     return lambda config: (
         lambda layer: (layer + 1) % config.get("sliding_window_pattern", default) != 0
     )

@@ -19,7 +19,7 @@ def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:
     Args:
         recipe: what was merged.
         title: the model's name.
-        bare: whether it is none of Transformers' models.
+        bare: whether it is no Transformers model.
     """
     hub = list(dict.fromkeys(name for model in _models(recipe) if (name := hub_name(model))))
     metadata = {
@@ -50,9 +50,9 @@ A merge of {count} with the operator `{recipe.operator}`, made by evomerge {__ve
 
 
 def _stack(recipe: Recipe) -> str:
-    """A line that says how many blocks it has, and of which models; none where they are not chosen.
+    """A line about how many blocks come from which models; empty for a recipe without slices.
 
-    Blocks that come more than once are counted once more as distinct ones.
+    Where blocks are repeated, the number of different ones is added.
     """
     blocks = [
         (tuple(slice_), tuple(start + step for start, _ in slice_.values()))
@@ -75,7 +75,7 @@ def _stack(recipe: Recipe) -> str:
 
 
 def _owners(names: Sequence[str]) -> str:
-    """Whose block it is, or of whose blocks it is merged."""
+    """The model that a block comes from, or those whose blocks it is merged of."""
     quoted = [f"`{name}`" for name in names]
     return f"of {quoted[0]}" if len(quoted) == 1 else f"merged of {_listed(quoted)}"
 
@@ -85,7 +85,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _models(recipe: Recipe) -> Iterator[str]:
-    """Every model that the merge draws on, those of recipes within it too."""
+    """Every model that the merge uses, also inside nested recipes."""
     for model in (recipe.base, *recipe.sources.values()):
         if isinstance(model, str):
             yield model

@@ -1,7 +1,7 @@
-"""From tensor names to block index and role, for any architecture.
+"""The block and the role of every tensor, from its name, for any architecture.
 
-Nothing here knows a model family: the stack of blocks is the numbered path that has as many
-members as the config says, and a role follows from the words in the name.
+No model family is known here: the stack of blocks is the numbered path that has as many members as
+the config says, and a role follows from the words in the name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _POSITIONS = re.compile(r"wpe|position|token_type", re.IGNORECASE)
 
 
 class Place(NamedTuple):
-    """Where a tensor sits: the index of its block, or None outside the blocks, and its role."""
+    """Where a tensor is: the index of its block, None outside the blocks, and its role."""
 
     layer: int | None
     role: str

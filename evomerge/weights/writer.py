@@ -22,7 +22,7 @@ _CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
 
 
 class Spec(NamedTuple):
-    """What will be written: name, shape, dtype."""
+    """A tensor to be written: name, shape, dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -35,18 +35,18 @@ class Spec(NamedTuple):
 
 
 class WeightsWriter:
-    """Writes model.safetensors, or numbered shards with their index, in any order.
+    """Writes model.safetensors, or numbered shards with their index; tensors in any order.
 
-    Headers come first, so that every tensor has its place before any is known. A file appears
-    under its name only when all are whole and on the disk; a failure leaves none of them behind.
-    One file holds the bytes that ``safetensors.torch.save_file`` writes if the specs are ordered
-    as in a `Plan`. Used in a ``with`` statement.
+    Headers are written first, so that every tensor has its place before any value is known. Files
+    appear under their names only when all are complete and on the disk; a failure leaves none
+    behind. One file has the bytes that ``safetensors.torch.save_file`` writes if the specs are
+    ordered as in a `Plan`. Used in a ``with`` statement.
 
     Args:
         folder: exists, and holds no weights yet.
         specs: all tensors.
         shard_bytes: a shard is closed before it would exceed this.
-        stem: how the files' names begin.
+        stem: the file names' beginning.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
@@ -87,10 +87,11 @@ class WeightsWriter:
             raise _unwritable(self.folder, error) from error
 
     def write(self, name: str, start: int, values: Tensor) -> None:
-        """Put a stretch of a tensor in its place; from any thread.
+        """Write a stretch of a tensor; from any thread.
 
         Args:
-            start: flat index of its first element.
+            name: of the tensor.
+            start: flat index of the stretch's first element.
             values: (n,) in the tensor's dtype.
         """
         path, offset, spec = self._places[name]
@@ -149,7 +150,7 @@ class WeightsWriter:
         return path
 
     def _discard(self) -> None:
-        """Close what is open and remove what is not whole."""
+        """Close open files and remove incomplete ones."""
         for path, descriptor in self._files.items():
             with suppress(OSError):
                 os.close(descriptor)
