@@ -33,10 +33,10 @@ def locate(kind: Kind, name: str, folder: Path) -> Path:
 
 def available(kind: Kind) -> dict[str, Path]:
     """Every preset by name; ``./<kind>`` wins over what is shipped."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in (shipped(kind), Path.cwd() / kind):
-        found |= {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-    return dict(sorted(found.items()))
+        files |= {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return dict(sorted(files.items()))
 
 
 def shipped(kind: Kind) -> Path:

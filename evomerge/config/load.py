@@ -89,7 +89,7 @@ def fitness_from(name: str, folder: Path) -> Fitness:
 
 
 def _inline_presets(content: dict[str, Any], folder: Path, collect: ProblemCollector) -> None:
-    """Put keys in place of the names of presets; names that nothing has are invalid keys then."""
+    """Put keys in place of the names of presets; a key whose preset is not found is invalid."""
     stages = content.get("stages")
     spaces = [
         (("stages", index), stage, "space")
@@ -108,7 +108,7 @@ def _inline_presets(content: dict[str, Any], folder: Path, collect: ProblemColle
 
 
 def _inlined(value: Any, kind: presets.Kind, folder: Path) -> Any:
-    """The keys of a preset, its own relative paths made absolute; keys as they are likewise."""
+    """A preset's keys, or keys as they are, with their relative paths made absolute."""
     if isinstance(value, str):
         path = presets.locate(kind, value, folder)
         value, folder = read_yaml(path), path.parent

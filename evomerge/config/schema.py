@@ -37,7 +37,7 @@ _SPACE, _BUDGET = "space: dare_ties", "budget: {evaluations: 400}"
 
 
 def _list_of_stages(value: Any) -> Any:
-    """What stands under ``stages:``, if it is a list."""
+    """The value of ``stages:``, which must be a list."""
     if value is None or isinstance(value, list | tuple):
         return value
     got = f"the keys {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
@@ -77,9 +77,9 @@ class SearchFile(BaseModel):
         name: of the run and its folder.
         base: the model that task vectors are measured from: a folder, or org/name[@revision].
         sources: name to model.
-        stages: in place of space, optimizer and budget: several of each, one after the other.
+        stages: in place of space, optimizer and budget: several of these, one after the other.
         space: a preset's name, a path to a YAML, or its keys inline.
-        fitness: likewise.
+        fitness: the same for what is to be improved.
         optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
         budget: when to stop.
         seed: of everything that is random.
@@ -97,7 +97,7 @@ class SearchFile(BaseModel):
     name: str = Field(pattern=r"^[\w.-]+$")
     base: str
     sources: dict[str, str] = Field(min_length=1)
-    stages: Stages = None  # before what it takes the place of
+    stages: Stages = None  # validated before the keys that it replaces
     space: dict[str, Any] | None = Field(default=None, validate_default=True, examples=[_SPACE])
     fitness: Fitness
     optimizer: Named | None = Field(default=None, validate_default=True)
@@ -132,7 +132,7 @@ class SearchFile(BaseModel):
     @classmethod
     def _here_or_in_stages(cls, value: Any, info: ValidationInfo) -> Any:
         if "stages" not in info.data:
-            return value  # they are wrong, which is told already
+            return value  # they are wrong, and reported already
         if info.data["stages"] is not None:
             if value is not None:
                 raise ValueError("every stage has its own. Move it into the stages")
@@ -142,7 +142,7 @@ class SearchFile(BaseModel):
 
     @property
     def parts(self) -> tuple[StageKeys, ...]:
-        """The stages; of a search without, the one that it is, which has no name."""
+        """The stages; a search without any is one stage that has no name."""
         if self.stages is not None:
             return self.stages
         only = StageKeys.model_construct(

@@ -104,11 +104,8 @@ class DataflowSpace(Space):
             text = "order sorts the blocks of a model."
             problems.append(Problem(("monotone",), text, "Remove one of both.", about=("order",)))
         if overlap and (indicators != "runs" or repetitions < 2):
-            text, other = (
-                "needs indicators: runs and two repetitions.",
-                ("indicators", "repetitions"),
-            )
-            problems.append(Problem(("overlap",), text, "Remove it.", about=other))
+            text = "needs indicators: runs and two repetitions. Remove it."
+            problems.append(Problem(("overlap",), text, about=("indicators", "repetitions")))
         if problems:
             raise ConfigError(problems)
         self._indicators = make_indicators(
@@ -164,8 +161,7 @@ class DataflowSpace(Space):
             problems.append(Problem(("max_layers",), text, cure, about=other))
         weights = limits.weights(least)
         if limits.parameters is not None and weights > limits.parameters:
-            text = (
-                f"{limits.parameters}, but the leading model without blocks, {why} have {weights}."
-            )
+            parts = f"the leading model without blocks, {why}"
+            text = f"{limits.parameters}, but {parts} have {weights}."
             problems.append(Problem(("max_parameters",), text, cure, about=other))
         return problems

@@ -87,26 +87,17 @@ def _stray_problems(keep: Any, own: dict[str, Any]) -> list[Problem]:
     stray = [name for name in keep if name != BASE] if isinstance(keep, Mapping) else []
     if keep is not None and not stray:
         own["keep"] = keep
-    return [
-        Problem(
-            ("path", "keep"),
-            "every block is a merge of all models, and called base.",
-            f"Write base in place of {name!r}.",
-        )
-        for name in stray
-    ]
+    text = "every block is a merge of all models, and called base."
+    return [Problem(("path", "keep"), text, f"Write base in place of {name!r}.") for name in stray]
 
 
 def _length_problems(merged: Recipe, context: SearchContext) -> list[Problem]:
     """Fixed settings that give another number of values than there are blocks to merge."""
     if context.models is None:
         return []
+    why = f"but the base has {context.layers} blocks. Give one value a block."
     return [
-        Problem(
-            ("merge", "parameters", where),
-            f"{count} values, but the base has {context.layers} blocks.",
-            "Give one value a block.",
-        )
+        Problem(("merge", "parameters", where), f"{count} values, {why}")
         for where, count in merged.lists()
         if count != context.layers
     ]

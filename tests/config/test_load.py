@@ -1,4 +1,4 @@
-"""Search files: what is accepted, and how mistakes are told."""
+"""Search files: what is accepted, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_a_nan_in_a_source_is_found_before_anything_is_written(tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
-def test_an_optimizer_that_breeds_needs_a_space_that_can_cross(tmp_path: Path) -> None:
+def test_an_optimizer_with_parents_needs_a_space_that_can_cross(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, changed("optimizer", {"name": "m2n2"}))
     assert problem.endswith(
         "optimizer: m2n2 makes candidates of parents, which this space cannot cross. "
@@ -296,7 +296,7 @@ def test_an_optimizer_that_breeds_needs_a_space_that_can_cross(tmp_path: Path) -
     )
 
 
-def test_a_space_that_crosses_needs_an_optimizer_that_breeds(tmp_path: Path) -> None:
+def test_a_space_that_crosses_needs_an_optimizer_with_parents(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, changed("space", "crossover"))
     assert problem.endswith(
         "optimizer: cmaes names no parents, of which this space makes candidates. "
@@ -304,7 +304,7 @@ def test_a_space_that_crosses_needs_an_optimizer_that_breeds(tmp_path: Path) -> 
     )
 
 
-def test_a_search_by_breeding_loads(tmp_path: Path) -> None:
+def test_a_search_with_parents_loads(tmp_path: Path) -> None:
     loaded = load(write(tmp_path, GOOD), ["space=crossover", "optimizer=m2n2"])
     assert [p.name for p in loaded.search.stages[0].space.parameters] == [
         "source",
@@ -313,7 +313,7 @@ def test_a_search_by_breeding_loads(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_wrong_with_crossover_is_told_with_all_else(tmp_path: Path) -> None:
+def test_what_is_wrong_with_crossover_is_reported_with_all_else(tmp_path: Path) -> None:
     overrides = ["space={kind: crossover, align: word, chromosomes: [mpl]}", "optimizer=m2n2"]
     align, unknown, left_out = problems(tmp_path, GOOD, *overrides)
     assert "space.align: Input should be 'element', 'tensor' or 'layer' (got 'word')" in align
@@ -343,8 +343,8 @@ def test_workers_of_stacks_open_all_models_at_the_greatest_depth(tmp_path: Path)
     }
 
 
-def test_all_that_is_wrong_with_a_stack_is_told_at_once(tmp_path: Path) -> None:
+def test_all_that_is_wrong_with_a_stack_is_reported_at_once(tmp_path: Path) -> None:
     keys = {"kind": "dataflow", "keep": {"base": "all"}, "max_layers": 3, "max_parameters": 10}
-    told = problems(tmp_path, {**changed("space", keys), "fitness": "zoo_skils"})
-    assert len(told) == 3
-    assert "space.max_layers: 3, but the ends" in told[1]
+    found = problems(tmp_path, {**changed("space", keys), "fitness": "zoo_skils"})
+    assert len(found) == 3
+    assert "space.max_layers: 3, but the ends" in found[1]

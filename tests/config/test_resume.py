@@ -44,7 +44,7 @@ def test_a_run_goes_on_with_another_executor() -> None:
     assert file.executor == {"name": "ray", "workers": 4}
 
 
-def test_all_overrides_that_are_refused_are_told_at_once() -> None:
+def test_all_overrides_that_are_refused_are_reported_at_once() -> None:
     assert problems(record(), "seed=1", "executor.worker=2", "budget.seconds=3") == (
         "--set: 'seed=1': a run goes on as it began. Only executor and its keys may be set.",
         "--set: 'budget.seconds=3': a run goes on as it began. Only executor and its keys may be "

@@ -1,4 +1,4 @@
-"""Stages in search files: what is accepted, what stands in for a winner, how mistakes are told."""
+"""Stages in search files: what is accepted, what stands in for a winner, what is refused."""
 
 from __future__ import annotations
 
@@ -227,7 +227,9 @@ def test_what_every_stage_has_is_refused_beside_them(key: str, tmp_path: Path) -
         (["merge"], "stages.0: expected some of these keys: name, sources, space, optimizer, budg"),
     ],
 )
-def test_what_is_no_list_of_stages_is_told_once(stages: Any, message: str, tmp_path: Path) -> None:
+def test_what_is_no_list_of_stages_is_reported_once(
+    stages: Any, message: str, tmp_path: Path
+) -> None:
     (problem,) = problems(tmp_path, GOOD | {"stages": stages})
     assert message in problem
 
@@ -316,7 +318,7 @@ def test_the_timed_candidates_are_one_of_each_stage(tmp_path: Path) -> None:
     ]
 
 
-def test_a_winner_that_does_not_fit_is_told_of_its_stand_in(tmp_path: Path) -> None:
+def test_a_winner_that_does_not_fit_is_reported_of_its_stand_in(tmp_path: Path) -> None:
     merge = load(write(tmp_path, GOOD)).search.stages[1]
     other = Recipe(base="/nowhere", sources={"a": "/nowhere"}, operator="linear", dtype="float32")
     with pytest.raises(InputError, match=r"merge: /nowhere: no such folder"):

@@ -40,7 +40,7 @@ def call(folder: Path, reference: str = "main.py:f") -> Any:
     return load_function(f"{folder}/{reference}")()
 
 
-def test_files_of_one_name_in_two_folders_are_told_apart(write: Write) -> None:
+def test_files_of_one_name_in_two_folders_are_reported_apart(write: Write) -> None:
     main = "import helpers\ndef f():\n    import later\n    return helpers.NAME + later.NAME\n"
     before, modules = list(sys.path), set(sys.modules)
     folders = [
@@ -136,7 +136,7 @@ def test_what_has_changed_is_run_anew(write: Write) -> None:
     assert (before(), call(folder)) == (1, 2)
 
 
-def test_a_neighbour_that_cannot_be_run_is_told(write: Write) -> None:
+def test_a_import_that_cannot_be_run_is_reported(write: Write) -> None:
     folder = write(main="import one\n", one="import nonesuch")
     said = "main.py: cannot be run: ModuleNotFoundError: No module named 'nonesuch'"
     with pytest.raises(ConfigError, match=said):
