@@ -35,29 +35,29 @@ def pages() -> dict[Path, str]:
 
 def page(name: str) -> str:
     """The page of one operator."""
-    told = describe(get(name))
+    operator = describe(get(name))
     parts = [
         MADE.format(name=name),
         f"# {name}",
-        _text(told.about),
-        _text(told.text),
-        "\n".join(_facts(told)),
+        _text(operator.about),
+        _text(operator.text),
+        "\n".join(_facts(operator)),
         "## Parameters",
-        "\n".join(_parameters(told.settings)) if told.settings else "None of its own.",
+        "\n".join(_parameters(operator.settings)) if operator.settings else "None of its own.",
     ]
-    if told.modified:
+    if operator.modified:
         parts.append("Besides, those of all [modifiers](README.md#modifiers).")
-    if told.errors:
-        parts += ["## Errors", _text(told.errors)]
-    parts += ["## Searched by default", *_searched(name), "## Source", _text(told.source)]
+    if operator.errors:
+        parts += ["## Errors", _text(operator.errors)]
+    parts += ["## Searched by default", *_searched(name), "## Source", _text(operator.source)]
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(told: Description) -> Iterator[str]:
-    found = get(told.name)
-    yield f"- merges {_text(told.operands)}"
-    if told.needs:
-        yield f"- needs {', '.join(f'`{n}`' if ':' in n else n for n in told.needs)}"
+def _facts(operator: Description) -> Iterator[str]:
+    found = get(operator.name)
+    yield f"- merges {_text(operator.operands)}"
+    if operator.needs:
+        yield f"- needs {', '.join(f'`{n}`' if ':' in n else n for n in operator.needs)}"
     if found.random:
         yield "- draws random numbers, from the recipe's seed alone"
     if found.ordered:
@@ -110,10 +110,10 @@ def _index(names: Sequence[str]) -> Iterator[str]:
     yield "| operator | | needs | |"
     yield "|---|---|---|---|"
     for name in names:
-        told, found = describe(get(name)), get(name)
+        operator, found = describe(get(name)), get(name)
         traits = [word for word in ("random", "ordered") if getattr(found, word)]
-        needs = ", ".join(f"`{n}`" if ":" in n else n for n in told.needs)
-        yield _row(f"[{name}]({name}.md)", _text(told.about), needs, ", ".join(traits))
+        needs = ", ".join(f"`{n}`" if ":" in n else n for n in operator.needs)
+        yield _row(f"[{name}]({name}.md)", _text(operator.about), needs, ", ".join(traits))
 
 
 def _row(*cells: str) -> str:

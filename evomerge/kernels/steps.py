@@ -39,8 +39,8 @@ def offspring(step: LineageStep, parents: Sequence[Tensor], seed: int, *, start:
     weights = np.zeros((len(ends), 2), np.float32)
     weights[:, : len(parents)] = step.weights
     if fits(first, second):
-        given = NOTHING if noise is None else array(noise)
-        _mix(array(first), array(second), ends, weights, given, sigma, array(out))
+        added = NOTHING if noise is None else array(noise)
+        _mix(array(first), array(second), ends, weights, added, sigma, array(out))
         return out
     low = 0
     for high, (a, b) in zip(ends.tolist(), weights.tolist(), strict=True):

@@ -140,10 +140,10 @@ def _settings(operator: Operator, parameters: dict[str, Any], count: int) -> Set
 
 def _column(key: str, bound: Bound, parameters: dict[str, Any], count: int) -> list[float]:
     """The (M,) values of one per-source parameter, taken out of ``parameters``."""
-    given = [name for name in (key, f"{key}s") if name in parameters]
-    if len(given) > 1:
+    spellings = [name for name in (key, f"{key}s") if name in parameters]
+    if len(spellings) > 1:
         raise OperatorError(f"{key} and {key}s are the same parameter: give one")
-    value = parameters.pop(given[0]) if given else bound.default
+    value = parameters.pop(spellings[0]) if spellings else bound.default
     column = list(value) if isinstance(value, (Sequence, Tensor, np.ndarray)) else [value] * count
     column = [v.item() if isinstance(v, (Tensor, np.generic)) else v for v in column]
     if len(column) != count:

@@ -80,9 +80,9 @@ class Operator(Traits):
         Raises:
             ConfigError: unknown keys and values outside their domain, all at once.
         """
-        given = {key: value for key, value in settings.items() if key not in self.per_source}
+        shared = {key: value for key, value in settings.items() if key not in self.per_source}
         try:
-            valid = self.options.model_validate(given)
+            valid = self.options.model_validate(shared)
         except ValidationError as error:
             raise ConfigError(registry.explain(error, self.options, *path)) from None
         return {key: getattr(valid, key) for key in self.shared}

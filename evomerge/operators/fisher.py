@@ -88,10 +88,10 @@ def _average(x: Stack, lam: Floats) -> Merged:
     return weighted(x, lam, divisor=plain_divisor(lam))
 
 
-def _norms(x: Stack, given: Floats) -> list[float]:
-    """(M,) norms of the Fisher values over the whole model, as given or measured."""
-    if all(given):
-        return list(given)
+def _norms(x: Stack, recorded_norms: Floats) -> list[float]:
+    """(M,) norms of the Fisher values over the whole model, measured where they are 0."""
+    if all(recorded_norms):
+        return list(recorded_norms)
     whole = measures(x, "global", every=True)
 
     def measure() -> dict[str, float]:
@@ -103,4 +103,4 @@ def _norms(x: Stack, given: Floats) -> list[float]:
         return {label: math.sqrt(square) for label, square in squares.items()}
 
     measured = whole.once("fisher norms", measure)
-    return [norm or measured[label] for norm, label in zip(given, x.labels, strict=True)]
+    return [norm or measured[label] for norm, label in zip(recorded_norms, x.labels, strict=True)]

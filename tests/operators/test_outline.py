@@ -41,9 +41,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_operator_of_a_plug_in_is_outlined_without_its_packages(folder: Path) -> None:
     words = 'Word = Literal["good", "bad"]\nHALF = 0.5'
     (folder / "ours.py").write_text(FILE.format(name="ours", words=words))
-    told = describe(outline("ours"))
-    assert (told.about, told.text) == ("A plug-in's operator.", "Something of the weights.")
-    assert [(s.name, s.domain) for s in told.settings] == [("weight", "≤ 1"), ("word", "good, bad")]
+    ours = describe(outline("ours"))
+    assert (ours.about, ours.text) == (
+        "A plug-in's operator.",
+        "Something of the weights.",
+    )
+    assert [(s.name, s.domain) for s in ours.settings] == [
+        ("weight", "≤ 1"),
+        ("word", "good, bad"),
+    ]
 
 
 @pytest.mark.parametrize(

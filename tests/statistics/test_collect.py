@@ -413,25 +413,26 @@ def test_all_mistakes_are_named_at_once(tiny: Tiny, text: Path, tmp_path: Path) 
         **{"text": text / "nowhere", "fitness": "zoo_skills", "tasks": ("arithmetik",)},
         **{"examples": 0, "max_length": 1, "seed": -1, "batch_size": 2, "diagonal": True},
     }
-    said = refused(tiny, tmp_path / "out", **wrong)
-    assert len(said.splitlines()) == 8
-    assert "Did you mean 'arithmetic'" in said
+    message = refused(tiny, tmp_path / "out", **wrong)
+    assert len(message.splitlines()) == 8
+    assert "Did you mean 'arithmetic'" in message
 
 
 def test_examples_must_come_from_somewhere(tiny: Tiny, tmp_path: Path) -> None:
     assert "either a text or a fitness" in refused(tiny, tmp_path / "out")
-    said = refused(tiny, tmp_path / "out", fitness="zoo_skils")
-    assert "zoo_skills" in said
+    message = refused(tiny, tmp_path / "out", fitness="zoo_skils")
+    assert "zoo_skills" in message
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(b"", "holds no text"), (b" \n", "holds no text"), (b"\xff", "not UTF-8")]
+    ("content", "message"),
+    [(b"", "holds no text"), (b" \n", "holds no text"), (b"\xff", "not UTF-8")],
 )
 def test_a_text_that_says_nothing_is_refused(
-    tiny: Tiny, text: Path, tmp_path: Path, content: bytes, said: str
+    tiny: Tiny, text: Path, tmp_path: Path, content: bytes, message: str
 ) -> None:
     text.write_bytes(content)
-    assert said in refused(tiny, tmp_path / "out", text=text)
+    assert message in refused(tiny, tmp_path / "out", text=text)
     assert "no such file" in refused(tiny, tmp_path / "out", text=tmp_path / "nowhere.txt")
 
 
@@ -442,11 +443,11 @@ def test_fewer_examples_than_asked_for_are_a_note(tiny: Tiny, text: Path, tmp_pa
     assert found.manifest.examples == 4
 
 
-def test_progress_is_told(tiny: Tiny, text: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported(tiny: Tiny, text: Path, tmp_path: Path) -> None:
+    reported: list[tuple[int, int]] = []
     what = Collection(model=str(tiny()), kind="fisher", text=text, max_length=LENGTH)
-    collect(what, tmp_path / "out", lambda done, total: told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    collect(what, tmp_path / "out", lambda done, total: reported.append((done, total)))
+    assert reported == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_a_taken_folder_is_refused(tiny: Tiny, text: Path, tmp_path: Path) -> None:
@@ -463,8 +464,8 @@ def test_a_full_disk_leaves_nothing(
 ) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=1_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    said = refused(tiny, tmp_path / "new" / "out", OutputError, text=text)
-    assert "the disk has 1000 free" in said
+    message = refused(tiny, tmp_path / "new" / "out", OutputError, text=text)
+    assert "the disk has 1000 free" in message
     assert not (tmp_path / "new").exists()
 
 
