@@ -59,8 +59,8 @@ class WorkerSetup:
         return registry.find("engines", self.engine, Engine)(**self.engine_options)
 
 
-class _Tried(NamedTuple):
-    """What came of a part of an evaluation, or why it failed."""
+class _Attempt(NamedTuple):
+    """What a part of an evaluation came to: scores (none of a merge), or an error."""
 
     tasks: dict[str, TaskScores]
     seconds: float = 0.0
@@ -71,22 +71,22 @@ class Worker:
     """Keeps sources, engine and tasks open from the first job to the last.
 
     Attributes:
-        exhausted: memory has run out. What is left of the engine is not to be relied
-            on: close this worker and make another.
+        exhausted: memory has run out. The engine can no longer be relied on: close this worker
+            and make another.
 
     Raises:
         InputError: models, engine or tasks that cannot be opened.
     """
 
     def __init__(self, setup: WorkerSetup) -> None:
-        # operators are imported now, lest that take its time from the first candidate
+        # imports the operators, whose seconds would otherwise count for the first candidate
         import evomerge.weights.merge  # noqa: F401
 
         self.setup = setup
         self.exhausted = False
         self._library = Library()
         self.models = self._library.models(setup)
-        self._other = self.models  # the last that were not those of the run
+        self._other = self.models  # the last models that were not those of the run
         kind = registry.find("engines", setup.engine, Engine)
         if problems := unserved(setup.fitness, kind, setup.engine):
             raise ConfigError(problems)
@@ -104,17 +104,17 @@ class Worker:
     def evaluate(self, job: Job) -> Evaluation:
         """Merge the job's recipe into the engine and score it.
 
-        Whatever goes wrong with one candidate is a result, not an exception.
+        A candidate that cannot be merged or scored is a result, not an exception.
 
         Raises:
             CheckpointError: a source can no longer be read, or holds NaN.
             ConfigError: a task does not score its examples.
-            SearchError: the engine cannot go on; the candidate may score elsewhere.
+            SearchError: the engine cannot go on; another worker may score the candidate.
         """
         return self.evaluate_all([job])[0]
 
     def evaluate_all(self, jobs: Sequence[Job]) -> list[Evaluation]:
-        """As `evaluate`, of several jobs side by side.
+        """As `evaluate`, for several jobs side by side.
 
         Args:
             jobs: at most `at_once`, all of the same split.
@@ -123,35 +123,36 @@ class Worker:
             CheckpointError, ConfigError, SearchError: as `evaluate`.
         """
         scorer = self.scorers[jobs[0].split]
-        merged = [
-            self._tried(job.number, partial(self._load, slot, job)) for slot, job in enumerate(jobs)
+        merges = [
+            self._attempt(job.number, partial(self._load, slot, job))
+            for slot, job in enumerate(jobs)
         ]
         started = time.perf_counter()
         known: Mapping[str, torch.Tensor] = {}
-        if self.engine.at_once > 1 and any(load.error is None for load in merged):
+        if self.engine.at_once > 1 and any(merge.error is None for merge in merges):
             known = scorer.ask_all(self.engine)
         shared = (time.perf_counter() - started) / len(jobs)
-        found = []
-        for slot, (job, load) in enumerate(zip(jobs, merged, strict=True)):
-            if load.error is not None:
-                found.append(Evaluation("failed", error=load.error))
+        evaluations = []
+        for slot, (job, merge) in enumerate(zip(jobs, merges, strict=True)):
+            scored = merge
+            if merge.error is None:
+                own = {name: scores_NE[slot] for name, scores_NE in known.items()}
+                scored = self._attempt(job.number, partial(self._score, slot, scorer, own))
+            if scored.error is not None:
+                failed = Evaluation("failed", error=scored.error, merge_seconds=merge.seconds)
+                evaluations.append(failed)
                 continue
-            own = {name: scores_NE[slot] for name, scores_NE in known.items()}
-            asked = self._tried(job.number, partial(self._score, slot, scorer, own))
-            if asked.error is not None:
-                found.append(Evaluation("failed", error=asked.error, merge_seconds=load.seconds))
-                continue
-            found.append(
+            evaluations.append(
                 Evaluation(
                     "done",
-                    asked.tasks,
-                    merge_seconds=load.seconds,
-                    score_seconds=asked.seconds + shared,
+                    scored.tasks,
+                    merge_seconds=merge.seconds,
+                    score_seconds=scored.seconds + shared,
                     generation_seconds=scorer.generation_seconds + shared,
                     generated_tokens=scorer.generated_tokens,
                 )
             )
-        return found
+        return evaluations
 
     def _load(self, slot: int, job: Job) -> dict[str, TaskScores]:
         self.engine.load_at(slot, make_plan(job.recipe, self._models_of(job.recipe)))
@@ -163,26 +164,29 @@ class Worker:
         self.engine.turn_to(slot)
         return scorer.score(self.engine, known)
 
-    def _tried(self, number: int, part: Callable[[], dict[str, TaskScores]]) -> _Tried:
-        """One part of an evaluation; what goes wrong is told in its result."""
+    def _attempt(self, number: int, part: Callable[[], dict[str, TaskScores]]) -> _Attempt:
+        """Run one part of an evaluation, and time it; an error is a part of the result."""
         started = time.perf_counter()
         try:
-            return _Tried(part(), time.perf_counter() - started)
+            return _Attempt(part(), time.perf_counter() - started)
         except (CheckpointError, ConfigError, SearchError):
-            raise  # a damaged file, a wrong YAML or a broken machine is nobody's bad gene
+            raise  # a damaged file, a wrong YAML or a broken machine is not the candidate's fault
         except Exception as error:
-            # MemoryError and CUDA's own errors too: the next candidate may fit
+            # also MemoryError and CUDA's own errors: the next candidate may fit
             self.exhausted |= _lacks_memory(error.__cause__ or error)
             log.debug("candidate %d failed\n%s", number, traceback.format_exc())
             text = "; ".join(error.problems) if isinstance(error, InputError) else str(error)
-            return _Tried({}, error=f"{type(error).__name__}: {text}")
+            return _Attempt({}, error=f"{type(error).__name__}: {text}")
 
     def _models_of(self, recipe: Recipe) -> Models:
-        """The models of the run as the recipe stacks their blocks, and those that it holds itself.
+        """All models of the run, with blocks stacked as in the recipe, and the recipe's own merges.
 
         A recipe may hold merges of the run's models, such as the winner of an earlier stage. They
-        are opened with all others, so that the merged model has the same tensors. An engine may
-        serve another stack than the run's, or fail the candidate.
+        are opened together with all models of the run, so that the merged model has the same
+        tensors as that of any other candidate.
+
+        Raises:
+            PlanError: the recipe is made of models that are not the run's.
         """
         setup = self.setup
         known = _leaves(setup.base, *setup.sources.values())
@@ -198,12 +202,12 @@ class Worker:
                 f"not among the models of this search: {label}. Add it to the search's sources."
             )
         sources = {**setup.sources, **inner}
-        if sources.get("base", base) != base:  # the run's, which this recipe has not as its base
+        if sources.get("base", base) != base:  # that of the run: this recipe has another
             del sources["base"]
-        if "base" in recipe.sources:  # by which its slices name it
+        if "base" in recipe.sources:  # its slices call its base so
             sources.setdefault("base", base)
         if setup.base not in (base, *sources.values()):
-            sources[_unlike(sources)] = setup.base
+            sources[_free_name(sources)] = setup.base
         wanted = replace(setup, base=base, sources=sources, slices=recipe.slices)
         for models in (self.models, self._other):
             if _same(models.composition, wanted):
@@ -217,7 +221,7 @@ class Worker:
 
 
 def _lacks_memory(error: BaseException) -> bool:
-    """Whether memory ran out; of a CPU's, torch says so in the text of a `RuntimeError`."""
+    """Whether memory ran out. On a CPU torch raises a `RuntimeError` that says so in its text."""
     import torch
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
@@ -248,21 +252,21 @@ def unserved(fitness: Fitness, engine: type[Engine], name: str) -> list[str]:
 
 
 def _leaves(*models: str | Recipe) -> set[str]:
-    """The checkpoints that models are made of."""
-    found = {model for model in models if isinstance(model, str)}
+    """References of the checkpoints that models are made of, however deeply recipes are nested."""
+    leaves = {model for model in models if isinstance(model, str)}
     for model in models:
         if isinstance(model, Recipe):
-            found |= _leaves(model.base, *model.sources.values())
-    return found
+            leaves |= _leaves(model.base, *model.sources.values())
+    return leaves
 
 
-def _unlike(names: Collection[str]) -> str:
-    """A name for the run's base where a recipe has another."""
+def _free_name(names: Collection[str]) -> str:
+    """A name that is not among these, for the run's base where a recipe has another."""
     return next(name for n in count() if (name := f"base_{n}") not in names)
 
 
 def _same(opened: Recipe, wanted: WorkerSetup) -> bool:
-    """Whether models opened so are those wanted; the rest of a setup is the run's."""
+    """Whether models that were opened for a composition are those of a setup of this run."""
     return (opened.base, dict(opened.sources), opened.slices) == (
         *(wanted.base, dict(wanted.sources)),
         tuple(wanted.slices),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ import torch
 from evomerge.config.compose import LoadedSearch
 from evomerge.errors import CandidateError
 from evomerge.executors import Executor
-from evomerge.executors.local import LocalExecutor
 from evomerge.recipes import Recipe
 from evomerge.scoring.tasks import example_counts
 from evomerge.search.baselines import baselines
@@ -28,37 +28,27 @@ from evomerge.worker import Worker
 def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
     """Sizes, dimension, number of evaluations and memory, as plain data with units in the names.
 
-    Of a search with stages, what differs between them is under ``stages``, by name; a later stage
-    is estimated as if the recipes with which those before it begin had won.
+    Of a search with stages, what differs between them is under ``stages``, by name. A later stage
+    is estimated as if the recipes that earlier stages begin with had won.
 
     Args:
         probe: time one candidate of each stage, on a worker in this process.
 
     Raises:
         CandidateError: the timed candidate cannot be scored.
-        ConfigError: a budget of GPU hours, and the timed candidate, or workers elsewhere, on none.
+        ConfigError: a budget of GPU hours, but no GPU under the workers or the timed candidate.
     """
     search, models, executor = loaded.search, loaded.models, loaded.search.new_executor()
-    if not isinstance(executor, LocalExecutor):  # which may run on another machine than this one
+    if executor.gpus_per_worker is not None:  # whatever this machine has
         for stage in search.stages:
             stage.budget.require_gpus(executor.planned_gpus(search.setup))
     plans = {stage.name: _plan(stage, _first(stage), models) for stage in search.stages}
-    compared = len(baselines(search.context, search.paper_defaults))
-    evaluations = search.evaluations
-    examples = example_counts(loaded.file.fitness)
-    per_candidate = sum(examples["search"].values())
-    unknown = dict.fromkeys(loaded.file.fitness.scorers, "as its scorer says")
-    count = len(search.stages)
-    total = None if evaluations is None else (evaluations + compared + count) * per_candidate
-    held_out = sum(examples["held_out"].values()) * (compared + count * search.champions)
-    bytes_to_merge = compared * plans[search.stages[0].name].nbytes
-    for stage in search.stages:
-        bytes_to_merge += (stage.budget.evaluations or 0) * plans[stage.name].nbytes
     deepest = {stage.name: _deepest(stage, models) for stage in search.stages}
     of_stages = {
         stage.name: _of_stage(stage, plans[stage.name], deepest[stage.name])
         for stage in search.stages
     }
+    compared = len(baselines(search.context, search.paper_defaults))
     largest = max((deepest[name] or plan for name, plan in plans.items()), key=lambda p: p.nbytes)
     return {
         "name": loaded.file.name,
@@ -70,12 +60,33 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
         "merged_bytes": max(plan.nbytes for plan in plans.values()),
         **({"stages": of_stages} if loaded.file.stages else of_stages[""]),
         "baselines": compared,
-        "search_examples": {**examples["search"], **unknown},
-        "held_out_examples": {**examples["held_out"], **unknown},
-        "examples_to_answer": _in_all(total, held_out, scorers=bool(unknown)),
-        "bytes_to_merge": bytes_to_merge,
+        **_work(loaded, compared, plans),
         **_memory(loaded, largest, executor),
         **(_probe(loaded, compared, executor) if probe else {}),
+    }
+
+
+def _work(loaded: LoadedSearch, compared: int, plans: Mapping[str, Plan]) -> dict[str, Any]:
+    """How many examples there are to answer, and how many bytes to merge.
+
+    Args:
+        compared: number of baselines.
+        plans: of the recipe that each stage begins with.
+    """
+    search, stages = loaded.search, loaded.search.stages
+    examples = example_counts(loaded.file.fitness)
+    unknown = dict.fromkeys(loaded.file.fitness.scorers, "as its scorer says")
+    held_out = sum(examples["held_out"].values()) * (compared + len(stages) * search.champions)
+    answered: int | str = "as many as the time allows"
+    if search.evaluations is not None:
+        searched = search.evaluations + compared + len(stages)
+        answered = searched * sum(examples["search"].values()) + held_out
+    merged = ((stage.budget.evaluations or 0) * plans[stage.name].nbytes for stage in stages)
+    return {
+        "search_examples": {**examples["search"], **unknown},
+        "held_out_examples": {**examples["held_out"], **unknown},
+        "examples_to_answer": "as many as the scorers say" if unknown else answered,
+        "bytes_to_merge": compared * plans[stages[0].name].nbytes + sum(merged),
     }
 
 
@@ -89,13 +100,13 @@ def _plan(stage: Stage, recipe: Recipe, models: Models) -> Plan:
 
 
 def _deepest(stage: Stage, models: Models) -> Plan | None:
-    """Of the deepest stack of the space, if it stacks blocks."""
+    """The plan of the deepest stack in the space; None where it stacks no blocks."""
     recipe = stage.space.largest()
     return None if recipe is None else _plan(stage, recipe, models)
 
 
 def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]:
-    """What differs between stages: of stacks of blocks also the start and the largest."""
+    """What differs between stages; where blocks are stacked, also the first and largest stack."""
     stacks = {} if deepest is None else {"start": start, "largest_stack": deepest}
     sizes = {
         name: {
@@ -112,23 +123,13 @@ def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]
     }
 
 
-def _in_all(searched: int | None, held_out: int, *, scorers: bool) -> int | str:
-    """Examples of the whole run, or why they are not known."""
-    if scorers:
-        return "as many as the scorers say"
-    return "as many as the time allows" if searched is None else searched + held_out
-
-
 def _memory(loaded: LoadedSearch, plan: Plan, executor: Executor) -> dict[str, Any]:
-    """What the live weights of one worker take, and whether machines like this one hold them.
+    """Bytes of the live weights of one worker, and whether a machine like this one holds them.
 
     Caches and activations come on top. On a CPU all workers of this machine share its memory; on
-    GPUs each has its own, or its part of one.
+    GPUs each has its own, or its share of one.
     """
-    setup, held = loaded.search.setup, None
-    if not isinstance(executor, LocalExecutor):
-        held = executor.planned_gpus(setup) / executor.capacity
-    engine = setup.new_engine()
+    engine, held = loaded.search.setup.new_engine(), executor.gpus_per_worker
     gpus = engine.gpus(held)
     dtype: torch.dtype = getattr(torch, engine.weights_dtype(loaded.models.dtype, held))
     needed = sum(math.prod(step.slot.shape) for step in plan.steps) * dtype.itemsize
@@ -152,7 +153,7 @@ def _memory(loaded: LoadedSearch, plan: Plan, executor: Executor) -> dict[str, A
 
 
 def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str, Any]:
-    """One candidate of each stage, timed, and what that makes of the budgets."""
+    """Time one candidate of each stage: seconds, and how far the budgets go at that pace."""
     search, workers = loaded.search, executor.capacity
     begun = time.perf_counter()
     worker = Worker(search.setup)
@@ -181,30 +182,30 @@ def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str,
 
 
 def _timed(worker: Worker, stage: Stage) -> float:
-    """Seconds that a candidate which takes as long as most takes."""
+    """Seconds that one worker takes for a candidate of typical size."""
     recipe = stage.space.decode(stage.space.representative())
     jobs = [Job(number, recipe, "search") for number in range(worker.at_once)]
     if worker.setup.fitness.scorers:
         worker.evaluate_all(jobs)  # scorers may load their data at the first call
-    found = worker.evaluate_all(jobs)[0]
-    if found.status == "failed":
+    evaluation = worker.evaluate_all(jobs)[0]
+    if evaluation.status == "failed":
         of = f" of stage {stage.name}" if stage.name else ""
-        raise CandidateError(f"the timed candidate{of} failed: {found.error}")
-    return found.merge_seconds + found.score_seconds
+        raise CandidateError(f"the timed candidate{of} failed: {evaluation.error}")
+    return evaluation.merge_seconds + evaluation.score_seconds
 
 
 def totals(
     budget: Budget, besides: int, seconds: float, workers: int, gpus: float
 ) -> dict[str, Any]:
-    """How far a budget goes, and what it comes to.
+    """Candidates, seconds and GPU hours after which a budget is spent.
 
     Args:
-        besides: candidates that come on top of those of the budget.
-        seconds: that one candidate takes one worker.
-        gpus: of all workers.
+        besides: candidates that are evaluated on top of those of the budget.
+        seconds: that one worker takes for one candidate.
+        gpus: of all workers together.
 
     Raises:
-        ConfigError: GPU hours, where there is no GPU.
+        ConfigError: the budget is in GPU hours, and there is no GPU.
     """
     budget.require_gpus(gpus)
     ends = [] if budget.evaluations is None else [budget.evaluations]

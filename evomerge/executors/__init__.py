@@ -22,16 +22,19 @@ class Executor(ABC):
     A machine that fails is the executor's business: it evaluates the job elsewhere.
 
     Attributes:
-        capacity: how many jobs it works on at once; it takes more and holds them.
-        tell_order: when the optimizer learns: ``finished`` as results come, ``asked`` in the
-            order of the candidates' numbers, so that a run does not depend on timing.
-        lookahead: with ``asked``, how many candidates may be asked for before the first of them
-            is told.
+        capacity: how many jobs it works on at once; it takes more and queues them.
+        tell_order: in which order the optimizer gets results: ``finished`` as they come, ``asked``
+            by the candidates' numbers, so that a run does not depend on timing.
+        lookahead: with ``asked``, how many candidates may be asked for before the optimizer gets
+            the result of the first of them.
         workers_here: how many workers share the memory of this machine, as far as that is known.
+        gpus_per_worker: how many GPUs each worker gets, on whatever machine; None: workers compute
+            in this process, on the devices that they find here.
     """
 
     capacity: int = 1
     workers_here: int = 1
+    gpus_per_worker: float | None = None
     tell_order: TellOrder = "asked"
     lookahead: int = 1
 
@@ -41,8 +44,10 @@ class Executor(ABC):
         return 0.0
 
     def planned_gpus(self, setup: WorkerSetup) -> float:
-        """How many GPUs all workers will hold together once they are open; none need be yet."""
-        return self.gpus
+        """How many GPUs all workers together will hold once they are open; none need be yet."""
+        if self.gpus_per_worker is None:
+            return setup.new_engine().gpus()
+        return self.capacity * self.gpus_per_worker
 
     def validate(self, engine: Engine) -> None:  # noqa: B027 - most run all
         """Raise for an engine that the workers could not run; neither need be started.

@@ -21,13 +21,17 @@ from evomerge.weights.library import Library
 from evomerge.worker import WorkerSetup
 
 LIBRARIES = ("torch", "transformers", "lm_eval", "vllm", "tokenizers")
-# Beside the weights; of them a tokenizer or a template changes every score.
+# Of the files beside the weights: a tokenizer or a chat template changes every score.
 _TEXTS = {".json", ".jinja", ".txt", ".model", ".py"}
-_FITNESS = "fitness"
+_CURES = {
+    "model": "Copy the model to that node again, or put it on a shared disk.",
+    "engine": "Copy the module's files to that node again, or put them on a shared disk.",
+    "fitness": "Copy the fitness and its tasks to that node again, or put them on a shared disk.",
+}
 
 
-class Stored(NamedTuple):
-    """Something on disk: where this machine has it, and the digest of what is in it."""
+class StoredFile(NamedTuple):
+    """A file, or the weights of a model: its path on this machine, and a digest of its content."""
 
     path: str
     digest: str
@@ -35,79 +39,74 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """One machine, as far as it changes scores; plain data.
+    """What a machine has that changes scores; plain data.
 
     Attributes:
         host: its name.
         versions: library to version.
-        stored: by a name that is the same everywhere, weights and files of the models.
+        stored: weights and files, by names that are the same on every machine.
         problems: what cannot be opened there.
     """
 
     host: str
     versions: Mapping[str, str]
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredFile]
     problems: tuple[str, ...] = ()
 
 
 def inspect_machine(setup: WorkerSetup) -> Inspection:
-    """What this machine has of a run; of weights, headers and sampled blocks are read."""
-    host, found = socket.gethostname(), versions(*LIBRARIES)
+    """What this machine has of a run. Of weights, only headers and samples are read."""
+    host, installed = socket.gethostname(), versions(*LIBRARIES)
     try:
-        return Inspection(host, found, _stored(setup))
+        return Inspection(host, installed, _stored(setup))
     except InputError as error:
-        return Inspection(host, found, {}, error.problems)
+        return Inspection(host, installed, {}, error.problems)
     except OSError as error:
-        return Inspection(host, found, {}, (str(error),))
+        return Inspection(host, installed, {}, (str(error),))
 
 
-def differences(expected: Inspection, found: Inspection, where: str) -> list[str]:
-    """A sentence for everything that a machine has otherwise than expected.
+def differences(expected: Inspection, actual: Inspection, where: str) -> list[str]:
+    """A sentence for everything in which a machine differs from what is expected.
 
     Args:
         where: names the machine, e.g. ``node 10.0.0.7``.
     """
-    problems = [f"{where}: {problem}" for problem in found.problems]
+    problems = [f"{where}: {problem}" for problem in actual.problems]
     problems += [
-        f"{where}: has {name} {found.versions.get(name, 'not installed')}, "
+        f"{where}: has {name} {actual.versions.get(name, 'not installed')}, "
         f"{expected.host} has {version}. Install the same version everywhere."
         for name, version in expected.versions.items()
-        if found.versions.get(name, "not installed") != version
+        if actual.versions.get(name, "not installed") != version
     ]
-    if found.problems:
+    if actual.problems:
         return problems
-    for name in sorted(expected.stored.keys() | found.stored.keys()):
-        here, there = expected.stored.get(name), found.stored.get(name)
+    for name in sorted(expected.stored.keys() | actual.stored.keys()):
+        here, there = expected.stored.get(name), actual.stored.get(name)
+        cure = _CURES.get(name.partition(" ")[0], _CURES["model"])
         if here is None and there is not None:
-            problems.append(f"{where}: {there.path}: {expected.host} has no such file. {_CURE}")
+            problems.append(f"{where}: {there.path}: {expected.host} has no such file. {cure}")
         elif there is None and here is not None:
-            problems.append(f"{where}: {here.path}: missing there. {_CURE}")
+            problems.append(f"{where}: {here.path}: missing there. {cure}")
         elif here is not None and there is not None and here.digest != there.digest:
-            cure = _CURE_FITNESS if name == _FITNESS else _CURE
-            cure = _CURE_MODULE if name.startswith("engine ") else cure
             problems.append(f"{where}: {there.path}: differs from that on {expected.host}. {cure}")
     return problems
 
 
-_CURE = "Copy the model to that node again, or put it on a shared disk."
-_CURE_MODULE = "Copy the module's files to that node again, or put it on a shared disk."
-_CURE_FITNESS = "Copy the fitness and its tasks to that node again, or put them on a shared disk."
-
-
-def _stored(setup: WorkerSetup) -> dict[str, Stored]:
-    """Digests of all weights and small files; the names do not depend on where folders lie."""
-    found = {_FITNESS: Stored(setup.fitness.include_path or "fitness", setup.fitness.digest)}
+def _stored(setup: WorkerSetup) -> dict[str, StoredFile]:
+    """Weights and small files, by names that do not depend on where folders lie."""
+    fitness = setup.fitness
+    stored = {"fitness": StoredFile(fitness.include_path or "fitness", fitness.digest)}
     engine = registry.find("engines", setup.engine, Engine)
     files = engine.files(setup.engine_options)
     for file in files:
         name = os.path.relpath(file, files[0].parent)
-        found[f"engine {name}"] = Stored(str(file), _digest(file))
+        stored[f"engine {name}"] = StoredFile(str(file), _digest(file))
     for number, (folder, checkpoint) in enumerate(Library().models(setup).checkpoints.items()):
-        found[f"{number} weights"] = Stored(f"{folder} (weights)", checkpoint.fingerprint)
+        stored[f"{number} weights"] = StoredFile(f"{folder} (weights)", checkpoint.fingerprint)
         for file in sorted(folder.iterdir()):
             if file.suffix in _TEXTS and not file.name.endswith(".index.json"):
-                found[f"{number} {file.name}"] = Stored(str(file), _digest(file))
-    return found
+                stored[f"{number} {file.name}"] = StoredFile(str(file), _digest(file))
+    return stored
 
 
 def _digest(file: Path) -> str:

@@ -15,16 +15,16 @@ from evomerge.worker import Worker, WorkerSetup
 
 
 class LocalExecutor(Executor):
-    """Evaluates one candidate after the other, in order, or as many side by side as it is given.
+    """Evaluates candidates in order: one at a time, or as many as the engine holds at once.
 
     Args:
-        lookahead: how many candidates are asked for before the first of them is told; by default
-            as many as the engine holds at once. With that of a run on many workers, and
-            ``tell_order: asked`` there, both find the same.
+        lookahead: how many candidates are asked for before the optimizer gets the result of the
+            first of them; by default as many as the engine holds at once. With the lookahead of a
+            run on many workers, and ``tell_order: asked`` there, both find the same.
     """
 
     def __init__(self, *, lookahead: Annotated[int, Field(ge=1)] | None = None) -> None:
-        self._given = lookahead
+        self._own_lookahead = lookahead
         self.lookahead = lookahead or 1
         self._queue: deque[Job] = deque()
         self._done: deque[tuple[Job, Evaluation]] = deque()
@@ -36,14 +36,10 @@ class LocalExecutor(Executor):
         """See `Executor.gpus`."""
         return self._gpus
 
-    def planned_gpus(self, setup: WorkerSetup) -> float:
-        """See `Executor.planned_gpus`."""
-        return setup.new_engine().gpus()
-
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`."""
         self._worker = Worker(setup)
-        self.lookahead = self._given or self._worker.at_once
+        self.lookahead = self._own_lookahead or self._worker.at_once
         self._gpus = self._worker.engine.gpus()
 
     def submit(self, job: Job) -> None:
@@ -56,11 +52,10 @@ class LocalExecutor(Executor):
             raise RuntimeError("the executor is not started")
         if not self._done:
             jobs = self._next(self._worker.at_once)
-            found = self._worker.evaluate_all(jobs)
             name = f"0 on {socket.gethostname()}"
-            for job, evaluation in zip(jobs, found, strict=True):
+            for job, evaluation in zip(jobs, self._worker.evaluate_all(jobs), strict=True):
                 self._done.append((job, replace(evaluation, worker=name)))
-        if self._worker.exhausted:  # a new engine: who knows what the old one still holds
+        if self._worker.exhausted:  # the old engine may still hold memory
             setup = self._worker.setup
             self._worker.close()
             self._worker = Worker(setup)

@@ -95,6 +95,7 @@ class RayExecutor(Executor):
             )
         self.capacity = workers
         self.workers_here = workers if address == "local" else 1
+        self.gpus_per_worker = gpus_per_worker
         self.tell_order = tell_order
         self.lookahead = lookahead or 2 * workers
         self._resources = WorkerResources(gpus_per_worker, cpus_per_worker, nodes_per_worker)
@@ -112,10 +113,6 @@ class RayExecutor(Executor):
     def gpus(self) -> float:
         """See `Executor.gpus`: of the workers that have room, at work or opening."""
         return self._pool.gpus
-
-    def planned_gpus(self, setup: WorkerSetup) -> float:
-        """See `Executor.planned_gpus`."""
-        return self.capacity * self._resources.gpus
 
     def validate(self, engine: Engine) -> None:
         """See `Executor.validate`: too few GPUs, one process on several nodes, several at once."""

@@ -290,7 +290,7 @@ def test_several_at_once_are_for_the_local_executor(search: Search) -> None:
     setup = load(search(engine=engine)).search.setup
     executor: Executor = RayExecutor()
     with pytest.raises(ConfigError, match=said):
-        executor.start(setup)
+        executor.validate(setup.new_engine())
     with pytest.raises(ConfigError, match=said):  # on a laptop, before there is a cluster
         load(search(engine=engine, executor="ray"))
 
