@@ -1,4 +1,4 @@
-"""Job in, evaluation out, on whatever machine runs it."""
+"""Job in, evaluation out, on the machine that runs it."""
 
 from __future__ import annotations
 

@@ -164,15 +164,18 @@ class LanguageModelEngine(Engine):
 
     serves: ClassVar[frozenset[Serves]] = frozenset({"task"})
     lm_eval: LmEvalOptions = LmEvalOptions()
+    _lm: LM | None = None  # while it is open
 
     @property
-    @abstractmethod
     def lm(self) -> LM:
         """Answers lm-eval's requests with the weights loaded last.
 
         Raises:
             RuntimeError: the engine is not open.
         """
+        if self._lm is None:
+            raise RuntimeError("the engine is not open")
+        return self._lm
 
     @abstractmethod
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:

@@ -141,6 +141,6 @@ def require_same_tensors(plan: Plan, live: Set[str]) -> None:
 
 
 def memory_of(tensor: torch.Tensor) -> int:
-    """A number that only tensors which share memory have in common, on the meta device too."""
+    """An identity of a tensor's memory, on the meta device too: equal where memory is shared."""
     address: int = tensor.untyped_storage()._cdata
     return address

@@ -1,4 +1,4 @@
-"""Where a model is to be, if this machine has such a device."""
+"""Names of devices, and whether this machine has them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def present(device: str) -> str:
-    """The device that is meant, which this machine has.
+    """The device, checked to be on this machine; for ``auto`` a GPU if there is one, else the CPU.
 
     Args:
         device: torch's name for it, or ``auto``.
 
     Raises:
-        ConfigError: torch does not know it, or it is not there.
+        ConfigError: torch does not know the device, or this machine does not have it.
     """
     if device == "auto":
         return "cuda" if has_gpu() else "cpu"
@@ -33,7 +33,7 @@ def present(device: str) -> str:
 
 
 def has_gpu() -> bool:
-    """Whether torch can compute on a GPU; where there is no driver, torch is not imported."""
+    """Whether torch can compute on a GPU. Without a driver torch is not imported to find out."""
     if "torch" not in sys.modules and sys.platform == "linux" and not _has_driver():
         return False
     import torch
@@ -42,7 +42,7 @@ def has_gpu() -> bool:
 
 
 def is_cpu(device: str) -> bool:
-    """Whether one of torch's names is that of the CPU."""
+    """Whether a name of torch's stands for the CPU."""
     return device.partition(":")[0] == "cpu"
 
 
@@ -62,7 +62,7 @@ def release(device: str) -> None:
 
 
 def _has_driver() -> bool:
-    """Whether one of the drivers is there that torch asks for GPUs: NVIDIA's, or AMD's."""
+    """Whether there is a driver that torch asks for GPUs: NVIDIA's or AMD's."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -71,7 +71,11 @@ def _has_driver() -> bool:
 
 
 def _is_there(device: str) -> bool:
-    """Whether torch finds it."""
+    """Whether torch finds the device.
+
+    Raises:
+        ConfigError: torch does not know it.
+    """
     import torch
 
     try:

@@ -13,10 +13,10 @@ from evomerge.weights.plan import Plan, Step
 
 
 def fill(targets: Mapping[str, Tensor], plan: Plan, device: torch.device) -> None:
-    """Overwrite every target with what the plan makes of it.
+    """Merge a plan into tensors that exist already.
 
     Args:
-        targets: contiguous, by the names of the plan.
+        targets: contiguous, by the names of the plan; all are overwritten.
         device: where the arithmetic is done.
 
     Raises:

@@ -1,28 +1,37 @@
-"""How lm-eval asks: the keys under ``engine.lm_eval``, the same for every engine."""
+"""How lm-eval asks a model: the keys under ``engine.lm_eval``, the same for every engine."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
+def words(model_args: Mapping[str, Any]) -> dict[str, str]:
+    """Arguments of a model as ``lm_eval --model_args`` reads them, without those that are None."""
+    return {
+        name: json.dumps(value) if isinstance(value, dict | list) else str(value)
+        for name, value in model_args.items()
+        if value is not None
+    }
+
+
 class LmEvalOptions(BaseModel):
-    """lm-eval's own arguments, under its own names; what is left out is as lm-eval has it.
+    """lm-eval's own arguments under its own names; what is left out has lm-eval's default.
 
     Attributes:
         apply_chat_template: whether prompts are chats; the name of one of several templates.
         system_instruction: a system message before every prompt.
         fewshot_as_multiturn: whether each example is a turn of the chat.
-        num_fewshot: for the tasks of which the fitness does not say it, and that do not say 0.
-        gen_kwargs: over the ``generation_kwargs`` of every task that generates.
-        max_gen_toks: tokens that an answer may have where its task does not say it.
+        num_fewshot: for tasks to which the fitness gives no number, and that do not ask for 0.
+        gen_kwargs: overrides the ``generation_kwargs`` of every task that generates.
+        max_gen_toks: tokens that an answer may have where its task does not say.
         add_bos_token: whether a prompt begins with the tokenizer's begin token.
-        prefix_token_id: what stands before a text that has no context.
-        think_end_token: what is before it in an answer is not scored.
-        enable_thinking, chat_template_args: given to the chat template.
+        prefix_token_id: the token before a text that has no context.
+        think_end_token: the text of an answer up to this token is not scored.
+        enable_thinking, chat_template_args: passed on to the chat template.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,14 +49,14 @@ class LmEvalOptions(BaseModel):
     chat_template_args: dict[str, Any] = Field(default_factory=dict)
 
     def model_args(self) -> dict[str, Any]:
-        """What lm-eval's model takes, as far as it was given."""
+        """The keys that are arguments of lm-eval's model, without those that were left out."""
         names = ("max_gen_toks", "add_bos_token", "prefix_token_id", "think_end_token")
-        found = {name: getattr(self, name) for name in (*names, "enable_thinking")}
-        found["chat_template_args"] = self.chat_template_args or None
-        return {name: value for name, value in found.items() if value is not None}
+        arguments = {name: getattr(self, name) for name in (*names, "enable_thinking")}
+        arguments["chat_template_args"] = self.chat_template_args or None
+        return {name: value for name, value in arguments.items() if value is not None}
 
     def flags(self) -> Iterator[str]:
-        """Words for the command line of ``lm_eval`` that ask in the same way."""
+        """The other keys, as words of an ``lm_eval`` command line."""
         if self.apply_chat_template:
             yield "--apply_chat_template"
             if isinstance(self.apply_chat_template, str):

@@ -17,9 +17,9 @@ from evomerge.weights.plan import Plan, Step
 
 Spare = defaultdict[tuple[tuple[int, ...], torch.dtype], list[Tensor]]
 
-# Settings whose effect depends on where in the stack a tensor stands.
+# Beginnings of settings whose effect depends on where in the stack a tensor stands.
 _PLACED = ("sparsify_", "lines_")
-# Operators that measure the whole model, whatever their scope.
+# Operators that measure the whole model at any scope.
 _WHOLE = ("opcm", "fisher")
 
 
@@ -82,7 +82,7 @@ class TensorPool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held."""
+        """Bytes of all tensors that are held."""
         return sum(tensor.nbytes for tensor in self._held.values())
 
     def tensors(self, plan: Plan, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What engines change in the process that they run in: its heap and its random generators."""
+"""Threads, heap and random generators of the process that an engine runs in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch compute with this many CPU threads; None leaves the number as it is."""
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
 
 
 def keep_freed_memory() -> None:

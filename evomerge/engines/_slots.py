@@ -54,13 +54,13 @@ class WeightSlots:
         return {name: self._stacked[first][slot] for name, first in self._alias.items()}
 
     def turn_to(self, slot: int) -> None:
-        """Give the module the tensors of a slot."""
+        """Let the module compute with the tensors of a slot."""
         for name, owners in self._owners.items():
             for owner in owners.values():
                 owner.data = self._stacked[name][slot]
 
     def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
-        """(count, ...) what the function gives for the module with each slot's tensors.
+        """(count, ...) results of a function of the module, called with the tensors of each slot.
 
         Raises:
             Exception: whatever the function does that `torch.func.vmap` cannot.
@@ -89,11 +89,11 @@ class _Callable(Module):
 
 
 def tensors(module: Module) -> dict[str, Tensor]:
-    """The parameters and persistent buffers themselves, by name; no other state that it keeps."""
+    """A module's parameters and persistent buffers by name, not copied; no other state."""
     state = module.state_dict(keep_vars=True)
     return {name: item for name, item in state.items() if isinstance(item, Tensor)}
 
 
 def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
-    """What only tensors that are one have in common, but for those without elements: no harm."""
+    """The same for tensors that are one; also for those without elements, which does no harm."""
     return tensor.data_ptr(), tensor.shape

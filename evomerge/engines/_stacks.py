@@ -22,7 +22,7 @@ _KEPT = 16  # configs whose modules are kept: they hold no weights
 
 
 class Stacks:
-    """Turns plans into live models.
+    """Loads plans of any depth, one live model at a time.
 
     Memory is that of the distinct tensors of the largest stack: those which a candidate leaves
     free are kept for the next, so that a path over blocks that are held takes no merging.
@@ -57,7 +57,7 @@ class Stacks:
         self._pool = TensorPool(distinct_bytes(models, first.tensors), device)
 
     def load(self, plan: Plan) -> Any:
-        """The plan as a Transformers model. The model before is emptied.
+        """The plan as a Transformers model. The previous model is left without weights.
 
         Raises:
             PlanError: Transformers cannot build it.
@@ -73,7 +73,7 @@ class Stacks:
         return shell.model
 
     def _shell(self, models: Models) -> ModelShell:
-        """The shell of the merged config, kept from the last time or made."""
+        """The shell of the merged config: one that was kept, or a new one."""
         key = json.dumps(merged_config(models, models.dtype), sort_keys=True)
         shell = self._shells.pop(key, None)
         if shell is None or shell.tensors.keys() != {slot.name for slot in models.slots}:
@@ -133,7 +133,7 @@ class ModelShell:
 
 
 def _sites(model: nn.Module) -> Mapping[int, list[tuple[nn.Module, str]]]:
-    """By the memory of each tensor, the modules and names that have it: several if it is tied."""
+    """By each tensor's memory, the modules and names that hold it: several if it is tied."""
     sites = defaultdict[int, list[tuple[nn.Module, str]]](list)
     for module in model.modules():
         for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):

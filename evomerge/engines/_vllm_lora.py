@@ -1,4 +1,4 @@
-"""Candidates as LoRA adapters of a base that stays in vLLM from the first to the last."""
+"""Candidates as LoRA adapters of a base that vLLM keeps for the whole run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def require_sum(plan: Plan) -> None:
 
 
 def lora_arguments(models: Models) -> dict[str, Any]:
-    """What vLLM must be started with to hold any sum of the adapters.
+    """Arguments with which vLLM holds any weighted sum of the adapters.
 
     Raises:
         PlanError: sources that are no plain adapters, or whose ranks add up to too much.
@@ -65,7 +65,7 @@ def lora_arguments(models: Models) -> dict[str, Any]:
 
 
 def link_weights(models: Models, folder: Path) -> None:
-    """Put the base's weights, and their index, beside its config."""
+    """Link the base's weights, and their index, into a folder."""
     files = {info.file for info in models.base.tensors.values()}
     files |= {file.with_name("model.safetensors.index.json") for file in files}
     for file in sorted(files):

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails
 
 from evomerge.engines._process import kept_generators
 from evomerge.errors import ConfigError
@@ -81,9 +81,7 @@ def known_arguments(options: dict[str, Any]) -> dict[str, Any]:
     known = [field.name for field in fields(EngineArgs) if field.name not in OWN]
     wrong = [
         InitErrorDetails(
-            type=PydanticCustomError("value_error", "{text}", {"text": text}),
-            loc=(name,),
-            input=value,
+            type="value_error", loc=(name,), input=value, ctx={"error": ValueError(text)}
         )
         for name, value in options.items()
         if (text := _problem(name, known))
@@ -94,7 +92,7 @@ def known_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _problem(name: str, known: Sequence[str]) -> str:
-    """What is wrong with an argument; empty if nothing."""
+    """What is wrong with an argument, or an empty text."""
     if name in OWN:
         cure = f"Set {OWN[name]}." if OWN[name] else "Remove it."
         return f"the engine sets this itself. {cure}"
@@ -131,10 +129,10 @@ def start(arguments: Mapping[str, Any]) -> LLM:
 
 
 def repair_llvmlite() -> None:
-    """Keep vLLM from stumbling over the library behind numba, in this process.
+    """Let vLLM start in a process that has loaded numba.
 
-    vLLM reads the ``__dict__`` of every object of every module, and that library gives a function
-    for every name, ``__dict__`` too.
+    vLLM reads the ``__dict__`` of every object of every module, and the library behind numba
+    answers every name with a function, ``__dict__`` too.
     """
     from llvmlite.binding import ffi
 

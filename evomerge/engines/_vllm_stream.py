@@ -52,16 +52,16 @@ class TensorStream:
 
 
 def _merged(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor.
+    """Name and value of every merged tensor.
 
     On a CPU vLLM packs weights with all threads, and the merge takes turns with it: threads that
-    have to share cores wait for one another. A device merges while vLLM loads what came before.
+    have to share cores wait for one another. A GPU merges the next tensors while vLLM loads one.
     """
     return merge(plan) if device.type == "cpu" else _merged_ahead(plan, device)
 
 
 def _merged_ahead(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor, in any order, on the device."""
+    """Name and value of every merged tensor, in any order, on the device."""
     ready: Queue[tuple[str, Tensor] | Exception | None] = Queue(_AHEAD)
     given_up = Event()
 
@@ -106,7 +106,7 @@ def _merged_ahead(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tenso
 
 
 class _GivenUpError(Exception):
-    """vLLM takes no more tensors."""
+    """Ends the merge: vLLM takes no more tensors."""
 
 
 class FilledParameters:

@@ -12,7 +12,7 @@ from pydantic import Field
 from evomerge.engines import Engine
 from evomerge.engines._architecture import require_fit
 from evomerge.engines._devices import present, release, torch_device
-from evomerge.engines._process import kept_generators
+from evomerge.engines._process import kept_generators, use_threads
 from evomerge.errors import ConfigError
 from evomerge.plugins.user_code import code_files, content_digest, load_function
 
@@ -33,13 +33,13 @@ class TorchEngine(Engine):
 
     Args:
         module: ``path.py:function``; the function takes nothing and returns a `torch.nn.Module`,
-            whose weights are replaced whatever they are.
+            whose weights are replaced.
         dtype: of the live module; ``auto`` leaves it as it is made. Weights are rounded to the
             recipe's dtype first, so that the scores are those of the written checkpoint.
         device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
         threads: CPU threads of this process; None leaves them alone. One is best for small modules.
-        at_once: candidates that are scored in one pass by `torch.func.vmap`, where the scorer is
-            torch alone; each takes memory of its own. Others are scored one by one.
+        at_once: candidates that are scored in one pass by `torch.func.vmap`, where the scorer calls
+            only torch; each takes memory of its own. Otherwise they are scored one by one.
 
     Raises:
         ConfigError: no such device, file or function.
@@ -84,8 +84,7 @@ class TorchEngine(Engine):
 
         from evomerge.engines._slots import WeightSlots
 
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         module = self._build()
         if self.dtype != "auto":
             module.to(getattr(torch, self.dtype))
@@ -109,7 +108,7 @@ class TorchEngine(Engine):
             return self._build()  # making it may take the values of tensors
 
     def _build(self) -> Module:
-        """What the function makes; the process's random generators stay as they were."""
+        """The module that the function makes, checked; random generators stay as they were."""
         from torch.nn import Module
         from torch.nn.parameter import is_lazy
 
@@ -196,4 +195,4 @@ def _problems_of_module() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError([f"engine.module: {problem}" for problem in error.problems]) from None
+        raise ConfigError([p.under("engine", "module") for p in error.details]) from None

@@ -1,8 +1,7 @@
-"""A live Transformers model; every architecture whose checkpoint names are its module names."""
+"""A live Transformers model, of any architecture whose checkpoint names are its module names."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +12,13 @@ from pydantic import Field
 from evomerge.engines import LanguageModelEngine, LmEvalOptions, Serves
 from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
 from evomerge.engines._devices import present, release, torch_device
+from evomerge.engines._lm_eval_options import words
+from evomerge.engines._process import use_threads
 from evomerge.errors import ConfigError
 from evomerge.weights.metadata import write_metadata
 
 if TYPE_CHECKING:
     import torch
-    from lm_eval.api.model import LM
     from torch.nn import Module
 
     from evomerge.engines._stacks import Stacks
@@ -38,7 +38,7 @@ class TransformersEngine(LanguageModelEngine):
         max_length: context in tokens; None takes it from the model's config.
         attention: an ``attn_implementation`` of Transformers.
         threads: CPU threads of this process; None leaves them alone. One is best for models of a
-            few million parameters, and wherever other programs keep the cores busy.
+            few million parameters, and where other programs keep the cores busy.
         lm_eval: see `LmEvalOptions`; all but ``max_gen_toks``, which lm-eval's ``hf`` lacks.
 
     Raises:
@@ -71,7 +71,6 @@ class TransformersEngine(LanguageModelEngine):
         self.max_length = max_length
         self.attention = attention
         self.threads = threads
-        self._lm: LM | None = None
         self._plain: Any = None
         self._targets: dict[str, torch.Tensor] = {}
         self._stacks: Stacks | None = None
@@ -83,12 +82,10 @@ class TransformersEngine(LanguageModelEngine):
         Opened with slices, the engine expects stacks: it takes no memory before the first.
         """
         # seconds of import each, so not at the top
-        import torch
         from lm_eval.models.huggingface import HFLM
         from transformers import GenerationConfig
 
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         with TemporaryDirectory(prefix="evomerge-") as name:
             folder = Path(name)
             write_metadata(models, folder, models.dtype)
@@ -160,13 +157,6 @@ class TransformersEngine(LanguageModelEngine):
         lm._model, lm._config = model, model.config
 
     @property
-    def lm(self) -> LM:
-        """See `LanguageModelEngine.lm`."""
-        if self._lm is None:
-            raise RuntimeError("the engine is not open")
-        return self._lm
-
-    @property
     def module(self) -> Module:
         """See `Engine.module`."""
         lm: Any = self.lm  # lm-eval's own
@@ -175,18 +165,15 @@ class TransformersEngine(LanguageModelEngine):
 
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
         """See `LanguageModelEngine.lm_eval_arguments`."""
-        model_args = {"dtype": self.weights_dtype(models.dtype)}
-        if self.max_length is not None:
-            model_args["max_length"] = str(self.max_length)
-        if self.attention is not None:
-            model_args["attn_implementation"] = self.attention
-        model_args |= {
-            name: json.dumps(value) if isinstance(value, dict) else str(value)
-            for name, value in self.lm_eval.model_args().items()
+        model_args = {
+            "dtype": self.weights_dtype(models.dtype),
+            "max_length": self.max_length,
+            "attn_implementation": self.attention,
+            **self.lm_eval.model_args(),
         }
         return {
             "model": "hf",
-            "model_args": model_args,
+            "model_args": words(model_args),
             "batch_size": self.batch_size,
             "device": self._device,
         }

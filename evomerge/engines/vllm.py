@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +15,14 @@ from evomerge import errors
 from evomerge.engines import LanguageModelEngine, LmEvalOptions
 from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
 from evomerge.engines._devices import has_gpu, release
-from evomerge.engines._process import give_back
+from evomerge.engines._lm_eval_options import words
+from evomerge.engines._process import give_back, use_threads
 from evomerge.engines._vllm_depth import has_the_blocks, require_same_architecture
 from evomerge.engines._vllm_start import known_arguments, require_vllm, start, stop, without_locals
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
 from evomerge.weights.metadata import write_metadata
 
 if TYPE_CHECKING:
-    from lm_eval.api.model import LM
     from vllm import LLM
 
     from evomerge.engines._vllm_lora import Adapters
@@ -90,7 +89,6 @@ class VllmEngine(LanguageModelEngine):
             **(vllm or {}),
         }
         self._llm: LLM | None = None
-        self._lm: LM | None = None
         self._models: Models | None = None
         self._folder: TemporaryDirectory[str] | None = None
         self._rendezvous_file: str | None = None  # of the ranks
@@ -98,10 +96,7 @@ class VllmEngine(LanguageModelEngine):
 
     def open(self, models: Models) -> None:
         """See `Engine.open`."""
-        if self.threads is not None:
-            import torch
-
-            torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         self._folder = TemporaryDirectory(prefix="evomerge-")
         try:
             self._open(models, Path(self._folder.name))
@@ -110,7 +105,7 @@ class VllmEngine(LanguageModelEngine):
             raise
 
     def _open(self, models: Models, folder: Path) -> None:
-        """Start vLLM on a folder with all but the weights."""
+        """Start vLLM on a folder with everything but the weights."""
         from evomerge.engines._vllm_lm import live_lm
         from evomerge.engines._vllm_lora import Adapters, link_weights, lora_arguments
 
@@ -173,7 +168,7 @@ class VllmEngine(LanguageModelEngine):
             raise _exception(*failed)
 
     def _clear_prefix_cache(self) -> bool:
-        """Empty the prefix cache, out of which long prompts get the last candidate's answers.
+        """Empty the prefix cache: from it long prompts would get the last candidate's answers.
 
         Returns:
             Whether it is empty: vLLM keeps all of it while it has a request left over.
@@ -224,22 +219,11 @@ class VllmEngine(LanguageModelEngine):
         """Note that vLLM must be started anew before the next candidate."""
         self._broken = True
 
-    @property
-    def lm(self) -> LM:
-        """See `LanguageModelEngine.lm`."""
-        if self._lm is None:
-            raise RuntimeError("the engine is not open")
-        return self._lm
-
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:
         """See `LanguageModelEngine.lm_eval_arguments`."""
-        model_args = {**self._arguments(models), **self.lm_eval.model_args()}
         return {
             "model": "vllm",
-            "model_args": {
-                name: json.dumps(value) if isinstance(value, dict | list) else str(value)
-                for name, value in model_args.items()
-            },
+            "model_args": words({**self._arguments(models), **self.lm_eval.model_args()}),
             "batch_size": "auto",
             "device": "cuda" if has_gpu() else "cpu",
         }

@@ -1,4 +1,4 @@
-"""Where candidates are evaluated, one kind of executor per file.
+"""Where candidates are evaluated: in this process, or on a cluster. One executor per file.
 
 The file's name is the executor's public name; the keyword-only arguments of its constructor are
 its YAML keys.
@@ -44,7 +44,7 @@ class Executor(ABC):
         return 0.0
 
     def planned_gpus(self, setup: WorkerSetup) -> float:
-        """How many GPUs all workers together will hold once they are open; none need be yet."""
+        """How many GPUs all workers together will hold once they are open."""
         if self.gpus_per_worker is None:
             return setup.new_engine().gpus()
         return self.capacity * self.gpus_per_worker
@@ -70,11 +70,11 @@ class Executor(ABC):
 
     @abstractmethod
     def result(self) -> tuple[Job, Evaluation]:
-        """The next finished job, waiting for it; never called with no job submitted.
+        """Wait for the next finished job; not to be called while no job is submitted.
 
         Raises:
             InputError: a source or a task that can no longer be read.
-            SearchError: no worker can be had any more.
+            SearchError: no worker can be started any more.
         """
 
     @abstractmethod

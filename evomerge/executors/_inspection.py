@@ -1,4 +1,4 @@
-"""What a machine has: the versions of what computes scores, and every source file.
+"""Whether machines agree on what scores depend on: versions of libraries, models, code, fitness.
 
 Scores are comparable only where these are equal, so every node is asked before the first candidate.
 """

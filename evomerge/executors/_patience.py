@@ -35,7 +35,7 @@ class Deadlines:
             insort(self._seen[job.split], seconds)
 
     def seconds(self, job: Job) -> float:
-        """When to give up on a job, from the moment its worker got it."""
+        """How long a job may take, from the moment its worker got it."""
         seen = self._seen[job.split]
         if len(seen) < _ENOUGH:
             return self._first

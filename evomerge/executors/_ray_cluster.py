@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: joined or started, its nodes compared, and left without a trace."""
+"""The Ray cluster of a run: joining or starting it, comparing its nodes, and leaving it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Options of every task and actor, unless the whole connection has them."""
+        """Options of every task and actor; none where the whole connection has them already."""
         return {} if self._ours or not self._runtime_env else {"runtime_env": self._runtime_env}
 
     def join(self, cpus: int) -> None:

@@ -57,7 +57,7 @@ class PoolWorker:
 
     @property
     def seconds(self) -> float:
-        """Since the call under way began."""
+        """Time since the call under way began."""
         return time.monotonic() - self.since
 
     def begin(self, ref: Any, job: Job | None = None) -> None:
@@ -78,7 +78,7 @@ class PoolWorker:
         return any(n["NodeID"] == self.node and not n["Alive"] for n in ray.nodes())
 
     def kill(self) -> None:
-        """End it, whatever it is doing."""
+        """End it at once, also in the middle of a call."""
         import ray
         from ray.util.placement_group import remove_placement_group
 

@@ -1,4 +1,4 @@
-"""What a Ray cluster of our own keeps on this machine, and the end of what killed runs left."""
+"""Folders of Ray clusters that runs start, and the removal of what killed runs left behind."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pathlib import Path
 
 _ROOT = Path("/tmp")  # noqa: S108 - short: sockets in it have paths of at most 107 bytes
 _PREFIX = "evomerge-ray-"
-_MARK = "EVOMERGE_RAY_FOLDER"  # a variable of all processes of a cluster of our own
+_MARK = "EVOMERGE_RAY_FOLDER"  # a variable of all processes of a cluster that a run started
 
 
 class Scratch:
-    """A folder for a cluster of our own; what killed processes left of theirs is ended and removed.
+    """A temporary folder for a cluster that this process starts.
 
-    Whose process lives is told by a lock on the folder, which the system frees with the process: a
-    process number may be another's by then, or of another container.
+    Making one also ends and removes what is left of the clusters of killed processes. Whether a
+    folder's process lives shows in a lock on the folder, which the system frees with the process;
+    its number may be another's by then, or of another container.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class Scratch:
 
     @contextmanager
     def marked(self) -> Iterator[None]:
-        """Let all processes that are started meanwhile tell to which folder they belong."""
+        """Mark all processes that are started meanwhile as belonging to this folder."""
         os.environ[_MARK] = str(self.folder)
         try:
             yield
@@ -43,7 +44,7 @@ class Scratch:
             del os.environ[_MARK]
 
     def remove(self) -> None:
-        """Remove it, and what Ray's last processes of a killed run put back since the start."""
+        """Remove it, and folders of killed runs that Ray's last processes have made again."""
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
         _sweep()
@@ -52,25 +53,28 @@ class Scratch:
 def _sweep() -> None:
     """End and remove what is left of clusters whose driver was killed.
 
-    Ray's agents would end by themselves, after a minute in which they try to tell the driver.
+    Ray's agents would end by themselves, but only after trying to reach the driver for a minute.
     """
-    for place in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # another user's, or gone
-            variables = (place / "environ").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
             for value in (v[len(_MARK) + 1 :] for v in variables if v.startswith(_MARK.encode())):
                 # as the process sees it, which may be in a container
-                if _deserted(place / "root" / os.fsdecode(value).lstrip("/")):
-                    os.kill(int(place.name), signal.SIGKILL)
+                if _deserted(process / "root" / os.fsdecode(value).lstrip("/")):
+                    os.kill(int(process.name), signal.SIGKILL)
     for folder in _ROOT.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             _deserted(folder, remove=True)
 
 
 def _deserted(folder: Path, *, remove: bool = False) -> bool:
-    """Whether no process holds the lock of a folder, which then may be removed at once.
+    """Whether no process holds the lock of a folder.
+
+    Args:
+        remove: remove the folder then.
 
     Raises:
-        OSError: another user's.
+        OSError: the folder belongs to another user.
     """
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -30,7 +30,7 @@ class Refusal:
 
     @classmethod
     def of(cls, error: Exception) -> Refusal:
-        """The refusal that stands for an error."""
+        """The refusal with which an error is sent."""
         if isinstance(error, InputError):
             return cls(type(error).__name__, error.problems)
         if isinstance(error, EvomergeError):
@@ -39,7 +39,7 @@ class Refusal:
         return cls("SearchError", (f"{where}: {traceback.format_exc().strip()}",))
 
     def error(self) -> EvomergeError:
-        """The error itself."""
+        """The error, to be raised in the driver."""
         kind = getattr(errors, self.kind)
         if issubclass(kind, InputError):
             wrong: InputError = kind(self.problems)
@@ -68,10 +68,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An evaluation.
+    """A worker's evaluation of a job.
 
     Attributes:
-        exhausted: memory ran out, so that the process is to be replaced.
+        exhausted: memory ran out, so that the process has to be replaced.
     """
 
     evaluation: Evaluation
@@ -104,7 +104,7 @@ class RemoteWorker:
         return Opened()
 
     def evaluate(self, job: Job) -> Answer | Refusal:
-        """Evaluate a job; the worker is open."""
+        """Evaluate a job with a worker that is open."""
         assert self._worker is not None
         try:
             evaluation = self._worker.evaluate(job)

@@ -62,7 +62,7 @@ class LocalExecutor(Executor):
         return self._done.popleft()
 
     def _next(self, most: int) -> list[Job]:
-        """The oldest jobs, all of one split."""
+        """The oldest jobs of the queue, at most so many, all of one split."""
         jobs = [self._queue.popleft()]
         while self._queue and len(jobs) < most and self._queue[0].split == jobs[0].split:
             jobs.append(self._queue.popleft())

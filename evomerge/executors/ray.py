@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster: one process per engine, replaced when it dies, hangs or is full."""
+"""Workers on a Ray cluster, replaced when they die, hang or run out of memory."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class RayExecutor(Executor):
                 worker.begin(worker.actor.evaluate.remote(job), job)
 
     def _wait(self) -> Finished | None:
-        """Wait for a worker's next answer; the result, where it is one."""
+        """Wait for the next answer of a worker, or a second; the result, if the answer is one."""
         import ray
 
         self._pool.start_due()
@@ -209,7 +209,7 @@ class RayExecutor(Executor):
         return worker.ref is not None and worker.seconds > limit and not worker.has_answered()
 
     def _take_answer(self, worker: PoolWorker) -> Finished | None:
-        """The result that a worker answered, if it did and was not only starting."""
+        """Take in what a worker answered, or that it died; the result, if the answer is one."""
         import ray
 
         try:
