@@ -1,4 +1,4 @@
-"""Task vectors added up with coefficients that were learned for stretches of each tensor."""
+"""Task vectors added up with coefficients that were learned for chunks of each tensor."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def expert_merging(x: Stack) -> Merged:
     coefficients. A tensor without coefficients stays as in the base: norms, embeddings, heads
     and biases in the paper.
 
-    No command of evomerge learns the coefficients: all sources' together take training on the
-    merged model. The paper lowers T² · cross entropy of the source's softmax(logits / T) with the
-    merged model's, plus the mean squared difference of hidden states in some blocks, on a few
-    unlabeled prompts of each source's tasks, plus Σ |sigmoid(a) - 0.1| over all coefficients.
-    Write for each source a folder with ``manifest.json``, ``{"format": 1, "kind": "raw"}``, and
-    ``statistics.safetensors``: a_i, float32, under the name of each tensor.
+    No command of evomerge learns the coefficients: they are trained together, through the merged
+    model. On a few unlabeled prompts of each source's tasks the paper lowers T² times the cross
+    entropy of the merged model's softmax(logits / T) to the source's, plus the mean squared
+    difference of hidden states in some blocks; and, over all coefficients, Σ |sigmoid(a) - 0.1|.
+    Write a folder for each source: ``manifest.json`` is ``{"format": 1, "kind": "raw"}``, and
+    ``statistics.safetensors`` holds its a_i, float32, under the name of each tensor.
 
     Args:
         x: M task vectors, with the coefficients a_i of each, (C,) for each tensor.
