@@ -39,7 +39,6 @@ def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorInfo]:
     """Every tensor of a model folder, sorted by name.
 
     Args:
-        folder: of the model.
         stem: the file names' beginning.
 
     Raises:

@@ -36,7 +36,6 @@ def write_metadata(models: Models, folder: Path, dtype: str) -> None:
     If the base is no Transformers model, its config, if it has one, is copied unchanged.
 
     Args:
-        models: of the merged model.
         folder: exists, and holds none of this yet.
         dtype: of the weights.
     """

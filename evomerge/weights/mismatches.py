@@ -78,21 +78,13 @@ def _language(config: Mapping[str, Any]) -> Any:
     return types[0] if types else config.get("model_type")
 
 
-def vocabulary_problems(
-    base: Checkpoint, sources: Mapping[str, Checkpoint], *, aligns: bool
-) -> list[str]:
-    """Sources whose tokenizers number tokens differently from the base's.
-
-    Args:
-        aligns: whether rows are matched by token strings, so that this is no problem.
-    """
-    if aligns or base.vocabulary is None:
-        return []
+def vocabulary_problems(base: Checkpoint, sources: Mapping[str, Checkpoint]) -> list[str]:
+    """Sentences about tokenizers that number tokens differently from the base's."""
     return [
         f"{name}: its tokenizer numbers tokens differently from the base's. "
         "Set tokenizer: base, or drop this source."
         for name, checkpoint in sources.items()
-        if checkpoint.vocabulary is not None and checkpoint.vocabulary != base.vocabulary
+        if base.vocabulary is not None and checkpoint.vocabulary not in (None, base.vocabulary)
     ]
 
 
@@ -184,10 +176,9 @@ def notes(
                 f"{name}: {key} is {theirs!r}, the base has {mine!r}. The merged model keeps the "
                 "base's."
             )
-        if _composite(base.config) != _composite(checkpoint.config):
-            mine, theirs = _language(base.config), _language(checkpoint.config)
-            if mine != theirs:
-                yield f"{name}: its language model is {theirs!r}, the base's is {mine!r}."
+        mine, theirs = _language(base.config), _language(checkpoint.config)
+        if _composite(base.config) != _composite(checkpoint.config) and mine != theirs:
+            yield f"{name}: its language model is {theirs!r}, the base's is {mine!r}."
         yield from _vocabulary_note(name, base, checkpoint, vocabulary)
         missing = [s.name for s in slots if s.base is not None and name in s.lacking]
         if missing:

@@ -103,13 +103,12 @@ class Models:
         """The merged vocabulary and the merged tensors."""
         base, sources = self.base, self.sources
         tokenizer, modules = self._recipe.tokenizer, self._recipe.modules
-        aligns = tokenizer is not None
-        problems = [
-            *config_problems(base, sources, sliced=bool(self._slices), stacked=self._stacked),
-            *vocabulary_problems(base, sources, aligns=aligns),
-        ]
+        sliced, aligns = bool(self._slices), tokenizer is not None
+        problems = config_problems(base, sources, sliced=sliced, stacked=self._stacked)
         vocabulary, rows = None, None
-        if tokenizer is not None:
+        if tokenizer is None:
+            problems += vocabulary_problems(base, sources)
+        else:
             from evomerge.weights.vocabulary import merged_vocabulary  # which imports torch
 
             try:

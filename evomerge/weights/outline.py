@@ -27,10 +27,6 @@ def outline(recipe: Recipe, models: Models) -> Outline:
 
     Whether its operator can merge them, only a plan tells.
 
-    Args:
-        recipe: what to merge.
-        models: its models.
-
     Raises:
         PlanError: lists that do not have one value a block, scales that cannot be folded in.
     """

@@ -117,7 +117,11 @@ def make_plan(recipe: Recipe, models: Models) -> Plan:
         raise PlanError(problems)
     planner = _Planner(recipe, operator, models)
     laid_out = _laid_out(recipe, models, planner.problems)
-    folded = _folds(recipe, models, planner.problems)
+    folded: Mapping[str, Fold] = {}
+    try:
+        folded = folds(recipe.scales, models.base.config, models.slots)
+    except PlanError as error:
+        planner.problems += error.problems
     steps = [
         planner.step(slot, fold=folded.get(slot.name, _NO_FOLD), **laid_out.get(slot.name, {}))
         for slot in models.slots
@@ -127,15 +131,6 @@ def make_plan(recipe: Recipe, models: Models) -> Plan:
         raise PlanError(dict.fromkeys(planner.problems))
     steps.sort(key=lambda step: (-step.dtype.itemsize, step.slot.name))
     return Plan(recipe, operator, models, tuple(steps), statistics)
-
-
-def _folds(recipe: Recipe, models: Models, problems: list[str]) -> Mapping[str, Fold]:
-    """Tensor name to what the recipe's scales do to it."""
-    try:
-        return folds(recipe.scales, models.base.config, models.slots)
-    except PlanError as error:
-        problems += error.problems
-        return {}
 
 
 def _laid_out(

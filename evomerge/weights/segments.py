@@ -34,8 +34,6 @@ def layout_of(models: Models, chromosomes: Chromosomes, *, task_vectors: bool = 
     """The merged tensors of some models laid end to end.
 
     Args:
-        models: the sources, and the base.
-        chromosomes: how the row is divided.
         task_vectors: whether the base must have every tensor as well.
 
     Raises:
@@ -70,8 +68,6 @@ def flat_sources(
     """Source to its (N,) elements, float32.
 
     Args:
-        models: the sources, and the base.
-        layout: of their tensors.
         task_vectors: elements of source minus base.
     """
     from torch import cat
@@ -93,8 +89,6 @@ class PrefixGrams:
     is the same, to the bit, in every process, whether it was loaded or measured.
 
     Args:
-        models: the sources, and the base.
-        layout: of their tensors.
         task_vectors: of the task vectors rather than of the weights.
     """
 
@@ -150,9 +144,8 @@ class PrefixGrams:
         return products
 
     def _knows(self, positions: ArrayLike) -> NDArray[np.bool_]:
-        known: NDArray[np.bool_] = (
-            self._positions[self._positions.searchsorted(positions)] == positions
-        )
+        nearest = self._positions[self._positions.searchsorted(positions)]
+        known: NDArray[np.bool_] = nearest == positions
         return known
 
     def _measure(self, position: int) -> None:

@@ -72,7 +72,6 @@ def tensor_sources(checkpoint: Checkpoint, part: BlockRanges | None) -> dict[str
     """Name in the merged model to the model's tensor, for all tensors that it gives.
 
     Args:
-        checkpoint: the model.
         part: the blocks that it gives; None leaves every tensor where it is.
     """
     if part is None:

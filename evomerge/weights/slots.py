@@ -57,8 +57,6 @@ def align_tensors(
     """A slot for every tensor that any of the models gives to the merged one.
 
     Args:
-        base: the base.
-        sources: name to source.
         slices: of the recipe; valid for these models.
         untied: whether the merged model has a head of its own (rule R10).
         rows: tokens of the merged model, where rows are matched by token strings.
@@ -122,7 +120,6 @@ def keep_outside(slots: Sequence[Slot], modules: Sequence[str]) -> tuple[Slot, .
     """The slots, with those that are under none of the prefixes left as the base has them.
 
     Args:
-        slots: all of them.
         modules: prefixes of names, as in the recipe; without any, all slots are merged.
     """
     if not modules:

@@ -62,8 +62,6 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
     """Copy a model's tokenizer with its chat template, and add tokens to it.
 
     Args:
-        model: whose tokenizer it is.
-        folder: to write into.
         added: have the ids that follow the model's own.
     """
     copy_files(model.tokenizer_folder, folder, _FAST_FILES if added else _FILES)

@@ -21,8 +21,6 @@ class Vocabulary:
     """The merged model's tokens, and the rows of each model that belong to them.
 
     Args:
-        base: the base.
-        sources: name to source.
         setting: the recipe's ``tokenizer``.
 
     Attributes:

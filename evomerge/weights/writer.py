@@ -90,7 +90,6 @@ class WeightsWriter:
         """Write a stretch of a tensor; from any thread.
 
         Args:
-            name: of the tensor.
             start: flat index of the stretch's first element.
             values: (n,) in the tensor's dtype.
         """
