@@ -99,7 +99,7 @@ def _inline_presets(content: dict[str, Any], folder: Path, collect: ProblemColle
     for path, owner, key in [((), content, "space"), ((), content, "fitness"), *spaces]:
         if key in owner and (*path, key) not in collect.invalid:
             kind: presets.Kind = "fitness" if key == "fitness" else "search_spaces"
-            part = collect.within(*path, label=path)
+            part = collect.part(*path, label=path)
             keys = part.make(_inlined, owner[key], kind, folder, at=key)
             if keys is None:
                 collect.invalid.add((*path, key))

@@ -56,7 +56,7 @@ class StageComposer:
             if self.file.stages is not None:
                 valid = ("stages", index, "name") not in collect.invalid
                 label = ("stages", keys.name if valid else index)
-                part = collect.within("stages", index, label=label)
+                part = collect.part("stages", index, label=label)
                 part.make(self.names.check, keys.name, at="name", needs_own=["name"])
             stages.append(self._stage(index, keys, part))
         made = tuple(stage for stage in stages if stage is not None)

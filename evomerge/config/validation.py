@@ -13,7 +13,7 @@ from evomerge.errors import ConfigError, InputError, Problem
 from evomerge.plugins.registry import explain
 
 T = TypeVar("T")
-Path = tuple[str | int, ...]  # of a key: ("space",), ("stages", 0, "space")
+KeyPath = tuple[str | int, ...]  # of a key: ("space",), ("stages", 0, "space")
 
 _OF_STAGES = ("space", "optimizer", "budget")  # what a search without stages has itself
 _STAND_INS_OF_A_STAGE: dict[str, Any] = {
@@ -43,9 +43,9 @@ class ProblemCollector:
 
     file: str
     problems: list[Problem] = field(default_factory=list)
-    invalid: set[Path] = field(default_factory=set)
-    path: Path = ()
-    label: Path = ()
+    invalid: set[KeyPath] = field(default_factory=set)
+    path: KeyPath = ()
+    label: KeyPath = ()
 
     def make(
         self,
@@ -72,7 +72,7 @@ class ProblemCollector:
             self.problems.extend(p.under(*path).within(self.file) for p in error.details)
             return None
 
-    def within(self, *path: str | int, label: Path) -> ProblemCollector:
+    def part(self, *path: str | int, label: KeyPath) -> ProblemCollector:
         """The same for a part of the search that has keys of its own."""
         return replace(self, path=path, label=label)
 
@@ -97,12 +97,12 @@ class ProblemCollector:
             raise ConfigError(dict.fromkeys(self.problems))
 
 
-def _key(path: Path) -> Path:
+def _key(path: KeyPath) -> KeyPath:
     """The key that a problem is in, of the search or of a stage."""
     return path[:3] if path[0] == "stages" and len(path) > 2 else path[:1]
 
 
-def _without(content: dict[str, Any], invalid: Collection[Path]) -> dict[str, Any]:
+def _without(content: dict[str, Any], invalid: Collection[KeyPath]) -> dict[str, Any]:
     """The content with stand-ins for the keys that are wrong, and without those that may lack."""
     kept = _replaced(content, (), _STAND_INS, invalid)
     stages = kept.get("stages")
@@ -118,7 +118,7 @@ def _without(content: dict[str, Any], invalid: Collection[Path]) -> dict[str, An
 
 
 def _replaced(
-    keys: dict[str, Any], path: Path, stand_ins: dict[str, Any], invalid: Collection[Path]
+    keys: dict[str, Any], path: KeyPath, stand_ins: dict[str, Any], invalid: Collection[KeyPath]
 ) -> dict[str, Any]:
     valid = {key: value for key, value in keys.items() if (*path, key) not in invalid}
     return valid | {k: value for k, value in stand_ins.items() if (*path, k) in invalid}
