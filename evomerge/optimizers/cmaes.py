@@ -1,7 +1,7 @@
 """Evolution strategies of the ``cmaes`` library: a normal distribution that learns its shape.
 
-``D`` is the number of parameters left to vary, ``P`` the population. Genes live in the unit cube,
-on their parameter's scale. The library minimises, and is told ranks.
+``D`` is the number of parameters left to vary, ``P`` the population. Genes are points of the unit
+cube, on their parameter's scale. The library minimises: it gets ranks, the best first.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from pydantic import Field
 
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer
-from evomerge.optimizers._injection import shortened
+from evomerge.optimizers._unit_cube import (
+    all_values,
+    clip_step,
+    decode,
+    initial_odds,
+    initial_units,
+)
 from evomerge.types import Evaluation, Gene, Genome, Parameter
 
 # Beyond, a diagonal covariance finds the better genome from equal evaluations (measured at
 # D = 256), and faster: 5 ms a generation against 600 ms at D = 512.
 MOST_DIMENSIONS_OF_A_FULL_COVARIANCE = 200
-# Past so many values an integer is searched as a continuum and rounded.
-MOST_LEVELS = 256
 
 
 class Cmaes(Optimizer):
@@ -64,7 +68,7 @@ class Cmaes(Optimizer):
         sigma: Annotated[float, Field(gt=0, le=1)] = 1 / 6,
     ) -> None:
         super().__init__(parameters, seed)
-        values = {parameter.name: _values(parameter) for parameter in self.parameters}
+        values = {parameter.name: all_values(parameter) for parameter in self.parameters}
         self._fixed = {name: some[0] for name, some in values.items() if len(some) == 1}
         self._free = free = [p for p in self.parameters if p.name not in self._fixed]
         if not free:
@@ -75,12 +79,12 @@ class Cmaes(Optimizer):
         self.population_size = population_size or 3 * (4 + math.floor(3 * math.log(len(free))))
         library_seed = int(np.random.default_rng(seed).integers(2**32))  # it takes 32 bits
         self._start = _Start(self.population_size, sigma, library_seed)
-        self._points: dict[int, _Drawn] = {}  # not learnt from yet, by candidate
+        self._points: dict[int, _Drawn] = {}  # by candidate, those not yet learnt from
         self._values: dict[int, float] = {}  # of this generation
 
     @cached_property
     def _distribution(self) -> _Distribution:
-        """Made when it is first drawn from: the library takes a second to import."""
+        """What is drawn from; made when it is needed: the library takes a second to import."""
         floats_only = all(parameter.kind == "float" for parameter in self._free)
         return (_Floats if floats_only else _Mix)(self._free, self._start)
 
@@ -146,10 +150,10 @@ class _Drawn(NamedTuple):
 
 
 class _Distribution(Protocol):
-    """What the library samples from, in terms of genes.
+    """The library's distribution, in terms of genes.
 
-    A point is the library's form of a candidate; `learn` takes the P of a generation, best first,
-    those of earlier distributions as `inject` gives them.
+    A point is the library's form of a candidate; `learn` takes the P points of a generation, best
+    first, and those of earlier distributions as `inject` returns them.
     """
 
     strategy: Any
@@ -173,7 +177,7 @@ class _Floats:
         D = len(parameters)
         full = D <= MOST_DIMENSIONS_OF_A_FULL_COVARIANCE
         self.strategy = (cmaes.CMA if full else cmaes.SepCMA)(
-            mean=_initial_units(parameters),
+            mean=initial_units(parameters),
             sigma=start.sigma,
             bounds=np.tile([0.0, 1.0], (D, 1)),
             # Clip a point outside the cube at once. Drawing it again, by default up to 100 times,
@@ -186,7 +190,7 @@ class _Floats:
 
     def draw(self) -> tuple[Any, dict[str, Gene]]:
         point = self.strategy.ask()
-        return point, _decode(self.parameters, point)
+        return point, decode(self.parameters, point)
 
     def learn(self, points: Sequence[Any]) -> None:
         self.strategy.tell([(point, float(rank)) for rank, point in enumerate(points)])
@@ -194,10 +198,10 @@ class _Floats:
     def inject(self, point: Any) -> Any:
         mean = self.strategy.mean
         # The library has no public name for its step size and covariance.
-        return mean + shortened(point - mean, self.strategy._sigma, self.strategy._C)
+        return mean + clip_step(point - mean, self.strategy._sigma, self.strategy._C)
 
     def mean(self) -> dict[str, Gene]:
-        return _decode(self.parameters, self.strategy.mean)
+        return decode(self.parameters, self.strategy.mean)
 
 
 class _Mix:
@@ -206,7 +210,7 @@ class _Mix:
     def __init__(self, parameters: Sequence[Parameter], start: _Start) -> None:
         import cmaes
 
-        levels = {parameter.name: _values(parameter) for parameter in parameters}
+        levels = {parameter.name: all_values(parameter) for parameter in parameters}
         continua = [p for p in parameters if not levels[p.name]]
         # The library asks for binary variables as categories.
         integers = [p for p in parameters if p.kind == "int" and len(levels[p.name]) > 2]
@@ -220,11 +224,11 @@ class _Mix:
             z_space=[[p.to_unit(float(v)) for v in levels[p.name]] for p in integers] or None,
             c_space=[len(options) for options in self.categories.values()] or None,
             population_size=start.population_size,
-            mean=_initial_units(self.numbers),
+            mean=initial_units(self.numbers),
             sigma=start.sigma,
             # The default, the distance to the nearest bound, is singular at a bound.
             cov=np.eye(len(self.numbers)),
-            cat_param=_initial_odds(list(self.categories.values()), initial, start.sigma),
+            cat_param=initial_odds(list(self.categories.values()), initial, start.sigma),
             seed=start.seed,
         )
 
@@ -243,7 +247,7 @@ class _Mix:
             return point  # categories move by a bounded step whatever is drawn
         mean, margin = self.strategy._mean, self.strategy._A
         step = (point._v_raw - mean) / margin
-        own = mean + margin * shortened(step, self.strategy._sigma, self.strategy._C)
+        own = mean + margin * clip_step(step, self.strategy._sigma, self.strategy._C)
         return replace(point, _v_raw=own)
 
     def mean(self) -> dict[str, Gene]:
@@ -253,24 +257,10 @@ class _Mix:
 
     def _genes(self, units: Sequence[float], odds: Any) -> dict[str, Gene]:
         """Genes of a point or of the mean; ``odds`` has one row per category, 1 for its choice."""
-        genes = _decode(self.numbers, units)
+        genes = decode(self.numbers, units)
         for row, (name, options) in enumerate(self.categories.items()):
             genes[name] = options[int(np.argmax(odds[row]))]
         return genes
-
-
-def _values(parameter: Parameter) -> Sequence[Gene]:
-    """All that a parameter can be, in order; empty for a continuum."""
-    match parameter.kind:
-        case "bool":
-            return (False, True)
-        case "choice":
-            return parameter.choices
-        case "int":
-            levels = range(math.ceil(parameter.low), math.floor(parameter.high) + 1)
-            return levels if len(levels) <= MOST_LEVELS else ()
-        case "float":
-            return (float(parameter.low),) if parameter.low == parameter.high else ()
 
 
 def _fitness(evaluation: Evaluation) -> float:
@@ -279,33 +269,3 @@ def _fitness(evaluation: Evaluation) -> float:
     if evaluation.status == "failed" or value is None or math.isnan(value):
         return -math.inf
     return value
-
-
-def _initial_units(parameters: Sequence[Parameter]) -> Any:
-    """(D,) the initial values in the unit cube; the library moves this array in place."""
-    return np.array([p.to_unit(float(p.initial)) for p in parameters], dtype=float)
-
-
-def _initial_odds(
-    options: Sequence[Sequence[Gene]], initial: Sequence[Gene], sigma: float
-) -> Any | None:
-    """(categories, most options) probabilities, zero past a row's end; None without categories."""
-    if not options:
-        return None
-    odds = np.zeros((len(options), max(map(len, options))))
-    uniform = min(1.0, 3 * sigma)  # 3 sigma = 1/2 reaches from the middle of the cube to its walls
-    for row, (values, start) in enumerate(zip(options, initial, strict=True)):
-        odds[row, : len(values)] = uniform / len(values)
-        odds[row, values.index(start)] += 1 - uniform
-    return odds
-
-
-def _decode(parameters: Sequence[Parameter], units: Sequence[float]) -> dict[str, Gene]:
-    """Numbers within their bounds; units outside [0, 1] end at the nearer bound."""
-    genes: dict[str, Gene] = {}
-    for parameter, unit in zip(parameters, units, strict=True):
-        value = parameter.from_unit(float(unit))
-        if parameter.kind == "int":
-            value = min(max(round(value), math.ceil(parameter.low)), math.floor(parameter.high))
-        genes[parameter.name] = value
-    return genes
