@@ -82,6 +82,6 @@ def _by_document(task: TaskScores) -> TaskScores:
 
 
 def _shares(scores: Sequence[float]) -> Scores:
-    found = np.array(scores, np.float64)
-    found[~(found > 0) | np.isinf(found)] = 0.0
-    return found
+    shares = np.array(scores, np.float64)
+    shares[~(shares > 0) | np.isinf(shares)] = 0.0
+    return shares

@@ -36,7 +36,7 @@ def initial_units(parameters: Sequence[Parameter]) -> Any:
 def initial_odds(
     options: Sequence[Sequence[Gene]], initial: Sequence[Gene], sigma: float
 ) -> Any | None:
-    """(categories, most options) initial probabilities, 0 past a row's end; None for no category."""
+    """(categories, most options) first probabilities, 0 past a row's end; None for no category."""
     if not options:
         return None
     odds = np.zeros((len(options), max(map(len, options))))
@@ -48,7 +48,7 @@ def initial_odds(
 
 
 def decode(parameters: Sequence[Parameter], units: Sequence[float]) -> dict[str, Gene]:
-    """Parameter name to the number at a point of the cube, or at the bound where it lies outside."""
+    """Name to number, of a point in the cube; outside it the nearest bound counts."""
     genes: dict[str, Gene] = {}
     for parameter, unit in zip(parameters, units, strict=True):
         value = parameter.from_unit(float(unit))

@@ -48,8 +48,8 @@ class PromptBuilder:
             task.set_config(key="num_fewshot", value=num_fewshot or 0)
         task.set_fewshot_seed(seed=_FEWSHOT_SEED)
         if self._options.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
-            given = dict(self._options.gen_kwargs)
-            task.set_config(key="generation_kwargs", value=given, update=True)
+            options = dict(self._options.gen_kwargs)
+            task.set_config(key="generation_kwargs", value=options, update=True)
 
     def write(self, task: Any, doc_ids: tuple[int, ...] | None) -> None:
         """Build the task's requests, for these documents or, where None, for all."""

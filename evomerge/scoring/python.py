@@ -65,7 +65,7 @@ class PythonScorer:
         """
         import torch
 
-        found: dict[str, torch.Tensor] = {}
+        scores_NE: dict[str, torch.Tensor] = {}
         for name, function in self._functions.items():
             if not self._together.get(name, True):
                 continue
@@ -76,14 +76,14 @@ class PythonScorer:
 
             try:
                 with torch.no_grad():
-                    found[name] = at_all(asked)
+                    scores_NE[name] = at_all(asked)
             except Exception as error:
                 if self._together.setdefault(name, False):
                     continue
                 log.info("%s is asked of one candidate at a time: %s", name, error)
             else:
                 self._together[name] = True
-        return found
+        return scores_NE
 
     def score(
         self, module: Module, known: Mapping[str, torch.Tensor] | None = None
@@ -108,8 +108,8 @@ class PythonScorer:
                 if name not in answers:
                     answers[name] = self._ask(name, function, module)
         self.generation_seconds = time.perf_counter() - started
-        found = {name: self.read(name, answer) for name, answer in answers.items()}
-        return {name: scores for name, scores in found.items() if scores is not None}
+        results = {name: self.read(name, answer) for name, answer in answers.items()}
+        return {name: scores for name, scores in results.items() if scores is not None}
 
     def _ask(self, name: str, function: Scoring, module: Module) -> Any:
         try:
@@ -195,11 +195,11 @@ def _numbers(answer: Any) -> NDArray[np.float64] | None:
             return None
         answer = answer.detach().to("cpu", torch.float64)
     try:
-        found = np.asarray(answer)
+        array = np.asarray(answer)
     except (TypeError, ValueError):  # rows of several lengths
         return None
     # not text that looks like a number; an empty list becomes an array of floats
-    return found.astype(np.float64) if found.dtype.kind in "biuf" else None
+    return array.astype(np.float64) if array.dtype.kind in "biuf" else None
 
 
 def _shown(answer: Any) -> str:

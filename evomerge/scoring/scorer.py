@@ -65,18 +65,18 @@ class Scorer:
             ConfigError: a task that does not score its examples, or holds nothing out though
                 others do.
         """
-        found: dict[str, TaskScores] = {}
+        scores: dict[str, TaskScores] = {}
         if self.lm_eval is not None:
             assert isinstance(engine, LanguageModelEngine)
-            found = self.lm_eval.score(engine.lm)
+            scores = self.lm_eval.score(engine.lm)
         if self._python is not None:
-            found |= self._python.score(engine.module, known)
-        return self._in_order(found)
+            scores |= self._python.score(engine.module, known)
+        return self._in_order(scores)
 
-    def _in_order(self, found: dict[str, TaskScores]) -> dict[str, TaskScores]:
-        without = [name for name in self._fitness.tasks if name not in found]
-        if found and without:
+    def _in_order(self, scores: dict[str, TaskScores]) -> dict[str, TaskScores]:
+        without = [name for name in self._fitness.tasks if name not in scores]
+        if scores and without:
             raise ConfigError(
                 f"tasks.{without[0]}: gives no {self._split} scores though others do."
             )
-        return {name: found[name] for name in self._fitness.tasks if name in found}
+        return {name: scores[name] for name in self._fitness.tasks if name in scores}

@@ -29,9 +29,10 @@ class SearchContext:
     Attributes:
         base, sources, dtype, tokenizer, seed, experimental: as in `Recipe`; a source is a recipe
             where it is the winner of an earlier stage.
-        statistics: source name to a folder, for the operators that need some.
+        statistics: source name to a folder, for the operators that need statistics.
         layers: blocks of the base.
-        models: the same, open, for the spaces that look at tensors; None where they cannot be.
+        models: base and sources, open; None where they cannot be opened. Spaces that look at
+            tensors need them.
     """
 
     base: str | Recipe
@@ -46,14 +47,14 @@ class SearchContext:
 
     @property
     def mixed(self) -> bool:
-        """Whether some sources have other numbers of blocks than the base: they can be stacked."""
-        found = self.models
-        return found is not None and any(
-            source.layers != found.base.layers for source in found.sources.values()
+        """Whether some source differs from the base in its number of blocks: stacks may use it."""
+        models = self.models
+        return models is not None and any(
+            source.layers != models.base.layers for source in models.sources.values()
         )
 
     def only(self, source: str) -> SearchContext:
-        """The same with one source."""
+        """The same search context with one source alone."""
         return replace(self, sources={source: self.sources[source]})
 
     def recipe(
@@ -84,11 +85,11 @@ class SearchContext:
             "experimental": self.experimental,
             **(stack or {}),
         }
-        from evomerge.operators import get  # which imports torch, as a lineage needs not
+        from evomerge.operators import get  # imports torch, which `lineage` does without
 
         if get(operator).statistics is not None:
-            of = self.statistics
-            content["statistics"] = {name: of[name] for name in self.sources if name in of}
+            known = self.statistics
+            content["statistics"] = {name: known[name] for name in self.sources if name in known}
         if segments is not None:
             content["segments"] = segments
         if lineage is not None:
@@ -120,19 +121,19 @@ class Space(ABC):
         """The recipe of a genome; the same genome always gives the same recipe."""
 
     def child(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
-        """The whole genome of a candidate with parents: what `decode` takes, and what is recorded.
+        """The genome of a candidate with parents, completed: `decode` takes it, and it is recorded.
 
         Args:
             genome: as the optimizer proposes it.
-            parents: whole, in the order of ``genome.parents``.
+            parents: completed, in the order of ``genome.parents``.
         """
         return genome
 
     def load_grams(self, measured: Sequence[PrefixGram]) -> None:  # noqa: B027 - most spaces measure nothing
-        """Take what an earlier session measured of the sources, as far as it is of these."""
+        """Use inner products that an earlier session measured, where they are of these sources."""
 
     def new_grams(self) -> list[PrefixGram]:
-        """What was measured of the sources since the last call, and not loaded."""
+        """Inner products of the sources that were measured since the last call."""
         return []
 
     def initial(self) -> Genome:
@@ -140,12 +141,12 @@ class Space(ABC):
         return Genome({p.name: p.initial for p in self.parameters})
 
     def largest(self) -> Recipe | None:
-        """The recipe of the deepest model that the space may propose, over all models that it uses.
+        """The recipe of the deepest model that the space may propose, with all models that it uses.
 
-        None where all recipes merge the base with the sources of the search, block by block.
+        None where every recipe has as many blocks as the base.
         """
         return None
 
     def representative(self) -> Genome:
-        """The whole genome of a candidate that takes as long as most: `initial`, as a rule."""
+        """A completed genome whose candidate takes as long as most: `initial`, as a rule."""
         return self.initial()

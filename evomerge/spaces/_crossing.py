@@ -58,7 +58,7 @@ class Crossing:
             names: (C,) of the chromosomes.
             inner_of: the parents' inner products; not asked under ``lerp``.
         """
-        found = {}
+        spans = {}
         for name, (start, stop) in zip(names, pairwise(layout.edges), strict=True):
             cut = self._cut(layout, start, stop, float(genes[f"split[{name}]"]))
             ratio = float(genes[f"ratio[{name}]"])
@@ -70,8 +70,8 @@ class Crossing:
             else:
                 before = slerp_weights(inner_of(start, cut), ratio)
                 after = slerp_weights(inner_of(cut, stop), 1 - ratio)
-            found[name] = MixedSpan(start, cut, before), MixedSpan(cut, stop, after)
-        return found
+            spans[name] = MixedSpan(start, cut, before), MixedSpan(cut, stop, after)
+        return spans
 
     def _cut(self, layout: Layout, start: int, stop: int, split: float) -> int:
         """The element at which a chromosome is split, the nearest that is allowed."""
@@ -112,10 +112,10 @@ def chromosome_words(option: str | list[str] | Mapping[str, Words]) -> dict[str,
     """
     names: list[str] = [option] if isinstance(option, str) else list(option)
     named = option if isinstance(option, Mapping) else {name: name for name in names}
-    found = {n: [words] if isinstance(words, str) else list(words) for n, words in named.items()}
-    if not found or not all(found.values()):
+    words_of = {n: [words] if isinstance(words, str) else list(words) for n, words in named.items()}
+    if not words_of or not all(words_of.values()):
         text = "name at least one, and words for each."
         raise ConfigError(Problem(("chromosomes",), text, "Try: all"))
-    if len(found) < len(names):
+    if len(words_of) < len(names):
         raise ConfigError(Problem(("chromosomes",), "one is named twice.", "Remove it."))
-    return found
+    return words_of

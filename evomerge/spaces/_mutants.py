@@ -23,7 +23,7 @@ from evomerge.spaces._coefficients import Coefficients
 from evomerge.spaces._crossing import MixedSpan
 from evomerge.types import Genome
 
-_MOST_BYTES = 1 << 30  # of individuals in memory; one that is not there is made again
+_MOST_BYTES = 1 << 30  # of individuals in memory; others are made again when needed
 _FEWEST = 40
 
 
@@ -53,10 +53,10 @@ def make_step(
 
 
 def name_of(genome: Genome) -> str | int:
-    """What steps call an individual: its source, or the number of its last step."""
+    """The name of an individual in steps: its source, or the number of its last step."""
     steps = genome.genes.get("steps")
-    found: str | int = genome.genes["source"] if steps is None else steps[-1]["number"]
-    return found
+    name: str | int = genome.genes["source"] if steps is None else steps[-1]["number"]
+    return name
 
 
 def joined(parents: Sequence[Genome], step: LineageStep) -> list[dict[str, Any]]:
@@ -70,8 +70,8 @@ class Individuals:
     """The elements of individuals, the latest kept in memory.
 
     Args:
-        sources: gives name to (N,) float32; asked once, when needed.
-        chromosomes: of lineages.
+        sources: reads them, name to (N,) float32; called once, when they are needed.
+        chromosomes: (C,) words of each, for lineages.
         seed: of the noise.
     """
 
@@ -116,9 +116,9 @@ class Individuals:
 
     def grow(self, step: LineageStep, parents: Sequence[Tensor]) -> Tensor:
         """(N,) float32 of a child, which is kept."""
-        found = self.offspring(step, parents)
-        self._keep(step, found)
-        return found
+        elements = self.offspring(step, parents)
+        self._keep(step, elements)
+        return elements
 
     def _keep(self, step: LineageStep, elements: Tensor) -> None:
         self._kept[step] = elements

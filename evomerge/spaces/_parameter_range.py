@@ -86,7 +86,7 @@ class Range(BaseModel):
         if not isinstance(choices, (list, tuple)):
             return choices
         words = all(isinstance(choice, str) for choice in choices)
-        # a gene of true alone could not be told from one of both
+        # decoding a bool cannot tell choices of true alone from choices of both
         switch = all(isinstance(choice, bool) for choice in choices) and len(set(choices)) == 2
         if not (words or switch):
             raise ValueError("words, or true and false; for numbers give low and high")
@@ -95,49 +95,49 @@ class Range(BaseModel):
         return choices
 
     def of(self, sources: int) -> Range:
-        """The range in numbers, for so many sources."""
+        """The range with numbers in place of ``sources`` and ``1/sources``."""
         if self.choices:
             return self
         words = {"sources": float(sources), "1/sources": 1 / sources}
-        given = {"low": self.low, "high": self.high, "initial": self.initial}
+        written = {"low": self.low, "high": self.high, "initial": self.initial}
         if self.simplex:
             defaults = {"low": -4.0, "high": 4.0, "initial": 0.0}
-            given = {key: defaults[key] if v is None else v for key, v in given.items()}
-        known: dict[str, Any] = {
-            key: words.get(v, v) if isinstance(v, str) else v for key, v in given.items()
+            written = {key: defaults[key] if v is None else v for key, v in written.items()}
+        numbers: dict[str, Any] = {
+            key: words.get(v, v) if isinstance(v, str) else v for key, v in written.items()
         }
-        if known != given and all(type(value) in (int, float) for value in known.values()):
-            known["initial"] = min(max(known["initial"], known["low"]), known["high"])
-        return self.model_copy(update=known)
+        if numbers != written and all(type(value) in (int, float) for value in numbers.values()):
+            numbers["initial"] = min(max(numbers["initial"], numbers["low"]), numbers["high"])
+        return self.model_copy(update=numbers)
 
     def problems(self) -> list[str]:
         """What is wrong with the bounds."""
         if self.choices:
             return self._problems_of_choices()
-        given = {"low": self.low, "high": self.high, "initial": self.initial}
+        values = {"low": self.low, "high": self.high, "initial": self.initial}
         if self.low is None or self.high is None:
             return ["needs low and high, or choices"]
         wrong = [
             f"{name}: expected a number, got {value!r}"
-            for name, value in given.items()
+            for name, value in values.items()
             if isinstance(value, (bool, str))
         ]
         wrong += [
             f"{name}: expected a finite number, got {value}"
-            for name, value in given.items()
+            for name, value in values.items()
             if isinstance(value, float) and not math.isfinite(value)
         ]
         return wrong or [*self._problems_of_bounds(), *self._problems_of_scale()]
 
     def _problems_of_choices(self) -> list[str]:
-        found = []
+        problems = []
         # 1.0 equals True, and is none
         same = [c for c in self.choices if type(c) is type(self.initial) and c == self.initial]
         if self.initial is not None and not same:
-            found.append(f"initial {self.initial!r} is none of the choices")
+            problems.append(f"initial {self.initial!r} is none of the choices")
         if self.simplex:
-            found.append("choices do not add up to 1. Remove simplex")
-        return found
+            problems.append("choices do not add up to 1. Remove simplex")
+        return problems
 
     def _problems_of_bounds(self) -> list[str]:
         low, high = self.bounds
@@ -152,16 +152,16 @@ class Range(BaseModel):
 
     def _problems_of_scale(self) -> list[str]:
         low, high = self.bounds
-        found = []
+        problems = []
         if self.scale == "log" and low <= 0:
-            found.append(f"a log scale needs a positive low, got {low:g}")
+            problems.append(f"a log scale needs a positive low, got {low:g}")
         if self.scale == "logit" and not 0 < low <= high < 1:
-            found.append(f"a logit scale needs bounds within (0, 1), got {low:g} and {high:g}")
+            problems.append(f"a logit scale needs bounds within (0, 1), got {low:g} and {high:g}")
         if self.kind == "int" and (self.simplex or self.scale == "logit"):
-            found.append("logits are no integers. Remove kind")
+            problems.append("logits are no integers. Remove kind")
         if self.simplex and self.scale != "linear":
-            found.append("the genes of a simplex are logits already. Remove scale")
-        return found
+            problems.append("the genes of a simplex are logits already. Remove scale")
+        return problems
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -170,7 +170,7 @@ class Range(BaseModel):
         return float(self.low), float(self.high)
 
     def extremes(self) -> list[Any]:
-        """The values between which, or of which, those of the parameter are."""
+        """The least and the greatest value that a recipe may have, or all choices."""
         if self.choices:
             return list(self.choices)
         if self.simplex:
@@ -181,7 +181,7 @@ class Range(BaseModel):
         return self.choices[0] if self.initial is None else self.initial
 
     def parameter(self, name: str) -> Parameter:
-        """One gene of this range, which must be in numbers."""
+        """A gene over this range, after `of`."""
         if self.choices:
             if set(self.choices) <= {True, False}:
                 return Parameter(name, "bool", self._start())
@@ -204,7 +204,7 @@ class Range(BaseModel):
         return Parameter(name, "int", start, low=least, high=most, scale=scale)
 
     def value(self, gene: Gene) -> Gene:
-        """What a gene stands for in a recipe."""
+        """The value of a gene in a recipe."""
         if self.scale != "logit" or self.choices:
             return gene
         low, high = self.bounds

@@ -14,18 +14,18 @@ _STEPS_IN = 2 / 3  # two of the standard deviations with which a search starts, 
 
 
 class Chosen(NamedTuple):
-    """The slots of a path, and how much each is preferred where some must go."""
+    """The slots of a path, and how much each is preferred where a limit makes some go."""
 
     path: tuple[PathSlot, ...]
     preference: Mapping[PathSlot, float]
 
 
 class Indicators(ABC):
-    """Which of the slots between the ends are in.
+    """Which slots between the ends are in a path.
 
     Args:
         slots: all of them.
-        kept: those without a gene, always in.
+        kept: those that are always in, without a gene.
     """
 
     def __init__(self, slots: PathSlots, kept: frozenset[PathSlot]) -> None:
@@ -51,7 +51,7 @@ class Indicators(ABC):
 
 
 class Bits(Indicators):
-    """A flag for each slot. Of a path that is too long, the last slots go."""
+    """A flag for each slot. Where a path is too long, its last slots go."""
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -64,7 +64,7 @@ class Bits(Indicators):
 
 
 class Thresholds(Indicators):
-    """A number in [-1, 1] for each slot, which is in where it is positive; the least go first.
+    """A number in [-1, 1] for each slot, which is in where it is positive; the lowest go first.
 
     Args:
         absent: where the genes of slots that are out start.
@@ -92,7 +92,7 @@ class Thresholds(Indicators):
 
 
 class Everything(Indicators):
-    """No genes: every slot is in."""
+    """Every slot is in, without genes."""
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -105,14 +105,14 @@ class Everything(Indicators):
 
 
 class Runs(Indicators):
-    """One run of neighbouring blocks for each model in each repetition: where it begins and ends.
+    """One run of consecutive blocks per model and repetition: where it begins and where it ends.
 
-    A run that ends where it begins, or before, is empty. Of a path that is too long, the last
-    slots go.
+    A run that ends where it begins, or before, is empty. Where a path is too long, its last slots
+    go.
 
     Args:
-        overlap: the share of the leading model's blocks that its first two runs both have at the
-            start; 0 for its own path.
+        overlap: the share of the leading model's blocks that are in both of its first two runs when
+            the search starts; 0 to start from the model itself.
 
     Source: Kim et al. 2024, arXiv:2312.15166 (SOLAR: 32 blocks, two runs that share 16).
     """
@@ -125,20 +125,20 @@ class Runs(Indicators):
     @property
     def parameters(self) -> list[Parameter]:
         """See `Indicators`."""
-        found = []
+        genes = []
         for repetition, model in self.runs:
             layers = self.slots.layers[model]
             start, end = self._start(repetition, model)
             for word, at in (("from", start), ("to", end)):
-                found.append(
+                genes.append(
                     Parameter(
                         f"{word}.{repetition}.{model}", "int", at, low=0.0, high=float(layers)
                     )
                 )
-        return found
+        return genes
 
     def _start(self, repetition: int, model: str) -> tuple[int, int]:
-        """Where the search starts: the leading model's own path, or two runs that overlap."""
+        """Where a run begins and ends at first: those of the leading model, or two that overlap."""
         layers = self.slots.layers[model]
         if model == self.slots.first.model and repetition < 2:
             if not self.overlap:
@@ -181,7 +181,7 @@ def make_indicators(
 
 
 def order_genes(slots: Sequence[PathSlot]) -> list[Parameter]:
-    """A gene for each slot between the ends by which those of a path are sorted."""
+    """A gene for each slot between the ends, by which `sorted_path` sorts them."""
     count = len(slots)
     return [
         Parameter(f"order.{slot.name}", "float", (place + 0.5) / count)
@@ -190,6 +190,6 @@ def order_genes(slots: Sequence[PathSlot]) -> list[Parameter]:
 
 
 def sorted_path(path: Sequence[PathSlot], genes: Genes) -> tuple[PathSlot, ...]:
-    """The path with what is between its ends sorted; slots whose genes are equal in their order."""
+    """The path with what is between its ends sorted by their genes; equals keep their order."""
     first, *between, last = path
     return (first, *sorted(between, key=lambda slot: float(genes[f"order.{slot.name}"])), last)

@@ -65,7 +65,7 @@ class PathModels:
         """Names that no model has, models named twice, and blocks to keep that there are not."""
         names = sorted({BASE, *self.all})
         asked = [("leading", leading), *(("sources", name) for name in sources or ())]
-        found = [
+        problems = [
             Problem(
                 (key,),
                 f"no model is called {name!r}.",
@@ -76,16 +76,16 @@ class PathModels:
             if name not in names
         ]
         counts = Counter(self.own(name) for name in sources or ())
-        found += [
+        problems += [
             Problem(("sources",), f"{name} is named twice.", "Raise repetitions instead.")
             for name, count in counts.items()
             if count > 1
         ]
-        used = names if found else self.chosen(leading, sources)
+        used = names if problems else self.chosen(leading, sources)
         for name, blocks in keep.items():
-            found += self._keep_problems(name, blocks, used)
+            problems += self._keep_problems(name, blocks, used)
         counts = Counter(self.own(name) for name in keep)
-        return found + [
+        return problems + [
             Problem(("keep",), f"{name} is named twice, once as base.", "Name it once.")
             for name, count in counts.items()
             if count > 1

@@ -25,13 +25,13 @@ class Scaling(BaseModel):
     """Which scales a path may have, on the hops from one of its blocks to the next.
 
     Attributes:
-        kind: ``none``; ``hop``, one gene for each slot, on the way into it; ``matrix``, one for
-            each pair of blocks; ``network``, the weights of a small network of both blocks and the
-            slot.
-        low, high: of the magnitude of a scale, away from zero.
+        kind: ``none``; ``hop``, a gene for each slot, on the way into it; ``matrix``, a gene for
+            each pair of blocks; ``network``, the weights of a small network whose inputs are both
+            blocks and the slot.
+        low, high: bounds of a scale's magnitude, away from zero.
         initial: where the search starts.
-        negative: let genes run from -high to high. Of those nearer to zero than low the magnitude
-            is low.
+        negative: let genes run from -high to high; those closer to zero than low stand for a
+            magnitude of low.
         hidden: units of the network.
     """
 
@@ -58,7 +58,7 @@ class Scaling(BaseModel):
         return value
 
     def problems(self) -> list[Problem]:
-        """What is wrong with the bounds."""
+        """What is wrong with low, high and initial."""
         if self.low > self.high:
             text = f"low {self.low:g} lies above high {self.high:g}."
             return [Problem(("scales",), text, "Lower low, or raise high.")]
@@ -76,7 +76,7 @@ class Scaling(BaseModel):
         return Parameter(name, "float", self.initial, low=self.low, high=self.high, scale="log")
 
     def value(self, gene: float) -> float:
-        """The scale that a number stands for."""
+        """The scale that a gene stands for."""
         low = math.copysign(self.low, gene)
         return low if abs(gene) < self.low else min(max(gene, -self.high), self.high)
 
@@ -98,25 +98,25 @@ class PathScales(ABC):
 
     @abstractmethod
     def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
-        """What the stream is multiplied by between two neighbours in a path."""
+        """What the stream is multiplied by on the way from one slot of a path to the next."""
 
     def scales(self, genes: Genes, path: Sequence[PathSlot]) -> tuple[float, ...]:
-        """One for each block; that of the first, to which no hop leads, is 1.
+        """A scale for each block of a path; that of the first, into which no hop leads, is 1.
 
-        A hop that would take the product of all so far beyond what weights can make up for keeps
-        its sign alone: every genome is to be a recipe.
+        Where the product of all scales so far would be more than weights can make up for, a scale
+        is 1 or -1 instead, so that every genome is a recipe.
         """
-        found, product = [1.0], 1.0
+        scales, product = [1.0], 1.0
         for before, slot in pairwise(path):
             scale = self._scale(genes, before, slot)
             if not 1 / SCALE_SPAN <= abs(product * scale) <= SCALE_SPAN:
                 scale = math.copysign(1.0, scale)
             product *= scale
-            found.append(scale)
-        return tuple(found)
+            scales.append(scale)
+        return tuple(scales)
 
     def example(self, depth: int) -> tuple[float, ...]:
-        """Scales that are not all 1, if there can be such, by which a family can be refused."""
+        """Scales that are not all 1 where there may be such: models that take none refuse them."""
         last = self.scaling.low if self.scaling.high == 1 else self.scaling.high
         return (*(1.0,) * (depth - 1), last)
 
@@ -138,7 +138,7 @@ class NoScales(PathScales):
 
 
 class OnePerSlot(PathScales):
-    """The scale on the way into a slot, wherever from."""
+    """A scale on the way into each slot, wherever the path comes from."""
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -150,7 +150,7 @@ class OnePerSlot(PathScales):
 
 
 class OnePerPair(PathScales):
-    """W_ij for each pair of blocks i and j, whatever the slots.
+    """A scale W_ij for each pair of blocks i and j, whatever their slots.
 
     Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2.
     """
@@ -169,10 +169,10 @@ class OnePerPair(PathScales):
 class ScaleNetwork(PathScales):
     """W_ij = pi_theta(i, j, t): a network of one hidden layer, whose weights theta are the genes.
 
-    Its inputs are the two blocks' numbers among all, and the slot's, each between -1 and 1, and 1.
-    Hidden units are hyperbolic tangents, the output is taken between low (or -high) and high by a
-    logistic function, which is `initial` where the output is 0: there the search starts, with
-    weights of the hidden units that are drawn once and for all.
+    Its inputs are the numbers of the two blocks and of the slot, each scaled to [-1, 1], and 1. The
+    hidden units are hyperbolic tangents. A logistic function takes the output to between low (or
+    -high) and high, and 0 to `initial`: there the search starts, from hidden weights that are
+    always the same random ones.
 
     Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2, which does not describe the network.
     """
@@ -221,7 +221,7 @@ class ScaleNetwork(PathScales):
         return self.scaling.value(self._squashed(total))
 
     def _squashed(self, total: float) -> float:
-        """Low (or -high) and high far out, initial at 0."""
+        """The logistic function from low (or -high) to high that is `initial` at 0."""
         scaling = self.scaling
         low = -scaling.high if scaling.negative else scaling.low
         share = (scaling.initial - low) / (scaling.high - low) if scaling.high > low else 0.5

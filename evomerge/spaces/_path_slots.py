@@ -10,11 +10,11 @@ Block = tuple[str, int]  # a model, and the number of one of its blocks
 
 
 class PathSlot(NamedTuple):
-    """A place in a path that one block may take.
+    """A place in a path, for one block of one model.
 
     Attributes:
         number: position among all slots.
-        repetition: how often the models have come before.
+        repetition: how many times all models have come before.
         model: whose block.
         layer: which of its blocks.
     """
@@ -26,21 +26,21 @@ class PathSlot(NamedTuple):
 
     @property
     def block(self) -> Block:
-        """Which of all blocks."""
+        """The block of the slot."""
         return self.model, self.layer
 
     @property
     def name(self) -> str:
-        """Of its genes."""
+        """By which its genes are named."""
         return f"{self.repetition}.{self.model}.{self.layer}"
 
 
 @dataclass(frozen=True, slots=True)
 class PathSlots:
-    """All slots in order: the blocks of every model, that as often as there are repetitions.
+    """All slots in order: the blocks of every model, once for each repetition.
 
-    The leading model's first block is first. Its last block, of the last repetition, comes after
-    all others. Both are in every path.
+    The leading model's first block comes first; its last block, of the last repetition, comes
+    last. Both are in every path.
 
     Attributes:
         layers: every model's number of blocks, the leading one first.
@@ -55,10 +55,10 @@ class PathSlots:
 
     @classmethod
     def of(cls, layers: Mapping[str, int], repetitions: int) -> PathSlots:
-        """The slots of models.
+        """The slots over some models.
 
         Args:
-            layers: of every model, the leading one first; at least two of that.
+            layers: model to its number of blocks, the leading one first, with at least two.
         """
         names = [
             (repetition, model, layer)
@@ -102,11 +102,11 @@ class PathSlots:
 
 @dataclass(frozen=True, slots=True)
 class PathLimits:
-    """How large a path may be, and in which order its blocks may come.
+    """How large a path may be, and in which order blocks may come.
 
     Attributes:
-        layers: at most so many blocks; None for any number.
-        parameters: at most so many weights; None for any number.
+        layers: the most blocks; None for any number.
+        parameters: the most weights; None for any number.
         monotone: the blocks of one model never step back along a path.
         sizes: model and block to the number of its weights.
         around: weights of the leading model outside its blocks.
@@ -119,11 +119,11 @@ class PathLimits:
     around: int
 
     def weights(self, path: Sequence[PathSlot]) -> int:
-        """Of the model that a path makes."""
+        """Weights of the model that a path makes."""
         return self.around + sum(self.sizes.get(slot.block, 0) for slot in path)
 
     def fits(self, path: Sequence[PathSlot]) -> bool:
-        """Whether it is small enough."""
+        """Whether a path is small enough."""
         short = self.layers is None or len(path) <= self.layers
         return short and (self.parameters is None or self.weights(path) <= self.parameters)
 
@@ -136,19 +136,19 @@ class PathLimits:
     ) -> tuple[PathSlot, ...]:
         """The path without the blocks that break a limit; the same path always gives the same.
 
-        Blocks that step back behind an earlier one of their model go first. Of the others, as many
-        as must go: those that are preferred least, of equals the last in the path.
+        Blocks that step back behind an earlier one of their model go first. Then as many others as
+        must go: those that are preferred least, of equals the last in the path.
 
         Args:
             kept: never dropped; together they fit.
-            preference: of each slot; 0 where it is not said.
+            preference: slot to how much it is preferred; 0 for the others.
         """
-        found = self._forward(path, kept) if self.monotone else list(path)
+        slots = self._forward(path, kept) if self.monotone else list(path)
         order = sorted(
-            (place for place, slot in enumerate(found) if slot not in kept),
-            key=lambda place: (preference.get(found[place], 0.0), -place),
+            (place for place, slot in enumerate(slots) if slot not in kept),
+            key=lambda place: (preference.get(slots[place], 0.0), -place),
         )
-        length, weights = len(found), self.weights(found)
+        length, weights = len(slots), self.weights(slots)
         dropped = set()
         for place in order:
             short = self.layers is None or length <= self.layers
@@ -156,12 +156,12 @@ class PathLimits:
                 break
             dropped.add(place)
             length -= 1
-            weights -= self.sizes.get(found[place].block, 0)
-        return tuple(slot for place, slot in enumerate(found) if place not in dropped)
+            weights -= self.sizes.get(slots[place].block, 0)
+        return tuple(slot for place, slot in enumerate(slots) if place not in dropped)
 
     @staticmethod
     def _forward(path: Sequence[PathSlot], kept: frozenset[PathSlot]) -> list[PathSlot]:
-        """Without those behind an earlier block of their model, or before a kept one that is."""
+        """The path without slots that step back, or that a kept slot would step back behind."""
         bound: dict[int, int] = {}  # place to the least number of a kept block still to come
         least: dict[str, int] = {}
         for place in range(len(path) - 1, -1, -1):
@@ -170,9 +170,9 @@ class PathLimits:
             if slot in kept:
                 least[slot.model] = min(slot.layer, bound[place])
         reached: dict[str, int] = {}
-        found = []
+        forward = []
         for place, slot in enumerate(path):
             if slot in kept or reached.get(slot.model, 0) <= slot.layer <= bound[place]:
-                found.append(slot)
+                forward.append(slot)
                 reached[slot.model] = max(slot.layer, reached.get(slot.model, 0))
-        return found
+        return forward

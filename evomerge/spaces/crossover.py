@@ -1,4 +1,4 @@
-"""Children of models: every stretch of elements is a weighted sum of the sources.
+"""The crossover space: children of models, on every stretch of elements a weighted sum of sources.
 
 Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.16204.
 """
@@ -104,7 +104,7 @@ class CrossoverSpace(Space):
         self._on_deltas = space == "task_vector"
         self._layout: Layout | None = None
         words = list(self.chromosomes.values())
-        if context.models is not None:  # else they could not be opened, which is told elsewhere
+        if context.models is not None:  # else they could not be opened, as another message says
             self._layout = layout_of(context.models, words, task_vectors=self._on_deltas)
             self._grams = PrefixGrams(context.models, self._layout, task_vectors=self._on_deltas)
         self.individuals = Individuals(self._flat_sources, words, context.seed)
@@ -129,7 +129,7 @@ class CrossoverSpace(Space):
             return self._mutated(genome, parents)
         genes = _without_source(genome)
         individuals = [self._coefficients_of(parent) for parent in parents]
-        found = individuals[0]
+        crossed = individuals[0]
         if len(individuals) == 2:
             first, second = individuals
 
@@ -141,10 +141,10 @@ class CrossoverSpace(Space):
                 genes[f"cut[{name}]"] = [left.start, left.stop, right.stop]
                 genes[f"left[{name}]"] = list(left.weights)
                 genes[f"right[{name}]"] = list(right.weights)
-            found = cross(first, second, [side for sides in spans.values() for side in sides])
-        genes |= {"bounds": found.bounds.tolist(), "rows": found.rows.tolist()}
+            crossed = cross(first, second, [side for sides in spans.values() for side in sides])
+        genes |= {"bounds": crossed.bounds.tolist(), "rows": crossed.rows.tolist()}
         child = Genome(genes, genome.parents)
-        self._coefficients.keep(child, found)
+        self._coefficients.keep(child, crossed)
         return child
 
     def step(
@@ -172,7 +172,7 @@ class CrossoverSpace(Space):
         """(N,) float32 of an individual, in the order of the layout: what its recipe builds.
 
         Args:
-            genome: whole.
+            genome: completed by `child`.
         """
         if "bounds" not in genome.genes:
             return self.individuals.elements(genome)
@@ -212,8 +212,8 @@ class CrossoverSpace(Space):
     def representative(self) -> Genome:
         """See `Space.representative`: a child of the first two sources, cut in the middle."""
         first, second = list(self.context.sources)[:2]
-        genes = self.initial().genes
-        genes = {name: 0.25 if name.startswith("ratio[") else gene for name, gene in genes.items()}
+        initial = self.initial().genes.items()
+        genes = {name: 0.25 if name.startswith("ratio[") else gene for name, gene in initial}
         parents = [Genome({**genes, "source": source}) for source in (first, second)]
         return self.child(Genome(genes, (0, 1)), parents)
 

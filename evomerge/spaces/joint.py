@@ -27,17 +27,17 @@ _REFUSED = {
 
 
 class JointSpace(Space):
-    """How blocks are merged, which of the merged blocks follow each other, and their scales.
+    """Merged blocks, a path through them, and its scales.
 
-    Block l of the merged model is made of the blocks l of base and sources, as in the space
-    `parameter`; the path goes through these, as in the space `dataflow` over one model. A block
-    that comes twice is merged alike both times, but for what an operator draws at random. What is
+    Merged block l is made of the blocks l of base and sources, as in the space `parameter`; the
+    path goes through the merged blocks, as in the space `dataflow` over one model. A block that
+    comes twice is merged alike both times, except for what an operator draws at random. What is
     outside the blocks is merged as well.
 
     Args:
         context: the models, open.
         merge: keys of the space `parameter`.
-        path: keys of the space `dataflow`, but for those that name models.
+        path: keys of the space `dataflow`, except those that name models.
 
     Raises:
         ConfigError: what either space refuses.
@@ -47,13 +47,15 @@ class JointSpace(Space):
         self, context: SearchContext, *, merge: dict[str, Any], path: dict[str, Any] | None = None
     ) -> None:
         self.context = context
-        given = path or {}
-        problems = [Problem(("path", key), why) for key, why in _REFUSED.items() if key in given]
-        own = {key: value for key, value in given.items() if key not in _REFUSED}
-        alone = {"leading": BASE, "sources": []}
-        merging = _made(problems, "merge", lambda: _space(ParameterSpace, context, merge))
-        problems += _stray_problems(own.pop("keep", None), own)
-        pathing = _made(problems, "path", lambda: _space(DataflowSpace, context, own | alone))
+        keys = {**(path or {}), "leading": BASE, "sources": []}
+        problems = [
+            Problem(("path", key), why) for key, why in _REFUSED.items() if key in (path or {})
+        ]
+        merging = _made(problems, "merge", ParameterSpace, merge, context)
+        if strays := _keep_problems(keys.get("keep")):
+            problems += strays
+            del keys["keep"]
+        pathing = _made(problems, "path", DataflowSpace, keys, context)
         if merging is not None:
             problems += _length_problems(merging.decode(merging.initial()), context)
         if problems:
@@ -82,17 +84,15 @@ class JointSpace(Space):
         return context.recipe(merged.operator, parameters, stack=stack)
 
 
-def _stray_problems(keep: Any, own: dict[str, Any]) -> list[Problem]:
-    """Put the blocks to keep back into the keys of the path, unless they are of a source."""
-    stray = [name for name in keep if name != BASE] if isinstance(keep, Mapping) else []
-    if keep is not None and not stray:
-        own["keep"] = keep
+def _keep_problems(keep: Any) -> list[Problem]:
+    """Blocks to keep that are of a source."""
+    names = [name for name in keep if name != BASE] if isinstance(keep, Mapping) else []
     text = "every block is a merge of all models, and called base."
-    return [Problem(("path", "keep"), text, f"Write base in place of {name!r}.") for name in stray]
+    return [Problem(("path", "keep"), text, f"Write base in place of {name!r}.") for name in names]
 
 
 def _length_problems(merged: Recipe, context: SearchContext) -> list[Problem]:
-    """Fixed settings that give another number of values than there are blocks to merge."""
+    """Settings by block that have another number of values than the base has blocks."""
     if context.models is None:
         return []
     why = f"but the base has {context.layers} blocks. Give one value a block."
@@ -104,7 +104,7 @@ def _length_problems(merged: Recipe, context: SearchContext) -> list[Problem]:
 
 
 def _picked(setting: Any, layers: Sequence[int]) -> Any:
-    """A setting with its values by block in the order of the path: output blocks count."""
+    """A setting with a value for each block of the path, in place of each block of the base."""
     if isinstance(setting, Mapping):
         return {key: _picked(value, layers) for key, value in setting.items()}
     if isinstance(setting, list):
@@ -112,13 +112,16 @@ def _picked(setting: Any, layers: Sequence[int]) -> Any:
     return setting
 
 
-def _space(kind: Callable[..., T], context: SearchContext, keys: Mapping[str, Any]) -> T:
-    return make(kind, keys, context)
-
-
-def _made(problems: list[Problem], key: str, new: Callable[[], T]) -> T | None:
+def _made(
+    problems: list[Problem],
+    key: str,
+    kind: Callable[..., T],
+    keys: Mapping[str, Any],
+    context: SearchContext,
+) -> T | None:
+    """The space under a key of this one, or None with what is wrong with it added to problems."""
     try:
-        return new()
+        return make(kind, keys, context)
     except ConfigError as error:
         problems += [problem.under(key) for problem in error.details]
         return None

@@ -24,7 +24,7 @@ __all__ = ["Granularity", "ParameterSpace", "Range"]
 
 
 class _Spot(NamedTuple):
-    """Where a gene counts; an empty source or role is not told apart."""
+    """Where a gene counts; an empty source or role stands for all of them."""
 
     source: str
     role: str
@@ -107,7 +107,7 @@ class ParameterSpace(Space):
         return context.recipe(name, parameters)
 
     def _spots(self, name: str, span: Range) -> Iterator[_Spot]:
-        """All places at which a parameter has a value of its own."""
+        """Every place at which a parameter has a value of its own."""
         granularity = span.granularity or self._granularity
         per_source = any(name in o.per_source for o in self._chosen.values())
         for source in self.context.sources if per_source else ("",):
@@ -116,7 +116,7 @@ class ParameterSpace(Space):
                     yield _Spot(source, role, group)
 
     def _genes(self, name: str, span: Range) -> Iterator[tuple[_Spot, str]]:
-        """The places that have a gene, and its name."""
+        """The places that have a gene, each with the gene's name."""
         groups = (span.granularity or self._granularity).groups(self.context.layers)
         first = next(iter(self.context.sources))
         for spot in self._spots(name, span):
@@ -126,16 +126,16 @@ class ParameterSpace(Space):
                 yield spot, ".".join(part for part in parts if part)
 
     def _values(self, name: str, span: Range, genome: Genome) -> dict[_Spot, Gene]:
-        """What the genes stand for."""
+        """The parameter's value at every place."""
         genes = {spot: genome.genes[gene.name] for spot, gene in self._layout[name].items()}
         if not span.simplex:
             return {spot: span.value(gene) for spot, gene in genes.items()}
-        found: dict[_Spot, Gene] = {}
+        values: dict[_Spot, Gene] = {}
         sources = list(self.context.sources)
         for spot in self._spots(name, span):
             logits = [float(genes.get(spot._replace(source=s), 0.0)) for s in sources]
-            found[spot] = softmax(logits)[sources.index(spot.source)]
-        return found
+            values[spot] = softmax(logits)[sources.index(spot.source)]
+        return values
 
     def _table(self, name: str, span: Range, genome: Genome) -> Any:
         """The parameter's setting in a recipe, from the genes."""
@@ -153,7 +153,7 @@ class ParameterSpace(Space):
 
 
 def _chosen(names: Collection[str]) -> tuple[list[Operator], list[Problem]]:
-    """The operators called so, and what is wrong with the names."""
+    """The operators of these names, and what is wrong with the names."""
     chosen: list[Operator] = []
     problems: list[Problem] = []
     counts = {name: list(names).count(name) for name in names}
@@ -217,7 +217,7 @@ def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> 
             if simplex and name not in owner.per_source
         ]
         values = setting.extremes() if isinstance(setting, Range) else _leaves(setting)
-        # of infinite numbers `_settings` has told
+        # `_settings` has reported infinite numbers
         finite = [v for v in values if not isinstance(v, float) or math.isfinite(v)]
         for owner in owners:
             for value in finite:
@@ -226,7 +226,7 @@ def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> 
 
 
 def _leaves(setting: Any) -> list[Any]:
-    """Every single value of a fixed setting."""
+    """Every value inside a fixed setting."""
     if isinstance(setting, Mapping):
         return [leaf for inner in setting.values() for leaf in _leaves(inner)]
     if isinstance(setting, (list, tuple)):
