@@ -51,7 +51,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_transformers_loads_what_was_built_without_a_word(
+def test_transformers_loads_what_was_built_without_a_warning(
     tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: str, tied: bool
 ) -> None:
     base, source = tiny(tied=tied, dtype="bfloat16"), tiny(1, tied=tied, dtype="bfloat16")
@@ -101,7 +101,7 @@ def test_a_tied_and_an_untied_model_compute_the_same_function_when_merged(
 
 
 @pytest.mark.parametrize("source_tied", [False, True])
-def test_a_config_that_leaves_tying_to_its_architecture_is_made_to_say_it(
+def test_whether_a_model_is_tied_is_always_written_to_its_config(
     tiny: Tiny, tmp_path: Path, source_tied: bool
 ) -> None:
     """Llama's default is untied, though this base is tied: a silent config must not decide."""

@@ -106,7 +106,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("with_config", [False, True])
-def test_an_adapter_is_told_from_a_model(tmp_path: Path, with_config: bool) -> None:
+def test_an_adapter_is_not_taken_for_a_model(tmp_path: Path, with_config: bool) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     save_file({"lora_A.weight": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
     if with_config:

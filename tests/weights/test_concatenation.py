@@ -77,14 +77,14 @@ def test_layers_of_weight_zero_are_left_out(tiny: Tiny, made: Made) -> None:
         ({"slices": [{"a": [0, 1]}, {"a": [1, 3]}]}, "slices: adapters stay in their blocks"),
     ],
 )
-def test_a_recipe_that_is_no_sum_of_adapters_is_told(
+def test_a_recipe_that_is_no_sum_of_adapters_is_reported(
     tiny: Tiny, made: Made, keys: dict[str, Any], said: str
 ) -> None:
     (problem,) = plan_problems(Library().plan(recipe(tiny(), {"a": made(tiny())}, **keys)))
     assert problem.startswith(said)
 
 
-def test_sources_that_are_no_plain_adapters_are_told_all_at_once(tiny: Tiny, made: Made) -> None:
+def test_sources_that_are_no_plain_adapters_are_all_reported(tiny: Tiny, made: Made) -> None:
     sources = {
         "model": tiny(1),
         "dora": made(tiny(), use_dora=True),

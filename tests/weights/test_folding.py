@@ -296,7 +296,7 @@ def test_a_family_that_does_not_fold_is_refused_by_name(
         Library().plan(recipe(models, [("a", 0)], (2.0,)))
 
 
-def test_tensors_that_nobody_knows_are_refused_with_those_that_are_missing(
+def test_unknown_and_missing_tensors_are_reported_together(
     tiny: Tiny, changed: Callable[..., Path]
 ) -> None:
     def change(tensors: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ from evomerge.weights.layer_types import spelled_out
 
 
 @pytest.mark.parametrize(
-    "said",
+    "keys",
     [
         {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 2},
         {"model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 2},
@@ -25,7 +25,7 @@ from evomerge.weights.layer_types import spelled_out
         {"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 8},
     ],
 )
-def test_blocks_are_what_transformers_takes_them_for(said: dict[str, Any]) -> None:
-    config = {**said, "num_hidden_layers": 6}
+def test_blocks_are_what_transformers_takes_them_for(keys: dict[str, Any]) -> None:
+    config = {**keys, "num_hidden_layers": 6}
     theirs = AutoConfig.for_model(**config)
     assert spelled_out(config)["layer_types"] == theirs.layer_types

@@ -90,7 +90,7 @@ def test_a_source_that_lacks_a_tensor_takes_no_part_in_it(tiny: Tiny, changed: C
     ]
 
 
-def test_a_slice_of_several_models_tells_what_one_of_them_lacks(
+def test_a_slice_of_several_models_notes_what_one_of_them_lacks(
     tiny: Tiny, changed: Changed
 ) -> None:
     sources = {"a": str(changed(tiny(1), drop(UP))), "b": str(tiny(2))}
@@ -126,7 +126,7 @@ def test_a_tensor_that_the_base_lacks_is_the_average(tiny: Tiny, changed: Change
     assert any("base: lacks 1 tensors" in note for note in models.notes)
 
 
-def test_a_pair_of_which_one_lacks_a_tensor_takes_the_others(tiny: Tiny, changed: Changed) -> None:
+def test_of_a_pair_that_lacks_a_tensor_the_other_one_gives_it(tiny: Tiny, changed: Changed) -> None:
     models = opened(tiny(), a=changed(tiny(1), drop(UP)), b=tiny(2))
     assert torch.equal(merged(models, "slerp", t=0.3)[UP], weights(tiny(2))[UP])
 

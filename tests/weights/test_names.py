@@ -181,7 +181,7 @@ def test_an_expert_number_is_not_a_layer() -> None:
     assert found["model.layers.1.block_sparse_moe.experts.7.w1.weight"] == Place(1, "mlp")
 
 
-def test_a_depth_equal_to_the_number_of_experts_misleads_nobody() -> None:
+def test_as_many_experts_as_blocks_are_not_taken_for_blocks() -> None:
     names = numbered("model.layers.0.mlp.experts.{}.up_proj.weight", 1)
     assert places(names, {"num_hidden_layers": 1})[names[0]] == Place(0, "mlp")
 

@@ -144,7 +144,7 @@ def test_segments_with_another_operator_are_refused(models: Models, zoo: Path) -
         make_plan(recipe(zoo, operator="linear", segments=segments), models)
 
 
-def test_chromosomes_without_tensors_are_told_by_the_plan(models: Models, zoo: Path) -> None:
+def test_planning_reports_chromosomes_without_tensors(models: Models, zoo: Path) -> None:
     segments = {
         "chromosomes": [["attention"], ["nothing"]],
         "bounds": [0, 978_560],

@@ -141,7 +141,7 @@ def test_a_tied_model_lends_its_embedding_to_the_last_slice(tiny: Tiny, tied: bo
     assert torch.equal(made[EMBEDDING], weights(base)[EMBEDDING])
 
 
-def test_sources_outside_a_slice_are_not_said_to_lack_its_tensors(tiny: Tiny) -> None:
+def test_sources_outside_a_slice_do_not_lack_its_tensors(tiny: Tiny) -> None:
     models = Library().models(recipe(tiny(), [{"a": [0, 2]}, {"b": [1, 3]}], a=tiny(1), b=tiny(2)))
     assert models.notes == []
     assert models.layers == 4

@@ -77,7 +77,7 @@ def test_statistics_of_another_model_are_refused(tiny: Tiny, tmp_path: Path) -> 
         open_statistics(tmp_path, of=Checkpoint(tiny(1)))
 
 
-def test_both_are_said_at_once(tiny: Tiny, tmp_path: Path) -> None:
+def test_both_mistakes_are_reported_at_once(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_statistics(folder(tmp_path), kind="fisher", of=Checkpoint(tiny()))
     assert len(caught.value.problems) == 2

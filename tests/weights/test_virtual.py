@@ -174,7 +174,7 @@ def test_threads_that_want_one_tensor_wait_for_one(
     assert len(count) == 1
 
 
-def test_a_failure_is_told_to_everyone_and_not_kept(tiny: Tiny, changed: Changed) -> None:
+def test_a_failure_reaches_every_reader_and_is_not_kept(tiny: Tiny, changed: Changed) -> None:
     def damage(tensors: dict[str, Tensor]) -> None:
         tensors[UP][0, 0] = float("nan")
 

@@ -172,7 +172,7 @@ def test_rules_for_tokens_come_first(tiny: Tiny, source: str) -> None:
         assert torch.equal(table[ids["w0"]], tables["b"][5])
 
 
-def test_rules_that_name_nothing_are_told_at_once(tiny: Tiny) -> None:
+def test_rules_that_name_nothing_are_reported_at_once(tiny: Tiny) -> None:
     tokens = {
         "w0": {"source": "b", "token": "nothing"},
         "w1": {"source": "c", "token_id": 1000},
