@@ -110,18 +110,18 @@ def ancestry(
 
 
 def _family(candidates: Sequence[Candidate], number: int) -> list[int]:
-    """The candidate and all whom it was crossed from, the newest first."""
-    found, waiting = set(), [number]
+    """A candidate and all that it was crossed from, the newest first."""
+    family, waiting = set(), [number]
     while waiting:
         one = waiting.pop()
-        if one not in found:
-            found.add(one)
+        if one not in family:
+            family.add(one)
             waiting += candidates[one].genome.parents
-    return sorted(found, reverse=True)
+    return sorted(family, reverse=True)
 
 
 def _winners(candidates: Sequence[Candidate], number: int) -> dict[int, float | None]:
-    """The earlier candidates that a recipe holds as models, and their share of its weights."""
+    """The earlier candidates that a recipe merges as models, and their shares of its weights."""
     recipe = candidates[number].recipe
     inner = {n: model for n, model in recipe.sources.items() if isinstance(model, Recipe)}
     if isinstance(recipe.base, Recipe) and recipe.base not in inner.values():
@@ -139,7 +139,7 @@ def _winners(candidates: Sequence[Candidate], number: int) -> dict[int, float | 
 
 
 def _sum(before: float | None, whole: float | None, part: float | None) -> float | None:
-    """A share with one more line added; None where one is not known."""
+    """A share with that of one more line of descent; None where one of them is not known."""
     if before is None or whole is None or part is None:
         return None
     return before + whole * part
@@ -154,7 +154,11 @@ def _without_recipe(genome: Genome) -> dict[str, Any]:
 
 
 def _shares(genomes: Mapping[int, Genome]) -> dict[int, float]:
-    """Number to share, children before their parents."""
+    """The share of each candidate of a family, by number.
+
+    Args:
+        genomes: of the family by number, children before their parents.
+    """
     edges = {0, 1} | {edge for genome in genomes.values() for c in _parts(genome) for edge in c[:2]}
     cuts = np.array(sorted(edges))
     lengths = np.diff(cuts)
@@ -172,26 +176,27 @@ def _shares(genomes: Mapping[int, Genome]) -> dict[int, float]:
 
 
 def _parts(genome: Genome) -> list[tuple[int, int, list[float]]]:
-    """Where each side of a child of two begins and ends, and its parents' absolute weights."""
-    found = []
+    """Each part of a child of two: where it begins and ends, and its parents' absolute weights."""
+    parts = []
     if "steps" in genome.genes and len(genome.parents) == 2:
         step = genome.genes["steps"][-1]
         starts = [0, *step["ends"][:-1]]
         for start, stop, row in zip(starts, step["ends"], step["weights"], strict=True):
-            found.append((start, stop, [abs(w) for w in row]))
+            parts.append((start, stop, [abs(w) for w in row]))
     for name, edges in genome.genes.items():
         if name.startswith("cut["):
             word = name.removeprefix("cut")
             start, cut, stop = edges
             for low, high, side in ((start, cut, "left"), (cut, stop, "right")):
-                found.append((low, high, [abs(w) for w in genome.genes[f"{side}{word}"]]))
-    return found
+                parts.append((low, high, [abs(w) for w in genome.genes[f"{side}{word}"]]))
+    return parts
 
 
 def _of_sources(candidate: Candidate) -> dict[str, float]:
+    """See `Ancestry.sources`."""
     recipe = candidate.recipe
     if recipe.depth is not None and recipe.operator != "passthrough":
-        return {}  # every block is merged
+        return {}  # blocks are merged, not taken from one source
     if recipe.depth is not None:
         blocks: dict[str, float] = {}
         for slice_ in recipe.slices:
@@ -213,7 +218,7 @@ def _of_sources(candidate: Candidate) -> dict[str, float]:
 def _without_noise(
     steps: Sequence[LineageStep], sources: Sequence[str]
 ) -> tuple[Positions, Shares]:
-    """What steps lead to but for their noise: (S + 1,) bounds, (S, K) weights of K sources."""
+    """What the steps amount to without noise: (S + 1,) bounds, (S, K) weights of K sources."""
     bounds = np.array(sorted({0}.union(*(step.ends for step in steps))))
     owed: dict[str | int, Shares] = {name: np.zeros(len(bounds) - 1) for name in sources}
     owed[steps[-1].number] = np.ones(len(bounds) - 1)

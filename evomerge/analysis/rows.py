@@ -130,7 +130,7 @@ def _scores(
     baselines = {c.recipe.digest for c in candidates if c.kind == "baseline"}
     sources = [c for c in candidates if c.role == "source"]
     of_sources = {c.number: store.evaluation(c.recipe.digest, split) for c in sources}
-    best_source = references(sources, {n: found for n, found in of_sources.items() if found})
+    best_source = references(sources, {n: one for n, one in of_sources.items() if one})
     evaluations, scores = {}, {}
     for digest, evaluation in store.evaluations(split):
         if evaluation.status == "done":

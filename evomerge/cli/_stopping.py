@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a command, others of the next seconds do not disturb that."""
+"""Ctrl-C and SIGTERM: the first ends a command, and others soon after do not disturb that."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import signal
 import time
 from types import FrameType
 
-FAREWELL_SECONDS = 20.0  # that workers and engines may take to end, before one may insist
+FAREWELL_SECONDS = 20.0  # workers and engines may take this long to end; then a signal insists
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping:
-    """What has been heard of both signals.
+    """Which of both signals has come.
 
     Attributes:
         number: of the signal that came first; None while none has come.
@@ -25,22 +25,22 @@ class Stopping:
     def listen(self) -> None:
         """Raise KeyboardInterrupt at either signal, from now on.
 
-        One that was ignored from the start stays so, as Ctrl-C in the background of a script.
+        A signal that was ignored from the start stays so, as Ctrl-C in the background of a script.
         """
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hear)
 
     def ignore(self) -> None:
-        """Hear no more of them: an interpreter that ends would die of one."""
+        """Ignore both signals, of which an interpreter that is ending would die."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def raise_if_asked(self) -> None:
         """Raise KeyboardInterrupt once a signal has come, for work that has not noticed.
 
-        Python raises it wherever it happens to be. In a finalizer, or within a library that
-        catches everything, it would be lost.
+        Python raises it wherever it happens to be. In a finalizer, or in a library that catches
+        everything, it is lost.
         """
         if self.number is not None:
             self._raised = time.monotonic()

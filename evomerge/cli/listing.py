@@ -50,10 +50,10 @@ def _rows(group: Group) -> list[dict[str, Any]]:
     if group == "operators":
         return [_operator(name) for name in registry.names("operators")]
     if group in ("spaces", "fitness"):
-        found = presets.available("search_spaces" if group == "spaces" else "fitness")
+        paths = presets.available("search_spaces" if group == "spaces" else "fitness")
         return [
             {"name": name, "about": _first_comment(path.read_text("utf-8")), "from": str(path)}
-            for name, path in found.items()
+            for name, path in paths.items()
         ]
     return [_component(group, name) for name in registry.names(group)]
 
@@ -62,34 +62,34 @@ def _operator(name: str) -> dict[str, Any]:
     from evomerge import presets
     from evomerge.operators import describe, outline
 
-    found = outline(name)
-    told = describe(found)
+    operator = outline(name)
+    described = describe(operator)
     preset = presets.available("search_spaces").get(name)
     return {
         "name": name,
-        "about": told.about,
-        "paper": found.paper,
-        "needs": list(told.needs),
-        "on": found.on,
-        "sources": found.sources,
-        "statistics": found.statistics,
-        "random": found.random,
-        "ordered": found.ordered,
-        "experimental": found.experimental,
-        "modifiers": told.modified,
+        "about": described.about,
+        "paper": operator.paper,
+        "needs": list(described.needs),
+        "on": operator.on,
+        "sources": operator.sources,
+        "statistics": operator.statistics,
+        "random": operator.random,
+        "ordered": operator.ordered,
+        "experimental": operator.experimental,
+        "modifiers": described.modified,
         "genes": [] if preset is None else genes(preset),
-        "parameters": [asdict(setting) for setting in told.settings],
+        "parameters": [asdict(setting) for setting in described.settings],
     }
 
 
 def genes(preset: Path) -> list[dict[str, Any]]:
-    """What a preset searches: a row for each parameter, as it is written.
+    """What a preset searches: a row for each parameter.
 
     Args:
-        preset: its YAML.
+        preset: the path of its YAML.
 
     Returns:
-        ``name`` and ``per_source`` of each, and those of the keys of `Range` that it gives.
+        ``name`` and ``per_source`` of each, and the keys of `Range` as the preset gives them.
     """
     from evomerge.operators import outline
     from evomerge.spaces.parameter import Range
@@ -98,12 +98,12 @@ def genes(preset: Path) -> list[dict[str, Any]]:
     keys = read_yaml(preset)
     operator = keys.get("operator", preset.stem)
     operators = [outline(name) for name in ([operator] if isinstance(operator, str) else operator)]
-    found = [
+    rows = [
         {"name": name, "per_source": any(name in o.per_source for o in operators), **setting}
         for name, setting in (keys.get("parameters") or {}).items()
         if isinstance(setting, dict) and setting.keys() & Range.model_fields.keys()
     ]
-    return [*found, *([{"name": "order", "per_source": True}] if keys.get("order") else [])]
+    return [*rows, *([{"name": "order", "per_source": True}] if keys.get("order") else [])]
 
 
 def _cell(value: Any) -> str:
@@ -113,7 +113,7 @@ def _cell(value: Any) -> str:
 
 
 def _gene(gene: Mapping[str, Any]) -> str:
-    """Name and range on a few characters: ``density_i 0.05…1 log``."""
+    """Name and range in a few characters: ``density_i 0.05…1 log``."""
     parts = [gene["name"] + "_i" * gene["per_source"]]
     if "choices" in gene:
         parts.append("|".join(map(str, gene["choices"])))
@@ -135,8 +135,8 @@ def _component(group: str, name: str) -> dict[str, Any]:
 
     about = (registry.module(group, name).__doc__ or "").strip().splitlines()[0]
     kinds: dict[str, type[Any]] = {"optimizers": Optimizer, "engines": Engine}
-    found: Any = registry.find(group, name, kinds[group])
-    keys = registry.options_model(found).model_fields
+    component: Any = registry.find(group, name, kinds[group])
+    keys = registry.options_model(component).model_fields
     return {"name": name, "about": about, "options": ", ".join(keys)}
 
 

@@ -133,7 +133,7 @@ def _listed(value: Any) -> str:
 
 @contextmanager
 def _progress(folder: Path) -> Iterator[Observer]:
-    """A progress bar, and what it follows; whoever stops the search is told how to go on."""
+    """A progress bar; gives what moves it, and says how to go on when the search is stopped."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -71,7 +71,7 @@ class InFlight(ABC):
 class AsFinished(InFlight):
     """As results come: a candidate for whichever worker is free, its result as soon as it is there.
 
-    What the optimizer is asked and told depends on timing.
+    The calls to the optimizer depend on timing.
     """
 
     asks_ahead = True

@@ -21,7 +21,7 @@ def is_local(folder: Path) -> bool:
 
 
 def kind(folder: Path) -> str | None:
-    """The type of the file system, e.g. ``ext4`` or ``nfs4``; None where that cannot be told."""
+    """The type of the file system, e.g. ``ext4`` or ``nfs4``; None if it is not known."""
     real = folder.resolve()
     real.stat()  # mounts what is mounted on demand
     try:

@@ -58,7 +58,7 @@ def small_search(layers: Content) -> New:
 
 
 class Stragglers(Executor):
-    """Really evaluates, in an order in which a crew of workers of uneven speed could finish."""
+    """Really evaluates, in an order in which workers of uneven speed could finish."""
 
     def __init__(self, workers: int, tell_order: TellOrder, seed: int, lookahead: int = 8) -> None:
         self.capacity, self.tell_order, self.lookahead = workers, tell_order, lookahead
@@ -138,8 +138,8 @@ def test_in_the_order_asked_an_optimizer_that_never_waits_depends_on_the_lookahe
     search = small_search(optimizer={"name": "optuna"}, budget={"evaluations": 24})
     one = run_with(LocalExecutor(lookahead=5), search, tmp_path / "local")
     for workers in (2, 5):
-        crew = Stragglers(workers, "asked", seed=workers, lookahead=5)
-        assert run_with(crew, search, tmp_path / str(workers)) == one
+        executor = Stragglers(workers, "asked", seed=workers, lookahead=5)
+        assert run_with(executor, search, tmp_path / str(workers)) == one
     assert run_with(LocalExecutor(), search, tmp_path / "another") != one
 
 
@@ -147,8 +147,8 @@ def test_as_they_finish_no_worker_is_idle_while_the_budget_lasts(
     small_search: New, tmp_path: Path
 ) -> None:
     search = small_search(budget={"evaluations": 30})
-    crew = Stragglers(4, "finished", seed=1)
-    run_with(crew, search, tmp_path / "run")
+    executor = Stragglers(4, "finished", seed=1)
+    run_with(executor, search, tmp_path / "run")
     asked = told = 0
     for kind, number in history(tmp_path / "run"):
         if number < 5 or kind == "tell":
@@ -160,7 +160,7 @@ def test_as_they_finish_no_worker_is_idle_while_the_budget_lasts(
     # after every tell but those at the end, somebody new is asked for before the next tell
     tells = [i for i, (kind, _) in enumerate(events) if kind == "tell"]
     assert all(events[i + 1][0] == "ask" for i in tells[:26])
-    assert crew.most == 4
+    assert executor.most == 4
 
 
 @pytest.mark.parametrize("order", ["asked", "finished"])
@@ -173,12 +173,12 @@ def test_a_run_stopped_again_and_again_replays_exactly(
     folder = tmp_path / "run"
     go, evaluated = start, Counter[str]()
     for seed, stop in enumerate((3, 6, 9, 13, 17, 99)):
-        crew = Stragglers(3, order, seed=seed)
+        executor = Stragglers(3, order, seed=seed)
         try:
-            go(replace(search, new_executor=lambda: crew), folder, until(stop))  # noqa: B023
+            go(replace(search, new_executor=lambda: executor), folder, until(stop))  # noqa: B023
         except KeyboardInterrupt:
             assert stop < 99
-        evaluated += crew.evaluated
+        evaluated += executor.evaluated
         go = resume
     told = Counter(number for kind, number in history(folder) if kind == "tell")
     assert set(told.values()) == {1}
@@ -237,9 +237,9 @@ def test_what_finished_before_ctrl_c_is_not_evaluated_again(
     statement: str, order: TellOrder, small_search: New, tmp_path: Path
 ) -> None:
     search, folder = small_search(), tmp_path / "run"
-    crews = [Stragglers(3, order, seed=0), Stragglers(3, order, seed=1)]
-    first = replace(search, new_executor=lambda: crews[0])
-    second = replace(search, new_executor=lambda: crews[1])
+    executors = [Stragglers(3, order, seed=0), Stragglers(3, order, seed=1)]
+    first = replace(search, new_executor=lambda: executors[0])
+    second = replace(search, new_executor=lambda: executors[1])
     done = 0
 
     def execute(cursor: Any, text: str, parameters: Any, context: Any) -> bool:
@@ -257,7 +257,7 @@ def test_what_finished_before_ctrl_c_is_not_evaluated_again(
     finally:
         event.remove(Engine, "do_execute", execute)
     resume(second, folder, lambda progress: None)
-    assert max((crews[0].evaluated + crews[1].evaluated).values()) == 1
+    assert max((executors[0].evaluated + executors[1].evaluated).values()) == 1
     assert sum(row[1] == "search" for row in leaderboard(folder)) == 14
 
 
@@ -271,17 +271,17 @@ def test_a_recipe_at_work_is_not_evaluated_twice(
         "parameters": {"weight": 0.5},
     }
     search = small_search(space=space, optimizer={"name": "random"})
-    crew = Stragglers(6, order, seed=0)
-    rows = run_with(crew, search, tmp_path / "run")
+    executor = Stragglers(6, order, seed=0)
+    rows = run_with(executor, search, tmp_path / "run")
     assert sum(row[1] == "search" for row in rows) == 14
     assert len({row[3] for row in rows}) < 9
-    assert max(crew.evaluated.values()) == 1
+    assert max(executor.evaluated.values()) == 1
 
 
 def test_champions_are_scored_on_all_workers(small_search: New, tmp_path: Path) -> None:
-    crew = Stragglers(3, "asked", seed=0)
-    rows = run_with(crew, small_search(champions=3), tmp_path / "run")
-    assert crew.most == 3
+    executor = Stragglers(3, "asked", seed=0)
+    rows = run_with(executor, small_search(champions=3), tmp_path / "run")
+    assert executor.most == 3
     assert sum(row[1] != "baseline" and row[5] is not None for row in rows) == 3
 
 
@@ -295,28 +295,28 @@ def test_a_budget_of_gpu_hours_needs_gpus(small_search: New, tmp_path: Path) -> 
 def test_a_budget_of_gpu_hours_is_refused_before_a_worker_opens(
     small_search: New, tmp_path: Path
 ) -> None:
-    crew = Stragglers(2, "finished", seed=0)
+    executor = Stragglers(2, "finished", seed=0)
     with pytest.raises(ConfigError, match="gpu_hours: 1, but the workers hold no GPU"):
-        run_with(crew, small_search(budget={"gpu_hours": 1}), tmp_path / "run")
-    assert not crew.was_started
+        run_with(executor, small_search(budget={"gpu_hours": 1}), tmp_path / "run")
+    assert not executor.was_started
 
 
 def test_only_gpus_that_workers_hold_count(small_search: New, tmp_path: Path) -> None:
     search = small_search(budget={"gpu_hours": 1, "evaluations": 14}, optimizer={"name": "random"})
-    crew = Stragglers(2, "finished", seed=0)
+    executor = Stragglers(2, "finished", seed=0)
     many = 3600.0 * 3600.0
-    crew.held = [0.0] * 8 + [many]  # as planned, but nobody finds room before the ninth result
-    run_with(crew, search, tmp_path / "run")
+    executor.held = [0.0] * 8 + [many]  # as planned, but nobody finds room before the ninth result
+    run_with(executor, search, tmp_path / "run")
     searched = sum(kind == "search" for _, kind, *_ in leaderboard(tmp_path / "run"))
     assert 0 < searched < 14
-    crew = Stragglers(2, "finished", seed=0)
-    crew.held = [many] * 2 + [0.0]  # what was held counts, though it is not held any more
+    executor = Stragglers(2, "finished", seed=0)
+    executor.held = [many] * 2 + [0.0]  # what was held counts, though it is not held any more
     with pytest.raises(SearchError, match="no candidate could be scored"):
-        run_with(crew, search, tmp_path / "lost")
+        run_with(executor, search, tmp_path / "lost")
 
 
 class Clock:
-    """Stands, but for the seconds that it is told of."""
+    """Stands, but for the seconds that a test adds."""
 
     def __init__(self) -> None:
         self.now = 1e6
@@ -325,7 +325,7 @@ class Clock:
         return self.now
 
 
-class TimedCrew(Stragglers):
+class TimedExecutor(Stragglers):
     """Takes 100 seconds of a set clock for every evaluation."""
 
     def __init__(self, clock: Clock, gpus: float) -> None:
@@ -358,10 +358,10 @@ def test_a_budget_of_gpu_hours_ends_a_run(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(clock_of_runs, "time", clock)
-    crew = TimedCrew(clock, gpus)
+    executor = TimedExecutor(clock, gpus)
     search = small_search(budget={"gpu_hours": gpu_hours}, optimizer={"name": "random"})
-    rows = run_with(crew, search, tmp_path / "run")
-    assert sum(job.startswith("search ") for job in crew.evaluated) == evaluations
+    rows = run_with(executor, search, tmp_path / "run")
+    assert sum(job.startswith("search ") for job in executor.evaluated) == evaluations
     assert {kind for _, kind, *_ in rows} == {"baseline", "search"}
 
 

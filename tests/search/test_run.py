@@ -185,7 +185,7 @@ def test_resuming_a_finished_run_changes_nothing(cli: Cli, finished: Path) -> No
 
 
 def tells(folder: Path) -> tuple[int, int]:
-    """How many results the run was told, and of how many candidates."""
+    """How many results were reported, and of how many candidates."""
     with sqlite3.connect(Store.path(folder), timeout=60) as base:
         found: tuple[int, int] = base.execute(
             "SELECT count(*), count(DISTINCT candidate) FROM events WHERE kind='tell'"

@@ -73,7 +73,7 @@ def with_budgets(content: Content, *budgets: Content, **stage: Any) -> Search:
     return search_of(content | {"stages": [{**one, "budget": b, **stage} for one, b in pairs]})
 
 
-class Crew(Executor):
+class Stragglers(Executor):
     """Really evaluates, in an order in which workers of uneven speed could finish."""
 
     def __init__(self, workers: int, tell_order: TellOrder, seed: int = 0) -> None:
@@ -100,7 +100,7 @@ class Crew(Executor):
 
 
 def after(tells: int) -> Callable[[Progress], None]:
-    """Stops a session once so many results were told in it."""
+    """Stops a session once this many results were reported in it."""
     shown = -1  # it is shown once before the first
 
     def observe(progress: Progress) -> None:
@@ -231,7 +231,7 @@ def test_in_the_order_asked_many_workers_find_the_same(content: Content, tmp_pat
     search = search_of(content)
     one = replace(search, new_executor=lambda: LocalExecutor(lookahead=4))
     start(one, tmp_path / "one", lambda progress: None)
-    many = replace(search, new_executor=lambda: Crew(3, "asked", seed=5))
+    many = replace(search, new_executor=lambda: Stragglers(3, "asked", seed=5))
     start(many, tmp_path / "many", lambda progress: None)
     assert rows(tmp_path / "many") == rows(tmp_path / "one")
 
@@ -240,7 +240,7 @@ def test_as_they_finish_the_next_stage_waits_for_the_last_result_and_replays(
     content: Content, tmp_path: Path
 ) -> None:
     search, shown = search_of(content), []
-    crews = [Crew(3, "finished", seed=1), Crew(3, "finished", seed=2)]
+    executors = [Stragglers(3, "finished", seed=1), Stragglers(3, "finished", seed=2)]
     stop = after(BASELINES + 8)
 
     def observe(progress: Progress) -> None:
@@ -248,8 +248,8 @@ def test_as_they_finish_the_next_stage_waits_for_the_last_result_and_replays(
         stop(progress)
 
     with pytest.raises(KeyboardInterrupt):
-        start(replace(search, new_executor=lambda: crews[0]), tmp_path / "run", observe)
-    again = replace(search, new_executor=lambda: crews[1])
+        start(replace(search, new_executor=lambda: executors[0]), tmp_path / "run", observe)
+    again = replace(search, new_executor=lambda: executors[1])
     resume(again, tmp_path / "run", lambda progress: None)
     events = history(tmp_path / "run")
     begins = events.index(("ask", BASELINES + 6, "add"))
@@ -259,7 +259,7 @@ def test_as_they_finish_the_next_stage_waits_for_the_last_result_and_replays(
 
 
 class Clock:
-    """Stands, but for the seconds that it is told of."""
+    """Stands, but for the seconds that a test adds."""
 
     def __init__(self) -> None:
         self.now = 1e6
@@ -268,7 +268,7 @@ class Clock:
         return self.now
 
 
-class TimedCrew(Crew):
+class TimedExecutor(Stragglers):
     """Takes 100 seconds of a set clock for every evaluation, on two GPUs."""
 
     gpus = 2.0
@@ -300,7 +300,7 @@ def test_the_budget_of_a_stage_counts_from_its_beginning(
     clock = Clock()
     monkeypatch.setattr(clock_of_runs, "time", clock)
     search = with_budgets(content, first, second, optimizer={"name": "random"})
-    timed = replace(search, new_executor=lambda: TimedCrew(clock))
+    timed = replace(search, new_executor=lambda: TimedExecutor(clock))
     with pytest.raises(KeyboardInterrupt):
         start(timed, tmp_path / "run", after(BASELINES + 5))  # in the second stage
     resume(timed, tmp_path / "run", lambda progress: None)

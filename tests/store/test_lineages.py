@@ -129,7 +129,7 @@ def test_a_gene_of_that_name_that_is_no_lineage_is_kept(
         assert store.candidates() == [odd]
 
 
-def test_a_missing_ancestor_is_told(tmp_path: Path, run: Any) -> None:
+def test_a_missing_ancestor_is_an_error(tmp_path: Path, run: Any) -> None:
     with Store.create(tmp_path, run) as store:
         record(store, family(5))
     with closing(sqlite3.connect(Store.path(tmp_path))) as connection, connection:
