@@ -28,7 +28,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def parse_value(text: str) -> Any:
-    """Whatever a YAML text holds.
+    """The value that a YAML text holds.
 
     Raises:
         yaml.YAMLError: not YAML, or a key given twice.
