@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from evomerge.engines import Engine
+from evomerge.engines import Engine, LanguageModelEngine
 from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe, Tokenizer
@@ -236,13 +236,13 @@ def unserved(fitness: Fitness, engine: type[Engine], name: str) -> list[str]:
         name: of the engine.
     """
     problems = []
-    if "task" not in engine.serves:
+    if not issubclass(engine, LanguageModelEngine):
         problems += [
             f"tasks.{task}: lm-eval cannot ask the engine {name}, which is no language model. "
             "Give it a scorer, or take engine: transformers."
             for task in fitness.lm_eval_tasks
         ]
-    if "scorer" not in engine.serves:
+    if not engine.has_module:
         problems += [
             f"tasks.{task}: the engine {name} has no module for a scorer. "
             "Take engine: transformers, or torch."

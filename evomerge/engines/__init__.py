@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evomerge.engines._devices import is_cpu, present
 from evomerge.engines._lm_eval_options import LmEvalOptions
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from evomerge.weights.models import Models
     from evomerge.weights.plan import Plan
 
-Serves = Literal["task", "scorer"]
-
-
-__all__ = ["Engine", "LanguageModelEngine", "LmEvalOptions", "Serves"]
+__all__ = ["Engine", "LanguageModelEngine", "LmEvalOptions"]
 
 
 class Engine(ABC):
@@ -35,8 +32,7 @@ class Engine(ABC):
     The scores of a loaded plan equal those of the checkpoint that is built from it.
 
     Attributes:
-        serves: what of a fitness it can answer: a ``task`` of lm-eval (see `LanguageModelEngine`),
-            a ``scorer`` through `module`.
+        has_module: whether it has a `module`, which Python scorers ask.
         code_keys: options that name a function of the user's, as ``path.py:function``.
         spans_nodes: whether one engine may compute on several nodes of a cluster.
         dtype: of the live weights, torch's name for it; ``auto`` leaves it to the engine.
@@ -45,7 +41,7 @@ class Engine(ABC):
         at_once: how many candidates it holds side by side, in slots 0 to ``at_once - 1``.
     """
 
-    serves: ClassVar[frozenset[Serves]] = frozenset({"scorer"})
+    has_module: ClassVar[bool] = True
     code_keys: ClassVar[frozenset[str]] = frozenset()
     spans_nodes: ClassVar[bool] = False
     dtype: str = "auto"
@@ -149,7 +145,7 @@ class Engine(ABC):
     @property
     def module(self) -> Module:
         """The live module with the weights loaded last, in evaluation mode."""
-        raise NotImplementedError(f"{type(self).__name__} serves {', '.join(self.serves)}")
+        raise NotImplementedError(f"{type(self).__name__} has no module")
 
     def close(self) -> None:  # noqa: B027 - most engines have nothing to release
         """Give memory and devices back."""
@@ -162,7 +158,6 @@ class LanguageModelEngine(Engine):
         lm_eval: how lm-eval asks it.
     """
 
-    serves: ClassVar[frozenset[Serves]] = frozenset({"task"})
     lm_eval: LmEvalOptions = LmEvalOptions()
     _lm: LM | None = None  # while it is open
 

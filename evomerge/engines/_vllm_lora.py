@@ -10,7 +10,6 @@ from evomerge.errors import CandidateError, PlanError
 from evomerge.weights.concatenation import (
     concatenate,
     modules_of,
-    plan_problems,
     rank_of,
     source_problems,
     write_adapter,
@@ -24,16 +23,6 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's kernels are made for
-
-
-def require_sum(plan: Plan) -> None:
-    """Raise unless a plan is a weighted sum of plain adapters on an unchanged base.
-
-    Raises:
-        PlanError: everything that keeps it from being one.
-    """
-    if problems := plan_problems(plan):
-        raise PlanError(problems)
 
 
 def lora_arguments(models: Models) -> dict[str, Any]:

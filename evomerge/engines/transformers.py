@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge.engines import LanguageModelEngine, LmEvalOptions, Serves
+from evomerge.engines import LanguageModelEngine, LmEvalOptions
 from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.engines._lm_eval_options import words
@@ -44,8 +44,6 @@ class TransformersEngine(LanguageModelEngine):
     Raises:
         ConfigError: a device that torch does not know, or that is not there.
     """
-
-    serves: ClassVar[frozenset[Serves]] = frozenset({"task", "scorer"})
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class VllmEngine(LanguageModelEngine):
         ConfigError: vLLM is not installed.
     """
 
+    has_module = False
     spans_nodes = True
 
     def __init__(
@@ -133,9 +134,10 @@ class VllmEngine(LanguageModelEngine):
         """See `Engine.validate`."""
         require_config(plan.models)
         if self.adapters == "lora":
-            from evomerge.engines._vllm_lora import require_sum
+            from evomerge.weights.concatenation import plan_problems
 
-            require_sum(plan)
+            if problems := plan_problems(plan):
+                raise PlanError(problems)
 
     def load(self, plan: Plan) -> None:
         """See `Engine.load`.
