@@ -18,24 +18,25 @@ class AdmissionQueue:
         insert: in the order ``asked``, so that early results wait for those of earlier candidates,
             or as they are ``finished``.
         lag: how many candidates may be ahead of the archive; None for any number.
+        admit: takes a candidate and its evaluation when it is its turn.
 
     Attributes:
         asked: numbers of the candidates in the order asked.
-        admit: takes a candidate and its evaluation when it is its turn.
 
     Raises:
         ConfigError: a lag where candidates enter as they are finished.
     """
 
-    def __init__(self, insert: Insert, lag: int | None) -> None:
+    def __init__(
+        self, insert: Insert, lag: int | None, admit: Callable[[int, Evaluation], None]
+    ) -> None:
         if lag is not None and insert == "finished":
             raise ConfigError(
                 "optimizer.lag: says which candidates have entered the archive, which with "
                 "insert: finished is chance. Set insert: asked, or leave out lag."
             )
-        self._insert, self._lag = insert, lag
+        self._insert, self._lag, self._admit = insert, lag, admit
         self.asked: list[int] = []
-        self.admit: Callable[[int, Evaluation], None]
         self._waiting: dict[int, Evaluation] = {}
         self._entered = 0  # of those asked, failed ones included
 
@@ -67,4 +68,4 @@ class AdmissionQueue:
 
     def _enter(self, number: int) -> None:
         self._entered += 1
-        self.admit(number, self._waiting.pop(number))
+        self._admit(number, self._waiting.pop(number))

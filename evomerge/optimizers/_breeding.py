@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from evomerge.optimizers import Optimizer
-from evomerge.optimizers._admission import AdmissionQueue
+from evomerge.optimizers._admission import AdmissionQueue, Insert
 from evomerge.optimizers._draw import draw
 from evomerge.optimizers._example_scores import (
     ExampleScores,
@@ -107,7 +107,7 @@ class Seeds:
 
 
 class Breeder(Optimizer):
-    """Asks seeds and children, and lets their results into an archive; put together from parts.
+    """Asks seeds, then children of members of an archive, which their results enter.
 
     A failed candidate never enters. Where all seeds failed, they are asked again.
 
@@ -116,7 +116,7 @@ class Breeder(Optimizer):
         archive: who may become a parent.
         mates: chooses parents out of the archive.
         variation: what the children are asked with.
-        queue: says when results enter the archive.
+        insert, lag: when results enter the archive; see `AdmissionQueue`.
     """
 
     needs_parents = True
@@ -130,12 +130,13 @@ class Breeder(Optimizer):
         archive: Archive,
         mates: MateChoice,
         variation: Variation,
-        queue: AdmissionQueue,
+        insert: Insert,
+        lag: int | None,
     ) -> None:
         super().__init__(parameters, seed)
         self._seeds, self._archive, self._mates = seeds, archive, mates
-        self._variation, self._queue = variation, queue
-        queue.admit = self._admit
+        self._variation = variation
+        self._queue = AdmissionQueue(insert, lag, self._admit)
         self._first: ExampleScores | None = None  # of the first candidate that was scored
 
     def ask(self, number: int) -> Genome | None:

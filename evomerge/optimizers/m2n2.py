@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from evomerge.optimizers._admission import AdmissionQueue, Insert
+from evomerge.optimizers._admission import Insert
 from evomerge.optimizers._breeding import Breeder, Seeds, Variation
 from evomerge.optimizers._niches import Capacity, Competition, NicheArchive, NicheMates
 from evomerge.types import Parameter
@@ -82,5 +82,6 @@ class M2n2(Breeder):
             archive=self.archive,
             mates=NicheMates(self.archive, second if crossover else None),
             variation=Variation(split_point, crossover, mutation),
-            queue=AdmissionQueue(insert, lag),
+            insert=insert,
+            lag=lag,
         )

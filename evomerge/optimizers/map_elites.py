@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers._admission import AdmissionQueue, Insert
+from evomerge.optimizers._admission import Insert
 from evomerge.optimizers._breeding import Breeder, Parents, Seeds, Variation
 from evomerge.optimizers._example_scores import ExampleScores, Scores
 from evomerge.types import Parameter
@@ -101,9 +101,9 @@ class EliteMates:
 class MapElites(Breeder):
     """A grid of two descriptors that keeps the best candidate of every cell.
 
-    A descriptor is the mean score of some examples, those of a task or half of them; a candidate
-    is better than another by its mean score over all examples. Both parents of a child are drawn
-    from the elites. Seeds, genes and order are those of `m2n2`.
+    A descriptor is the mean score on some examples, those of a task or half of its documents; a
+    candidate is better than another by its mean score over all examples. Both parents of a child
+    are drawn from the elites. Seeds, genes and order are those of `m2n2`.
 
     Args:
         cells: along each of the two descriptors, which lie in [0, 1].
@@ -144,5 +144,6 @@ class MapElites(Breeder):
             archive=self.archive,
             mates=EliteMates(self.archive, parents),
             variation=Variation(mutation=mutation),
-            queue=AdmissionQueue(insert, lag),
+            insert=insert,
+            lag=lag,
         )
