@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -57,20 +57,7 @@ class Ancestry:
 
     def as_json(self) -> dict[str, Any]:
         """The ancestry for ``--json``."""
-        return {
-            "candidate": self.candidate,
-            "sources": dict(self.sources),
-            "ancestors": [
-                {
-                    "number": one.number,
-                    "value": one.value,
-                    "share": one.share,
-                    "parents": list(one.parents),
-                    "genes": dict(one.genes),
-                }
-                for one in self.ancestors
-            ],
-        }
+        return asdict(self)
 
 
 def ancestry(

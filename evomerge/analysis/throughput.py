@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from evomerge.store import Spent
@@ -44,12 +44,7 @@ class Throughput:
 
     def as_json(self) -> dict[str, Any]:
         """The throughput for ``--json``."""
-        return {
-            "candidates_per_hour": self.candidates_per_hour,
-            "workers": [
-                {name: getattr(share, name) for name in Share.__slots__} for share in self.workers
-            ],
-        }
+        return asdict(self)
 
 
 def throughput(elapsed_seconds: float, reported: int, spent: Iterable[Spent]) -> Throughput:

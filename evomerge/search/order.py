@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -12,8 +11,11 @@ from evomerge.types import Candidate, Evaluation, Job
 Step = Callable[[], bool]
 
 
-class InFlight(ABC):
+class InFlight:
     """Candidates that were asked for and whose results the optimizer has not seen.
+
+    A candidate is asked for whenever a worker is free, and its result is reported as soon as it is
+    there: the calls to the optimizer depend on timing.
 
     Attributes:
         candidates: by number, the oldest first.
@@ -22,7 +24,7 @@ class InFlight(ABC):
         asks_ahead: whether `Optimizer.ask_ahead` may fill workers that have nothing to do.
     """
 
-    asks_ahead: ClassVar[bool]
+    asks_ahead: ClassVar[bool] = True
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
@@ -51,50 +53,25 @@ class InFlight(ABC):
         del self.candidates[number]
         self.arrived.pop(number, None)
 
-    @abstractmethod
     def full(self) -> bool:
         """Whether nothing more may be asked for now."""
-
-    @abstractmethod
-    def next(self) -> int | None:
-        """The candidate whose result is reported next; None while that is awaited."""
-
-    @abstractmethod
-    def out_of_turn(self, number: int) -> bool:
-        """Whether a result that has just arrived has to wait for others before it is reported."""
-
-    @abstractmethod
-    def turns(self, ask: Step, report: Step) -> tuple[Step, Step]:
-        """Both steps of the loop, the one to be tried first in front."""
-
-
-class AsFinished(InFlight):
-    """As results come: a candidate for whichever worker is free, its result as soon as it is there.
-
-    The calls to the optimizer depend on timing.
-    """
-
-    asks_ahead = True
-
-    def full(self) -> bool:
-        """As many recipes are at work as there are workers."""
         return len(self.waiting) >= self.executor.capacity
 
     def next(self) -> int | None:
-        """The one whose result came first."""
+        """The candidate whose result is reported next; None while that is awaited."""
         return next(iter(self.arrived), None)
 
     def out_of_turn(self, number: int) -> bool:
-        """Never."""
+        """Whether a result that has just arrived has to wait for others before it is reported."""
         return False
 
     def turns(self, ask: Step, report: Step) -> tuple[Step, Step]:
-        """Report first: the more the optimizer knows when it is asked, the better."""
-        return report, ask
+        """Both steps of the loop, the one to be tried first in front."""
+        return report, ask  # an optimizer that knows more asks for better
 
 
-class AsAsked(InFlight):
-    """In the order of the candidates' numbers, whatever finishes first.
+class InFlightInOrder(InFlight):
+    """Reports results in the order of the candidates' numbers, whatever finishes first.
 
     The calls to the optimizer depend on nothing but its answers: it is asked until ``lookahead``
     candidates are in flight or it wants to see results, then the oldest is reported, and so on.
@@ -103,21 +80,21 @@ class AsAsked(InFlight):
     asks_ahead = False
 
     def full(self) -> bool:
-        """As many candidates are in flight as may be."""
+        """See `InFlight.full`."""
         return len(self.candidates) >= self.executor.lookahead
 
     def next(self) -> int | None:
-        """The oldest, once its result is there."""
+        """See `InFlight.next`."""
         oldest = next(iter(self.candidates), None)
         return oldest if oldest in self.arrived else None
 
     def out_of_turn(self, number: int) -> bool:
-        """Unless it is the oldest."""
+        """See `InFlight.out_of_turn`."""
         return number != next(iter(self.candidates))
 
     def turns(self, ask: Step, report: Step) -> tuple[Step, Step]:
-        """Ask first: what has arrived by now must not matter."""
-        return ask, report
+        """See `InFlight.turns`."""
+        return ask, report  # what has arrived by now must not matter
 
 
-ORDERS: dict[TellOrder, type[InFlight]] = {"finished": AsFinished, "asked": AsAsked}
+ORDERS: dict[TellOrder, type[InFlight]] = {"finished": InFlight, "asked": InFlightInOrder}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
 
 from evomerge.errors import RunError, StoreError
 from evomerge.store import candidates, database, evaluations, grams, history, runs
@@ -20,6 +19,7 @@ from evomerge.store.lock import WriterLock
 from evomerge.store.log import WriteAheadLog
 from evomerge.store.reading import readable
 from evomerge.store.records import Event, RunRecord
+from evomerge.store.transactions import Transactions
 from evomerge.types import Candidate, Evaluation, PrefixGram, Split
 
 _FILE_NAME = "run.sqlite"
@@ -60,13 +60,11 @@ class Store:
         resources: ExitStack,
     ) -> None:
         self._engine = engine
-        self._log = log
+        self._transactions = Transactions(engine, log, where)
         self._run_id = run_id
         self._where = where
         self._resources = resources
         self._steps = Steps()
-        self._grouping = False
-        self._group: Connection | None = None  # once something is recorded in it
         run = self.run()
         self._fitness_digest = run.fitness_digest
         self._settings_digest = run.settings_digest
@@ -150,24 +148,12 @@ class Store:
     ) -> None:
         self.close()
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> AbstractContextManager[None]:
         """Make one transaction of all that is recorded within, to wait for the disk once.
 
         Until its end, other programs read what was there before.
         """
-        assert not self._grouping, "a group within a group"
-        self._grouping = True
-        try:
-            yield
-        finally:
-            self._grouping = False
-            group, self._group = self._group, None
-            if group is not None:
-                with database.database_errors(self._where):
-                    with group:
-                        group.commit()
-                    self._log.committed()
+        return self._transactions.together()
 
     def record_ask(self, candidate: Candidate, elapsed_seconds: float) -> Evaluation | None:
         """Add a candidate with its parents and recipe, and log that it was asked for.
@@ -178,7 +164,7 @@ class Store:
         Raises:
             StoreError: its number is taken, or a parent is no candidate of this run.
         """
-        with self._transaction(records=True) as connection:
+        with self._transactions.begin(records=True) as connection:
             candidates.add(connection, self._run_id, candidate, self._steps)
             history.add(connection, self._run_id, "ask", candidate.number, elapsed_seconds)
             runs.mark_going_on(connection, self._run_id)
@@ -196,7 +182,7 @@ class Store:
         Raises:
             StoreError: no such candidate, reported before, or a score is NaN.
         """
-        with self._transaction(records=True) as connection:
+        with self._transactions.begin(records=True) as connection:
             recipe_digest = candidates.recipe_digest(connection, self._run_id, number)
             if recipe_digest is None:
                 raise StoreError(
@@ -216,7 +202,7 @@ class Store:
         Raises:
             StoreError: no candidate has this recipe, or a score is NaN.
         """
-        with self._transaction(records=True) as connection:
+        with self._transactions.begin(records=True) as connection:
             return evaluations.add(connection, self._key(recipe_digest, split), evaluation)
 
     def record_grams(self, measured: Sequence[PrefixGram]) -> None:
@@ -225,96 +211,54 @@ class Store:
         Raises:
             StoreError: one of them is on record already.
         """
-        with self._transaction(records=True) as connection:
+        with self._transactions.begin(records=True) as connection:
             grams.add(connection, self._run_id, measured)
 
     def finish(self) -> None:
         """Mark the run as finished now; a later `record_ask` takes the mark away."""
-        with self._transaction(records=True) as connection:
+        with self._transactions.begin(records=True) as connection:
             runs.mark_finished(connection, self._run_id)
 
     def run(self) -> RunRecord:
         """What the run was started with."""
-        with self._transaction() as connection:
+        with self._transactions.begin() as connection:
             return runs.load(connection, self._run_id)
 
     def candidates(self) -> list[Candidate]:
         """All candidates, by number."""
-        with self._transaction() as connection:
+        with self._transactions.begin() as connection:
             return candidates.load(connection, self._run_id, self._steps)
 
     def events(self) -> list[Event]:
         """The run's history, first step to last."""
-        with self._transaction() as connection:
+        with self._transactions.begin() as connection:
             return history.load(connection, self._run_id)
 
     def grams(self) -> list[PrefixGram]:
         """What was measured of the sources, by position."""
-        with self._transaction() as connection:
+        with self._transactions.begin() as connection:
             return grams.load(connection, self._run_id)
 
     def elapsed_seconds(self) -> float:
         """Search time spent up to the last event; 0 before the first."""
-        with self._transaction() as connection:
+        with self._transactions.begin() as connection:
             return history.elapsed_seconds(connection, self._run_id)
 
     def evaluation(self, recipe_digest: str, split: Split = "search") -> Evaluation | None:
         """A recipe's evaluation under this run's fitness and engine settings; None without one."""
-        with self._transaction() as connection:
+        with self._transactions.begin() as connection:
             return evaluations.find(connection, self._key(recipe_digest, split))
 
     def evaluations(self, split: Split) -> Iterator[tuple[str, Evaluation]]:
         """The digest and evaluation of every recipe that has one, in a single query."""
-        with self._transaction() as connection:
+        with self._transactions.begin() as connection:
             digests = self._fitness_digest, self._settings_digest
             yield from evaluations.load(connection, split, *digests)
 
     def spent(self) -> list[Spent]:
         """How many evaluations each worker did, and what it spent its time on."""
-        with self._transaction() as connection:
+        with self._transactions.begin() as connection:
             return evaluations.spent(connection, self._fitness_digest, self._settings_digest)
 
     def _key(self, recipe_digest: str, split: Split) -> Key:
         return Key(recipe_digest, self._fitness_digest, split, self._settings_digest)
-
-    @contextmanager
-    def _transaction(self, *, records: bool = False) -> Iterator[Connection]:
-        with database.database_errors(self._where):
-            if self._grouping:
-                with self._part_of_group() as connection:
-                    yield connection
-                return
-            if records:
-                self._log.begin()
-            with self._engine.begin() as connection:
-                yield connection
-            if records:
-                self._log.committed()
-
-    @contextmanager
-    def _part_of_group(self) -> Iterator[Connection]:
-        """A part of the group's transaction, which is undone alone if it fails."""
-        if self._group is None:
-            self._log.begin()
-            self._group = self._engine.connect()
-        group, whole = self._group, False
-        # SQLAlchemy's own savepoints take longer than all that a record does
-        group.exec_driver_sql("SAVEPOINT record")
-        try:
-            yield group
-            whole = True
-            group.exec_driver_sql("RELEASE record")
-        except BaseException:
-            if not whole:
-                self._undo(group)
-            raise
-
-    def _undo(self, group: Connection) -> None:
-        """Take back a record that is half done, and keep the rest of the group."""
-        try:
-            group.exec_driver_sql("ROLLBACK TO record")
-            group.exec_driver_sql("RELEASE record")
-        except SQLAlchemyError:
-            # SQLite has undone the whole group already, or cannot say what is left of it
-            group.close()
-            self._group = None
