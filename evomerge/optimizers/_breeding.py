@@ -150,11 +150,8 @@ class Breeder(Optimizer):
         else:
             mates = seeds if seeds.are_mates(index) else self._mates
             parents, reasons = mates.choose(rng)
-            crossing, noise = (
-                self._variation.crossing(self._drawn(rng)),
-                self._variation.noise(number),
-            )
-            genome = Genome({**crossing, **reasons, **noise}, parents)
+            genes = self._variation.crossing(self._drawn(rng))
+            genome = Genome({**genes, **reasons, **self._variation.noise(number)}, parents)
         self._queue.asked.append(number)
         return genome
 

@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evomerge.errors import Problem
 from evomerge.recipes import SCALE_SPAN
-from evomerge.spaces._path_slots import PathSlot, PathSlots
+from evomerge.spaces._path_slots import Genes, PathSlot, PathSlots
 from evomerge.types import Parameter
 
-Genes = Mapping[str, Any]
 ScaleKind = Literal["none", "hop", "matrix", "network"]
 _LEAST, _MOST = 1e-2, 1e2
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Block = tuple[str, int]  # a model, and the number of one of its blocks
+Genes = Mapping[str, Any]
 
 
 class PathSlot(NamedTuple):

@@ -15,14 +15,14 @@ from evomerge.spaces import SearchContext
 from evomerge.spaces.parameter import Granularity, ParameterSpace
 from evomerge.types import Evaluation, Genome, Parameter
 
-GROUND = SearchContext(
+CONTEXT = SearchContext(
     base="/base", sources={"a": "/a", "b": "/b"}, layers=4, dtype="float32", seed=7
 )
 
 
 def space(**keys: Any) -> ParameterSpace:
     granularity = keys.pop("granularity", {})
-    return ParameterSpace(GROUND, granularity=Granularity(**granularity), **keys)
+    return ParameterSpace(CONTEXT, granularity=Granularity(**granularity), **keys)
 
 
 def test_a_gene_for_each_parameter_source_role_and_group() -> None:
@@ -240,7 +240,7 @@ def test_a_simplex_has_one_gene_less_than_sources_and_values_that_sum_to_one() -
 
 
 def test_a_simplex_of_one_source_is_nothing_to_search() -> None:
-    alone = replace(GROUND, sources={"a": "/a"})
+    alone = replace(CONTEXT, sources={"a": "/a"})
     parameters = {"weight": {"simplex": True}, "normalize": {"choices": [True, False]}}
     found = ParameterSpace(alone, operator="linear", parameters=parameters)
     assert [p.name for p in found.parameters] == ["normalize"]
@@ -260,7 +260,7 @@ def test_a_logit_scale_searches_the_logit() -> None:
 
 @pytest.mark.parametrize(("sources", "expected"), [("a", (1, 1, 1)), ("abc", (1, 3, 2))])
 def test_bounds_may_be_the_number_of_sources(sources: str, expected: tuple[int, ...]) -> None:
-    context = replace(GROUND, sources={name: f"/{name}" for name in sources})
+    context = replace(CONTEXT, sources={name: f"/{name}" for name in sources})
     span = {"low": 1, "high": "sources", "kind": "int", "initial": 2}
     (gene,) = ParameterSpace(context, operator="consensus_ta", parameters={"k": span}).parameters
     assert (gene.low, gene.high, gene.initial) == expected
@@ -316,7 +316,7 @@ def test_every_operator_on_task_vectors_has_the_parameters_of_modifiers() -> Non
 
 
 def test_statistics_reach_the_recipes_of_operators_that_need_them() -> None:
-    context = replace(GROUND, statistics={"a": "/stats/a", "b": "/stats/b"})
+    context = replace(CONTEXT, statistics={"a": "/stats/a", "b": "/stats/b"})
     assert context.recipe("fisher").statistics == {"a": "/stats/a", "b": "/stats/b"}
     assert context.recipe("linear").statistics == {}
     assert replace(context, sources={"a": "/a"}).recipe("fisher").statistics == {"a": "/stats/a"}
@@ -433,7 +433,7 @@ def test_every_genome_has_every_integer_within_its_bounds(
 
 def test_settings_that_no_recipe_can_hold_are_a_recipe_error() -> None:
     with pytest.raises(RecipeError) as caught:
-        GROUND.recipe("ties", {"lam": INFINITE})
+        CONTEXT.recipe("ties", {"lam": INFINITE})
     assert caught.value.problems == (
         "recipe: lam: expected a finite number, a word or true/false, got inf",
     )
