@@ -81,6 +81,13 @@ def test_paths_in_documents_exist(document: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def test_contributing_has_a_row_for_every_room() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Where do I change")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|", text, re.MULTILINE)
+    rooms = {path.name for path in (ROOT / "evomerge").iterdir() if path.name[0] not in "_."}
+    assert {name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)} == rooms
+
+
 def test_yaml_in_the_readme_is_valid() -> None:
     searches = fitnesses = 0
     for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL):
