@@ -17,6 +17,8 @@ from evomerge.version import __version__
 
 if TYPE_CHECKING:
     from evomerge.analysis.evaluate import evaluate
+    from evomerge.analysis.run import Run
+    from evomerge.api import resume, search
     from evomerge.config.load import load
     from evomerge.errors import (
         CandidateError,
@@ -40,10 +42,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Recipe": "evomerge.recipes",
+    "Run": "evomerge.analysis.run",
     "apply": "evomerge.operators",
     "build": "evomerge.weights.build",
     "evaluate": "evomerge.analysis.evaluate",
     "load": "evomerge.config.load",
+    "resume": "evomerge.api",
 }
 __all__ = [
     "CandidateError",
@@ -58,6 +62,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "ReplayError",
+    "Run",
     "RunError",
     "SearchError",
     "StoreError",
@@ -66,6 +71,8 @@ __all__ = [
     "build",
     "evaluate",
     "load",
+    "resume",
+    "search",
 ]
 
 
@@ -73,8 +80,9 @@ def __getattr__(name: str) -> Any:
     """Import a public name at its first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home, _, own = _HOMES.get(name, "evomerge.errors").partition(":")
-    found = globals()[name] = getattr(import_module(home), own or name)
+    if name == "search":  # the name of a room too: the package itself can be called
+        return import_module("evomerge.search")
+    found = globals()[name] = getattr(import_module(_HOMES.get(name, "evomerge.errors")), name)
     return found
 
 

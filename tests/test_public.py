@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_all_errors_are_public() -> None:
     raised = {
         name
         for name, item in vars(errors).items()
-        if inspect.isclass(item) and issubclass(item, Exception)
+        if inspect.isclass(item) and issubclass(item, errors.EvomergeError)
     }
     assert raised <= set(evomerge.__all__)
 
@@ -40,3 +41,8 @@ def test_public_names_hold_whatever_was_imported_before() -> None:
         f"assert all(callable(getattr(evomerge, name)) for name in {NAMES})"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_search_is_the_function_too(tmp_path: Path) -> None:
+    with pytest.raises(evomerge.ConfigError, match="No such file"):
+        evomerge.search(tmp_path / "nowhere.yaml")
