@@ -562,8 +562,7 @@ from pathlib import Path
 from evomerge.engines.vllm import VllmEngine
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
-from evomerge.weights.models import Models
-from evomerge.weights.plan import make_plan
+from evomerge.weights.library import Library
 
 base, source = sys.argv[1:]
 engine = VllmEngine(threads=1, vllm={"kv_cache_memory_bytes": 2_900_000})
