@@ -271,7 +271,7 @@ class Clock:
 class TimedExecutor(Stragglers):
     """Takes 100 seconds of a set clock for every evaluation, on two GPUs."""
 
-    gpus = 2.0
+    gpus = gpus_per_worker = 2.0
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(1, "finished")
