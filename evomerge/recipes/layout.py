@@ -12,7 +12,7 @@ from evomerge.errors import RecipeError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._segments import Segments
 from evomerge.recipes._settings import ROLES
-from evomerge.recipes.places import Placed, precedes_blocks
+from evomerge.recipes.places import Place, precedes_blocks
 
 REST = ("rest", "all")
 Chromosomes = Sequence[Sequence[str]]
@@ -58,7 +58,7 @@ class Layout:
 
 
 def lay_out(
-    places: Mapping[str, Placed], sizes: Mapping[str, int], chromosomes: Chromosomes
+    places: Mapping[str, Place], sizes: Mapping[str, int], chromosomes: Chromosomes
 ) -> Layout:
     """The canonical order of the tensors.
 
@@ -88,7 +88,7 @@ def lay_out(
     return Layout(tuple(names), tuple(starts), (*blocks, starts[-1]), (*edges, starts[-1]))
 
 
-def _depth(name: str, place: Placed) -> tuple[int, int]:
+def _depth(name: str, place: Place) -> tuple[int, int]:
     """Before the blocks, in one of them, after them, head."""
     if place.layer is not None:
         return (1, place.layer)
@@ -97,7 +97,7 @@ def _depth(name: str, place: Placed) -> tuple[int, int]:
     return (3, 0) if place.role == "head" else (2, 0)
 
 
-def _group(name: str, place: Placed, chromosomes: Chromosomes) -> int | None:
+def _group(name: str, place: Place, chromosomes: Chromosomes) -> int | None:
     """The chromosome that a tensor belongs to."""
     rest = None
     for number, words in enumerate(chromosomes):
@@ -110,7 +110,7 @@ def _group(name: str, place: Placed, chromosomes: Chromosomes) -> int | None:
 
 
 def _empty(
-    group_of: Mapping[str, int | None], places: Mapping[str, Placed], chromosomes: Chromosomes
+    group_of: Mapping[str, int | None], places: Mapping[str, Place], chromosomes: Chromosomes
 ) -> Iterable[str]:
     for number, words in enumerate(chromosomes):
         if number not in group_of.values():

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple
 
 _NUMBER = re.compile(r"\.(\d+)\.")
 
 
-class Placed(Protocol):
-    """Where a tensor stands; see ``evomerge.weights.names.Place``."""
+class Place(NamedTuple):
+    """Where a tensor is: the index of its block, None outside the blocks, and its role."""
 
-    @property
-    def layer(self) -> int | None:
-        """Index of its block, None outside the blocks."""
-
-    @property
-    def role(self) -> str:
-        """One of `ROLES`."""
+    layer: int | None
+    role: str
 
 
-Places = Mapping[str, Placed]
+Places = Mapping[str, Place]
 PlacesOf = Callable[[str], Places]
 
 
-def precedes_blocks(name: str, place: Placed) -> bool:
+def precedes_blocks(name: str, place: Place) -> bool:
     """Whether a tensor outside the blocks is used before them: embeddings and towers are."""
     if place.role == "norm":
         return "embed" in name.lower()  # BLOOM's word_embeddings_layernorm

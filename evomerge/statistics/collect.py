@@ -30,12 +30,18 @@ from evomerge.statistics.gram import GramMatrices
 from evomerge.statistics.squared_gradients import Fisher, SecondMoments
 from evomerge.version import __version__
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.folders import new_folder, require_free, require_space
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 from evomerge.weights.statistics import MANIFEST, STEM, Manifest, StatisticsKind
-from evomerge.weights.writer import SHARD_BYTES, Spec, write_weights
+from evomerge.weights.writer import (
+    SHARD_BYTES,
+    Spec,
+    new_folder,
+    require_free,
+    require_space,
+    write_weights,
+)
 
 
 class Collected(NamedTuple):

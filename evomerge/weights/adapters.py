@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evomerge.kernels.lazy import Input
-    from evomerge.weights.low_rank import LowRank
+    from evomerge.weights.lazy_rows import LowRank
 
 
 class Adapter(Checkpoint):
@@ -103,7 +103,7 @@ class Adapter(Checkpoint):
 
     def read(self, name: str) -> Tensor:
         """The base's tensor with the adapter added; float32 where the adapter changes it."""
-        from evomerge.weights.low_rank import LowRank
+        from evomerge.weights.lazy_rows import LowRank
 
         found = self.input(name)
         return found.whole() if isinstance(found, LowRank) else found
@@ -112,7 +112,7 @@ class Adapter(Checkpoint):
         """As `read`, but products of matrices are computed row by row when asked."""
         from torch import Tensor
 
-        from evomerge.weights.low_rank import LowRank
+        from evomerge.weights.lazy_rows import LowRank
 
         change = self.changes.get(name)
         if change is None:

@@ -6,13 +6,19 @@ from functools import partial
 from pathlib import Path
 
 from evomerge.recipes import Recipe
-from evomerge.weights.folders import new_folder, require_free, require_space
 from evomerge.weights.library import Library, read_recipe
 from evomerge.weights.merge import merge_into
 from evomerge.weights.metadata import write_metadata
 from evomerge.weights.model_card import model_card
 from evomerge.weights.plan import Plan
-from evomerge.weights.writer import SHARD_BYTES, Spec, WeightsWriter
+from evomerge.weights.writer import (
+    SHARD_BYTES,
+    Spec,
+    WeightsWriter,
+    new_folder,
+    require_free,
+    require_space,
+)
 
 
 def build(

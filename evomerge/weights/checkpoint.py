@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from evomerge.errors import CheckpointError
+from evomerge.recipes.places import Place
 from evomerge.weights.headers import FLOATS, read_headers
-from evomerge.weights.names import Place, is_position, language_parts, places
-from evomerge.weights.token_ids import token_ids
+from evomerge.weights.names import is_position, language_parts, places
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,3 +226,27 @@ def _config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
     return config
+
+
+def token_ids(folder: Path) -> dict[str, int] | None:
+    """Token string to row, from a folder's tokenizer.json; None where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = content["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: [token, score] pairs
+            ids = {str(token): row for row, (token, _) in enumerate(vocabulary)}
+        else:
+            ids = {str(token): int(row) for token, row in vocabulary.items()}
+        ids |= {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
+        if min(ids.values(), default=0) < 0:
+            raise ValueError("a negative token id")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a tokenizer: {error!r}. Copy the file again.") from None
+    return ids

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+from evomerge.recipes.places import Place
 
 _NUMBER = re.compile(r"\.(\d+)\.")
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
@@ -30,13 +32,6 @@ _OUTER_WORDS = (
 )
 # Embeddings whose rows are not tokens.
 _POSITIONS = re.compile(r"wpe|position|token_type", re.IGNORECASE)
-
-
-class Place(NamedTuple):
-    """Where a tensor is: the index of its block, None outside the blocks, and its role."""
-
-    layer: int | None
-    role: str
 
 
 def language_parts(config: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
+from evomerge.recipes.places import Place
 from evomerge.weights.folding import Fold, folds
 from evomerge.weights.headers import BYTES, FLOATS
 from evomerge.weights.models import Models
-from evomerge.weights.names import Place
 from evomerge.weights.recipe_problems import depth_problems
 
 

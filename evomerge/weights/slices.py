@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from evomerge.recipes import BASE
-from evomerge.recipes.places import precedes_blocks, renumber
+from evomerge.recipes.places import Place, precedes_blocks, renumber
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.names import Place, stack
+from evomerge.weights.names import stack
 
 Range = tuple[int, int]
 Slices = Sequence[Mapping[str, Range]]

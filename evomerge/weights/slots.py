@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evomerge.plugins.registry import did_you_mean
+from evomerge.recipes.places import Place
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
-from evomerge.weights.names import Place, stack
+from evomerge.weights.names import stack
 from evomerge.weights.slices import BlockRanges, Slices, TensorSource, block_ranges, tensor_sources
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Tokenizer, TokenRow
-from evomerge.weights.aligned_rows import AlignedRows
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.lazy_rows import AlignedRows
 from evomerge.weights.tokenizers import AddedToken, added_tokens, next_id
 
 UNION = "union"

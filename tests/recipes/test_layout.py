@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -10,23 +10,18 @@ from pydantic import ValidationError
 from evomerge.errors import RecipeError
 from evomerge.recipes import Recipe, Segments
 from evomerge.recipes.layout import Layout, lay_out
+from evomerge.recipes.places import Place
 from evomerge.recipes.yaml import from_yaml, to_yaml
 from evomerge.yaml_files import parse_yaml
 
-
-class Spot(NamedTuple):
-    layer: int | None
-    role: str
-
-
 PLACES = {
-    "lm_head.weight": Spot(None, "head"),
-    "model.layers.1.mlp.weight": Spot(1, "mlp"),
-    "model.layers.0.mlp.weight": Spot(0, "mlp"),
-    "model.layers.0.attn.weight": Spot(0, "attention"),
-    "model.layers.1.attn.weight": Spot(1, "attention"),
-    "model.norm.weight": Spot(None, "norm"),
-    "model.embed.weight": Spot(None, "embedding"),
+    "lm_head.weight": Place(None, "head"),
+    "model.layers.1.mlp.weight": Place(1, "mlp"),
+    "model.layers.0.mlp.weight": Place(0, "mlp"),
+    "model.layers.0.attn.weight": Place(0, "attention"),
+    "model.layers.1.attn.weight": Place(1, "attention"),
+    "model.norm.weight": Place(None, "norm"),
+    "model.embed.weight": Place(None, "embedding"),
 }
 SIZES = dict.fromkeys(PLACES, 10)
 

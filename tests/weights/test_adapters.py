@@ -20,8 +20,8 @@ from evomerge.recipes.mergekit.write import to_mergekit
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.lazy_rows import LowRank
 from evomerge.weights.library import Library
-from evomerge.weights.low_rank import LowRank
 from evomerge.weights.merge import merge
 
 Tiny = Callable[..., Path]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from evomerge.errors import CheckpointError
 from evomerge.kernels.passes import all_finite
+from evomerge.recipes.places import Place
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.names import Place
 
 Tiny = Callable[..., Path]
 UP = "model.layers.1.mlp.up_proj.weight"

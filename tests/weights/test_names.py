@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 
-from evomerge.recipes.places import precedes_blocks, renumber
-from evomerge.weights.names import Place, depth, places, stack
+from evomerge.recipes.places import Place, precedes_blocks, renumber
+from evomerge.weights.names import depth, places, stack
 
 SIZES: dict[str, Any] = {
     **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "vocab_size": 64},

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
+from evomerge.recipes.places import Place
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.names import Place
 from evomerge.weights.slices import block_ranges
 
 Tiny = Callable[..., Path]

@@ -13,7 +13,7 @@ from torch import Tensor
 from evomerge.errors import PlanError
 from evomerge.kernels.lazy import Input
 from evomerge.recipes import Recipe
-from evomerge.weights.aligned_rows import AlignedRows
+from evomerge.weights.lazy_rows import AlignedRows
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.models import Models

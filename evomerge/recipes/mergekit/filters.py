@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from typing import Any, NamedTuple
 
 from evomerge.recipes import Scalar
-from evomerge.recipes.places import Placed, renumber
+from evomerge.recipes.places import Place, renumber
 
 ValueByBlock = Scalar | list[Scalar]  # the same value in all blocks, or one for each
 
@@ -42,9 +42,9 @@ class ValuesByName(NamedTuple):
 
 
 def by_name(
-    places: Mapping[str, Placed],
+    places: Mapping[str, Place],
     layers: int,
-    value: Callable[[str, Placed, int], Scalar | None],
+    value: Callable[[str, Place, int], Scalar | None],
 ) -> ValuesByName:
     """What a parameter is for every tensor.
 

@@ -18,7 +18,7 @@ from evomerge.recipes.mergekit.filters import (
     first,
 )
 from evomerge.recipes.mergekit.read_settings import FilterLine
-from evomerge.recipes.places import Placed, Places, precedes_blocks, renumber
+from evomerge.recipes.places import Place, Places, precedes_blocks, renumber
 
 
 class SliceLines(NamedTuple):
@@ -101,7 +101,7 @@ def _line_by_line(
 def _by_tensor(slices: Sequence[SliceLines], blocks: Sequence[_Block], places: Places) -> Any:
     """The setting from the value of every tensor: roles if possible, or else filters."""
 
-    def value(name: str, place: Placed, layer: int) -> Scalar | None:
+    def value(name: str, place: Place, layer: int) -> Scalar | None:
         if place.layer is None:
             line = slices[0 if precedes_blocks(name, place) else -1].line(name)
             return None if line is None else line.start

@@ -24,14 +24,14 @@ from evomerge.recipes.mergekit.write_equivalents import (
 from evomerge.recipes.mergekit.write_remarks import remarks
 from evomerge.recipes.mergekit.write_settings import SettingWriter, has_gradients
 from evomerge.recipes.mergekit.write_values import Values
-from evomerge.recipes.places import Placed
+from evomerge.recipes.places import Place
 
 _WHOLE_NUMBERS = ("max_iter",)
 
 
 def to_mergekit(
     recipe: Recipe,
-    places: Mapping[str, Placed],
+    places: Mapping[str, Place],
     shapes: Mapping[str, tuple[int, ...]],
     folds: Folds | None = None,
 ) -> str:
@@ -67,7 +67,7 @@ def to_mergekit(
 class _Writer:
     """Writes one recipe, gathering problems."""
 
-    def __init__(self, recipe: Recipe, method: MergeMethod, places: Mapping[str, Placed]) -> None:
+    def __init__(self, recipe: Recipe, method: MergeMethod, places: Mapping[str, Place]) -> None:
         self.recipe, self.method, self.name, self.places = recipe, method, method.name, places
         self.slices, lengths = recipe.slices, slice_lengths(recipe.slices)
         settings = SettingWriter(places, lengths)

@@ -15,13 +15,13 @@ from evomerge.recipes._stack import slice_lengths
 from evomerge.recipes.layout import Layout, lay_out
 from evomerge.recipes.mergekit.filters import by_filter, by_name
 from evomerge.recipes.mergekit.methods import RESCALED, MergeMethod
-from evomerge.recipes.places import Placed
+from evomerge.recipes.places import Place
 
 Folds = Mapping[str, tuple[float, float]]  # tensor name to the factor on it, and what is added
 
 
 def without_segments(
-    recipe: Recipe, places: Mapping[str, Placed], shapes: Mapping[str, tuple[int, ...]]
+    recipe: Recipe, places: Mapping[str, Place], shapes: Mapping[str, tuple[int, ...]]
 ) -> Recipe:
     """Segments that begin and end where tensors do, as weights by tensor name.
 
@@ -61,7 +61,7 @@ def without_segments(
     )
 
 
-def without_scales(recipe: Recipe, places: Mapping[str, Placed], folds: Folds) -> Recipe:
+def without_scales(recipe: Recipe, places: Mapping[str, Place], folds: Folds) -> Recipe:
     """Scales of the residual stream as a factor on each tensor that they fold into.
 
     Args:
@@ -86,7 +86,7 @@ def without_scales(recipe: Recipe, places: Mapping[str, Placed], folds: Folds) -
     lengths = slice_lengths(recipe.slices)
     sources = [next(iter(s)) for s, n in zip(recipe.slices, lengths, strict=True) for _ in range(n)]
 
-    def scale(name: str, place: Placed, layer: int) -> Scalar:
+    def scale(name: str, place: Place, layer: int) -> Scalar:
         source = sources[layer] if sources else next(iter(recipe.sources))
         own = recipe.setting("scale", source, place.role, layer, name)
         return (1.0 if own is None else float(own)) * folds.get(name, (1.0, 0.0))[0]

@@ -18,7 +18,7 @@ from evomerge.recipes.mergekit.filters import (
     pattern,
 )
 from evomerge.recipes.mergekit.read_settings import pick
-from evomerge.recipes.places import Placed, precedes_blocks
+from evomerge.recipes.places import Place, precedes_blocks
 
 
 class Spot(NamedTuple):
@@ -44,7 +44,7 @@ class SettingWriter:
         spots: one for every tensor.
     """
 
-    def __init__(self, places: Mapping[str, Placed], slices: Sequence[int] = ()) -> None:
+    def __init__(self, places: Mapping[str, Place], slices: Sequence[int] = ()) -> None:
         self.layers = 1 + max((p.layer for p in places.values() if p.layer is not None), default=0)
         # outside the blocks, even after them, both tools read the start of a gradient
         self.spots = [Spot(place.role, place.layer or 0, name) for name, place in places.items()]

@@ -6,7 +6,7 @@ What mergekit 0.1.5 does with such YAML was seen by running it: see the comments
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -17,16 +17,10 @@ from evomerge.recipes import ROLES, Recipe
 from evomerge.recipes.mergekit import from_mergekit, is_mergekit, to_mergekit
 from evomerge.recipes.mergekit.methods import METHODS
 from evomerge.recipes.mergekit.read_settings import interpolate, pick
+from evomerge.recipes.places import Place
 from evomerge.yaml_files import parse_yaml
 
 LAYERS = 3
-
-
-class Spot(NamedTuple):
-    """A place, without the package that makes them."""
-
-    layer: int | None
-    role: str
 
 
 BLOCK = {
@@ -39,14 +33,14 @@ BLOCK = {
 }
 
 
-def llama(block: Mapping[str, str] = BLOCK, *, tied: bool = False) -> dict[str, Spot]:
+def llama(block: Mapping[str, str] = BLOCK, *, tied: bool = False) -> dict[str, Place]:
     """The places of a Llama of three blocks."""
-    places = {"model.embed_tokens.weight": Spot(None, "embedding")}
+    places = {"model.embed_tokens.weight": Place(None, "embedding")}
     for layer in range(LAYERS):
         for name, role in block.items():
-            places[f"model.layers.{layer}.{name}.weight"] = Spot(layer, role)
-    places["model.norm.weight"] = Spot(None, "norm")
-    return places if tied else {**places, "lm_head.weight": Spot(None, "head")}
+            places[f"model.layers.{layer}.{name}.weight"] = Place(layer, role)
+    places["model.norm.weight"] = Place(None, "norm")
+    return places if tied else {**places, "lm_head.weight": Place(None, "head")}
 
 
 def recipe(
@@ -64,13 +58,13 @@ def recipe(
     return Recipe.model_validate(content | keys)
 
 
-def write(one: Recipe, places: Mapping[str, Spot] | None = None) -> str:
+def write(one: Recipe, places: Mapping[str, Place] | None = None) -> str:
     """The YAML text of a recipe."""
     places = llama() if places is None else places
     return to_mergekit(one, places, dict.fromkeys(places, (4, 4)))
 
 
-def exported(one: Recipe, places: Mapping[str, Spot] | None = None) -> dict[str, Any]:
+def exported(one: Recipe, places: Mapping[str, Place] | None = None) -> dict[str, Any]:
     """The YAML of a recipe, parsed."""
     return parse_yaml(write(one, places), "m.yaml")
 
@@ -80,12 +74,12 @@ def imported(text: str, layers: int = LAYERS) -> Recipe:
     return from_mergekit(parse_yaml(text, "m.yaml"), "m.yaml", lambda model: layers)
 
 
-def again(one: Recipe, places: Mapping[str, Spot] | None = None) -> Recipe:
+def again(one: Recipe, places: Mapping[str, Place] | None = None) -> Recipe:
     """A recipe after a round trip."""
     return imported(write(one, places))
 
 
-def refusal(one: Recipe, places: Mapping[str, Spot] | None = None) -> str:
+def refusal(one: Recipe, places: Mapping[str, Place] | None = None) -> str:
     """Why a recipe is not exported."""
     with pytest.raises(ExportError) as caught:
         write(one, places)
@@ -223,11 +217,11 @@ def test_a_filter_for_norms_leaves_norms_inside_attention_alone() -> None:
 
 def test_roles_of_other_families_get_filters_from_their_names() -> None:
     places = {
-        "transformer.wte.weight": Spot(None, "embedding"),
-        "transformer.h.0.ln_1.weight": Spot(0, "norm"),
-        "transformer.h.0.attn.c_attn.weight": Spot(0, "attention"),
-        "transformer.h.0.ffn.fc_in.weight": Spot(0, "mlp"),
-        "transformer.ln_f.weight": Spot(None, "norm"),
+        "transformer.wte.weight": Place(None, "embedding"),
+        "transformer.h.0.ln_1.weight": Place(0, "norm"),
+        "transformer.h.0.attn.c_attn.weight": Place(0, "attention"),
+        "transformer.h.0.ffn.fc_in.weight": Place(0, "mlp"),
+        "transformer.ln_f.weight": Place(None, "norm"),
     }
     one = recipe(
         "slerp", "a", parameters={"t": {"attention": 0.1, "mlp": 0.2, "norm": 0.3, "other": 0.4}}
@@ -242,7 +236,7 @@ def test_roles_of_other_families_get_filters_from_their_names() -> None:
 
 
 def test_a_role_that_no_filter_selects_is_refused() -> None:
-    places = {"a.0.up.weight": Spot(0, "mlp"), "a.0.up.weight_norm": Spot(0, "norm")}
+    places = {"a.0.up.weight": Place(0, "mlp"), "a.0.up.weight_norm": Place(0, "norm")}
     one = recipe("slerp", "a", parameters={"t": {"mlp": 0.1, "other": 0.4}})
     assert refusal(one, places) == (
         "parameters.t: no part of a name selects the mlp tensors alone (a.#.up.weight), as "
@@ -398,7 +392,7 @@ def test_flags_that_mergekit_reads_one_block_early_are_refused() -> None:
     # 1 / 49 * 49 < 1: mergekit reads the flag of block 1 from block 0
     layers = 50
     assert pick([False, *[True] * (layers - 1)], 1, layers) is False
-    places = {f"model.layers.{i}.mlp.weight": Spot(i, "mlp") for i in range(layers)}
+    places = {f"model.layers.{i}.mlp.weight": Place(i, "mlp") for i in range(layers)}
     flags = [False, *[True] * (layers - 1)]
     one = recipe("task_arithmetic", parameters={"normalize": flags})
     assert "shift this list" in refusal(one, places)

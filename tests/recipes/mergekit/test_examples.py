@@ -15,6 +15,7 @@ from evomerge.errors import ExportError
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import from_documents, from_mergekit, to_mergekit
 from evomerge.recipes.mergekit.methods import METHODS
+from evomerge.recipes.places import Place
 from evomerge.yaml_files import parse_documents, read_documents
 
 Scopes = Sequence[Mapping[str, Any] | None]
@@ -31,13 +32,6 @@ BLOCK = {
 TOWERS = ("vision_tower.transformer.layers.0.ffn.weight", "multi_modal_projector.linear_1.weight")
 
 
-class Spot(NamedTuple):
-    """A place, without the package that makes them."""
-
-    layer: int | None
-    role: str
-
-
 class Tensor(NamedTuple):
     """What mergekit computes one tensor of the output from.
 
@@ -47,21 +41,21 @@ class Tensor(NamedTuple):
     """
 
     name: str
-    spot: Spot
+    spot: Place
     inputs: dict[str, dict[str, Any]]
     shared: dict[str, Any]
 
 
-def places(model: str, layers: int = 40) -> dict[str, Spot]:
+def places(model: str, layers: int = 40) -> dict[str, Place]:
     """The tensors of a model; one whose name has ``vl`` in it sees."""
     start = "language_model." if "vl" in model else ""
-    found = {f"{start}model.embed_tokens.weight": Spot(None, "embedding")}
+    found = {f"{start}model.embed_tokens.weight": Place(None, "embedding")}
     for layer in range(layers):
         for name, role in BLOCK.items():
-            found[f"{start}model.layers.{layer}.{name}.weight"] = Spot(layer, role)
-    found[f"{start}model.norm.weight"] = Spot(None, "norm")
-    found[f"{start}lm_head.weight"] = Spot(None, "head")
-    return found | (dict.fromkeys(TOWERS, Spot(None, "other")) if start else {})
+            found[f"{start}model.layers.{layer}.{name}.weight"] = Place(layer, role)
+    found[f"{start}model.norm.weight"] = Place(None, "norm")
+    found[f"{start}lm_head.weight"] = Place(None, "head")
+    return found | (dict.fromkeys(TOWERS, Place(None, "other")) if start else {})
 
 
 def read(name: str, tensor: str, t: float, scopes: Scopes) -> Any:
@@ -104,7 +98,7 @@ def tensors(
     outer = {name: spot for name, spot in models.items() if spot.layer is None}
     blocks = {name: spot for name, spot in models.items() if spot.layer == 0}
 
-    def tensor(slice_: Mapping[str, Any], name: str, spot: Spot, t: float, step: int) -> Tensor:
+    def tensor(slice_: Mapping[str, Any], name: str, spot: Place, t: float, step: int) -> Tensor:
         rest = [slice_.get("parameters"), content.get("parameters")]
         inputs = {}
         for source in slice_["sources"]:
@@ -126,7 +120,7 @@ def tensors(
             t = step / (end - start - 1) if end - start > 1 else 1
             for name, spot in blocks.items():
                 at = name.replace(".0.", f".{done}.", 1)
-                yield tensor(slice_, at, Spot(done, spot.role), t, step)
+                yield tensor(slice_, at, Place(done, spot.role), t, step)
             done += 1
     for name, spot in outer.items():
         if spot.role in ("norm", "head"):

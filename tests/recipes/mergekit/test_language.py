@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from evomerge.errors import ExportError, RecipeError
 from evomerge.recipes import Recipe, Tokenizer
 from evomerge.recipes.mergekit import from_documents, to_mergekit
+from evomerge.recipes.places import Place
 from evomerge.yaml_files import parse_documents, parse_yaml
 
 LAYERS = 6
 BLOCK = {"input_layernorm": "norm", "self_attn.q_proj": "attention", "mlp.up_proj": "mlp"}
 
 
-class Spot(NamedTuple):
-    """A place, without the package that makes them."""
-
-    layer: int | None
-    role: str
-
-
-def places(model: str, layers: int = LAYERS) -> dict[str, Spot]:
+def places(model: str, layers: int = LAYERS) -> dict[str, Place]:
     """The tensors of a model; one whose name has ``vl`` in it sees."""
     start = "language_model." if "vl" in model else ""
-    found = {f"{start}model.embed_tokens.weight": Spot(None, "embedding")}
+    found = {f"{start}model.embed_tokens.weight": Place(None, "embedding")}
     for layer in range(layers):
         for name, role in BLOCK.items():
-            found[f"{start}model.layers.{layer}.{name}.weight"] = Spot(layer, role)
-    found[f"{start}model.norm.weight"] = Spot(None, "norm")
-    found[f"{start}lm_head.weight"] = Spot(None, "head")
+            found[f"{start}model.layers.{layer}.{name}.weight"] = Place(layer, role)
+    found[f"{start}model.norm.weight"] = Place(None, "norm")
+    found[f"{start}lm_head.weight"] = Place(None, "head")
     towers = ("vision_tower.blocks.0.mlp.weight", "multi_modal_projector.linear.weight")
-    return found | (dict.fromkeys(towers, Spot(None, "other")) if start else {})
+    return found | (dict.fromkeys(towers, Place(None, "other")) if start else {})
 
 
 def read(text: str) -> Recipe:
