@@ -12,8 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from evomerge.operators._bound import Bound
 from evomerge.operators._describe import Description, Setting, describe, modifiers
+from evomerge.operators._modifiers import Bound, Floats
 from evomerge.operators._operator import Operator, get, operator
 from evomerge.operators._outline import outline
 
@@ -34,6 +34,7 @@ else:
 __all__ = [
     "Bound",
     "Description",
+    "Floats",
     "Operator",
     "Setting",
     "Settings",

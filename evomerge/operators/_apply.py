@@ -14,8 +14,8 @@ from evomerge.errors import OperatorError
 from evomerge.kernels.passes import all_finite
 from evomerge.kernels.stack import Stack
 from evomerge.kernels.threads import on_one_thread
-from evomerge.operators._bound import Bound
 from evomerge.operators._combine import Settings, combine
+from evomerge.operators._modifiers import Bound
 from evomerge.operators._operator import Operator, get
 
 

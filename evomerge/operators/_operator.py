@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from evomerge.errors import ConfigError
-from evomerge.operators._bound import Bound
-from evomerge.operators._modifiers import PER_SOURCE, SHARED
+from evomerge.operators._modifiers import PER_SOURCE, SHARED, Bound
 from evomerge.plugins import registry
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from evomerge.kernels.cuts import below_float
 from evomerge.kernels.measures import measures
 from evomerge.kernels.ranks import Ranking
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(

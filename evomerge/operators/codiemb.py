@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from evomerge.kernels.stack import Merged, Stack
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 from evomerge.operators.varm import averaged_by_size
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from evomerge.kernels.choices import Scope
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import weighted
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 from evomerge.operators._quantize import signs_times_deviation
 
 

@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 
 
 @operator(

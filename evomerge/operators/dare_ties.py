@@ -5,8 +5,7 @@ from __future__ import annotations
 from evomerge.kernels.choices import Consensus, Negative, Rescale
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 from evomerge.operators._sparsify import Sparsifier, sparsified
 
 

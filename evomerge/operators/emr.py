@@ -6,7 +6,7 @@ from torch import Tensor
 
 from evomerge.kernels.consensus import elected_sign, scaled
 from evomerge.kernels.stack import Merged, Stack
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(

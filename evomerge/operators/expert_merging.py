@@ -9,13 +9,12 @@ from torch import Tensor
 
 from evomerge.errors import OperatorError
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 from evomerge.operators._statistics import whole
 
 
 @operator(
     on="task_vectors",
-    paper_defaults={},
     paper="Zhang et al. 2025, arXiv:2509.25712",
     statistics="raw",
 )

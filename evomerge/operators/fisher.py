@@ -12,8 +12,7 @@ from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import weighted
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 from evomerge.operators._statistics import recorded, sums
 
 _LEAST = 1e-12  # floor where none is asked for, as a fraction of the largest mean

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.stack import Merged, Stack
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, scaled_mean, sums, svd
 
 LEAST = 1e-6  # of the largest singular value; directions below it are noise

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evomerge.kernels.stack import Merged, Stack
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, polar, scaled_mean, svd
 from evomerge.operators.iso_c import LEAST
 

@@ -15,8 +15,7 @@ from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import weighted
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 
 
 @operator(

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.stack import Merged, Stack, Tiles
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, scaled_mean, svd
 from evomerge.operators.ties import ties
 

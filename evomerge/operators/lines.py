@@ -9,8 +9,7 @@ from pydantic import Field
 from evomerge.errors import OperatorError
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import weighted
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 
 
 @operator(

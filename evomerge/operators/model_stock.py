@@ -11,7 +11,7 @@ from evomerge.kernels.consensus import weighted_sum
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import weighted
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 Average = Literal["cos", "angle"]
 

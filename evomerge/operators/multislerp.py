@@ -9,8 +9,7 @@ from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import weighted
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 
 _LEAST_LENGTH = 1e-6  # of Σ w_i û_i, relative to Σ |w_i|: below it float32 holds but its rounding
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(

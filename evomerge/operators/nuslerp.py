@@ -11,8 +11,7 @@ from evomerge.kernels.choices import Space
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import weighted
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 
 _LEAST_NORM = 1e-7
 # Below it sin θ is mostly rounding of the inner products. Near θ = 0 the straight line is as good

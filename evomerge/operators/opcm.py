@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, svd
 
 

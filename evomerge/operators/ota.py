@@ -10,8 +10,7 @@ from torch import Tensor
 from evomerge.kernels.choices import Scope
 from evomerge.kernels.consensus import nonzero
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 from evomerge.operators._saliency import curvature, masks
 
 

@@ -14,8 +14,7 @@ from evomerge.kernels.consensus import divided
 from evomerge.kernels.measures import Measures, magnitude, measures
 from evomerge.kernels.ranks import Ranking
 from evomerge.kernels.stack import Kernel, Merged, Stack, Tile
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 
 
 @operator(

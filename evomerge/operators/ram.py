@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(on="task_vectors", paper_defaults={"epsilon": 1e-5}, paper="arXiv:2601.13572")

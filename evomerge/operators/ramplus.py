@@ -11,7 +11,7 @@ from torch import Tensor
 from evomerge.kernels.choices import Scope
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Kernel, Merged, Stack, Tile
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._bound import Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Floats, operator
 from evomerge.operators._spectral import has_matrices, scaled_mean
 from evomerge.operators.tsvm import tsvm
 

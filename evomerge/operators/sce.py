@@ -16,7 +16,7 @@ from evomerge.kernels.measures import measures
 from evomerge.kernels.memory import scratch
 from evomerge.kernels.selection import mask, selected
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 from evomerge.operators.varm import shares, squares
 
 

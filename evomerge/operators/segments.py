@@ -9,7 +9,7 @@ from torch import Tensor
 from evomerge.kernels.consensus import weighted_sum
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.steps import replay
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(on="either", paper="M2N2, GECCO 2025, arXiv:2508.16204")

@@ -10,7 +10,7 @@ from pydantic import Field
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import weighted
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 
 
 @operator(

@@ -11,8 +11,7 @@ from evomerge.kernels.choices import Consensus, Negative, Scope
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import summed
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 from evomerge.operators._sparsify import Sparsifier, sparsified
 
 

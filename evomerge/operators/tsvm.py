@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.stack import Merged, Stack
-from evomerge.operators._bound import Bound, Floats
-from evomerge.operators._operator import operator
+from evomerge.operators import Bound, Floats, operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, polar, scaled_mean, svd
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from evomerge.kernels.measures import Measures, measures, sums
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import weighted
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(on="task_vectors", paper_defaults={"q": 2.0}, paper="Wan et al. 2024, arXiv:2402.16107")

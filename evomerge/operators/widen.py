@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
-from evomerge.operators._operator import operator
+from evomerge.operators import operator
 
 
 @operator(on="task_vectors", paper="Yu et al. 2024, arXiv:2408.03092")
