@@ -75,9 +75,10 @@ def statistics(
     for note in collected.notes:
         talk.print(f"note: {note}", markup=False, soft_wrap=True)
     if as_json:
-        facts = {"folder": str(out), "tensors": collected.tensors, "bytes": collected.nbytes}
         content = {
-            **facts,
+            "folder": str(out),
+            "tensors": collected.tensors,
+            "bytes": collected.nbytes,
             "notes": collected.notes,
             "manifest": collected.manifest.model_dump(exclude_none=True),
         }

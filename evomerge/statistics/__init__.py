@@ -4,7 +4,6 @@
 writes the folder that `evomerge.weights.statistics` reads.
 """
 
-from evomerge.statistics.collect import Collected, collect
-from evomerge.statistics.collection import Collection
+from evomerge.statistics.collect import Collected, Collection, collect
 
 __all__ = ["Collected", "Collection", "collect"]

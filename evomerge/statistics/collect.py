@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch.nn import Parameter
 
+from evomerge.config.load import fitness_from
 from evomerge.engines.transformers import TransformersEngine
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, ConfigError
 from evomerge.kernels.passes import all_finite
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.recipes.references import anchor
 from evomerge.scoring import Fitness
 from evomerge.scoring.texts import search_texts
-from evomerge.statistics.collection import BATCH_SIZES, Collection, check
 from evomerge.statistics.examples import (
     Example,
     batches,
@@ -42,6 +44,39 @@ from evomerge.weights.writer import (
     require_space,
     write_weights,
 )
+
+BATCH_SIZES: dict[StatisticsKind, int] = {"fisher": 1, "gram": 8, "second_moments": 8}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """Which statistics of which model, and on which examples.
+
+    Attributes:
+        model: a folder or hub name.
+        kind: ``fisher``, ``gram`` or ``second_moments``.
+        text: a text file to take examples from; or
+        fitness: a preset's name or path, whose search examples are taken.
+        tasks: of the fitness; () takes all.
+        examples: how many to draw, at least 1; all if there are fewer.
+        max_length: tokens of an example, at least 2; the model's own limit if that is less.
+        seed: of the draw, of fisher's labels, and of the batches of second moments.
+        device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
+        batch_size: examples in a batch, not for fisher; None takes `BATCH_SIZES`.
+        diagonal: keep the diagonals of Gram matrices only.
+    """
+
+    model: str
+    kind: StatisticsKind
+    text: Path | None = None
+    fitness: str | None = None
+    tasks: Sequence[str] = ()
+    examples: int = 256
+    max_length: int = 512
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int | None = None
+    diagonal: bool = False
 
 
 class Collected(NamedTuple):
@@ -84,7 +119,7 @@ def collect(
         InputError: ``out`` is taken, or something of ``what`` is missing or does not fit.
         OutputError: the disk is full, or ``out`` cannot be written.
     """
-    fitness = check(what)
+    fitness = _check(what)
     require_free(out)
     reference = anchor(what.model, Path.cwd())
     models = Library().open(reference, {"model": reference})
@@ -92,13 +127,21 @@ def collect(
     try:
         lm: Any = engine.lm
         max_length = min(what.max_length, lm.max_length)
-        available = _examples(what, fitness, lm, max_length)
+        available, origin = _examples(what, fitness, lm, max_length)
         chosen = draw(available, what.examples, what.seed)
         owners, shared = _owners(models.base, lm.model)
-        gatherer = _gatherer(what, lm.model, owners)
+        size = what.batch_size or BATCH_SIZES[what.kind]
+        if what.kind == "fisher":
+            gatherer: _Gatherer = Fisher(lm.model, owners, what.seed)
+        elif what.kind == "gram":
+            gatherer = GramMatrices(lm.model, owners, what.diagonal)
+        else:
+            gatherer = SecondMoments(lm.model, owners)
+        moments = what.kind == "second_moments"
+        batched = shuffled_batches(chosen, size, what.seed) if moments else batches(chosen, size)
         with new_folder(out) as partial:
             done = 0
-            for batch in _batches(what, chosen):
+            for batch in batched:
                 gatherer.add(batch)
                 if done == 0:  # fail early on what the first batch shows
                     require_space(partial, out, sum(spec.nbytes for spec in gatherer.specs))
@@ -113,20 +156,73 @@ def collect(
                 diagonal=what.diagonal,
                 model=reference,
                 fingerprint=models.base.fingerprint,
-                data=_origin(what, fitness),
+                data=origin,
                 data_digest=digest(chosen),
                 examples=len(chosen),
                 tokens=gatherer.tokens,
                 max_length=max_length,
                 seed=what.seed,
-                batch_size=_batch_size(what) if what.kind == "second_moments" else None,
+                batch_size=size if moments else None,
                 aliases=_aliases(gatherer, shared),
             )
-            _write(partial, manifest, gatherer, shard_bytes)
+            content = json.dumps(
+                manifest.model_dump(exclude_none=True), indent=2, ensure_ascii=False
+            )
+            (partial / MANIFEST).write_text(content + "\n", encoding="utf-8")
+            write_weights(partial, specs, gatherer.results(), shard_bytes, STEM)
     finally:
         engine.close()
-    notes = [*_too_few(what, len(chosen)), *_without(manifest, specs, models.base)]
+    notes = _without(manifest, specs, models.base)
+    if len(chosen) < what.examples:
+        few = f"{what.examples} examples were asked for and {len(chosen)} are there; all were used."
+        notes.insert(0, few)
     return Collected(manifest, len(specs), sum(spec.nbytes for spec in specs), notes)
+
+
+def _check(what: Collection) -> Fitness | None:
+    """The fitness to take examples from, if there is one, without the tasks that are left out.
+
+    Raises:
+        ConfigError: numbers out of range, not exactly one origin of examples, options that the
+            kind does not have; all at once.
+    """
+    problems = [
+        f"{name}: expected at least {least}, got {value}"
+        for name, value, least in (
+            ("examples", what.examples, 1),
+            ("max_length", what.max_length, 2),
+            ("seed", what.seed, 0),
+            ("batch_size", 1 if what.batch_size is None else what.batch_size, 1),
+        )
+        if value < least
+    ]
+    if (what.text is None) == (what.fitness is None):
+        problems.append("expected either a text or a fitness to take examples from")
+    if what.text is not None and not what.text.is_file():
+        problems.append(f"{what.text}: no such file. Check the path.")
+    if what.tasks and what.fitness is None:
+        problems.append("tasks: only a fitness has tasks. Leave them out, or give a fitness.")
+    if what.kind == "fisher" and (what.batch_size or 1) > 1:
+        problems.append("batch_size: gradients are squared example by example. Leave it out.")
+    if what.kind != "gram" and what.diagonal:
+        problems.append(f"diagonal: of Gram matrices only, not of {what.kind}. Leave it out.")
+    fitness = None
+    if what.fitness is not None:
+        try:
+            fitness = fitness_from(what.fitness, Path.cwd())
+            problems += [
+                f"tasks: {what.fitness} has no {name!r}.{did_you_mean(name, fitness.tasks)}"
+                for name in what.tasks
+                if name not in fitness.tasks
+            ]
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if fitness is not None and what.tasks:
+        kept = {name: task for name, task in fitness.tasks.items() if name in what.tasks}
+        fitness = fitness.model_copy(update={"tasks": kept})
+    return fitness
 
 
 def _open(models: Models, reference: str, device: str) -> TransformersEngine:
@@ -141,43 +237,16 @@ def _open(models: Models, reference: str, device: str) -> TransformersEngine:
     return engine
 
 
-def _examples(what: Collection, fitness: Fitness | None, lm: Any, max_length: int) -> list[Example]:
-    if fitness is not None:
-        return from_texts(search_texts(fitness, lm), lm, max_length)
-    assert what.text is not None
-    return from_file(what.text, lm, max_length)
-
-
-def _origin(what: Collection, fitness: Fitness | None) -> dict[str, str | list[str]]:
-    if fitness is not None and what.fitness is not None:
-        return {"fitness": what.fitness, "digest": fitness.digest, "tasks": list(fitness.tasks)}
-    return {"text": what.text.name if what.text is not None else ""}
-
-
-def _gatherer(what: Collection, model: Any, owners: Mapping[str, Parameter]) -> _Gatherer:
-    if what.kind == "fisher":
-        return Fisher(model, owners, what.seed)
-    if what.kind == "second_moments":
-        return SecondMoments(model, owners)
-    return GramMatrices(model, owners, what.diagonal)
-
-
-def _batch_size(what: Collection) -> int:
-    return what.batch_size or BATCH_SIZES[what.kind]
-
-
-def _batches(what: Collection, chosen: Sequence[Example]) -> Iterator[list[Example]]:
-    if what.kind == "second_moments":
-        return shuffled_batches(chosen, _batch_size(what), what.seed)
-    return batches(chosen, _batch_size(what))
-
-
-def _write(folder: Path, manifest: Manifest, gatherer: _Gatherer, shard_bytes: int) -> None:
-    content = (
-        json.dumps(manifest.model_dump(exclude_none=True), indent=2, ensure_ascii=False) + "\n"
-    )
-    (folder / MANIFEST).write_text(content, encoding="utf-8")
-    write_weights(folder, gatherer.specs, gatherer.results(), shard_bytes, STEM)
+def _examples(
+    what: Collection, fitness: Fitness | None, lm: Any, max_length: int
+) -> tuple[list[Example], dict[str, str | list[str]]]:
+    """All examples, and where they are from as a manifest says it."""
+    if what.text is not None:
+        return from_file(what.text, lm, max_length), {"text": what.text.name}
+    assert fitness is not None and what.fitness is not None
+    origin: dict[str, str | list[str]] = {"fitness": what.fitness, "digest": fitness.digest}
+    origin["tasks"] = list(fitness.tasks)
+    return from_texts(search_texts(fitness, lm), lm, max_length), origin
 
 
 def _owners(checkpoint: Checkpoint, model: Any) -> tuple[dict[str, Parameter], dict[str, str]]:
@@ -207,12 +276,6 @@ def _require_finite(gatherer: _Gatherer, kind: StatisticsKind, checkpoint: Check
             f"{checkpoint.folder}: {kind} statistics of {len(broken)} tensors, {broken[0]} first, "
             "are not finite though the weights are. Leave this model out."
         )
-
-
-def _too_few(what: Collection, available: int) -> list[str]:
-    if available >= what.examples:
-        return []
-    return [f"{what.examples} examples were asked for and {available} are there; all were used."]
 
 
 def _without(manifest: Manifest, specs: Sequence[Spec], checkpoint: Checkpoint) -> list[str]:
