@@ -90,10 +90,9 @@ def sparsify(
     """
     if all(d >= 1 for d in density):
         return x
-    from evomerge.operators._sparsify import Sparsifier, sparsified
+    from evomerge.operators._sparsify import sparsified
 
-    how = Sparsifier(method=method, rescale=rescale, gamma=gamma, epsilon=epsilon)
-    return sparsified(x, density, how)
+    return sparsified(x, density, method=method, rescale=rescale, gamma=gamma, epsilon=epsilon)
 
 
 def compeft(x: "Stack", *, density: Floats, alpha: Floats, scope: Scope = "tensor") -> "Stack":

@@ -45,18 +45,13 @@ def deviations(measure: Measures) -> list[float]:
     if measure.size == 1:
         return [float(v) for v in measure.total(lambda tile: tile.values.flatten(1).abs().sum(1))]
 
-    def sums() -> tuple[Tensor, Tensor]:
-        mean = measure.total(_sum) / measure.size
-        about = mean.view(-1, 1)
+    def squares() -> Tensor:
+        sums = measure.total(lambda tile: tile.values.flatten(1).sum(1, dtype=torch.float64))
+        about = (sums / measure.size).view(-1, 1)
+        return measure.total(
+            lambda tile: (
+                (tile.values.flatten(1).double() - about.to(tile.values.device)).square().sum(1)
+            )
+        )
 
-        def squares(tile: Tile) -> Tensor:
-            return (tile.values.flatten(1).double() - about.to(tile.values.device)).square().sum(1)
-
-        return mean, measure.total(squares)
-
-    _, squares = measure.once("deviation", sums)
-    return [math.sqrt(float(s) / (measure.size - 1)) for s in squares]
-
-
-def _sum(tile: Tile) -> Tensor:
-    return tile.values.flatten(1).sum(1, dtype=torch.float64)
+    return [math.sqrt(float(s) / (measure.size - 1)) for s in measure.once("deviation", squares)]

@@ -7,7 +7,7 @@ Source: Fast Fisher Grafting, Mahdavinia et al. 2025, arXiv:2509.11167.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ from evomerge.kernels.lazy import Input
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Kernel, Stack, Tile
 from evomerge.operators._statistics import recorded, whole
-
-Mask = Callable[[Tile], Tensor]
 
 
 def curvature(tile: Tile, *, rank1: bool) -> Tensor:
@@ -55,16 +53,6 @@ def _margins(second_moment: Input) -> tuple[Tensor, Tensor]:
     return rows, columns / (columns.sum() or 1.0)
 
 
-def saliency(*, rank1: bool) -> Kernel:
-    """A kernel that gives v τ², (M, n)."""
-
-    def kernel(tile: Tile) -> Tensor:
-        v_M = curvature(tile, rank1=rank1)
-        return v_M.mul_(tile.values).mul_(tile.values).flatten(1)
-
-    return kernel
-
-
 def masks(
     x: Stack,
     *,
@@ -72,7 +60,7 @@ def masks(
     threshold: Sequence[float],
     rank1: bool,
     scope: Scope = "tensor",
-) -> Mask | None:
+) -> Kernel | None:
     """Gives, for a tile, 1 where an entry is salient and else 0; None if all entries are.
 
     Args:
@@ -84,7 +72,12 @@ def masks(
     """
     if all(d >= 1 for d in density) and not any(threshold):
         return None
-    kernel = saliency(rank1=rank1)
+
+    def kernel(tile: Tile) -> Tensor:
+        """(M, n) v τ²."""
+        v_M = curvature(tile, rank1=rank1)
+        return v_M.mul_(tile.values).mul_(tile.values).flatten(1)
+
     cuts = None
     if any(d < 1 for d in density):
         measure = measures(x, scope)

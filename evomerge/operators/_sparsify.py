@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,16 +16,27 @@ from evomerge.kernels.consensus import divided, kept_count
 from evomerge.kernels.cuts import keep
 from evomerge.kernels.measures import magnitude, measures
 from evomerge.kernels.row_ranks import ranks
-from evomerge.kernels.stack import Kernel, Stack, Tile
+from evomerge.kernels.stack import Stack, Tile
 
 _LEAST_NORM = 1e-30  # below it nothing is rescaled; mergekit's 1e-7 misses small tensors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sparsifier:
-    """Which elements of a task vector are kept, and what makes up for the others.
+def sparsified(
+    x: Stack,
+    density: Sequence[float],
+    *,
+    method: Method = "magnitude",
+    rescale: Literal["inverse", "none"] | Norm = "none",
+    gamma: float = 0.0,
+    epsilon: float = 0.0,
+    per_row: bool = False,
+    scope: Scope = "tensor",
+) -> Stack:
+    """The stack with a fraction of each source kept, the rest set to zero.
 
-    Attributes:
+    Args:
+        x: M task vectors.
+        density: (M,) fraction kept, in (0, 1]; 1 keeps the source as it is.
         method: ``magnitude`` keeps the largest, ``random`` each with equal probability, ``della``
             each with a probability that grows with its rank in its row, ``breadcrumbs`` the largest
             but for the outliers.
@@ -35,40 +45,33 @@ class Sparsifier:
         epsilon: half the difference of the largest and the smallest probability; for ``della``.
         per_row: whether elements are ranked in each row; for ``breadcrumbs``.
         scope: whether elements are ranked in each tensor or in the model; for ``magnitude``.
-    """
-
-    method: Method = "magnitude"
-    rescale: Literal["inverse", "none"] | Norm = "none"
-    gamma: float = 0.0
-    epsilon: float = 0.0
-    per_row: bool = False
-    scope: Scope = "tensor"
-
-
-def sparsified(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
-    """The stack with a fraction of each source kept, the rest set to zero.
-
-    Args:
-        x: M task vectors.
-        density: (M,) fraction kept, in (0, 1]; 1 keeps the source as it is.
-        how: which elements.
 
     Raises:
         OperatorError: density and epsilon give probabilities outside (0, 1), for ``della``.
     """
     if all(d >= 1 for d in density):
         return x
-    sparse = _METHODS[how.method](x, density, how)
-    if how.rescale == "none" or how.rescale == "inverse" or sparse is x:
+    inverse = rescale == "inverse"
+    if method == "random":
+        sparse = _random(x, density, inverse)
+    elif method == "della":
+        sparse = _by_rank(x, density, epsilon, inverse)
+    else:
+        outliers = gamma if method == "breadcrumbs" else 0.0
+        sparse = _largest(x, density, outliers, per_row, scope)
+        if inverse:
+            sparse = sparse.changed(lambda tile: _divided(tile.values, density))
+    if rescale == "none" or rescale == "inverse" or sparse is x:
         return sparse
-    return _rescaled(x, sparse, how.rescale)
+    return _rescaled(x, sparse, rescale)
 
 
-def _largest(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
+def _largest(
+    x: Stack, density: Sequence[float], gamma: float, per_row: bool, scope: Scope
+) -> Stack:
     """The ⌊dn⌋ largest magnitudes, after the ⌊γn⌋ largest (rules R2, R3, R13)."""
-    gamma = how.gamma if how.method == "breadcrumbs" else 0.0
-    measure = measures(x, how.scope)
-    size = x.row_length if how.per_row else measure.size
+    measure = measures(x, scope)
+    size = x.row_length if per_row else measure.size
     kept = [kept_count(d, size) for d in density]
     top = [min(int(gamma * size + 1e-6), size - k) for k in kept]
     ends = [t + k for t, k in zip(top, kept, strict=True)]
@@ -89,16 +92,12 @@ def _largest(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
         return tile.values
 
     if all(k == size for k in kept):
-        sparse = x
-    elif how.per_row:
-        sparse = x.changed(by_row, by_row=True)
-    else:
-        outer = measure.cuts(magnitude, ends, "magnitude")
-        inner = measure.cuts(magnitude, top, "magnitude") if any(top) else None
-        sparse = x.changed(by_tensor)
-    if how.rescale == "inverse":
-        sparse = sparse.changed(lambda tile: _divided(tile.values, density))
-    return sparse
+        return x
+    if per_row:
+        return x.changed(by_row, by_row=True)
+    outer = measure.cuts(magnitude, ends, "magnitude")
+    inner = measure.cuts(magnitude, top, "magnitude") if any(top) else None
+    return x.changed(by_tensor)
 
 
 def _band(rank: Tensor, first: int, count: int) -> Tensor:
@@ -114,24 +113,23 @@ def _divided(values_M: Tensor, density: Sequence[float]) -> Tensor:
     return values_M
 
 
-def _random(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
+def _random(x: Stack, density: Sequence[float], divide: bool) -> Stack:
     """Each element with probability ``density`` (DARE, rule R12)."""
 
     def kernel(tile: Tile) -> Tensor:
         for values, drawn, d in zip(tile.values, tile.uniforms(), density, strict=True):
             if d < 1:
-                _drop(values, drawn, d, divide=how.rescale == "inverse")
+                _drop(values, drawn, d, divide=divide)
         return tile.values
 
     return x.changed(kernel)
 
 
-def _by_rank(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
+def _by_rank(x: Stack, density: Sequence[float], e: float, divide: bool) -> Stack:
     """Each element with a probability that grows with its rank in its row.
 
     Source: MAGPRUNE, Deep et al. 2024, arXiv:2406.11617.
     """
-    e = how.epsilon
     for d in density:
         if d < 1 and not 0 < d - e <= d + e < 1:
             raise OperatorError(
@@ -143,18 +141,10 @@ def _by_rank(x: Stack, density: Sequence[float], how: Sparsifier) -> Stack:
         for values, drawn, d in zip(tile.values, tile.uniforms(), density, strict=True):
             if d < 1:
                 chance = keep_probabilities(values, d, e)
-                _drop(values, drawn, chance, divide=how.rescale == "inverse")
+                _drop(values, drawn, chance, divide=divide)
         return tile.values
 
     return x.changed(kernel, by_row=True)
-
-
-_METHODS: Mapping[Method, Callable[[Stack, Sequence[float], Sparsifier], Stack]] = {
-    "magnitude": _largest,
-    "random": _random,
-    "della": _by_rank,
-    "breadcrumbs": _largest,
-}
 
 
 def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
@@ -223,14 +213,12 @@ def _norms(x: Stack, norm: Norm) -> list[float]:
     if norm == "linf":
         largest = torch.stack([tile.values.abs().flatten(1).amax(1) for tile in x.tiles()])
         return [float(value) for value in largest.amax(0)]
-    power: Kernel = {"l1": _absolute, "l2": _square}[norm]
+
+    def power(tile: Tile) -> Tensor:
+        values = tile.values.flatten(1)
+        if norm == "l1":
+            return values.abs().sum(1, dtype=torch.float64)
+        return values.double().square().sum(1)
+
     total = measures(x).once(norm, lambda: measures(x).total(power))
     return [float(t) if norm == "l1" else float(t) ** 0.5 for t in total]
-
-
-def _absolute(tile: Tile) -> Tensor:
-    return tile.values.flatten(1).abs().sum(1, dtype=torch.float64)
-
-
-def _square(tile: Tile) -> Tensor:
-    return tile.values.flatten(1).double().square().sum(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,15 +34,13 @@ def recorded(x: Stack) -> list[Input] | None:
 
 def sums(tensors: Sequence[Input], power: int = 1) -> Tensor:
     """(M,) float64: the sum of each tensor's elements to a power."""
-    return torch.stack([_sum(tensor, lambda part: part.double().pow(power)) for tensor in tensors])
-
-
-def _sum(tensor: Input, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-    total = torch.zeros((), dtype=torch.float64)
-    size = torch.Size(tensor.shape).numel()
-    for start in range(0, size, _STEP):
-        total += kernel(stretch(tensor, start, min(start + _STEP, size))).sum().cpu()
-    return total
+    totals = torch.zeros(len(tensors), dtype=torch.float64)
+    for total, tensor in zip(totals, tensors, strict=True):
+        size = torch.Size(tensor.shape).numel()
+        for start in range(0, size, _STEP):
+            part = stretch(tensor, start, min(start + _STEP, size))
+            total += part.double().pow(power).sum().cpu()
+    return totals
 
 
 def whole(tensor: Input) -> Tensor:

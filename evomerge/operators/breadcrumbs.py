@@ -10,7 +10,7 @@ from evomerge.kernels.choices import Consensus, Negative
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
-from evomerge.operators._sparsify import Sparsifier, sparsified
+from evomerge.operators._sparsify import sparsified
 
 
 @operator(
@@ -49,6 +49,5 @@ def breadcrumbs(
 
     Source: Davari and Belilovsky 2024, arXiv:2312.06795.
     """
-    how = Sparsifier(method="breadcrumbs", gamma=gamma, per_row=per_row)
-    x = sparsified(x, density, how)
+    x = sparsified(x, density, method="breadcrumbs", gamma=gamma, per_row=per_row)
     return summed(x, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative)

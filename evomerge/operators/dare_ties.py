@@ -6,7 +6,7 @@ from evomerge.kernels.choices import Consensus, Negative, Rescale
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
-from evomerge.operators._sparsify import Sparsifier, sparsified
+from evomerge.operators._sparsify import sparsified
 
 
 @operator(
@@ -41,5 +41,5 @@ def dare_ties(
 
     Source: Yu et al. 2024, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708.
     """
-    x = sparsified(x, density, Sparsifier(method="random", rescale=rescale))
+    x = sparsified(x, density, method="random", rescale=rescale)
     return summed(x, weight, lam=lam, normalize=normalize, consensus=consensus, negative=negative)

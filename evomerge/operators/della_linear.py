@@ -10,7 +10,7 @@ from evomerge.kernels.choices import Rescale
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
-from evomerge.operators._sparsify import Sparsifier, sparsified
+from evomerge.operators._sparsify import sparsified
 
 
 @operator(
@@ -46,6 +46,5 @@ def della_linear(
 
     Source: Deep et al. 2024, arXiv:2406.11617.
     """
-    how = Sparsifier(method="della", rescale=rescale, epsilon=epsilon)
-    x = sparsified(x, density, how)
+    x = sparsified(x, density, method="della", rescale=rescale, epsilon=epsilon)
     return summed(x, weight, lam=lam, normalize=normalize)

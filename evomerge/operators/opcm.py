@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from evomerge.kernels.measures import measures
-from evomerge.kernels.stack import Merged, Stack, Tile
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators import operator
 from evomerge.operators._spectral import Factors, factors, has_matrices, svd
 
@@ -49,13 +49,6 @@ def opcm(x: Stack, *, alpha: Annotated[float, Field(ge=0, lt=1)] = 0.5) -> Merge
     return torch.stack(parts).view(x.shape) * factor
 
 
-class _Norms(NamedTuple):
-    """(T,) squared norms: of each source, and of Δ_t after it."""
-
-    sources: Tensor
-    merged: Tensor
-
-
 def lambdas(x: Stack, alpha: float) -> list[float]:
     """(M,) the λ_t that keep the norm of the merged task vector at the mean of the sources'.
 
@@ -68,7 +61,7 @@ def lambdas(x: Stack, alpha: float) -> list[float]:
     def measure() -> list[float]:
         stacks = [stack for _, stack in whole.parts]
         labels = max((stack.labels for stack in stacks), key=len)
-        total = sum(torch.stack(_norms(stack, alpha, labels)) for stack in stacks)
+        total = sum(_norms(stack, alpha, labels) for stack in stacks)
         assert isinstance(total, Tensor)
         norms, merged = total.sqrt()
         means = norms.cumsum(0) / torch.arange(1, len(labels) + 1)
@@ -78,26 +71,26 @@ def lambdas(x: Stack, alpha: float) -> list[float]:
     return scales
 
 
-def _norms(x: Stack, alpha: float, labels: Sequence[str]) -> _Norms:
-    """The squared norms of one tensor; a source that lacks it adds nothing (rule R8)."""
+def _norms(x: Stack, alpha: float, labels: Sequence[str]) -> Tensor:
+    """(2, T) squared norms of one tensor: of each source, and of Δ_t after it.
+
+    A source that lacks the tensor adds nothing (rule R8).
+    """
     if has_matrices(x):
         merged = torch.stack([squares for _, squares in _projected(x, alpha)]).sum(0).cpu()
     else:
-        merged = measures(x).total(_growth)
+        merged = measures(x).total(
+            lambda tile: tile.values.flatten(1).double().cumsum(0).square().sum(1)
+        )
     sources = measures(x).gram().diagonal()
     places = {label: i for i, label in enumerate(x.labels)}
-    norms = _Norms(torch.zeros(len(labels)).double(), torch.zeros(len(labels)).double())
+    norms = torch.zeros((2, len(labels)), dtype=torch.float64)
     last = 0.0
     for t, label in enumerate(labels):
         if label in places:
-            norms.sources[t], last = sources[places[label]], float(merged[places[label]])
-        norms.merged[t] = last
+            norms[0, t], last = sources[places[label]], float(merged[places[label]])
+        norms[1, t] = last
     return norms
-
-
-def _growth(tile: Tile) -> Tensor:
-    """(M,) squared norms of τ_1, τ_1 + τ_2, ..."""
-    return tile.values.flatten(1).double().cumsum(0).square().sum(1)
 
 
 def _projected(x: Stack, alpha: float) -> list[Factors]:

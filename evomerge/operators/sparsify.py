@@ -10,7 +10,7 @@ from evomerge.kernels.choices import Method, Norm
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import weighted
 from evomerge.operators import Bound, Floats, operator
-from evomerge.operators._sparsify import Sparsifier, sparsified
+from evomerge.operators._sparsify import sparsified
 
 
 @operator(
@@ -51,5 +51,5 @@ def sparsify(
     Source: Yadav et al. 2023, arXiv:2306.01708; Yu et al. 2024, arXiv:2311.03099; Deep et al.
     2024, arXiv:2406.11617; Davari and Belilovsky 2024, arXiv:2312.06795.
     """
-    how = Sparsifier(method=method, rescale=rescale, gamma=gamma, epsilon=epsilon)
-    return weighted(sparsified(x, density, how), weight, factor=lam)
+    x = sparsified(x, density, method=method, rescale=rescale, gamma=gamma, epsilon=epsilon)
+    return weighted(x, weight, factor=lam)

@@ -12,7 +12,7 @@ from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
-from evomerge.operators._sparsify import Sparsifier, sparsified
+from evomerge.operators._sparsify import sparsified
 
 
 @operator(
@@ -50,7 +50,7 @@ def ties(
 
     Source: Yadav et al. 2023, arXiv:2306.01708, Algorithm 1.
     """
-    sparse = sparsified(x, density, Sparsifier(scope=scope))
+    sparse = sparsified(x, density, scope=scope)
     if variant == "paper":
         return _unweighted_mean(sparse, lam, _majority(x, density, scope))
     return summed(
@@ -62,7 +62,7 @@ def _majority(x: Stack, density: Floats, scope: Scope) -> float:
     """The sign that most entries in the scope elect; -1 for a draw."""
 
     def signs(stack: Stack) -> float:
-        sparse = sparsified(stack, density, Sparsifier(scope=scope))
+        sparse = sparsified(stack, density, scope=scope)
         return float(measures(sparse).total(_signs))
 
     whole = measures(x, scope)
