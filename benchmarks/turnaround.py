@@ -140,8 +140,7 @@ def measure(
     first = setting.recipe(0.1)
     weights = [0.2 + 0.1 * number for number in range(runs)]
     setup = WorkerSetup(
-        base=first.base,
-        sources=first.sources,
+        composition=first,
         fitness=fitness,
         engine="vllm",
         engine_options=options,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from evomerge.engines import Engine, LanguageModelEngine
 from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
 from evomerge.plugins import registry
-from evomerge.recipes import Recipe, Tokenizer
+from evomerge.recipes import Recipe
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.scorer import Scorer
 from evomerge.types import Evaluation, Job, Split, TaskScores
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
-from evomerge.weights.slices import Slices
 
 if TYPE_CHECKING:
     import torch
@@ -34,18 +33,13 @@ class WorkerSetup:
     """What every worker of a run is started with; plain data.
 
     Attributes:
-        base, sources, tokenizer: the models that all recipes of the run draw on.
-        slices, modules, chat_template: as in all recipes of the run.
+        composition: the models that all recipes of the run draw on, with tokenizer, slices,
+            modules and chat template as in all of them; what else it says means nothing.
         engine: the engine's name.
         engine_options: its validated keyword arguments.
     """
 
-    base: str | Recipe
-    sources: Mapping[str, str | Recipe]
-    tokenizer: str | Tokenizer | None = None
-    slices: Slices = ()
-    modules: Sequence[str] = ()
-    chat_template: str | None = None
+    composition: Recipe
     fitness: Fitness
     engine: str
     engine_options: Mapping[str, Any]
@@ -85,7 +79,7 @@ class Worker:
         self.setup = setup
         self.exhausted = False
         self._library = Library()
-        self.models = self._library.models(setup)
+        self.models = self._library.models(setup.composition)
         self._other = self.models  # the last models that were not those of the run
         kind = registry.find("engines", setup.engine, Engine)
         if problems := unserved(setup.fitness, kind, setup.engine):
@@ -188,31 +182,32 @@ class Worker:
         Raises:
             PlanError: the recipe is made of models that are not the run's.
         """
-        setup = self.setup
-        known = _leaves(setup.base, *setup.sources.values())
+        of_run, base = self.setup.composition, recipe.base
+        known = set(of_run.leaves())
         inner = {
             name: model
             for name, model in recipe.sources.items()
-            if isinstance(model, Recipe) and _leaves(model) <= known
+            if isinstance(model, Recipe) and known.issuperset(model.leaves())
         }
-        base = recipe.base
-        if not _leaves(base) <= known:
+        if not known.issuperset([base] if isinstance(base, str) else base.leaves()):
             label = base if isinstance(base, str) else "a recipe in place of the base"
             raise PlanError(
                 f"not among the models of this search: {label}. Add it to the search's sources."
             )
-        sources = {**setup.sources, **inner}
+        sources = {**of_run.sources, **inner}
         if sources.get("base", base) != base:  # that of the run: this recipe has another
             del sources["base"]
         if "base" in recipe.sources:  # its slices call its base so
             sources.setdefault("base", base)
-        if setup.base not in (base, *sources.values()):
-            sources[_free_name(sources)] = setup.base
-        wanted = replace(setup, base=base, sources=sources, slices=recipe.slices)
+        if of_run.base not in (base, *sources.values()):
+            name = next(name for n in count() if (name := f"base_{n}") not in sources)
+            sources[name] = of_run.base
         for models in (self.models, self._other):
-            if _same(models.composition, wanted):
+            opened = models.composition
+            if (opened.base, opened.sources, opened.slices) == (base, sources, recipe.slices):
                 return models
-        self._other = self._library.models(wanted)
+        wanted = {"base": base, "sources": sources, "slices": recipe.slices}
+        self._other = self._library.models(of_run.model_copy(update=wanted))
         return self._other
 
     def close(self) -> None:
@@ -249,25 +244,3 @@ def unserved(fitness: Fitness, engine: type[Engine], name: str) -> list[str]:
             for task in fitness.scorers
         ]
     return problems
-
-
-def _leaves(*models: str | Recipe) -> set[str]:
-    """References of the checkpoints that models are made of, however deeply recipes are nested."""
-    leaves = {model for model in models if isinstance(model, str)}
-    for model in models:
-        if isinstance(model, Recipe):
-            leaves |= _leaves(model.base, *model.sources.values())
-    return leaves
-
-
-def _free_name(names: Collection[str]) -> str:
-    """A name that is not among these, for the run's base where a recipe has another."""
-    return next(name for n in count() if (name := f"base_{n}") not in names)
-
-
-def _same(opened: Recipe, wanted: WorkerSetup) -> bool:
-    """Whether models that were opened for a composition are those of a setup of this run."""
-    return (opened.base, dict(opened.sources), opened.slices) == (
-        *(wanted.base, dict(wanted.sources)),
-        tuple(wanted.slices),
-    )

@@ -46,10 +46,8 @@ def setup(engine: str, options: dict[str, Any]) -> WorkerSetup:
     task = {"task": "zoo_strings", "search_examples": 16, "held_out_examples": 8}
     path = str(ROOT / "fitness" / "zoo_skills")
     fitness = Fitness.model_validate({"include_path": path, "tasks": {"strings": task}})
-    plain = recipe()
     return WorkerSetup(
-        base=plain.base,
-        sources=plain.sources,
+        composition=recipe(),
         fitness=fitness,
         engine=engine,
         engine_options=options,
@@ -69,7 +67,7 @@ def test_a_recipe_of_other_blocks_scores_as_in_a_run_of_them(
 ) -> None:
     run, other = setup(engine, options), recipe(slices=blocks)
     plain, live, again = evaluate(Worker(run), recipe(), other, recipe())
-    (own,) = evaluate(Worker(replace(run, slices=other.slices)), other)
+    (own,) = evaluate(Worker(replace(run, composition=other)), other)
     assert live.status == own.status == "done", (live.error, own.error)
     assert live.tasks == own.tasks
     assert again.tasks == plain.tasks != live.tasks
@@ -103,7 +101,8 @@ def test_a_recipe_may_hold_merges_of_the_models_of_the_run(
         return one.model_copy(update={"base": base, "sources": sources})
 
     run = setup(engine, options)
-    run = replace(run, sources={**run.sources, "merge": folder})
+    sources = {**run.composition.sources, "merge": folder}
+    run = replace(run, composition=recipe(sources=sources))
     alone = evaluate(Worker(run), built(as_source), built(as_base), built(stacked))
     assert [one.tasks for one in alone] == [one.tasks for one in found[1:4]]
 
@@ -170,8 +169,8 @@ def test_memory_that_ran_out_on_a_cpu_is_known_from_other_failures(
     save_file(state, tmp_path / "model.safetensors")
     one = recipe(base=str(tmp_path), sources={"a": str(tmp_path)}, dtype="float32")
     fitness = Fitness.model_validate({"tasks": {"x": {"scorer": f"{code}:{scorer}"}}})
-    wanted = replace(setup("torch", {"module": f"{code}:build"}), fitness=fitness)
-    worker = Worker(replace(wanted, base=one.base, sources=one.sources))
+    wanted = setup("torch", {"module": f"{code}:build"})
+    worker = Worker(replace(wanted, composition=one, fitness=fitness))
     (found,) = evaluate(worker, one)
     assert found.status == "failed"
     assert worker.exhausted is exhausted

@@ -51,15 +51,10 @@ def evaluate(
     options = kind.anchored(options, Path.cwd())
     worker = Worker(
         WorkerSetup(
-            base=recipe.base,
-            sources=recipe.sources,
-            tokenizer=recipe.tokenizer,
+            composition=recipe,
             fitness=goal,
             engine=name,
             engine_options=registry.validate_options(kind, options, file="--engine"),
-            slices=recipe.slices,
-            modules=recipe.modules,
-            chat_template=recipe.chat_template,
         )
     )
     try:

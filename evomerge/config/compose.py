@@ -134,11 +134,16 @@ def _setup(
         base, sources = largest.base, sources | largest.sources
         if file.base not in (base, *sources.values()):
             sources[other_base(sources)] = file.base
-    return WorkerSetup(
+    composition = Recipe.model_construct(
         base=base,
         sources=sources,
         tokenizer=file.tokenizer,
         slices=() if largest is None else largest.slices,
+        operator="linear",
+        dtype="float32",
+    )
+    return WorkerSetup(
+        composition=composition,
         fitness=file.fitness,
         engine=file.engine["name"],
         engine_options=engine_options,

@@ -101,7 +101,8 @@ def _stored(setup: WorkerSetup) -> dict[str, StoredFile]:
     for file in files:
         name = os.path.relpath(file, files[0].parent)
         stored[f"engine {name}"] = StoredFile(str(file), _digest(file))
-    for number, (folder, checkpoint) in enumerate(Library().models(setup).checkpoints.items()):
+    checkpoints = Library().models(setup.composition).checkpoints
+    for number, (folder, checkpoint) in enumerate(checkpoints.items()):
         stored[f"{number} weights"] = StoredFile(f"{folder} (weights)", checkpoint.fingerprint)
         for file in sorted(folder.iterdir()):
             if file.suffix in _TEXTS and not file.name.endswith(".index.json"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -175,6 +175,11 @@ class Recipe(BaseModel):
     def lists(self) -> list[tuple[str, int]]:
         """The path of every list of values by block, and how many values it has."""
         return [item for name, setting in self.parameters.items() for item in rows(name, setting)]
+
+    def leaves(self) -> Iterator[str]:
+        """Every model that it is made of, also inside nested recipes; some more than once."""
+        for model in (self.base, *self.sources.values()):
+            yield from (model,) if isinstance(model, str) else model.leaves()
 
     def located(self, locate: Callable[[str], str]) -> Recipe:
         """The same recipe with ``locate`` applied to all references to models and statistics."""

@@ -81,7 +81,7 @@ def _read_weights(setup: WorkerSetup) -> dict[str, str]:
     Raises:
         CheckpointError: tensors that hold NaN or infinities, all of them.
     """
-    models = Library().models(setup)
+    models = Library().models(setup.composition)
     problems = [p for checkpoint in models.checkpoints.values() for p in checkpoint.non_finite()]
     if problems:
         raise CheckpointError(problems)
@@ -90,6 +90,6 @@ def _read_weights(setup: WorkerSetup) -> dict[str, str]:
 
 def _fingerprints(setup: WorkerSetup) -> dict[str, str]:
     """A digest of the weights of each model, by its name."""
-    models = Library().models(setup)
+    models = Library().models(setup.composition)
     prints = {name: source.fingerprint for name, source in models.sources.items()}
     return {"base": models.base.fingerprint, **prints}

@@ -12,7 +12,7 @@ from evomerge.recipes.files import RecipeReader
 from evomerge.recipes.references import anchor, resolve
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
-from evomerge.weights.models import Composition, Models, Reference, key_of
+from evomerge.weights.models import Models, Reference, key_of
 from evomerge.weights.slices import Slices
 from evomerge.weights.virtual import VirtualCheckpoint
 
@@ -39,8 +39,8 @@ class Library:
         get(recipe.operator)  # a wrong name is reported before a model is downloaded
         return make_plan(recipe, self.models(recipe))
 
-    def models(self, recipe: Composition) -> Models:
-        """The models of a recipe, or of anything that names models as a recipe does.
+    def models(self, recipe: Recipe) -> Models:
+        """The models of a recipe.
 
         Raises:
             CheckpointError: models that cannot be opened, all at once.

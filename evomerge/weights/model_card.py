@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import yaml
 
@@ -21,7 +21,7 @@ def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:
         title: the model's name.
         bare: whether it is no Transformers model.
     """
-    hub = list(dict.fromkeys(name for model in _models(recipe) if (name := hub_name(model))))
+    hub = list(dict.fromkeys(name for model in recipe.leaves() if (name := hub_name(model))))
     metadata = {
         **({} if bare else {"library_name": "transformers", "pipeline_tag": "text-generation"}),
         "tags": ["merge", "evomerge"],
@@ -84,17 +84,8 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _models(recipe: Recipe) -> Iterator[str]:
-    """Every model that the merge uses, also inside nested recipes."""
-    for model in (recipe.base, *recipe.sources.values()):
-        if isinstance(model, str):
-            yield model
-        else:
-            yield from _models(model)
-
-
 def _cell(model: str | Recipe) -> str:
     if isinstance(model, str):
         return f"`{model}`"
-    inner = ", ".join(f"`{name}`" for name in dict.fromkeys(_models(model)))
+    inner = ", ".join(f"`{name}`" for name in dict.fromkeys(model.leaves()))
     return f"a merge with `{model.operator}` of {inner}"

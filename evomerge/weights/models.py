@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evomerge.errors import PlanError
-from evomerge.recipes import BASE, Recipe, Tokenizer
+from evomerge.recipes import BASE, Recipe
 from evomerge.weights import chat_templates
 from evomerge.weights.block_numbers import displaced
 from evomerge.weights.checkpoint import Checkpoint
@@ -22,7 +22,7 @@ from evomerge.weights.mismatches import (
     shape_problems,
     vocabulary_problems,
 )
-from evomerge.weights.slices import Slices, range_problems
+from evomerge.weights.slices import range_problems
 from evomerge.weights.slots import Slot, align_tensors, keep_outside, module_problems, refill
 
 if TYPE_CHECKING:
@@ -47,23 +47,6 @@ def _label(reference: Reference) -> str:
     return reference if isinstance(reference, str) else f"a recipe with {reference.operator}"
 
 
-class Composition(Protocol):
-    """Which models are merged, and how their tensors are matched: fields of a `Recipe`."""
-
-    @property
-    def base(self) -> Reference: ...
-    @property
-    def sources(self) -> Mapping[str, Reference]: ...
-    @property
-    def tokenizer(self) -> str | Tokenizer | None: ...
-    @property
-    def slices(self) -> Slices: ...
-    @property
-    def modules(self) -> Sequence[str]: ...
-    @property
-    def chat_template(self) -> str | None: ...
-
-
 class Models:
     """A base and its sources.
 
@@ -83,9 +66,7 @@ class Models:
         PlanError: models that do not fit together, all mismatches at once.
     """
 
-    def __init__(
-        self, recipe: Composition, base: Checkpoint, sources: Mapping[str, Checkpoint]
-    ) -> None:
+    def __init__(self, recipe: Recipe, base: Checkpoint, sources: Mapping[str, Checkpoint]) -> None:
         self._recipe = recipe
         self.base, self.sources = base, dict(sources)
         self._references = dict(recipe.sources)
@@ -129,7 +110,7 @@ class Models:
             raise PlanError(problems)
         return vocabulary, slots
 
-    def of(self, recipe: Composition) -> Models:
+    def of(self, recipe: Recipe) -> Models:
         """The models of one recipe of a search: only its sources, stacked as it says.
 
         Without another stack the merged model has the same tensors, see `select`.

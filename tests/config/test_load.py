@@ -331,14 +331,14 @@ def test_descriptors_that_are_no_tasks_are_refused(tmp_path: Path) -> None:
 
 def test_workers_of_stacks_open_all_models_at_the_greatest_depth(tmp_path: Path) -> None:
     content = changed("space", {"kind": "dataflow", "leading": "strings", "max_layers": 9})
-    setup = load(write(tmp_path, content)).search.setup
+    models = load(write(tmp_path, content)).search.setup.composition
     strings, arithmetic = (GOOD["sources"][name] for name in ("strings", "arithmetic"))
-    assert len(setup.slices) == 9
-    assert (setup.base, list(setup.slices[0]), list(setup.slices[-1])) == (
+    assert len(models.slices) == 9
+    assert (models.base, list(models.slices[0]), list(models.slices[-1])) == (
         *(strings, ["strings"], ["strings"]),
     )
     # the base is compared with, though no path leads through it
-    assert setup.sources == {
+    assert models.sources == {
         **{"arithmetic": arithmetic, "strings": strings, "base_model": GOOD["base"]}
     }
 

@@ -55,8 +55,7 @@ class Small:
     def setup(self, engine: str = "faulty", **options: Any) -> WorkerSetup:
         keys = {"module": small.MODULE, **options}
         return WorkerSetup(
-            base=self.base,
-            sources=self.sources,
+            composition=recipe(self.base, self.sources, 1.0),
             fitness=NEARNESS,
             engine=engine,
             engine_options=keys,
@@ -70,8 +69,7 @@ def zoo(**options: Any) -> WorkerSetup:
     """Language models."""
     sources = {"arithmetic": str(ZOO / "arithmetic")}
     return WorkerSetup(
-        base=str(ZOO / "base"),
-        sources=sources,
+        composition=recipe(str(ZOO / "base"), sources, 1.0),
         fitness=ARITHMETIC,
         engine="transformers",
         engine_options=options,
@@ -165,7 +163,7 @@ def test_scores_of_a_language_model_are_those_of_a_worker_in_this_process(cluste
     jobs = [
         Job(
             number,
-            recipe(str(wanted.base), {"arithmetic": str(ZOO / "arithmetic")}, weight),
+            recipe(str(ZOO / "base"), {"arithmetic": str(ZOO / "arithmetic")}, weight),
             "search",
         )
         for number, weight in enumerate((0.0, 0.25, 0.5, 1.0))
@@ -394,7 +392,8 @@ def test_another_model_on_a_node_is_refused_file_by_file(
     (there / "generation_config.json").unlink()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "here"))
     pool = RayExecutor(runtime_env={"env_vars": {"HF_HUB_CACHE": str(tmp_path / "there")}})
-    wanted = replace(zoo(), sources={"arithmetic": "zoo/arithmetic"})
+    models = recipe(str(ZOO / "base"), {"arithmetic": "zoo/arithmetic"}, 1.0)
+    wanted = replace(zoo(), composition=models)
     with pytest.raises(InputError) as refused:
         pool.start(wanted)
     pool.close()

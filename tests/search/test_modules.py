@@ -126,7 +126,8 @@ def test_a_candidate_that_fails_leaves_those_beside_it_alone(search: Search, at_
     tasks = {"size": {"scorer": "scorers.py:size"}, "x": {"scorer": "scorers.py:undecided"}}
     setup = load(search(engine=engine, fitness={"tasks": tasks})).search.setup
     worker = Worker(setup)
-    context = {"base": setup.base, "sources": dict(setup.sources), "operator": "linear"}
+    models = setup.composition
+    context = {"base": models.base, "sources": models.sources, "operator": "linear"}
     jobs = []
     for number, weight in enumerate((1.0, 0.0, 1e30, 0.5, 1.0)):
         parameters = {"weight": weight, "normalize": False}

@@ -78,9 +78,9 @@ def test_a_family_that_does_not_fold_is_refused_before_any_work(
 def test_the_base_is_opened_beside_a_source_with_the_name_that_it_would_have() -> None:
     models = {name: str(ZOO / name) for name in ("arithmetic", "strings")}
     sources = {"arithmetic": models["arithmetic"], "base_model": models["strings"]}
-    setup = loaded(sources=sources).search.setup
-    assert setup.sources.items() >= sources.items()
-    assert str(ZOO / "base") in setup.sources.values()
+    opened = loaded(sources=sources).search.setup.composition.sources
+    assert opened.items() >= sources.items()
+    assert str(ZOO / "base") in opened.values()
 
 
 def shortest(**changes: Any) -> LoadedSearch:
