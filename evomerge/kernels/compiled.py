@@ -13,19 +13,8 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from evomerge.kernels.loops import SIMD_LANES, compiled
-
-__all__ = [
-    "BLOCK",
-    "NOTHING",
-    "SIMD_LANES",
-    "array",
-    "as_bits",
-    "as_float",
-    "compiled",
-    "fits",
-    "rows",
-]
+from evomerge.kernels.loops import SIMD_LANES as SIMD_LANES
+from evomerge.kernels.loops import compiled as compiled
 
 BLOCK = 512  # elements that a loop with several passes works on at a time: they fit the L1 cache
 NOTHING = np.empty(0, np.float32)  # stands for an array argument that is None

@@ -120,7 +120,8 @@ class Measures:
         ranking = self.ranking(kernel, key)
         offset = self.parts[self.own][0]
         with _lock if len(self.parts) > 1 else threading.Lock():
-            return [cut.moved(offset) if cut.last >= 0 else cut for cut in ranking.cuts([*counts])]
+            found = ranking.cuts_at([*enumerate(counts)])
+        return [cut.moved(offset) if cut.last >= 0 else cut for cut in found]
 
     def ranking(self, kernel: Kernel, key: Any = None, *, by_row: bool = False) -> Ranking:
         """Order statistics of the kernel's numbers; arguments as for `cuts`."""

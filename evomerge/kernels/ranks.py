@@ -67,10 +67,6 @@ class Ranking:
         """How many numbers of a row are at least 2⁻¹²⁶; smaller ones count as zero."""
         return int(self.above()[row, 1 << (23 - _SHIFT)])
 
-    def cuts(self, counts: list[int]) -> list[Cut]:
-        """(S,) the cut below the ``counts[s]`` largest numbers of each row s."""
-        return self.cuts_at(list(enumerate(counts)))
-
     def cuts_at(self, wanted: list[tuple[int, int]]) -> list[Cut]:
         """The cut of each wanted (row, k), all found in the same passes.
 
@@ -116,18 +112,14 @@ class Ranking:
             int((above[row] >= count).sum()) - 1 if 0 < count <= self.positive(row) else None
             for row, count in wanted
         ]
-        keys = [(row, place) for (row, _), place in zip(wanted, places, strict=True)]
-        self._gather({(row, place) for row, place in keys if place is not None})
+        found = zip(wanted, places, strict=True)
+        self._gather({(row, place) for (row, _), place in found if place is not None})
         return [
-            self._within((row, place), count - int(above[row, place + 1]))
+            exact_cut(*self._members[row, place], count - int(above[row, place + 1]))
             if place is not None
             else (ALL if count > 0 else NONE)
             for (row, count), place in zip(wanted, places, strict=True)
         ]
-
-    def _within(self, key: tuple[int, int], count: int) -> Cut:
-        """The cut below the ``count`` largest numbers of one bin."""
-        return exact_cut(*self._members[key], count)
 
     def _gather(self, wanted: set[tuple[int, int]]) -> None:
         missing = wanted - self._members.keys()
@@ -136,19 +128,17 @@ class Ranking:
         if not missing:
             return
         above = self.above()
-        sizes = {
-            (row, place): int(above[row, place] - above[row, place + 1]) for row, place in missing
-        }
-        tables = {
-            key: GrowingColumns([torch.float32, torch.int64], size) for key, size in sizes.items()
-        }
+        tables = {}
+        for row, place in missing:
+            size = int(above[row, place] - above[row, place + 1])
+            tables[row, place] = GrowingColumns([torch.float32, torch.int64], size)
         for start, scores in self._scores():
             for row, place in missing:
                 tables[row, place].add(*_members(scores[row], place, start))
         for key, table in tables.items():
             numbers, places = table.columns
-            self._members[key] = (numbers, places)
-        while len(self._members) > max(_KEPT_BINS * self.above().shape[0], len(wanted)):
+            self._members[key] = numbers, places
+        while len(self._members) > max(_KEPT_BINS * above.shape[0], len(wanted)):
             self._members.popitem(last=False)
 
 

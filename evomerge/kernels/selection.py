@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evomerge.kernels.bounds import between, bounds
 from evomerge.kernels.compiled import SIMD_LANES, array, compiled, fits
-from evomerge.kernels.cuts import NONE, Cut, keep
+from evomerge.kernels.cuts import NONE, Cut, exact_cut, keep
 from evomerge.kernels.measures import Measures, measures, sums
 from evomerge.kernels.memory import GrowingColumns, scratch
 from evomerge.kernels.stack import Stack, Tile
@@ -92,7 +92,8 @@ def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
     """
     if x.size < _LEAST or x.by_row or fraction <= 0:
         return None
-    low, high = _bounds(x, fraction)
+    blocks = np.concatenate([variation(tile).cpu().numpy().copy() for tile in x.sample()])
+    low, high = bounds(np.where(blocks > 0, blocks, -1), fraction)
     near = GrowingColumns([torch.float32, torch.int64, *[torch.float32] * x.count], x.size // 16)
 
     def kernel(tile: Tile) -> Tensor:
@@ -108,26 +109,16 @@ def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
     count = _count(fraction, varying)
     missing = count - beyond
     gathered, indices, *squares_M = near.columns
-    numbers, places = gathered.numpy(), indices.numpy()
-    if not 0 < missing <= numbers.size:
+    if not 0 < missing <= gathered.numel():
         return Selection(NONE, torch.zeros_like(total[2:])) if count == 0 else None
-    value = np.sort(numbers)[-missing]  # among many equals `np.partition` is slower
-    larger = numbers > value
-    last = places[np.flatnonzero(numbers == value)[missing - np.count_nonzero(larger) - 1]]
-    inside = larger | ((numbers == value) & (places <= last))
-    taken = torch.from_numpy(inside)
+    cut = exact_cut(gathered, indices, missing)
+    taken = (gathered > cut.value) | ((gathered == cut.value) & (indices <= cut.last))
     more = torch.stack([(squares * taken).sum(dtype=torch.float64) for squares in squares_M])
-    return Selection(Cut(float(value), int(last)), total[2:] + more)
+    return Selection(cut, total[2:] + more)
 
 
 def _count(fraction: float, varying: int) -> int:
     return math.floor(fraction * varying + 1e-6)
-
-
-def _bounds(x: Stack, fraction: float) -> tuple[float, float]:
-    """Bounds that most probably hold the smallest variation that is selected."""
-    blocks = np.concatenate([variation(tile).cpu().numpy().copy() for tile in x.sample()])
-    return bounds(np.where(blocks > 0, blocks, -1), fraction)
 
 
 def _squares_beyond(values_MN: Tensor, scores: Tensor, high: float) -> Tensor:

@@ -10,23 +10,43 @@ import math
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
 from evomerge.kernels.bounds import BLOCK, BLOCKS
-from evomerge.kernels.lazy import Input, stretch
 from evomerge.kernels.memory import buffer
 from evomerge.kernels.passes import read
-from evomerge.kernels.uniforms import uniforms
+from evomerge.kernels.random import uniforms
 from evomerge.recipes import Lineage
 
 TILE = 1 << 18  # elements: a few tiles fit a CPU's cache, and Python's overhead stays small
 _DEVICE_TILE = 1 << 24  # on a GPU, where a launch costs more than the cache saves
 
 Cache = MutableMapping[Any, Any]
+
+
+class LazyTensor(Protocol):
+    """A tensor that is computed when it is read, such as an embedding aligned to a tokenizer."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """The whole tensor's shape."""
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """(stop - start,) the flat elements [start, stop), of any float dtype."""
+
+
+Input = Tensor | LazyTensor
+
+
+def stretch(tensor: Input, start: int, stop: int) -> Tensor:
+    """(stop - start,) the flat elements [start, stop) of a tensor, in its own dtype."""
+    if isinstance(tensor, Tensor):
+        return tensor.reshape(-1)[start:stop]
+    return tensor.slice(start, stop)
 
 
 class NotFiniteError(OperatorError):
@@ -169,16 +189,6 @@ class Stack:
         """M, the number of sources."""
         return len(self.inputs)
 
-    @property
-    def is_matrix(self) -> bool:
-        """Whether the tensor is 2-D and neither an embedding nor a head."""
-        return len(self.shape) == 2 and self.role not in ("embedding", "head")
-
-    @property
-    def tile_size(self) -> int:
-        """Elements of a tile."""
-        return TILE if self.device.type == "cpu" else _DEVICE_TILE
-
     def each(self, kernel: Kernel) -> Tiles:
         """A result each element of which depends on that element of the inputs alone."""
         return Tiles(self, kernel)
@@ -198,10 +208,6 @@ class Stack:
             model=None,
         )
 
-    def as_task_vectors(self) -> Stack:
-        """The stack with the base subtracted from every source."""
-        return replace(self, deltas=True)
-
     def tiles(self, *, by_row: bool = False) -> Iterator[Tile]:
         """All tiles in order, each valid until the next one is read in this thread."""
         for start, stop in self.cuts_at(by_row=by_row):
@@ -209,7 +215,7 @@ class Stack:
 
     def cuts_at(self, *, by_row: bool = False) -> Iterator[tuple[int, int]]:
         """The flat indices at which tiles start and stop, which depend on the shape alone."""
-        step = self.tile_size
+        step = TILE if self.device.type == "cpu" else _DEVICE_TILE
         if by_row or self.by_row:
             step = self.row_length * max(1, step // max(1, self.row_length))
         for start in range(0, self.size, max(1, step)):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evomerge.kernels.compiled import NOTHING, array, compiled, fits
 from evomerge.kernels.memory import buffer
-from evomerge.kernels.normals import normals
+from evomerge.kernels.random import normals
 from evomerge.recipes import Lineage, LineageStep
 
 
@@ -33,7 +33,10 @@ def offspring(step: LineageStep, parents: Sequence[Tensor], seed: int, *, start:
     """
     first, second = parents[0], parents[-1]
     out = torch.empty_like(first)
-    noise = noise_of(step, seed, start, start + len(first))
+    noise = None
+    if step.sigma:
+        memory = buffer("noise", (1, len(first)), torch.device("cpu"))[0]
+        noise = normals(f"{seed}\0mutation\0{step.number}", start, start + len(first), memory)
     sigma = np.float32(step.sigma)
     ends = np.array([min(max(end - start, 0), len(first)) for end in step.ends], np.int64)
     weights = np.zeros((len(ends), 2), np.float32)
@@ -49,17 +52,6 @@ def offspring(step: LineageStep, parents: Sequence[Tensor], seed: int, *, start:
         torch.add(first[part] * a, second[part] * b, out=out[part])
         low = high
     return out if noise is None else out.add_(noise.to(out.device).mul_(float(sigma)))
-
-
-def noise_of(step: LineageStep, seed: int, start: int, stop: int) -> Tensor | None:
-    """(stop - start,) float32 of variance 1; the next call in this thread overwrites it.
-
-    None where the step adds no noise.
-    """
-    if step.sigma == 0:
-        return None
-    memory = buffer("noise", (1, stop - start), torch.device("cpu"))[0]
-    return normals(f"{seed}\0mutation\0{step.number}", start, stop, memory)
 
 
 def replay(lineage: Lineage, sources: Mapping[str, Tensor], seed: int, *, start: int = 0) -> Tensor:

@@ -16,9 +16,8 @@ from torch.nn.functional import hardshrink
 from evomerge.kernels.choices import Scope
 from evomerge.kernels.consensus import kept_count
 from evomerge.kernels.cuts import below_float, keep
-from evomerge.kernels.lazy import Input
 from evomerge.kernels.measures import measures
-from evomerge.kernels.stack import Kernel, Stack, Tile
+from evomerge.kernels.stack import Input, Kernel, Stack, Tile
 from evomerge.operators._statistics import recorded, whole
 
 

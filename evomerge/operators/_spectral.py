@@ -109,7 +109,9 @@ def has_matrices(x: Stack) -> bool:
 
     Source: rule R11.
     """
-    return x.is_matrix or (len(x.shape) == 3 and x.role == "mlp")
+    if len(x.shape) == 2:
+        return x.role not in ("embedding", "head")
+    return len(x.shape) == 3 and x.role == "mlp"
 
 
 def scaled_mean(x: Stack, factor: float, weight: Sequence[float] | None = None) -> Tiles:

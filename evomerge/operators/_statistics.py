@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import OperatorError
-from evomerge.kernels.lazy import Input, stretch
-from evomerge.kernels.stack import Stack
+from evomerge.kernels.stack import Input, Stack, stretch
 
 _STEP = 1 << 20  # elements summed up at once, in float64
 

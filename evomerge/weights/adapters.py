@@ -16,7 +16,7 @@ from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.kernels.lazy import Input
+    from evomerge.kernels.stack import Input
     from evomerge.weights.lazy_rows import LowRank
 
 

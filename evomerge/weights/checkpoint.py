@@ -19,7 +19,7 @@ from evomerge.weights.names import is_position, language_parts, places
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.kernels.lazy import Input
+    from evomerge.kernels.stack import Input
 
 
 class MappedFiles:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from evomerge.kernels.lazy import Input, stretch
+from evomerge.kernels.stack import Input, stretch
 
 _ROWS = 1024  # computed at once by `whole`: float64 takes twice the memory
 _SUMMED_ROWS = 4096  # gathered at once where a mean runs over all of them

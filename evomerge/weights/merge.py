@@ -6,15 +6,15 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError, CheckpointError, PlanError
-from evomerge.kernels.lazy import Input, stretch
 from evomerge.kernels.passes import all_finite, rounded
-from evomerge.kernels.stack import TILE, NotFiniteError, Stack
+from evomerge.kernels.stack import TILE, Input, NotFiniteError, Stack, stretch
 from evomerge.kernels.threads import on_one_thread, pool
 from evomerge.operators import Settings, combine
 from evomerge.weights.models import Models
@@ -222,7 +222,7 @@ class _Merger:
     def _model(self) -> list[Stack]:
         """The task vectors of every tensor that the operator merges."""
         stacks = [self.stack(step) for step in self.plan.steps if step.slot.inputs]
-        return [stack.as_task_vectors() for stack in stacks if stack.base is not None]
+        return [replace(stack, deltas=True) for stack in stacks if stack.base is not None]
 
     def _base_alone(self, step: Step) -> Input:
         """A tensor that only the base has (rule R8), or that the recipe does not merge."""

@@ -28,7 +28,7 @@ from evomerge.weights.slots import Slot, align_tensors, keep_outside, module_pro
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.kernels.lazy import Input
+    from evomerge.kernels.stack import Input
     from evomerge.weights.vocabulary import Vocabulary
 
 __all__ = ["Models"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from evomerge.kernels.normals import normals
+from evomerge.kernels.random import normals
 
 NAMES = ("first", "second")
 

@@ -9,8 +9,8 @@ from evomerge.kernels.bounds import between
 from evomerge.kernels.choices import Consensus, Negative
 from evomerge.kernels.consensus import _consensus_sum_by_torch, consensus_sum, weighted_sum
 from evomerge.kernels.passes import added, read, rounded
+from evomerge.kernels.random import uniforms
 from evomerge.kernels.row_ranks import ranks
-from evomerge.kernels.uniforms import uniforms
 
 INF, NAN = float("inf"), float("nan")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

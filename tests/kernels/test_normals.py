@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.kernels.normals import normals
+from evomerge.kernels.random import normals
 
 WORD = (1 << 64) - 1
 

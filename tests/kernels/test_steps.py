@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.kernels.normals import normals
+from evomerge.kernels.random import normals
 from evomerge.kernels.stack import TILE, Stack
 from evomerge.kernels.steps import offspring, replay
 from evomerge.operators import Settings, combine, get

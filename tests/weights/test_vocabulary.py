@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evomerge.errors import PlanError
-from evomerge.kernels.lazy import Input
+from evomerge.kernels.stack import Input
 from evomerge.recipes import Recipe
 from evomerge.weights.lazy_rows import AlignedRows
 from evomerge.weights.library import Library

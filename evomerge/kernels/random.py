@@ -1,11 +1,12 @@
-"""Normal random numbers that depend on a key and a position, the same bits on every machine.
+"""Random numbers that depend on a key and a position, not on earlier draws: the same everywhere.
 
-Only sums, products and square roots of float32 are used, each rounded once: the logarithm, sine
-and cosine of a mathematical library differ from machine to machine in the last bit.
+For normal ones only sums, products and square roots of float32 are used, each rounded once: the
+logarithm, sine and cosine of a mathematical library differ from machine to machine in the last bit.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,26 @@ import torch
 from torch import Tensor
 
 from evomerge.kernels.compiled import array, as_bits, as_float, compiled
-from evomerge.kernels.uniforms import four_rounds, generator_key
 
 _HALF = np.uint64(32)
+_SCALE = np.float32(2.0**-24)
 _TURN = np.float32(2 * np.pi * 2.0**-32)
 _UNIT = np.float32(2.0**-32)
+
+
+def uniforms(key: str, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+    """(stop - start,) float32 in [0, 1), multiples of 2⁻²⁴.
+
+    Args:
+        key: names the random sequence.
+        start, stop: which elements of the sequence.
+        out: (stop - start,) float32 on the CPU to write them to.
+
+    Source: rule R12; the generator is Squares, Widynski 2020, arXiv:2004.06278.
+    """
+    out = torch.empty(stop - start) if out is None else out
+    _fill_uniforms(_generator_key(key), start, array(out))
+    return out
 
 
 def normals(key: str, start: int, stop: int, out: Tensor | None = None) -> Tensor:
@@ -39,19 +55,49 @@ def normals(key: str, start: int, stop: int, out: Tensor | None = None) -> Tenso
     first, last = start // 2, (stop + 1) // 2
     whole = start % 2 == stop % 2 == 0
     pairs = array(out) if whole else np.empty(2 * (last - first), np.float32)
-    _fill(generator_key(key), first, pairs)
+    _fill_normals(_generator_key(key), first, pairs)
     if not whole:
         array(out)[:] = pairs[start - 2 * first : stop - 2 * first]
     return out
 
 
+def _generator_key(key: str) -> np.uint64:
+    """The odd number by which the generator multiplies its counters."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return np.uint64(int.from_bytes(digest, "little") | 1)
+
+
 @compiled
-def _fill(key: Any, first: int, out: Any) -> None:
+def _four_rounds(x: Any, key: Any) -> Any:
+    """64 random bits from ``x``, a counter times the key; the last round's halves not swapped.
+
+    Source: Squares, Widynski 2020, arXiv:2004.06278.
+    """
+    y, z = x, x + key
+    x = x * x + y
+    x = (x >> _HALF) | (x << _HALF)
+    x = x * x + z
+    x = (x >> _HALF) | (x << _HALF)
+    x = x * x + y
+    x = (x >> _HALF) | (x << _HALF)
+    return x * x + z
+
+
+@compiled
+def _fill_uniforms(key: Any, start: int, out: Any) -> None:
+    """The upper 24 of 32 bits for every counter."""
+    for j in range(out.size):
+        bits = _four_rounds(np.uint64(start + j) * key, key)
+        out[j] = np.float32(np.uint32(bits >> _HALF) >> np.uint32(8)) * _SCALE
+
+
+@compiled
+def _fill_normals(key: Any, first: int, out: Any) -> None:
     """The two numbers of each counter from ``first`` on."""
     one, half = np.float32(1), np.float32(0.5)
     for i in range(out.size // 2):
         y = np.uint64(first + i) * key
-        t = four_rounds(y, key)
+        t = _four_rounds(y, key)
         x = (t >> _HALF) | (t << _HALF)
         bits = t ^ ((x * x + y) >> _HALF)
 
