@@ -24,11 +24,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-runs.register(app)
-recipes.register(app)
-lineage.register(app)
-statistics.register(app)
-listing.register(app)
+for command in (
+    *(runs.check, runs.run, runs.resume, runs.show),
+    *(recipes.export, recipes.build, recipes.evaluate),
+    *(lineage.lineage, statistics.statistics),
+):
+    app.command()(command)
+app.command("list")(listing.list_)
 
 
 def _print_version(wanted: bool) -> None:

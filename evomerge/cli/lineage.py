@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 _MOST_ROWS = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(lineage)
-
-
 def lineage(
     folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
     candidate: Annotated[str, typer.Option(help="A candidate's number, or 'best'.")] = "best",

@@ -17,11 +17,6 @@ Group = Literal["operators", "optimizers", "spaces", "fitness", "engines"]
 OPERATOR_COLUMNS = ("name", "paper", "needs", "genes")  # --json has the parameters, too
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command("list")(list_)
-
-
 def list_(
     group: Annotated[Group, typer.Argument(help="What to list.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print data as JSON.")] = False,

@@ -12,12 +12,6 @@ from rich.console import Console
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (export, build, evaluate):
-        app.command()(command)
-
-
 def export(
     folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
     candidate: Annotated[str, typer.Option(help="A candidate's number, or 'best'.")] = "best",

@@ -30,12 +30,6 @@ Overrides = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    for command in (check, run, resume, show):
-        app.command()(command)
-
-
 def check(
     search: File,
     overrides: Overrides = [],  # noqa: B006

@@ -13,11 +13,6 @@ from rich.progress import Progress
 from evomerge.cli._stopping import stopping
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(statistics)
-
-
 def statistics(
     model: Annotated[str, typer.Argument(help="A model folder or a hub name.", show_default=False)],
     kind: Annotated[

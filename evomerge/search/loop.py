@@ -10,12 +10,16 @@ from evomerge.executors import Executor
 from evomerge.recipes import Recipe
 from evomerge.search.baselines import baselines
 from evomerge.search.clock import Clock, Reading
-from evomerge.search.counts import Counts
 from evomerge.search.order import ORDERS
-from evomerge.search.selection import champions, preferences, winner
+from evomerge.search.selection import (
+    as_preferred,
+    champions,
+    preferences,
+    winner,
+    with_value,
+)
 from evomerge.search.spec import Observer, Progress, Search, Stage
-from evomerge.search.stage import StageRun
-from evomerge.search.values import as_preferred, with_value
+from evomerge.search.stage import Counts, StageRun
 from evomerge.store import Store
 from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Job
 

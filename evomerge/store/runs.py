@@ -1,22 +1,37 @@
-"""Rows of `runs`."""
+"""Rows of `runs`, and of the `events` and `grams` of a run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Literal
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from evomerge.store.records import RunRecord, to_json, utc_now
-from evomerge.store.schema import runs
+from evomerge.store.records import Event, RunRecord, to_json, utc_now
+from evomerge.store.schema import events, grams, runs
+from evomerge.types import PrefixGram
 
 _JSON_COLUMNS = ("versions", "sources_fingerprints")
-# Built once, for it runs with every candidate.
+# Built once: building them takes longer than SQLite does.
 _GO_ON = (
     update(runs)
     .where(runs.c.id == bindparam("run_id"), runs.c.finished_utc.is_not(None))
     .values(finished_utc=None)
 )
+_NEXT = select(func.coalesce(func.max(events.c.sequence) + 1, 0)).where(
+    events.c.run_id == bindparam("of_run")
+)
+_ADD_EVENT = insert(events).values(
+    run_id=bindparam("of_run"),
+    sequence=_NEXT.scalar_subquery(),
+    kind=bindparam("kind"),
+    candidate=bindparam("candidate"),
+    elapsed_seconds=bindparam("elapsed_seconds"),
+    created_utc=bindparam("created_utc"),
+)
+_ADD_GRAMS = insert(grams)
 
 
 def add(connection: Connection, run: RunRecord) -> None:
@@ -46,3 +61,53 @@ def mark_finished(connection: Connection, run_id: int) -> None:
 def mark_going_on(connection: Connection, run_id: int) -> None:
     """The run is not finished any more, if it was."""
     connection.execute(_GO_ON, {"run_id": run_id})
+
+
+def add_event(
+    connection: Connection,
+    run_id: int,
+    kind: Literal["ask", "tell"],
+    number: int,
+    elapsed_seconds: float,
+) -> None:
+    """Append a step to a run's history."""
+    row = {
+        "of_run": run_id,
+        "kind": kind,
+        "candidate": number,
+        "elapsed_seconds": elapsed_seconds,
+        "created_utc": utc_now(),
+    }
+    connection.execute(_ADD_EVENT, row)
+
+
+def load_events(connection: Connection, run_id: int) -> list[Event]:
+    """All steps of a run, first to last."""
+    columns = select(events.c.kind, events.c.candidate, events.c.elapsed_seconds)
+    of_run = columns.where(events.c.run_id == run_id)
+    return [Event(*row) for row in connection.execute(of_run.order_by(events.c.sequence))]
+
+
+def elapsed_seconds(connection: Connection, run_id: int) -> float:
+    """Search time spent up to the last step; 0 before the first."""
+    of_run = select(events.c.elapsed_seconds).where(events.c.run_id == run_id)
+    newest = of_run.order_by(events.c.sequence.desc()).limit(1)
+    return connection.execute(newest).scalar() or 0.0
+
+
+def add_grams(connection: Connection, run_id: int, measured: Sequence[PrefixGram]) -> None:
+    """Insert what was measured."""
+    rows = [
+        {"run_id": run_id, "of": of, "position": position, "products": to_json(products)}
+        for of, position, products in measured
+    ]
+    connection.execute(_ADD_GRAMS, rows)
+
+
+def load_grams(connection: Connection, run_id: int) -> list[PrefixGram]:
+    """All of a run, by position."""
+    columns = select(grams.c.of, grams.c.position, grams.c.products)
+    rows = connection.execute(columns.where(grams.c.run_id == run_id).order_by(grams.c.position))
+    return [
+        PrefixGram(of, position, tuple(json.loads(products))) for of, position, products in rows
+    ]

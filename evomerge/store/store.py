@@ -11,7 +11,7 @@ from typing import Self
 from sqlalchemy import Engine
 
 from evomerge.errors import RunError, StoreError
-from evomerge.store import candidates, database, evaluations, grams, history, runs
+from evomerge.store import candidates, database, evaluations, runs
 from evomerge.store.evaluations import Key, Spent
 from evomerge.store.filesystems import is_local
 from evomerge.store.lineages import Steps
@@ -166,7 +166,7 @@ class Store:
         """
         with self._transactions.begin(records=True) as connection:
             candidates.add(connection, self._run_id, candidate, self._steps)
-            history.add(connection, self._run_id, "ask", candidate.number, elapsed_seconds)
+            runs.add_event(connection, self._run_id, "ask", candidate.number, elapsed_seconds)
             runs.mark_going_on(connection, self._run_id)
             return evaluations.find(connection, self._key(candidate.recipe.digest, "search"))
 
@@ -188,7 +188,7 @@ class Store:
                 raise StoreError(
                     f"{self._where}: candidate {number} was reported but never asked for."
                 )
-            history.add(connection, self._run_id, "tell", number, elapsed_seconds)
+            runs.add_event(connection, self._run_id, "tell", number, elapsed_seconds)
             return evaluations.add(connection, self._key(recipe_digest, "search"), evaluation)
 
     def record_evaluation(
@@ -212,7 +212,7 @@ class Store:
             StoreError: one of them is on record already.
         """
         with self._transactions.begin(records=True) as connection:
-            grams.add(connection, self._run_id, measured)
+            runs.add_grams(connection, self._run_id, measured)
 
     def finish(self) -> None:
         """Mark the run as finished now; a later `record_ask` takes the mark away."""
@@ -232,17 +232,17 @@ class Store:
     def events(self) -> list[Event]:
         """The run's history, first step to last."""
         with self._transactions.begin() as connection:
-            return history.load(connection, self._run_id)
+            return runs.load_events(connection, self._run_id)
 
     def grams(self) -> list[PrefixGram]:
         """What was measured of the sources, by position."""
         with self._transactions.begin() as connection:
-            return grams.load(connection, self._run_id)
+            return runs.load_grams(connection, self._run_id)
 
     def elapsed_seconds(self) -> float:
         """Search time spent up to the last event; 0 before the first."""
         with self._transactions.begin() as connection:
-            return history.elapsed_seconds(connection, self._run_id)
+            return runs.elapsed_seconds(connection, self._run_id)
 
     def evaluation(self, recipe_digest: str, split: Split = "search") -> Evaluation | None:
         """A recipe's evaluation under this run's fitness and engine settings; None without one."""

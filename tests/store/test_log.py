@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from evomerge.errors import StoreError
-from evomerge.store import Store, database, filesystems, syncing
-from evomerge.store.syncing import Syncer
+from evomerge.store import Store, database, filesystems
+from evomerge.store.log import Syncer
 from evomerge.types import PrefixGram
 
 
@@ -348,7 +348,7 @@ def test_a_disk_that_takes_nothing_is_reported_from_then_on(tmp_path: Path) -> N
 def test_a_long_log_is_moved_into_the_database_meanwhile(
     local: Path, run: Any, candidate: Any, evaluation: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(syncing, "MOVE_BYTES", 2**18)
+    monkeypatch.setattr("evomerge.store.log.MOVE_BYTES", 2**18)
     with Store.create(local, run) as store:
         small = Store.path(local).stat().st_size
         store.record_ask(candidate(0), 0.5)
