@@ -19,10 +19,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from evomerge.analysis.run import Run
-from evomerge.config.load import load_resolved
+from evomerge.config.load import load
 from evomerge.executors import Executor, TellOrder
 from evomerge.search.baselines import baselines
 from evomerge.search.run import resume, start
@@ -174,7 +173,7 @@ def _search(optimizer: dict[str, Any], evaluations: int) -> Search:
         "optimizer": optimizer,
         "budget": {"evaluations": evaluations},
     }
-    return load_resolved(yaml.safe_dump(content), "workers").search
+    return load(content).search
 
 
 def _with(crew: SimulatedCrew, search: Search) -> Search:

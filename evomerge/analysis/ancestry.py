@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,6 @@ class Ancestry:
     candidate: int
     sources: Mapping[str, float]
     ancestors: tuple[Ancestor, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """The ancestry for ``--json``."""
-        return asdict(self)
 
 
 def ancestry(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from evomerge.analysis.rows import Row, read_rows
 from evomerge.analysis.throughput import Throughput, throughput
-from evomerge.config.schema import SearchFile, read_resolved
+from evomerge.config.schema import SearchFile
 from evomerge.errors import RunError
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
@@ -18,6 +18,7 @@ from evomerge.store import RunRecord, Store
 from evomerge.types import Candidate
 from evomerge.weights.library import Library
 from evomerge.weights.outline import outline
+from evomerge.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from evomerge.analysis.ancestry import Ancestry
@@ -58,7 +59,7 @@ class Run:
         folder = Path(folder)
         with Store.open(folder, read_only=True) as store:
             record = store.run()
-            file = read_resolved(record.search_yaml, str(folder))
+            file = SearchFile.model_validate(parse_yaml(record.search_yaml, str(folder)))
             events = store.events()
             elapsed_seconds = events[-1].elapsed_seconds if events else 0.0
             reported = {event.number for event in events if event.kind == "tell"}
@@ -155,5 +156,5 @@ class Run:
             "baselines": [row.as_json() for row in self.baselines],
             "best": self.best.as_json() if self.best else None,
             "candidates": [row.as_json() for row in self.candidates],
-            "usage": self.throughput.as_json(),
+            "usage": asdict(self.throughput),
         }

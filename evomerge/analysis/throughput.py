@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from evomerge.store import Spent
 
@@ -41,10 +40,6 @@ class Throughput:
 
     candidates_per_hour: float | None
     workers: tuple[Share, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """The throughput for ``--json``."""
-        return asdict(self)
 
 
 def throughput(elapsed_seconds: float, reported: int, spent: Iterable[Spent]) -> Throughput:

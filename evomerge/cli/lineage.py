@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,7 @@ def lineage(
 
     ancestry = Run.open(folder).ancestry(candidate)
     if as_json:
-        typer.echo(json.dumps(ancestry.as_json(), indent=2))
+        typer.echo(json.dumps(asdict(ancestry), indent=2))
         return
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -21,9 +21,9 @@ from evomerge.plugins import registry
 from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes.references import anchor
 from evomerge.scoring import Fitness
-from evomerge.yaml_files import parse_yaml, read_yaml
+from evomerge.yaml_files import read_yaml
 
-__all__ = ["LoadedSearch", "fitness_from", "load", "load_resolved"]
+__all__ = ["LoadedSearch", "fitness_from", "load"]
 
 
 def load(
@@ -55,19 +55,6 @@ def load(
         _inline_presets(content, folder, collect)  # they may name other presets
     _anchor_paths(content, folder)
     return compose(collect.validated(content), collect)
-
-
-def load_resolved(text: str, file: str) -> LoadedSearch:
-    """A search from YAML without names of presets or relative paths, such as a run keeps.
-
-    Args:
-        file: where it is from, for messages.
-
-    Raises:
-        ConfigError: as `load`.
-    """
-    collect = ProblemCollector(file)
-    return compose(collect.validated(parse_yaml(text, file)), collect)
 
 
 def fitness_from(name: str, folder: Path) -> Fitness:

@@ -18,7 +18,6 @@ from pydantic_core import PydanticCustomError
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
 from evomerge.search.budget import Budget
-from evomerge.yaml_files import parse_yaml
 
 
 def _name_alone(value: Any) -> Any:
@@ -149,8 +148,3 @@ class SearchFile(BaseModel):
             name="", space=self.space, optimizer=self.optimizer, budget=self.budget
         )
         return (only,)
-
-
-def read_resolved(text: str, where: str) -> SearchFile:
-    """The keys of the resolved YAML that a run keeps, whether or not its models still exist."""
-    return SearchFile.model_validate(parse_yaml(text, where))

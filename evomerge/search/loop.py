@@ -11,15 +11,10 @@ from evomerge.recipes import Recipe
 from evomerge.search.baselines import baselines
 from evomerge.search.clock import Clock, Reading
 from evomerge.search.order import ORDERS
-from evomerge.search.selection import (
-    as_preferred,
-    champions,
-    preferences,
-    winner,
-    with_value,
-)
+from evomerge.search.selection import champions, preferences, winner
 from evomerge.search.spec import Observer, Progress, Search, Stage
 from evomerge.search.stage import Counts, StageRun
+from evomerge.search.values import as_preferred, with_value
 from evomerge.store import Store
 from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Job
 

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from evomerge.analysis.rows import Row, Score
 from evomerge.analysis.run import Run
-from evomerge.config.load import load_resolved
+from evomerge.config.load import load
+from evomerge.yaml_files import parse_yaml
 from experiments.dataflow_zoo import paths
 from experiments.repeated import complete, spread
 
@@ -110,7 +111,7 @@ def _best(run: Run, stage: str | None = None) -> Best:
     rows = [row for row in run.candidates if row.search]
     rows = [row for row in rows if stage in (None, row.candidate.stage)]
     best = max(rows, key=lambda row: (row.search.value if row.search else 0.0, -row.number))
-    loaded = load_resolved(run.record.search_yaml, str(run.folder))
+    loaded = load(parse_yaml(run.record.search_yaml, str(run.folder)))
     models = {loaded.file.base: "base"}
     models |= {model: name for name, model in loaded.file.sources.items()}
     return Best(best, paths.hops(best.recipe, models, loaded.search.context.layers))

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.config.load import load_resolved
+from evomerge.config.load import load
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.store import Store
 from evomerge.types import Evaluation
+from evomerge.yaml_files import parse_yaml
 
 Floats = NDArray[np.float64]
 POPULATION = 20  # M2N2's archive; of the others the best so many, which is what one would keep
@@ -88,7 +89,7 @@ class Course:
 def read_course(folder: Path) -> Course:
     """The course of the run in a folder."""
     with Store.open(folder, read_only=True) as store:
-        search = load_resolved(store.run().search_yaml, str(folder)).search
+        search = load(parse_yaml(store.run().search_yaml, str(folder))).search
         stage = search.stages[0]
         return course(store, stage.new_optimizer(stage.space))
 

@@ -8,11 +8,12 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from evomerge.config.load import load_resolved
+from evomerge.config.load import load
 from evomerge.scoring import fitness_value
 from evomerge.store import Store
 from evomerge.types import Job
 from evomerge.worker import Worker
+from evomerge.yaml_files import parse_yaml
 
 
 class Baselines(NamedTuple):
@@ -56,7 +57,7 @@ class Examiner:
             recipe = store.candidates()[number].recipe
             found = store.evaluation(recipe.digest, "held_out")
             if found is None:
-                setup = load_resolved(store.run().search_yaml, str(folder)).search.setup
+                setup = load(parse_yaml(store.run().search_yaml, str(folder))).search.setup
                 self._worker = self._worker or Worker(setup)
                 asked = self._worker.evaluate(Job(number, recipe, "held_out"))
                 asked = replace(asked, value=fitness_value(setup.fitness, asked.tasks))

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from evomerge.config.estimate import estimate, totals
-from evomerge.config.load import LoadedSearch, load_resolved
+from evomerge.config.load import LoadedSearch, load
 from evomerge.errors import ConfigError
 from evomerge.search.budget import Budget
 from evomerge.types import Evaluation, Job
@@ -40,7 +39,7 @@ def loaded(**changes: Any) -> LoadedSearch:
         "engine": {"name": "transformers", "threads": 1, "device": "cpu"},
         "budget": {"evaluations": 14},
     }
-    return load_resolved(yaml.safe_dump(content | changes), "small")
+    return load(content | changes)
 
 
 @pytest.mark.parametrize(("dtype", "per_element"), [("auto", 4), ("float32", 4), ("bfloat16", 2)])

@@ -13,10 +13,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import evomerge
-from evomerge.config.load import load, load_resolved
+from evomerge.config.load import load
 from evomerge.errors import ConfigError, InputError
 from evomerge.search.run import start
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.yaml_files import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
@@ -108,7 +109,7 @@ def test_statistics_are_seen_from_the_file_and_needed_by_some_operators(tmp_path
 
 def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
     first = load(write(tmp_path, GOOD))
-    again = load_resolved(first.search.record.search_yaml, "run")
+    again = load(parse_yaml(first.search.record.search_yaml, "run"))
     assert again.search.record.search_yaml == first.search.record.search_yaml
     assert again.search.record.fitness_digest == first.search.record.fitness_digest
     assert again.search.stages[0].space.parameters == first.search.stages[0].space.parameters

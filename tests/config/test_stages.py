@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from evomerge.config.estimate import estimate
-from evomerge.config.load import load, load_resolved
+from evomerge.config.load import load
 from evomerge.errors import InputError
 from evomerge.recipes import Recipe
 from evomerge.search.spec import Search
 from evomerge.types import Genome
+from evomerge.yaml_files import parse_yaml
 
 ZOO = Path(__file__).parents[2] / "experiments" / "zoo"
 
@@ -79,7 +80,7 @@ def test_stages_load_with_presets_and_the_default_optimizer(tmp_path: Path) -> N
 
 def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
     first = load(write(tmp_path, GOOD))
-    again = load_resolved(first.search.record.search_yaml, "run")
+    again = load(parse_yaml(first.search.record.search_yaml, "run"))
     assert again.search.record.search_yaml == first.search.record.search_yaml
     assert stages_of(again.search) == stages_of(first.search)
 
@@ -253,7 +254,7 @@ def test_a_later_stage_keeps_blocks_of_the_best_of_an_earlier_one(tmp_path: Path
         genes = dict.fromkeys((p.name for p in space.parameters), False)
         path = [dict(slice_) for slice_ in space.decode(Genome(genes)).slices]
         assert path == [{"merge": (n, n + 1)} for n in (0, 1, 3)]
-        again = load_resolved(loaded.search.record.search_yaml, "run")
+        again = load(parse_yaml(loaded.search.record.search_yaml, "run"))
         assert again.search.stages[1].space.parameters == space.parameters
 
 

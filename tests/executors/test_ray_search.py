@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 import small
-import yaml
 
-from evomerge.config.load import load_resolved
+from evomerge.config.load import load
 from evomerge.executors.local import LocalExecutor
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.search.loop import SearchLoop
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
+from evomerge.yaml_files import parse_yaml
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -52,7 +52,7 @@ def search(**changes: Any) -> Search:
         "optimizer": {"name": "cmaes", "population_size": 4},
         "budget": {"evaluations": 14},
     }
-    return load_resolved(yaml.safe_dump(content | changes), "small").search
+    return load(content | changes).search
 
 
 def rows(folder: Path) -> list[tuple[Any, ...]]:
@@ -70,7 +70,7 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
 def archive(folder: Path) -> list[int]:
     """The members of the archive that the recorded events lead to."""
     with Store.open(folder) as store:
-        made = load_resolved(store.run().search_yaml, str(folder)).search
+        made = load(parse_yaml(store.run().search_yaml, str(folder))).search
         session = SearchLoop(made, store, LocalExecutor(), lambda progress: None)
         session.replay()
     assert isinstance(session.stage.optimizer, M2n2)

@@ -18,9 +18,10 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from evomerge.config.load import load_resolved
+from evomerge.config.load import load
 from evomerge.search.run import resume, start
 from evomerge.store import Store
+from evomerge.yaml_files import parse_yaml
 
 
 def recorded(folder: Path) -> int:
@@ -47,7 +48,7 @@ def go(text: str, folder: Path, step: int, seconds: float) -> None:
 
     event.listen(Engine, "do_execute", execute)
     begin = resume if done else start
-    begin(load_resolved(text, str(folder)).search, folder, lambda progress: None)
+    begin(load(parse_yaml(text, str(folder))).search, folder, lambda progress: None)
 
 
 def main(text: str, folder: Path, *steps: str) -> None:

@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from evomerge.analysis.run import Run
-from evomerge.config.load import load, load_resolved
+from evomerge.config.load import load
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.search.loop import SearchLoop
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress
 from evomerge.store import Store
+from evomerge.yaml_files import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
@@ -78,7 +79,7 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
 def archive(folder: Path) -> list[int]:
     """The members of the archive that the recorded events lead to."""
     with Store.open(folder) as store:
-        search = load_resolved(store.run().search_yaml, str(folder)).search
+        search = load(parse_yaml(store.run().search_yaml, str(folder))).search
         session = SearchLoop(search, store, search.new_executor(), lambda now: None)
         session.replay()
         # the sources' inner products were on record

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from sqlalchemy import Engine, event
 
 from evomerge.analysis.run import Run
-from evomerge.config.load import load_resolved
+from evomerge.config.load import load
 from evomerge.errors import ConfigError, ReplayError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
@@ -52,7 +51,7 @@ def small_search(layers: Content) -> New:
     }
 
     def make(**changes: Any) -> Search:
-        return load_resolved(yaml.safe_dump(content | changes), "small").search
+        return load(content | changes).search
 
     return make
 

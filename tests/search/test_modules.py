@@ -15,7 +15,7 @@ from evomerge.analysis.evaluate import evaluate
 from evomerge.analysis.export import lm_eval_commands
 from evomerge.analysis.run import Run
 from evomerge.config.estimate import estimate
-from evomerge.config.load import LoadedSearch, load, load_resolved
+from evomerge.config.load import LoadedSearch, load
 from evomerge.engines.torch import TorchEngine
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
@@ -32,6 +32,7 @@ from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import read_recipe
 from evomerge.worker import Worker, unserved
+from evomerge.yaml_files import parse_yaml
 
 DIGITS = Path(__file__).parents[2] / "experiments" / "m2n2_digits"
 ZOO = DIGITS.parent / "zoo"
@@ -254,13 +255,13 @@ def test_a_run_goes_on_only_with_the_code_that_it_began_with(
     found(load(path), folder)
     with Store.open(folder, read_only=True) as store:
         text = store.run().search_yaml
-    resume(load_resolved(text, "run").search, folder, lambda progress: None)
+    resume(load(parse_yaml(text, "run")).search, folder, lambda progress: None)
     with (path.parent / changed).open("a") as stream:
         stream.write("# changed\n")
     with pytest.raises(
         RunError, match=r"the files of its fitness, the engine's dtype, device or module"
     ):
-        resume(load_resolved(text, "run").search, folder, lambda progress: None)
+        resume(load(parse_yaml(text, "run")).search, folder, lambda progress: None)
 
 
 def test_where_the_code_lies_is_no_part_of_a_run(search: Search, tmp_path: Path) -> None:

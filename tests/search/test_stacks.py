@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 from evomerge.analysis.evaluate import evaluate
 from evomerge.analysis.export import write_results
 from evomerge.analysis.run import Run
-from evomerge.config.load import LoadedSearch, load_resolved
+from evomerge.config.load import LoadedSearch, load
 from evomerge.errors import ConfigError
 from evomerge.recipes import Recipe
 from evomerge.search.run import resume, start
@@ -47,7 +47,7 @@ def loaded(**changes: Any) -> LoadedSearch:
         "budget": {"evaluations": 12},
         "seed": 3,
     }
-    return load_resolved(yaml.safe_dump(content | changes), "stacks")
+    return load(content | changes)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from evomerge.config.load import load_resolved
+from evomerge.config.load import load
 from evomerge.errors import SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
@@ -65,7 +65,7 @@ def content(layers: Content) -> Content:
 
 
 def search_of(keys: Content) -> Search:
-    return load_resolved(yaml.safe_dump(keys), "staged").search
+    return load(keys).search
 
 
 def with_budgets(content: Content, *budgets: Content, **stage: Any) -> Search:
