@@ -17,17 +17,13 @@ def fill(target: Tensor, values: Tensor) -> None:
         target.copy_(values)
         return
     # from mapped memory the driver would copy in small pieces
-    pinned = _pinned(values.numel(), values.dtype)
-    torch.cuda.current_stream(target.device).synchronize()  # it may still be copying
-    target.copy_(pinned.copy_(values), non_blocking=True)
-
-
-def _pinned(size: int, dtype: torch.dtype) -> Tensor:
+    size, dtype = values.numel(), values.dtype
     store = _scratch.__dict__.setdefault("pinned", {})
     if dtype not in store or store[dtype].numel() < size:
         store[dtype] = torch.empty(size, dtype=dtype, pin_memory=True)
     pinned: Tensor = store[dtype][:size]
-    return pinned
+    torch.cuda.current_stream(target.device).synchronize()  # it may still be copying
+    target.copy_(pinned.copy_(values), non_blocking=True)
 
 
 def scratch(name: str, like: Tensor) -> Tensor:

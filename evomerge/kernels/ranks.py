@@ -97,10 +97,9 @@ class Ranking:
     def _find(self, wanted: list[tuple[int, int]]) -> list[Cut]:
         if all(key in self._sampled for key in wanted):
             return [self._sampled[key] for key in wanted]
-        sampled = self._sample is not None and self._above is None
-        if sampled and all(0 < count < self._size for _, count in wanted):
-            assert self._sample is not None
-            cuts = cuts_between_bounds(self._scores, self._sample(), self._size, wanted)
+        sample = self._sample if self._above is None else None
+        if sample is not None and all(0 < count < self._size for _, count in wanted):
+            cuts = cuts_between_bounds(self._scores, sample(), self._size, wanted)
             if cuts:
                 if len(self._sampled) > _KEPT_CUTS:
                     self._sampled.clear()

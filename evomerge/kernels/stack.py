@@ -82,10 +82,17 @@ class Tile:
     def uniforms(self) -> Tensor:
         """Random numbers in [0, 1), shaped as ``values``, new ones at each call (rule R12).
 
-        The caller may overwrite them.
+        They depend on seed, tensor name, source and number of the call alone. The caller may
+        overwrite them; the next call in this thread does.
         """
-        size = self.values[0].numel()
-        drawn = self.stack.draw(self.start, self.start + size, self.draws)
+        x, start, stop = self.stack, self.start, self.start + self.values[0].numel()
+        if x.given_uniforms is not None:
+            drawn = x.given_uniforms.view(x.count, -1)[:, start:stop].float().clone()
+        else:
+            drawn = buffer("uniforms", (x.count, stop - start), torch.device("cpu"))
+            again = f"\0{self.draws}" if self.draws else ""
+            for row, label in zip(drawn, x.labels, strict=True):
+                uniforms(f"{x.seed}\0{x.name}\0{label}{again}", start, stop, row)
         self.draws += 1
         return drawn.to(self.values.device).view(self.values.shape)
 
@@ -265,20 +272,3 @@ class Stack:
             values = tile.values.flatten(1)
             whole[:, tile.start : tile.start + values.shape[1]] = values
         return whole.view(self.count, *self.shape)
-
-    def draw(self, start: int, stop: int, time: int = 0) -> Tensor:
-        """(M, stop - start) float32 random numbers in [0, 1), for the flat elements [start, stop).
-
-        They depend on seed, tensor name, source and ``time`` alone. The next call in this thread
-        may overwrite them.
-
-        Args:
-            time: how often these elements have been given random numbers before.
-        """
-        if self.given_uniforms is not None:
-            return self.given_uniforms.view(self.count, -1)[:, start:stop].float().clone()
-        drawn = buffer("uniforms", (self.count, stop - start), torch.device("cpu"))
-        again = f"\0{time}" if time else ""
-        for row, label in zip(drawn, self.labels, strict=True):
-            uniforms(f"{self.seed}\0{self.name}\0{label}{again}", start, stop, row)
-        return drawn

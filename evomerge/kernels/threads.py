@@ -21,20 +21,17 @@ _lock = threading.Lock()
 def pool(threads: int) -> ThreadPoolExecutor:
     """A pool of ``threads`` threads that never split a torch operation, started on first use."""
     with _lock:
-        if threads not in _pools:
-            _pools[threads] = _start(threads)
-        return _pools[threads]
-
-
-def _start(threads: int) -> ThreadPoolExecutor:
-    before = torch.get_num_threads()
-    started = ThreadPoolExecutor(threads, "evomerge-merge", initializer=_stay_alone)
-    barrier = threading.Barrier(threads + 1)  # or the first thread would do all the tasks
-    for _ in range(threads):
-        started.submit(barrier.wait)
-    barrier.wait()
-    torch.set_num_threads(before)  # the setting of one thread is also that of threads to come
-    return started
+        if threads in _pools:
+            return _pools[threads]
+        before = torch.get_num_threads()
+        started = ThreadPoolExecutor(threads, "evomerge-merge", initializer=_stay_alone)
+        barrier = threading.Barrier(threads + 1)  # or the first thread would do all the tasks
+        for _ in range(threads):
+            started.submit(barrier.wait)
+        barrier.wait()
+        torch.set_num_threads(before)  # the setting of one thread is also that of threads to come
+        _pools[threads] = started
+        return started
 
 
 def _stay_alone() -> None:

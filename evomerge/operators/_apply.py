@@ -97,23 +97,13 @@ def apply(
 def _stack(
     operator: Operator, sources: Sequence[Any], base: Any, recorded: Sequence[Any], **options: Any
 ) -> Stack:
-    stack = Stack(
+    x = Stack(
         [_tensor(source) for source in sources],
         None if base is None else _tensor(base),
         labels=[str(number) for number in range(len(sources))],
         statistics=[None if values is None else _tensor(values) for values in recorded],
         **options,
     )
-    _check(operator, stack)
-    return stack
-
-
-def _tensor(values: Any) -> Tensor:
-    tensor = torch.as_tensor(values).detach()
-    return tensor if tensor.is_floating_point() else tensor.float()
-
-
-def _check(operator: Operator, x: Stack) -> None:
     if not x.inputs:
         raise OperatorError(f"{operator.name}: at least one source is needed")
     if operator.on == "task_vectors" and x.base is None:
@@ -126,6 +116,12 @@ def _check(operator: Operator, x: Stack) -> None:
     drawn = x.given_uniforms
     if drawn is not None and tuple(drawn.shape) != (x.count, *x.shape):
         raise OperatorError(f"{operator.name}: uniforms must be {(x.count, *x.shape)}")
+    return x
+
+
+def _tensor(values: Any) -> Tensor:
+    tensor = torch.as_tensor(values).detach()
+    return tensor if tensor.is_floating_point() else tensor.float()
 
 
 def _settings(operator: Operator, parameters: dict[str, Any], count: int) -> Settings:

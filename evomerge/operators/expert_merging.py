@@ -68,14 +68,7 @@ def _coefficients(x: Stack, source: int) -> list[float]:
 def _pieces(
     table: Sequence[float], start: int, count: int, size: int
 ) -> Iterator[tuple[int, int, float]]:
-    """The beginning and end of each chunk within a tile, and its factor.
-
-    Args:
-        table: (C,) factors.
-        start: flat index of the tile's first element.
-        count: elements of the tile.
-        size: elements of the tensor.
-    """
+    """Where each chunk begins and ends within a tile of ``count`` elements, and its factor."""
     if not table:
         return
     chunk = -(-size // len(table))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, NamedTuple
+from functools import partial
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -49,25 +50,15 @@ def iso_cts(
     smaller = min(x.shape[-2:])
     shares = split(smaller, x.count, common_space_fraction)
 
-    def make(values_Mmn: Tensor) -> Factors:
-        return _directions(values_Mmn, shares)
-
     merged = [
         directions * (alpha * float(total) / smaller)
-        for directions, total in factors(x, "iso_cts", shares, make)
+        for directions, total in factors(x, "iso_cts", shares, partial(_directions, *shares))
     ]
     return torch.stack(merged).view(x.shape)
 
 
-class Split(NamedTuple):
-    """How many directions the common subspace has, and how many each task adds."""
-
-    common: int
-    task: int
-
-
-def split(rank: int, count: int, common_space_fraction: float) -> Split:
-    """The directions of a matrix shared out: common + count · task = rank.
+def split(rank: int, count: int, common_space_fraction: float) -> tuple[int, int]:
+    """How many directions the common subspace has, and how many each task adds.
 
     Args:
         rank: of the matrix, its smaller dimension.
@@ -76,17 +67,17 @@ def split(rank: int, count: int, common_space_fraction: float) -> Split:
     """
     wanted = math.floor(common_space_fraction * rank + 1e-6)
     task = min(round((rank - wanted) / count), rank // count)
-    return Split(rank - count * task, task)
+    return rank - count * task, task
 
 
-def _directions(values_Mmn: Tensor, shares: Split) -> Factors:
-    common = svd(values_Mmn.sum(0), least=LEAST).top(shares.common)
+def _directions(shared: int, own: int, values_Mmn: Tensor) -> Factors:
+    common = svd(values_Mmn.sum(0), least=LEAST).top(shared)
     parts = []
-    for tau in values_Mmn.double() if shares.task else ():
+    for tau in values_Mmn.double() if own else ():
         rest = tau - common.U @ (common.U.T @ tau)
         # what is left of a task within the common subspace is rounding
         noise = LEAST * float(tau.norm())
-        parts.append(svd(rest, absolute=noise).top(shares.task))
+        parts.append(svd(rest, absolute=noise).top(own))
     parts.append(common)
     U, V = torch.cat([p.U for p in parts], 1), torch.cat([p.V for p in parts], 1)
     total = torch.cat([p.S for p in parts]).sum()

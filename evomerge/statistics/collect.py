@@ -264,7 +264,7 @@ def _owners(checkpoint: Checkpoint, model: Any) -> tuple[dict[str, Parameter], d
 
 def _aliases(gatherer: _Gatherer, shared: Mapping[str, str]) -> dict[str, str]:
     stored = {spec.name for spec in gatherer.specs}
-    both = dict(gatherer.aliases)
+    both = gatherer.aliases if isinstance(gatherer, GramMatrices) else {}
     both |= {name: both.get(first, first) for name, first in shared.items()}
     return {name: first for name, first in sorted(both.items()) if first in stored}
 

@@ -42,11 +42,6 @@ class _SquaredGradients:
         model.requires_grad_(True)
 
     @property
-    def aliases(self) -> dict[str, str]:
-        """No tensor shares its statistic with another."""
-        return {}
-
-    @property
     def specs(self) -> list[Spec]:
         """Name, shape and dtype of what `results` will yield."""
         return [Spec(n, tuple(t.shape), torch.float32) for n, t in sorted(self._sums.items())]
