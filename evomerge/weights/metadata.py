@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.weights import chat_templates
-from evomerge.weights.layer_types import spelled_out
+from evomerge.weights.block_numbers import spelled_out
 from evomerge.weights.names import DEPTH_KEYS, depth, language_parts
 from evomerge.weights.tokenizers import copy_files, write_tokenizer
 

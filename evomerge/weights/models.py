@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Recipe
 from evomerge.weights import chat_templates
-from evomerge.weights.block_numbers import displaced
+from evomerge.weights.block_numbers import displaced, spelled_out
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
-from evomerge.weights.layer_types import spelled_out
 from evomerge.weights.mismatches import (
     config_problems,
     notes,

@@ -14,9 +14,8 @@ from torch import nn
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
-from evomerge.weights.block_numbers import displaced
+from evomerge.weights.block_numbers import displaced, spelled_out
 from evomerge.weights.build import build
-from evomerge.weights.layer_types import spelled_out
 from evomerge.weights.library import Library
 from evomerge.weights.metadata import _BLOCK_LISTS
 from evomerge.weights.names import DEPTH_KEYS

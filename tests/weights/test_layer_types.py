@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from evomerge.weights.layer_types import spelled_out
+from evomerge.weights.block_numbers import spelled_out
 
 
 @pytest.mark.parametrize(

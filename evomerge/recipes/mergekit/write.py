@@ -21,7 +21,6 @@ from evomerge.recipes.mergekit.write_equivalents import (
     without_scales,
     without_segments,
 )
-from evomerge.recipes.mergekit.write_remarks import remarks
 from evomerge.recipes.mergekit.write_settings import SettingWriter, has_gradients
 from evomerge.recipes.mergekit.write_values import Values
 from evomerge.recipes.places import Place
@@ -57,7 +56,7 @@ def to_mergekit(
     content = writer.content()
     if writer.problems:
         raise ExportError(dict.fromkeys(writer.problems))
-    lines = [f"evomerge recipe {digest}", *remarks(writer.values, shapes)]
+    lines = [f"evomerge recipe {digest}", *refuse.remarks(writer.values, shapes)]
     text = yaml.dump(
         content, Dumper=_GradientDumper, sort_keys=False, allow_unicode=True, width=100
     )
