@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer
-from evomerge.optimizers._admission import AdmissionQueue, Insert
-from evomerge.optimizers._draw import draw
 from evomerge.optimizers._example_scores import (
     ExampleScores,
     example_scores,
     require_same_documents,
 )
+from evomerge.optimizers.random import draw
 from evomerge.types import Evaluation, Genome, Parameter
+
+Insert = Literal["asked", "finished"]
 
 
 class Archive(Protocol):
@@ -104,6 +106,66 @@ class Seeds:
         """Two different seeds, whether or not they are still in the archive."""
         first, second = rng.choice(self.alive, size=2, replace=False).tolist()
         return Parents((first, second), {"chosen_by": "warm_up"})
+
+
+class AdmissionQueue:
+    """Candidates that are asked, until their results have entered.
+
+    Args:
+        insert: in the order ``asked``, so that early results wait for those of earlier candidates,
+            or as they are ``finished``.
+        lag: how many candidates may be ahead of the archive; None for any number.
+        admit: takes a candidate and its evaluation when it is its turn.
+
+    Attributes:
+        asked: numbers of the candidates in the order asked.
+
+    Raises:
+        ConfigError: a lag where candidates enter as they are finished.
+    """
+
+    def __init__(
+        self, insert: Insert, lag: int | None, admit: Callable[[int, Evaluation], None]
+    ) -> None:
+        if lag is not None and insert == "finished":
+            raise ConfigError(
+                "optimizer.lag: says which candidates have entered the archive, which with "
+                "insert: finished is chance. Set insert: asked, or leave out lag."
+            )
+        self._insert, self._lag, self._admit = insert, lag, admit
+        self.asked: list[int] = []
+        self._waiting: dict[int, Evaluation] = {}
+        self._entered = 0  # of those asked, failed ones included
+
+    def tell(self, number: int, evaluation: Evaluation) -> None:
+        """Take in a result, and admit those whose turn has come."""
+        self._waiting[number] = evaluation
+        if self._insert == "finished":
+            self._enter(number)
+        elif self._lag is None:
+            self._enter_first(len(self.asked))
+
+    def is_ready(self, least: int) -> bool:
+        """Whether the next candidate's parents may be chosen.
+
+        Under a lag this admits the results that the candidate may depend on, and no later ones.
+
+        Args:
+            least: how many results must have entered in any case.
+        """
+        if self._lag is not None:
+            least = max(least, len(self.asked) + 1 - self._lag)
+            self._enter_first(least)
+        return self._entered >= least
+
+    def _enter_first(self, count: int) -> None:
+        """Admit the first ``count`` candidates asked, up to one without a result."""
+        while self._entered < count and self.asked[self._entered] in self._waiting:
+            self._enter(self.asked[self._entered])
+
+    def _enter(self, number: int) -> None:
+        self._entered += 1
+        self._admit(number, self._waiting.pop(number))
 
 
 class Breeder(Optimizer):

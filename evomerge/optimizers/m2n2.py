@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from evomerge.optimizers._admission import Insert
-from evomerge.optimizers._breeding import Breeder, Seeds, Variation
+from evomerge.optimizers._breeding import Breeder, Insert, Seeds, Variation
 from evomerge.optimizers._niches import Capacity, Competition, NicheArchive, NicheMates
 from evomerge.types import Parameter
 

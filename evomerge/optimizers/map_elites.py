@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers._admission import Insert
-from evomerge.optimizers._breeding import Breeder, Parents, Seeds, Variation
+from evomerge.optimizers._breeding import Breeder, Insert, Parents, Seeds, Variation
 from evomerge.optimizers._example_scores import ExampleScores, Scores
 from evomerge.types import Parameter
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from evomerge.optimizers import Optimizer
-from evomerge.optimizers._draw import draw
-from evomerge.types import Evaluation, Genome
+from evomerge.types import Evaluation, Gene, Genome, Parameter
 
 
 class Random(Optimizer):
@@ -22,3 +23,19 @@ class Random(Optimizer):
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Nothing to learn."""
+
+
+def draw(parameter: Parameter, rng: np.random.Generator) -> Gene:
+    """One gene, each value as likely as any other on its parameter's scale."""
+    if parameter.kind == "bool":
+        return bool(rng.integers(2))
+    if parameter.kind == "choice":
+        return parameter.choices[rng.integers(len(parameter.choices))]
+    if parameter.kind == "float":
+        return parameter.from_unit(rng.random())
+    low, high = math.ceil(parameter.low), math.floor(parameter.high)
+    if parameter.scale == "linear":
+        return int(rng.integers(low, high, endpoint=True))
+    # Integer k owns [k - 1/2, k + 1/2], as long as that is on the logarithm.
+    drawn = math.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5)))
+    return min(max(round(drawn), low), high)

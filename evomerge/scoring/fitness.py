@@ -1,17 +1,18 @@
-"""A fitness YAML: which tasks, which examples, how they add up."""
+"""A fitness YAML: which tasks, which examples, how their scores add up to one value."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evomerge.plugins.user_code import content_digest
-from evomerge.scoring.shorten import Shorten
-from evomerge.types import Split
+from evomerge.types import Split, TaskScores
 
 _LM_EVAL_KEYS = (
     *("held_out", "metric", "filter", "num_fewshot", "search_examples", "held_out_examples"),
@@ -77,6 +78,44 @@ class Task(BaseModel):
         if split == "search" or self.task is None:
             return self.task
         return self.held_out or (self.task if self.search_examples is not None else None)
+
+
+class Shorten(BaseModel):
+    """Prefer fewer blocks as long as the score stays within a share of the leading model's.
+
+    Attributes:
+        within: the share of that score that may be lost, in [0, 1).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    within: float = Field(ge=0, lt=1)
+
+    def floor(self, leading: float) -> float:
+        """The least score that is good enough.
+
+        Args:
+            leading: the score of the model whose blocks are left out.
+        """
+        return leading - self.within * abs(leading)
+
+    def preference(self, score: float, leading: float, depth: int) -> float:
+        """What the optimizer maximises in place of the score, and what candidates are ranked by.
+
+        Below the `floor` f it is the score. From f on it is f + 1 / (depth + 1 - e), where e in
+        [0, 1) grows with the score above f: every good model comes before all that are not, of two
+        good ones that with fewer blocks, and of as many blocks that with the higher score.
+
+        Args:
+            score: the candidate's, higher is better.
+            leading: as for `floor`.
+            depth: the candidate's blocks, at least 1.
+        """
+        floor = self.floor(leading)
+        if not score >= floor:
+            return score
+        above = score - floor
+        return floor + 1 / (depth + 1 - above / (1 + above))
 
 
 class Fitness(BaseModel):
@@ -186,3 +225,52 @@ def _surely_overlap(held: Task, searched: Task) -> bool:
         return held.held_out_examples is None
     # both draw from the front of one order
     return searched.search_examples > (held.search_examples or 0)
+
+
+def fitness_value(
+    fitness: Fitness,
+    tasks: Mapping[str, TaskScores],
+    references: Mapping[str, float] | None = None,
+) -> float:
+    """Weighted mean of the task scores; higher is better.
+
+    Args:
+        tasks: by the task's name in the fitness; tasks without scores do not count.
+        references: the best source's score by task, for ``normalize: best_source``; a task that
+            no source solves at all counts unnormalized.
+    """
+    total = sum(fitness.tasks[name].weight for name in tasks)
+    return math.fsum(
+        fitness.tasks[name].weight * scores.score / _reference(fitness, name, references)
+        for name, scores in tasks.items()
+    ) / (total or 1.0)
+
+
+def interval(
+    fitness: Fitness,
+    tasks: Mapping[str, TaskScores],
+    references: Mapping[str, float] | None = None,
+) -> float:
+    """Half width of the 95 % interval of `fitness_value`, from the scatter of the examples.
+
+    Two wins and two losses are added to each task, so that a task solved completely still has
+    a width (for scores in [0, 1]).
+
+    Source: Agresti & Coull 1998, The American Statistician 52:119.
+    """
+    total = sum(fitness.tasks[name].weight for name in tasks)
+    variance = 0.0
+    for name, scores in tasks.items():
+        share = fitness.tasks[name].weight / total / _reference(fitness, name, references)
+        examples = [*scores.example_scores, 0.0, 0.0, 1.0, 1.0]
+        mean = math.fsum(examples) / len(examples)
+        scatter = math.fsum((x - mean) ** 2 for x in examples) / len(examples)
+        variance += share**2 * scatter / len(examples)
+    return 1.96 * math.sqrt(variance)
+
+
+def _reference(fitness: Fitness, name: str, references: Mapping[str, float] | None) -> float:
+    if fitness.normalize == "none" or references is None:
+        return 1.0
+    reference = references.get(name, 1.0)
+    return reference if reference > 0 else 1.0

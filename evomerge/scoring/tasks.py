@@ -52,19 +52,6 @@ def task_manager(fitness: Fitness, without: Collection[str] = ()) -> TaskManager
     return _with_defaults(fitness.include_path)
 
 
-def load_task(name: str, settings: Task, split: Split, manager: TaskManager) -> Any:
-    """The lm-eval task of a split with its data, or None where the fitness holds nothing out.
-
-    Args:
-        name: in the fitness.
-
-    Raises:
-        ConfigError: it is a group, or its data cannot be loaded.
-    """
-    lm_eval_name = settings.examples_from(split)
-    return None if lm_eval_name is None else _load(name, lm_eval_name, manager)
-
-
 def name_problems(name: str, settings: Task, task: Any) -> list[str]:
     """What is wrong with the metric and the filter: the lm-eval task has none of that name."""
     filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
@@ -131,7 +118,7 @@ def _survey(fitness: Fitness) -> _Survey:
             try:
                 if source not in loaded:
                     loaded[source] = None  # a problem is reported once
-                    loaded[source] = _load(name, source, manager)
+                    loaded[source] = load_task(name, source, manager)
                 if (task := loaded[source]) is None:
                     continue
                 problems += name_problems(name, settings, task)
@@ -166,7 +153,15 @@ def _leaks(fitness: Fitness, chosen: dict[tuple[Split, str], tuple[int, ...]]) -
     ]
 
 
-def _load(name: str, lm_eval_name: str, manager: TaskManager) -> Any:
+def load_task(name: str, lm_eval_name: str, manager: TaskManager) -> Any:
+    """The lm-eval task with its data.
+
+    Args:
+        name: in the fitness.
+
+    Raises:
+        ConfigError: it is a group, or its data cannot be loaded.
+    """
     try:
         task = manager.load([lm_eval_name])["tasks"].get(lm_eval_name)
         if task is not None:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.engines import LmEvalOptions
 from evomerge.errors import ConfigError
-from evomerge.scoring._prompts import PromptBuilder
 from evomerge.scoring.fitness import Fitness
-from evomerge.scoring.lm_eval import build_task
+from evomerge.scoring.lm_eval import PromptBuilder, build_task
 from evomerge.scoring.tasks import task_manager
 
 if TYPE_CHECKING:
