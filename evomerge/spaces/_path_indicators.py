@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
 
 from evomerge.spaces._path_slots import Genes, PathSlot, PathSlots
 from evomerge.types import Parameter
@@ -12,23 +11,22 @@ from evomerge.types import Parameter
 _STEPS_IN = 2 / 3  # two of the standard deviations with which a search starts, of 1/6 of [-1, 1]
 
 
-class Chosen(NamedTuple):
-    """The slots of a path, and how much each is preferred where a limit makes some go."""
-
-    path: tuple[PathSlot, ...]
-    preference: Mapping[PathSlot, float]
-
-
 class Indicators(ABC):
     """Which slots between the ends are in a path.
 
     Args:
         slots: all of them.
-        kept: those that are always in, without a gene.
+        kept: those that are always in, without a gene; the ends are among them.
+        absent: of thresholds, where the genes of slots that are out start.
+        overlap: of runs, the share of the leading model's blocks that are in both of its first two
+            runs when the search starts; 0 to start from the model itself.
     """
 
-    def __init__(self, slots: PathSlots, kept: frozenset[PathSlot]) -> None:
+    def __init__(
+        self, slots: PathSlots, kept: frozenset[PathSlot], absent: float, overlap: float
+    ) -> None:
         self.slots, self.kept = slots, kept
+        self.absent, self.overlap = absent, overlap
         self.free = [slot for slot in slots.between if slot not in kept]
 
     @property
@@ -37,11 +35,16 @@ class Indicators(ABC):
         """The genes."""
 
     @abstractmethod
-    def chosen(self, genes: Genes) -> Chosen:
-        """The path of a genome, its ends included."""
+    def _includes(self, genes: Genes, slot: PathSlot) -> bool:
+        """Whether a slot that has genes is in the path."""
 
-    def _path(self, included: set[PathSlot]) -> tuple[PathSlot, ...]:
-        return tuple(s for s in self.slots.all if s in included or s in self.kept)
+    def path(self, genes: Genes) -> tuple[PathSlot, ...]:
+        """The path of a genome, its ends included."""
+        return tuple(s for s in self.slots.all if s in self.kept or self._includes(genes, s))
+
+    def preference(self, genes: Genes) -> Mapping[PathSlot, float]:
+        """How much slots are preferred where a limit makes some go."""
+        return {}
 
     def _starts_in(self, slot: PathSlot) -> bool:
         leading = self.slots.first.model
@@ -54,40 +57,30 @@ class Bits(Indicators):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `Indicators`."""
         return [Parameter(f"in.{s.name}", "bool", self._starts_in(s)) for s in self.free]
 
-    def chosen(self, genes: Genes) -> Chosen:
-        """See `Indicators`."""
-        return Chosen(self._path({s for s in self.free if genes[f"in.{s.name}"]}), {})
+    def _includes(self, genes: Genes, slot: PathSlot) -> bool:
+        return bool(genes[f"in.{slot.name}"])
 
 
 class Thresholds(Indicators):
     """A number in [-1, 1] for each slot, which is in where it is positive; the lowest go first.
 
-    Args:
-        absent: where the genes of slots that are out start.
-
     Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2.
     """
 
-    def __init__(self, slots: PathSlots, kept: frozenset[PathSlot], absent: float) -> None:
-        super().__init__(slots, kept)
-        self.absent = absent
-
     @property
     def parameters(self) -> list[Parameter]:
-        """See `Indicators`."""
         starts = {slot: _STEPS_IN if self._starts_in(slot) else self.absent for slot in self.free}
         return [
             Parameter(f"in.{s.name}", "float", at, low=-1.0, high=1.0) for s, at in starts.items()
         ]
 
-    def chosen(self, genes: Genes) -> Chosen:
-        """See `Indicators`."""
-        preference = {slot: float(genes[f"in.{slot.name}"]) for slot in self.free}
-        chosen = {slot for slot, value in preference.items() if value > 0}
-        return Chosen(self._path(chosen), preference)
+    def _includes(self, genes: Genes, slot: PathSlot) -> bool:
+        return float(genes[f"in.{slot.name}"]) > 0
+
+    def preference(self, genes: Genes) -> Mapping[PathSlot, float]:
+        return {slot: float(genes[f"in.{slot.name}"]) for slot in self.free}
 
 
 class Everything(Indicators):
@@ -95,12 +88,10 @@ class Everything(Indicators):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `Indicators`."""
         return []
 
-    def chosen(self, genes: Genes) -> Chosen:
-        """See `Indicators`."""
-        return Chosen(self.slots.all, {})
+    def _includes(self, genes: Genes, slot: PathSlot) -> bool:
+        return True
 
 
 class Runs(Indicators):
@@ -109,32 +100,18 @@ class Runs(Indicators):
     A run that ends where it begins, or before, is empty. Where a path is too long, its last slots
     go.
 
-    Args:
-        overlap: the share of the leading model's blocks that are in both of its first two runs when
-            the search starts; 0 to start from the model itself.
-
     Source: Kim et al. 2024, arXiv:2312.15166 (SOLAR: 32 blocks, two runs that share 16).
     """
 
-    def __init__(self, slots: PathSlots, kept: frozenset[PathSlot], overlap: float) -> None:
-        super().__init__(slots, kept)
-        self.overlap = overlap
-        self.runs = list(dict.fromkeys((s.repetition, s.model) for s in self.slots.all))
-
     @property
     def parameters(self) -> list[Parameter]:
-        """See `Indicators`."""
-        genes = []
-        for repetition, model in self.runs:
-            layers = self.slots.layers[model]
-            start, end = self._start(repetition, model)
-            for word, at in (("from", start), ("to", end)):
-                genes.append(
-                    Parameter(
-                        f"{word}.{repetition}.{model}", "int", at, low=0.0, high=float(layers)
-                    )
-                )
-        return genes
+        runs = dict.fromkeys((slot.repetition, slot.model) for slot in self.slots.all)
+        return [
+            Parameter(f"{word}.{repetition}.{model}", "int", at, low=0.0, high=float(layers))
+            for repetition, model in runs
+            for layers in [self.slots.layers[model]]
+            for word, at in zip(("from", "to"), self._start(repetition, model), strict=True)
+        ]
 
     def _start(self, repetition: int, model: str) -> tuple[int, int]:
         """Where a run begins and ends at first: those of the leading model, or two that overlap."""
@@ -147,36 +124,17 @@ class Runs(Indicators):
             return (0, end) if repetition == 0 else (layers - end, layers)
         return layers // 2, layers // 2
 
-    def chosen(self, genes: Genes) -> Chosen:
-        """See `Indicators`."""
-        included = {
-            slot
-            for slot in self.free
-            if int(genes[f"from.{slot.repetition}.{slot.model}"])
-            <= slot.layer
-            < int(genes[f"to.{slot.repetition}.{slot.model}"])
-        }
-        return Chosen(self._path(included), {})
+    def _includes(self, genes: Genes, slot: PathSlot) -> bool:
+        run = f"{slot.repetition}.{slot.model}"
+        return int(genes[f"from.{run}"]) <= slot.layer < int(genes[f"to.{run}"])
 
 
-def make_indicators(
-    kind: Literal["bits", "thresholds", "runs", "all"],
-    slots: PathSlots,
-    kept: frozenset[PathSlot],
-    *,
-    absent: float,
-    overlap: float,
-) -> Indicators:
-    """The indicators of that kind; ``absent`` is for thresholds, ``overlap`` for runs."""
-    match kind:
-        case "bits":
-            return Bits(slots, kept)
-        case "thresholds":
-            return Thresholds(slots, kept, absent)
-        case "runs":
-            return Runs(slots, kept, overlap)
-        case "all":
-            return Everything(slots, kept)
+KINDS: Mapping[str, type[Indicators]] = {
+    "bits": Bits,
+    "thresholds": Thresholds,
+    "runs": Runs,
+    "all": Everything,
+}
 
 
 def order_genes(slots: Sequence[PathSlot]) -> list[Parameter]:

@@ -125,11 +125,9 @@ class NoScales(PathScales):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `PathScales`."""
         return []
 
     def example(self, depth: int) -> tuple[float, ...]:
-        """See `PathScales`."""
         return ()
 
     def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
@@ -141,7 +139,6 @@ class OnePerSlot(PathScales):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `PathScales`."""
         return [self.scaling.parameter(f"scale.{slot.name}") for slot in self.slots.all[1:]]
 
     def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
@@ -156,7 +153,6 @@ class OnePerPair(PathScales):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `PathScales`."""
         labels = [f"{model}.{layer}" for model, layer in self.slots.blocks]
         return [self.scaling.parameter(f"scale.{i}.{j}") for i in labels for j in labels]
 
@@ -184,7 +180,6 @@ class ScaleNetwork(PathScales):
 
     @property
     def parameters(self) -> list[Parameter]:
-        """See `PathScales`."""
         hidden = range(self.scaling.hidden)
         generator = np.random.default_rng(0)
         starts = generator.uniform(-2, 2, (self.scaling.hidden, len(self._INPUTS)))

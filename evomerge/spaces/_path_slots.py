@@ -123,11 +123,6 @@ class PathLimits:
         """Weights of the model that a path makes."""
         return self.around + sum(self.sizes.get(slot.block, 0) for slot in path)
 
-    def fits(self, path: Sequence[PathSlot]) -> bool:
-        """Whether a path is small enough."""
-        short = self.layers is None or len(path) <= self.layers
-        return short and (self.parameters is None or self.weights(path) <= self.parameters)
-
     def repaired(
         self,
         path: Sequence[PathSlot],

@@ -15,7 +15,8 @@ from pydantic import Field
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces._path_indicators import make_indicators, order_genes, sorted_path
+from evomerge.spaces._path_indicators import KINDS as INDICATORS
+from evomerge.spaces._path_indicators import order_genes, sorted_path
 from evomerge.spaces._path_models import Blocks, PathModels
 from evomerge.spaces._path_scales import KINDS, Scaling
 from evomerge.spaces._path_slots import PathLimits, PathSlot, PathSlots
@@ -108,9 +109,7 @@ class DataflowSpace(Space):
             problems.append(Problem(("overlap",), text, about=("indicators", "repetitions")))
         if problems:
             raise ConfigError(problems)
-        self._indicators = make_indicators(
-            indicators, self._slots, self._kept, absent=absent, overlap=overlap
-        )
+        self._indicators = INDICATORS[indicators](self._slots, self._kept, absent, overlap)
         self._scales = KINDS[scaling.kind](scaling, self._slots)
         self._sorted = order
         self.parameters = (
@@ -124,9 +123,11 @@ class DataflowSpace(Space):
 
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`."""
-        chosen = self._indicators.chosen(genome.genes)
-        path = sorted_path(chosen.path, genome.genes) if self._sorted else chosen.path
-        path = self._limits.repaired(path, kept=self._kept, preference=chosen.preference)
+        path = self._indicators.path(genome.genes)
+        if self._sorted:
+            path = sorted_path(path, genome.genes)
+        preference = self._indicators.preference(genome.genes)
+        path = self._limits.repaired(path, kept=self._kept, preference=preference)
         return self._recipe(path, self._scales.scales(genome.genes, path))
 
     def largest(self) -> Recipe:
