@@ -1,18 +1,21 @@
-"""The model that a merged config describes, and whether checkpoints and plans fit it."""
+"""The model that a merged config describes: what fits it, and how it is filled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import PlanError
+from evomerge.weights.metadata import merged_config
+from evomerge.weights.names import DEPTH_KEYS
 
 if TYPE_CHECKING:
     import torch
 
+    from evomerge.weights.merge import Out
     from evomerge.weights.models import Models
-    from evomerge.weights.plan import Plan
+    from evomerge.weights.plan import Plan, Step
 
 
 def empty_model(
@@ -138,6 +141,85 @@ def require_same_tensors(plan: Plan, live: Set[str]) -> None:
             f"the plan and the open models differ in {len(stray)} tensors, {stray[0]} first. "
             "Plan the recipe for the models that the engine was opened with."
         )
+
+
+def has_the_blocks(plan: Plan, live: Models) -> bool:
+    """Whether the plan has as many blocks as the live model or fewer, of the same kinds.
+
+    A kind is what a config says of each block, as where sliding and full attention alternate.
+    """
+    depth = plan.models.layers
+    if depth > live.layers:
+        return False
+    differences = _differences(plan, live).values()
+    return not any(isinstance(value, list) and len(value) == depth for value in differences)
+
+
+def require_same_architecture(plan: Plan, live: Models) -> None:
+    """Raise unless the plan's tensors are those of the live model, or of its first blocks.
+
+    A block all of whose tensors are zero adds nothing to the residual stream: it is the identity.
+
+    Raises:
+        PlanError: other tensors, or the configs differ.
+    """
+    depth = plan.models.layers
+    beyond = {slot.name for slot in live.slots if (slot.place.layer or 0) >= max(depth, 1)}
+    require_same_tensors(plan, {slot.name for slot in live.slots} - beyond)
+    if other := sorted(_differences(plan, live)):
+        raise PlanError(
+            f"the plan and the open models differ in {', '.join(other)} of their configs. "
+            "Open an engine for these models."
+        )
+
+
+def _differences(plan: Plan, live: Models) -> dict[str, Any]:
+    """Keys of the plan's config that differ from the live model's, but for the number of blocks."""
+    if plan.models.composition == live.composition:
+        return {}
+    own, open_ = (merged_config(models, "float32") for models in (plan.models, live))
+    return dict(_differing(own, open_, plan.models.layers))
+
+
+def _differing(
+    own: Mapping[str, Any], live: Mapping[str, Any], depth: int
+) -> Iterator[tuple[str, Any]]:
+    """Keys and own values that differ by more than the blocks that are left out at the end."""
+    for key in own.keys() | live.keys():
+        mine, theirs = own.get(key), live.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            yield from _differing(mine, theirs, depth)
+        elif isinstance(mine, list) and isinstance(theirs, list) and len(mine) == depth:
+            if theirs[:depth] != mine:
+                yield key, mine
+        elif mine != theirs and key not in DEPTH_KEYS:
+            yield key, mine
+
+
+def fill(targets: Mapping[str, torch.Tensor], plan: Plan, device: torch.device) -> None:
+    """Merge a plan into tensors that exist already.
+
+    Args:
+        targets: contiguous, by the names of the plan; all are overwritten.
+        device: where the arithmetic is done.
+
+    Raises:
+        PlanError: the plan has other tensors.
+        CandidateError, CheckpointError: as `merge_into`.
+    """
+    from evomerge.weights.merge import merge_into
+
+    require_same_tensors(plan, targets.keys())
+
+    def into(step: Step) -> Out:
+        target = targets[step.slot.name].view(-1)
+
+        def out(start: int, values: torch.Tensor) -> None:
+            target[start : start + values.numel()].copy_(values)
+
+        return out
+
+    merge_into(plan, into, device)
 
 
 def memory_of(tensor: torch.Tensor) -> int:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from evomerge.engines._in_place import fill
+from evomerge.engines._architecture import fill
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, Step
 

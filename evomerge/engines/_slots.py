@@ -27,7 +27,7 @@ class WeightSlots:
 
     def __init__(self, module: Module, names: Sequence[str], count: int) -> None:
         live = tensors(module)
-        self._callable = _Callable(module)
+        self.module, self._callable = module, _Callable(module)
         self._firsts: dict[tuple[int, torch.Size], str] = {}  # of tensors that are one
         self._alias = {n: self._firsts.setdefault(_identity(live[n]), n) for n in names}
         self._owners = {

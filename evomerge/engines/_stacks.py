@@ -116,7 +116,12 @@ class ModelShell:
         live = self.model.state_dict(keep_vars=True)
         require_fit(models, type(self.model).__name__, live)
         self.tensors: dict[str, Tensor] = {slot.name: live[slot.name] for slot in models.slots}
-        self._sites = _sites(self.model)
+        # by memory, the modules and names that hold a tensor: several if it is tied
+        self._sites = defaultdict[int, list[tuple[nn.Module, str]]](list)
+        for module in self.model.modules():
+            for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    self._sites[memory_of(tensor)].append((module, leaf))
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Compute with these tensors, which other shells may share."""
@@ -130,13 +135,3 @@ class ModelShell:
     def empty(self) -> None:
         """Let go of the tensors."""
         self.fill(self.tensors)
-
-
-def _sites(model: nn.Module) -> Mapping[int, list[tuple[nn.Module, str]]]:
-    """By each tensor's memory, the modules and names that hold it: several if it is tied."""
-    sites = defaultdict[int, list[tuple[nn.Module, str]]](list)
-    for module in model.modules():
-        for leaf, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                sites[memory_of(tensor)].append((module, leaf))
-    return sites

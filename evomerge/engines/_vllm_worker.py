@@ -11,13 +11,12 @@ import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from evomerge.engines._process import GeneratorStates, keep_freed_memory
-from evomerge.engines._vllm_depth import DepthSwitch
 from evomerge.engines._vllm_start import repair_llvmlite
 from evomerge.engines._vllm_stream import FilledParameters, TensorStream
 from evomerge.errors import EvomergeError, InputError, PlanError
@@ -73,7 +72,7 @@ class MergeExtension:
             _unname_shared_memory()
         self.evomerge_sources = _Sources(Library(), {})
         self.evomerge_live = self._evomerge_models(composition)
-        self.evomerge_depth = DepthSwitch(self.get_model(), self.evomerge_live.layers)
+        self.evomerge_stack = _stack(self.get_model(), self.evomerge_live.layers)
         kind, _, path = self.distributed_init_method.partition("://")
         return path if kind == "file" else None
 
@@ -96,8 +95,9 @@ class MergeExtension:
             with FilledParameters(self.get_model()) as filled:
                 self.reload_weights(weights_iterator=iter(stream))
             _repack_tied_head(self.get_model())
-            if self.vllm_config.model_config.enforce_eager:  # graphs have all blocks
-                self.evomerge_depth.set(models.layers)
+            eager = self.vllm_config.model_config.enforce_eager  # graphs have all blocks
+            if eager and self.evomerge_stack is not None:
+                self.evomerge_stack.end_layer = models.layers
             if stream.error is None and (empty := filled.missing()):
                 raise PlanError(
                     f"{models.base.folder}: the checkpoint lacks {len(empty)} parameters of "
@@ -132,6 +132,22 @@ class MergeExtension:
             recipe = Recipe.from_canonical_json(composition)
             sources.models[composition] = sources.library.models(recipe)
         return sources.models[composition]
+
+
+def _stack(model: torch.nn.Module, blocks: int) -> Any:
+    """The module that runs the model's stack of that many blocks, if there is exactly one.
+
+    vLLM's models run their blocks from ``start_layer`` to ``end_layer``, for each rank of a
+    pipeline its own. Where a model has no such numbers, or is a part of a pipeline, all blocks are
+    computed; those that a plan lacks are zero, and so the identity.
+    """
+    whole = []
+    for module in model.modules():
+        ends = (getattr(module, "start_layer", None), getattr(module, "end_layer", None))
+        stacks = [c for c in module.children() if isinstance(c, torch.nn.ModuleList)]
+        if ends == (0, blocks) and any(len(stack) == blocks for stack in stacks):
+            whole.append(module)
+    return whole[0] if len(whole) == 1 else None
 
 
 def _unname_shared_memory() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from evomerge.engines import Engine
-from evomerge.engines._architecture import require_fit
+from evomerge.engines._architecture import fill, require_fit
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.engines._process import kept_generators, use_threads
 from evomerge.errors import ConfigError
@@ -64,7 +64,6 @@ class TorchEngine(Engine):
         self._reference = module
         with _problems_of_module():
             self._function = load_function(module)
-        self._module: Module | None = None
         self._shape: Module | None = None  # without weights
         self._slots: WeightSlots | None = None
 
@@ -91,7 +90,6 @@ class TorchEngine(Engine):
         module.to(self._device).eval().requires_grad_(False)
         self._require_fit(models, module)
         self._slots = WeightSlots(module, [slot.name for slot in models.slots], self.at_once)
-        self._module = module
 
     def validate(self, plan: Plan) -> None:
         """See `Engine.validate`: the module must have the plan's tensors."""
@@ -149,8 +147,6 @@ class TorchEngine(Engine):
 
     def load_at(self, slot: int, plan: Plan) -> None:
         """See `Engine.load_at`."""
-        from evomerge.engines._in_place import fill
-
         fill(self._opened.targets(slot), plan, torch_device(self._device))
 
     def turn_to(self, slot: int) -> None:
@@ -172,9 +168,7 @@ class TorchEngine(Engine):
     @property
     def module(self) -> Module:
         """See `Engine.module`."""
-        if self._module is None:
-            raise RuntimeError("the engine is not open")
-        return self._module
+        return self._opened.module
 
     def identity(self, models: Models) -> Mapping[str, Any]:
         """See `Engine.identity`: dtype, device, and a digest of the user's code."""
@@ -185,7 +179,7 @@ class TorchEngine(Engine):
 
     def close(self) -> None:
         """See `Engine.close`."""
-        self._module = self._shape = self._slots = None
+        self._shape = self._slots = None
         release(self._device)
 
 

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge.engines import LanguageModelEngine, LmEvalOptions
-from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
+from evomerge.engines import LanguageModelEngine, LmEvalOptions, words
+from evomerge.engines._architecture import (
+    empty_model,
+    fill,
+    open_tokenizer,
+    require_config,
+    require_fit,
+)
 from evomerge.engines._devices import present, release, torch_device
-from evomerge.engines._lm_eval_options import words
 from evomerge.engines._process import use_threads
 from evomerge.errors import ConfigError
 from evomerge.weights.metadata import write_metadata
@@ -143,8 +148,6 @@ class TransformersEngine(LanguageModelEngine):
 
         A plan may stack other blocks, and another number of them, than the engine was opened with.
         """
-        from evomerge.engines._in_place import fill
-
         lm: Any = self.lm
         assert self._models is not None
         if plan.recipe.slices or self._plain is None:

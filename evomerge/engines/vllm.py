@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from evomerge import errors
-from evomerge.engines import LanguageModelEngine, LmEvalOptions
-from evomerge.engines._architecture import empty_model, open_tokenizer, require_config, require_fit
+from evomerge.engines import LanguageModelEngine, LmEvalOptions, words
+from evomerge.engines._architecture import (
+    empty_model,
+    has_the_blocks,
+    open_tokenizer,
+    require_config,
+    require_fit,
+    require_same_architecture,
+)
 from evomerge.engines._devices import has_gpu, release
-from evomerge.engines._lm_eval_options import words
 from evomerge.engines._process import give_back, use_threads
-from evomerge.engines._vllm_depth import has_the_blocks, require_same_architecture
 from evomerge.engines._vllm_start import known_arguments, require_vllm, start, stop, without_locals
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
 from evomerge.weights.metadata import write_metadata
@@ -153,7 +158,9 @@ class VllmEngine(LanguageModelEngine):
             raise RuntimeError("the engine is not open")
         self.validate(plan)
         fits = has_the_blocks(plan, self._models)
-        if self._broken or not fits or not self._clear_prefix_cache():
+        # from the prefix cache long prompts would get the last candidate's answers; vLLM keeps all
+        # of it while it has a request left over
+        if not fits or self._broken or self._llm is None or not self._llm.reset_prefix_cache():
             self._restart(self._models, self._models if fits else plan.models)
         assert self._llm is not None
         require_same_architecture(plan, self._models)
@@ -168,15 +175,6 @@ class VllmEngine(LanguageModelEngine):
         self._broken = failed is not None and failed[0] == "RuntimeError"
         if failed is not None:
             raise _exception(*failed)
-
-    def _clear_prefix_cache(self) -> bool:
-        """Empty the prefix cache: from it long prompts would get the last candidate's answers.
-
-        Returns:
-            Whether it is empty: vLLM keeps all of it while it has a request left over.
-        """
-        assert self._llm is not None
-        return bool(self._llm.reset_prefix_cache())
 
     def _restart(self, before: Models, models: Models) -> None:
         """Start vLLM anew with models, or where that fails, with those before.
