@@ -27,13 +27,7 @@ _ENDED_SERVER = ("Starting Ray client server failed", "ZombieProcess", "NoSuchPr
 
 @dataclass(frozen=True, slots=True)
 class WorkerResources:
-    """What each worker needs of a cluster.
-
-    Attributes:
-        gpus: for one engine; below 1, several share a device.
-        cpus: for one engine.
-        nodes: over how many nodes the GPUs of one engine may spread.
-    """
+    """What each worker needs of a cluster: see `RayExecutor`."""
 
     gpus: float
     cpus: float
@@ -41,12 +35,7 @@ class WorkerResources:
 
 
 class Cluster:
-    """A connection to a cluster.
-
-    Args:
-        address: as in `RayExecutor`.
-        runtime_env: Ray's runtime environment of the workers.
-    """
+    """A connection to a cluster; its address and runtime environment are those of `RayExecutor`."""
 
     def __init__(self, address: str, runtime_env: dict[str, Any]) -> None:
         self.address = address

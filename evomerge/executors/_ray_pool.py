@@ -94,9 +94,7 @@ class WorkerPool:
     """Workers, all alike, numbered from 0.
 
     Args:
-        count: of workers.
-        resources: of each.
-        fatal: failures in a row after which a worker is not expected to start any more.
+        fatal: as for `StartupRetries`.
 
     Attributes:
         workers: those that run or start, by number.
@@ -114,13 +112,7 @@ class WorkerPool:
         return self._resources.gpus * sum(w.stage != "waits" for w in self.workers.values())
 
     def start(self, setup: WorkerSetup, expected: Inspection, environment: dict[str, Any]) -> None:
-        """Start all workers; they wait for room.
-
-        Args:
-            setup: of each.
-            expected: what each must find on its machine.
-            environment: Ray's options of each.
-        """
+        """Start all workers, with these options of Ray's; they wait for room."""
         self._setup, self._expected, self._environment = setup, expected, environment
         self.workers = {number: self._new(number) for number in range(self._count)}
 

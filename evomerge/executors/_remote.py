@@ -41,11 +41,9 @@ class Refusal:
     def error(self) -> EvomergeError:
         """The error, to be raised in the driver."""
         kind = getattr(errors, self.kind)
-        if issubclass(kind, InputError):
-            wrong: InputError = kind(self.problems)
-            return wrong
-        other: EvomergeError = kind("\n".join(self.problems))
-        return other
+        several = issubclass(kind, InputError)
+        error: EvomergeError = kind(self.problems if several else "\n".join(self.problems))
+        return error
 
     @property
     def final(self) -> bool:

@@ -172,13 +172,6 @@ class Breeder(Optimizer):
     """Asks seeds, then children of members of an archive, which their results enter.
 
     A failed candidate never enters. Where all seeds failed, they are asked again.
-
-    Args:
-        seeds: the first candidates.
-        archive: who may become a parent.
-        mates: chooses parents out of the archive.
-        variation: what the children are asked with.
-        insert, lag: when results enter the archive; see `AdmissionQueue`.
     """
 
     needs_parents = True

@@ -116,7 +116,6 @@ class NicheMates:
     """A first parent drawn by its fitness, and a second for it.
 
     Attributes:
-        archive: out of which they are drawn.
         second: drawn by its ``attraction`` to the first, or by ``fitness``, as it is too where
             nobody attracts the first; None for a single parent.
     """
@@ -125,7 +124,6 @@ class NicheMates:
     second: Literal["attraction", "fitness"] | None = "attraction"
 
     def choose(self, rng: np.random.Generator) -> Parents:
-        """See `MateChoice.choose`."""
         numbers = self.archive.numbers
         contest = Contest(self.archive.competition, self.archive.scores)
         fitness = contest.fitness()

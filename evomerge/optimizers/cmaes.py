@@ -7,10 +7,11 @@ cube, on their parameter's scale. The library minimises: it gets ranks, the best
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -149,25 +150,29 @@ class _Drawn(NamedTuple):
     generation: int
 
 
-class _Distribution(Protocol):
-    """The library's distribution, in terms of genes.
-
-    A point is the library's form of a candidate; `learn` takes the P points of a generation, best
-    first, and those of earlier distributions as `inject` returns them.
-    """
+class _Distribution(ABC):
+    """The library's distribution, in terms of genes; a point is its form of a candidate."""
 
     strategy: Any
 
+    @abstractmethod
     def draw(self) -> tuple[Any, dict[str, Gene]]: ...
 
-    def learn(self, points: Sequence[Any]) -> None: ...
+    @abstractmethod
+    def inject(self, point: Any) -> Any:
+        """A point of an earlier distribution, as `learn` takes it."""
 
-    def inject(self, point: Any) -> Any: ...
-
+    @abstractmethod
     def mean(self) -> dict[str, Gene]: ...
 
+    def learn(self, points: Sequence[Any]) -> None:
+        """Move by the P points of a generation, best first."""
+        # Ranks also scale CatCMAwM's penalty on points outside the cube, which with raw values
+        # is undefined (the median of nothing) while half of a generation ties.
+        self.strategy.tell([(point, float(rank)) for rank, point in enumerate(points)])
 
-class _Floats:
+
+class _Floats(_Distribution):
     """A normal distribution in the unit cube: `CMA`, or `SepCMA` where D is large."""
 
     def __init__(self, parameters: Sequence[Parameter], start: _Start) -> None:
@@ -192,9 +197,6 @@ class _Floats:
         point = self.strategy.ask()
         return point, decode(self.parameters, point)
 
-    def learn(self, points: Sequence[Any]) -> None:
-        self.strategy.tell([(point, float(rank)) for rank, point in enumerate(points)])
-
     def inject(self, point: Any) -> Any:
         mean = self.strategy.mean
         # The library has no public name for its step size and covariance.
@@ -204,7 +206,7 @@ class _Floats:
         return decode(self.parameters, self.strategy.mean)
 
 
-class _Mix:
+class _Mix(_Distribution):
     """A normal distribution with margin beside a categorical one: `CatCMAwM`."""
 
     def __init__(self, parameters: Sequence[Parameter], start: _Start) -> None:
@@ -236,11 +238,6 @@ class _Mix:
         point = self.strategy.ask()
         units = [unit for part in (point.x, point.z) if part is not None for unit in part]
         return point, self._genes(units, point.c)
-
-    def learn(self, points: Sequence[Any]) -> None:
-        # Ranks also scale the library's penalty on points outside the cube, which with raw values
-        # is undefined (the median of nothing) while half of a generation ties.
-        self.strategy.tell([(point, float(rank)) for rank, point in enumerate(points)])
 
     def inject(self, point: Any) -> Any:
         if not self.numbers:

@@ -71,7 +71,6 @@ class EliteMates:
     """Two parents out of the elites.
 
     Attributes:
-        grid: out of which they are drawn.
         by: ``chance``, all equally likely, or ``score``, each as likely as its mean score.
     """
 

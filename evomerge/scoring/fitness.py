@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,16 +156,32 @@ class Fitness(BaseModel):
 
     @model_validator(mode="after")
     def _held_out_is_unseen(self) -> Fitness:
-        tasks = self.lm_eval_tasks
-        leaks = [
-            leak(self, held, searched)
-            for held, h in tasks.items()
-            for searched, s in tasks.items()
-            if h.examples_from("held_out") == s.task and _surely_overlap(h, s)
-        ]
-        if leaks:
+        if leaks := self.leaks(lambda h, s: _surely_overlap(self.tasks[h], self.tasks[s])):
             raise ValueError(" ".join(leaks))
         return self
+
+    def leaks(self, overlap: Callable[[str, str], bool]) -> list[str]:
+        """A message for each task that holds out examples which a task searches on.
+
+        Args:
+            overlap: whether the held-out examples of one task are among those of another.
+        """
+        messages = []
+        for held, task in self.lm_eval_tasks.items():
+            source = task.examples_from("held_out")
+            cure = (
+                "Name another task in held_out, or give search_examples in its place."
+                if task.held_out is not None
+                else f"Give both the search_examples of tasks.{held}, or name a task in held_out."
+            )
+            for searched, other in self.lm_eval_tasks.items():
+                if source == other.task and overlap(held, searched):
+                    seen = "it" if held == searched else f"tasks.{searched}"
+                    messages.append(
+                        f"tasks.{held}: holds out examples of {source} that {seen} searches on. "
+                        f"{cure}"
+                    )
+        return messages
 
     @property
     def lm_eval_tasks(self) -> dict[str, Task]:
@@ -184,11 +200,8 @@ class Fitness(BaseModel):
         Raises:
             ConfigError: a scorer's file that is not there.
         """
-        apart = {
-            "include_path",
-            "shorten",
-        }  # neither a folder's place nor a preference changes a score
-        settings = self.model_dump(mode="json", exclude=apart)
+        # neither a folder's place nor a preference changes a score
+        settings = self.model_dump(mode="json", exclude={"include_path", "shorten"})
         for task in settings["tasks"].values():
             options = task.pop("options")
             if (scorer := task.pop("scorer")) is not None:
@@ -202,19 +215,6 @@ class Fitness(BaseModel):
                     digest.update(str(file.relative_to(folder)).encode() + b"\0")
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
         return digest.hexdigest()
-
-
-def leak(fitness: Fitness, held: str, searched: str) -> str:
-    """The message where task ``held`` holds out examples that task ``searched`` searches on."""
-    task = fitness.tasks[held]
-    source = task.examples_from("held_out")
-    seen = "it" if held == searched else f"tasks.{searched}"
-    cure = (
-        "Name another task in held_out, or give search_examples in its place."
-        if task.held_out is not None
-        else f"Give both the search_examples of tasks.{held}, or name a task in held_out."
-    )
-    return f"tasks.{held}: holds out examples of {source} that {seen} searches on. {cure}"
 
 
 def _surely_overlap(held: Task, searched: Task) -> bool:

@@ -131,11 +131,7 @@ class LmEvalScorer:
         return next(built.requests for built in self._tasks if built.name == name)
 
     def score(self, lm: LM) -> dict[str, TaskScores]:
-        """Ask every request and score the answers.
-
-        Returns:
-            scores by the task's name in the fitness.
-        """
+        """Ask every request; scores of the answers by the task's name in the fitness."""
         by_type: dict[str, list[Instance]] = defaultdict(list)
         for built in self._tasks:
             for instances in built.requests.values():

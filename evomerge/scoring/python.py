@@ -52,16 +52,13 @@ class PythonScorer:
         self._together: dict[str, bool] = {}
 
     def ask_all(self, at_all: AtAll) -> dict[str, torch.Tensor]:
-        """Scores of several modules from one pass, of the functions that can do that.
+        """(N, E) scores by task of several modules, in one pass, of functions that can do that.
 
         Whether a function can is seen at its first pass. One that fails later cannot score some
         candidate, and says which when each is scored alone.
 
         Args:
             at_all: `Engine.at_all`.
-
-        Returns:
-            (N, E) by the task's name in the fitness.
         """
         import torch
 
@@ -88,13 +85,10 @@ class PythonScorer:
     def score(
         self, module: Module, known: Mapping[str, torch.Tensor] | None = None
     ) -> dict[str, TaskScores]:
-        """Call every scorer whose scores are not known.
+        """Call every scorer whose scores are not known; scores by the task's name in the fitness.
 
         Args:
             known: task to the (E,) scores that `ask_all` gave for this module.
-
-        Returns:
-            scores by the task's name in the fitness.
 
         Raises:
             CandidateError: a scorer fails, or returns something else than finite scores.

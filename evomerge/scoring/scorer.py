@@ -71,9 +71,6 @@ class Scorer:
             scores = self.lm_eval.score(engine.lm)
         if self._python is not None:
             scores |= self._python.score(engine.module, known)
-        return self._in_order(scores)
-
-    def _in_order(self, scores: dict[str, TaskScores]) -> dict[str, TaskScores]:
         without = [name for name in self._fitness.tasks if name not in scores]
         if scores and without:
             raise ConfigError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import did_you_mean
-from evomerge.scoring.fitness import Fitness, Task, leak
+from evomerge.scoring.fitness import Fitness, Task
 from evomerge.types import Split
 
 if TYPE_CHECKING:
@@ -127,7 +127,14 @@ def _survey(fitness: Fitness) -> _Survey:
                 )
             except ConfigError as error:
                 problems += error.problems
-    return _Survey(chosen, [*dict.fromkeys(problems), *_leaks(fitness, chosen)])
+    leaks = fitness.leaks(
+        lambda held, searched: (
+            not set(chosen.get(("held_out", held), ())).isdisjoint(
+                chosen.get(("search", searched), ())
+            )
+        )
+    )
+    return _Survey(chosen, [*dict.fromkeys(problems), *leaks])
 
 
 def _without_held_out(fitness: Fitness) -> list[str]:
@@ -139,17 +146,6 @@ def _without_held_out(fitness: Fitness) -> list[str]:
     return [
         f"tasks.{name}: holds nothing out though others do. Give it held_out or search_examples."
         for name in without
-    ]
-
-
-def _leaks(fitness: Fitness, chosen: dict[tuple[Split, str], tuple[int, ...]]) -> list[str]:
-    """Tasks that hold out examples which the search sees."""
-    return [
-        leak(fitness, held, searched)
-        for held, h in fitness.lm_eval_tasks.items()
-        for searched, s in fitness.lm_eval_tasks.items()
-        if h.examples_from("held_out") == s.task
-        and set(chosen.get(("held_out", held), ())) & set(chosen.get(("search", searched), ()))
     ]
 
 
@@ -188,16 +184,11 @@ def _unknown_tasks(fitness: Fitness) -> dict[str, str]:
     if all(near.values()) and not _lm_eval_mentions(missing):
         return {name: did_you_mean(name, own_names) for name in missing}
     known = _with_defaults(fitness.include_path).all_tasks
-    return {
-        name: did_you_mean(name, own_names if near[name] else _nearest(name, known))
+    return {  # one name or none: the whole list is too long to print
+        name: did_you_mean(name, near[name] or difflib.get_close_matches(name, known, n=1))
         for name in missing
         if name not in known
     }
-
-
-def _nearest(name: str, known: list[str]) -> list[str]:
-    """One name or none: the whole list is too long to print."""
-    return difflib.get_close_matches(name, known, n=1)
 
 
 def _lm_eval_mentions(names: list[str]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
@@ -52,10 +52,6 @@ class SearchContext:
         return models is not None and any(
             source.layers != models.base.layers for source in models.sources.values()
         )
-
-    def only(self, source: str) -> SearchContext:
-        """The same search context with one source alone."""
-        return replace(self, sources={source: self.sources[source]})
 
     def recipe(
         self,

@@ -100,7 +100,7 @@ class Individuals:
             return self.sources[genome.genes["source"]]
         last = LineageStep.model_validate(genome.genes["steps"][-1])
         if last not in self._kept:
-            self._keep(last, replay(self.lineage(genome), self.sources, self._seed))
+            self.keep(last, replay(self.lineage(genome), self.sources, self._seed))
         self._kept.move_to_end(last)
         return self._kept[last]
 
@@ -114,13 +114,8 @@ class Individuals:
         """(N,) float32 of a child."""
         return offspring(step, parents, self._seed)
 
-    def grow(self, step: LineageStep, parents: Sequence[Tensor]) -> Tensor:
-        """(N,) float32 of a child, which is kept."""
-        elements = self.offspring(step, parents)
-        self._keep(step, elements)
-        return elements
-
-    def _keep(self, step: LineageStep, elements: Tensor) -> None:
+    def keep(self, step: LineageStep, elements: Tensor) -> None:
+        """Hold on to (N,) elements of an individual, and let go of those that were used first."""
         self._kept[step] = elements
         most = max(_FEWEST, _MOST_BYTES // max(1, elements.nbytes))
         while len(self._kept) > most:

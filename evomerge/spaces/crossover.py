@@ -6,6 +6,7 @@ Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -17,26 +18,9 @@ from evomerge.kernels.measures import products
 from evomerge.recipes import LineageStep, Recipe
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces._coefficients import (
-    CoefficientCache,
-    Coefficients,
-    cross,
-    inner_products,
-)
-from evomerge.spaces._crossing import (
-    Crossing,
-    InnerProducts,
-    MixedSpan,
-    Words,
-    chromosome_words,
-)
-from evomerge.spaces._mutants import (
-    Individuals,
-    is_mutated,
-    joined,
-    make_step,
-    name_of,
-)
+from evomerge.spaces._coefficients import CoefficientCache, Coefficients, cross, inner_products
+from evomerge.spaces._crossing import Crossing, InnerProducts, MixedSpan, Words, chromosome_words
+from evomerge.spaces._mutants import Individuals, is_mutated, joined, make_step, name_of
 from evomerge.types import Genome, Parameter, PrefixGram
 from evomerge.weights.segments import PrefixGrams, flat_sources, layout_of
 
@@ -183,14 +167,14 @@ class CrossoverSpace(Space):
         elements = [self.individuals.elements(parent) for parent in parents] if known else []
         step = self.step(genome, [name_of(parent) for parent in parents], elements)
         if known:
-            self.individuals.grow(step, elements)
+            self.individuals.keep(step, self.individuals.offspring(step, elements))
         genes = {**_without_source(genome), "steps": joined(parents, step)}
         return Genome(genes, genome.parents)
 
     def _flat_sources(self) -> dict[str, Tensor]:
-        if self.context.models is None:
-            raise ConfigError("crossover: expected open models, got a context without.")
-        return flat_sources(self.context.models, self.layout, task_vectors=self._on_deltas)
+        layout, models = self.layout, self.context.models
+        assert models is not None
+        return flat_sources(models, layout, task_vectors=self._on_deltas)
 
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`; a source alone is the recipe of that source's baseline."""
@@ -201,7 +185,8 @@ class CrossoverSpace(Space):
             return context.recipe("segments", parameters, lineage=lineage)
         alone = _source_alone(genes, tuple(context.sources))
         if alone is not None:
-            return context.only(alone).recipe("linear", {"weight": 1.0})
+            context = replace(context, sources={alone: context.sources[alone]})
+            return context.recipe("linear", {"weight": 1.0})
         segments = {
             "chromosomes": list(self.chromosomes.values()),
             "bounds": genes["bounds"],
