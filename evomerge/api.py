@@ -41,7 +41,7 @@ def search(
 
     loaded = search if isinstance(search, LoadedSearch) else load(search, overrides)
     folder = Path(run or Path("runs") / loaded.file.name)
-    start(loaded.search, folder, progress or _ignore)
+    start(loaded.search, folder, progress or (lambda now: None))
     return _finished(folder)
 
 
@@ -89,12 +89,8 @@ def resume(
 
     from evomerge.search.run import resume
 
-    resume(loaded.search, Path(run), progress or _ignore)
+    resume(loaded.search, Path(run), progress or (lambda now: None))
     return _finished(Path(run))
-
-
-def _ignore(_: object) -> None:
-    """Nobody watches the progress."""
 
 
 def _finished(folder: Path) -> Run:

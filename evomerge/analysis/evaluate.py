@@ -78,7 +78,6 @@ def _recipe(model: str) -> Recipe:
 
 
 def _engine_keys(engine: str | Mapping[str, Any]) -> dict[str, Any]:
-    """``transformers`` or ``{name: transformers, threads: 1}`` as keys."""
     try:
         keys = parse_value(engine) if isinstance(engine, str) else engine
     except yaml.YAMLError:

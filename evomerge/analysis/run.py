@@ -115,14 +115,9 @@ class Run:
     def export(
         self, candidate: Which = "best", format: Literal["evomerge", "mergekit"] = "evomerge"
     ) -> str:
-        """A candidate's recipe as YAML text.
-
-        Args:
-            candidate: its number, or ``best``.
-            format: whose YAML.
+        """A candidate's recipe as YAML text; see `row`.
 
         Raises:
-            RunError: there is no such candidate, or nothing is scored yet.
             ExportError: mergekit cannot express the recipe.
         """
         row, library = self.row(candidate), Library()

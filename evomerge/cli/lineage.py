@@ -70,7 +70,6 @@ def _tree(ancestry: Ancestry, depth: int) -> Tree:
 
 
 def _line(one: Ancestor) -> str:
-    """Number, fitness, and how it was made."""
     genes = one.genes
     parts = [f"{one.number}" if one.value is None else f"{one.number}  {one.value:.3f}"]
     if "source" in genes:
@@ -98,7 +97,6 @@ def _why(one: Ancestor) -> str:
 
 
 def _table(ancestry: Ancestry) -> Table:
-    """The ancestors that gave most."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("ancestor", "fitness", "share of the weights", "parents", "source"):
         table.add_column(column)

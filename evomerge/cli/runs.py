@@ -175,7 +175,6 @@ def _time_left(now: Standing) -> str:
 
 
 def _print(run: Run) -> None:
-    """The table, then where things are."""
     from evomerge.analysis.export import CHECKPOINT, RECIPE, lm_eval_commands
     from evomerge.reports.table import comparison
 

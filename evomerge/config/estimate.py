@@ -42,7 +42,10 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
     if executor.gpus_per_worker is not None:  # whatever this machine has
         for stage in search.stages:
             stage.budget.require_gpus(executor.planned_gpus(search.setup))
-    plans = {stage.name: _plan(stage, _first(stage), models) for stage in search.stages}
+    plans = {
+        stage.name: _plan(stage, stage.space.decode(stage.space.initial()), models)
+        for stage in search.stages
+    }
     deepest = {stage.name: _deepest(stage, models) for stage in search.stages}
     of_stages = {
         stage.name: _of_stage(stage, plans[stage.name], deepest[stage.name])
@@ -88,11 +91,6 @@ def _work(loaded: LoadedSearch, compared: int, plans: Mapping[str, Plan]) -> dic
         "examples_to_answer": "as many as the scorers say" if unknown else answered,
         "bytes_to_merge": compared * plans[stages[0].name].nbytes + sum(merged),
     }
-
-
-def _first(stage: Stage) -> Recipe:
-    """The recipe that a stage begins with."""
-    return stage.space.decode(stage.space.initial())
 
 
 def _plan(stage: Stage, recipe: Recipe, models: Models) -> Plan:

@@ -99,23 +99,18 @@ def _inlined(value: Any, kind: presets.Kind, folder: Path) -> Any:
     if isinstance(value, str):
         path = presets.locate(kind, value, folder)
         value, folder = read_yaml(path), path.parent
-    if isinstance(value, dict) and isinstance(value.get("include_path"), str):
-        value = {**value, "include_path": str((folder / value["include_path"]).resolve())}
-    if isinstance(value, dict) and isinstance(value.get("tasks"), dict):
-        tasks = {name: _anchored_task(task, folder) for name, task in value["tasks"].items()}
-        value = {**value, "tasks": tasks}
+    if not isinstance(value, dict):
+        return value
+    value = deepcopy(value)
+    if isinstance(value.get("include_path"), str):
+        value["include_path"] = str((folder / value["include_path"]).resolve())
+    for task in value["tasks"].values() if isinstance(value.get("tasks"), dict) else ():
+        if isinstance(task, dict) and isinstance(task.get("scorer"), str):
+            task["scorer"] = anchor_code(task["scorer"], folder)
     return value
 
 
-def _anchored_task(task: Any, folder: Path) -> Any:
-    """A task of a fitness with the file of its scorer made absolute."""
-    if isinstance(task, dict) and isinstance(task.get("scorer"), str):
-        return {**task, "scorer": anchor_code(task["scorer"], folder)}
-    return task
-
-
 def _anchor_paths(content: dict[str, Any], folder: Path) -> None:
-    """Make the search's own relative paths absolute."""
     if isinstance(content.get("base"), str):
         content["base"] = anchor(content["base"], folder)
     for key in ("sources", "statistics"):

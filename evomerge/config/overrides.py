@@ -51,7 +51,6 @@ def _inner(place: dict[str, Any], key: str, text: str) -> Any:
 
 
 def _stage(stages: list[Any], name: str, text: str) -> Any:
-    """The keys of the stage of this name."""
     names = [stage.get("name") if isinstance(stage, dict) else None for stage in stages]
     if name not in names:
         known = did_you_mean(name, [str(one) for one in names if one is not None])

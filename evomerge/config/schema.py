@@ -36,7 +36,6 @@ _SPACE, _BUDGET = "space: dare_ties", "budget: {evaluations: 400}"
 
 
 def _list_of_stages(value: Any) -> Any:
-    """The value of ``stages:``, which must be a list."""
     if value is None or isinstance(value, list | tuple):
         return value
     got = f"the keys {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)

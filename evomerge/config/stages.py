@@ -106,11 +106,7 @@ class StageComposer:
         )
 
     def _context(self, keys: StageKeys, winners: Mapping[str, str | Recipe]) -> SearchContext:
-        """The models of a stage: those of the search that it names, and these winners.
-
-        Raises:
-            InputError: they do not fit together.
-        """
+        """The models of a stage: those of the search that it names, and these winners."""
         context = self.context
         sources = {
             plain(name): winners[plain(name)] if is_winner(name) else context.sources[name]

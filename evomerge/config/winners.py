@@ -85,7 +85,6 @@ class SourceNames:
             raise ConfigError(f"{text} call this stage differently")
 
     def _no_stage(self, name: str, keys: StageKeys) -> str:
-        """Why a stage cannot use the best of another."""
         if self.file.stages is None:
             return "this search has no stages. Name a source or base, or give it stages."
         text = "no stage before this one is called so"

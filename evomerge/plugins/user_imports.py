@@ -43,11 +43,7 @@ def user_imports(path: Path) -> dict[str, Path]:
 
 
 def _imported(file: Path, package: str) -> Iterator[str]:
-    """Absolute names that may be modules, of all import statements of a file.
-
-    Args:
-        package: that relative imports start from; empty for none.
-    """
+    """Absolute names that may be modules, of all import statements of a file in a package."""
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (SyntaxError, ValueError):

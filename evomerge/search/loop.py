@@ -9,7 +9,7 @@ from evomerge.errors import ReplayError
 from evomerge.executors import Executor
 from evomerge.recipes import Recipe
 from evomerge.search.baselines import baselines
-from evomerge.search.clock import Clock, Reading
+from evomerge.search.budget import Clock, Reading
 from evomerge.search.order import ORDERS
 from evomerge.search.selection import champions, preferences, winner
 from evomerge.search.spec import Observer, Progress, Search, Stage
@@ -180,7 +180,6 @@ class SearchLoop:
         return (recorded.kind, recorded.stage) == ("search", self.stage.name)
 
     def _begin(self, stage: Stage, now: Reading) -> None:
-        """Go on with a stage, over the winners that it needs."""
         values = preferences(self.search.setup.fitness, self.candidates, self.results)
         best = {n: winner(n, self.candidates, self.results, values) for n in stage.needs}
         self.winners += best.values()

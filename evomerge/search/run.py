@@ -89,7 +89,6 @@ def _read_weights(setup: WorkerSetup) -> dict[str, str]:
 
 
 def _fingerprints(setup: WorkerSetup) -> dict[str, str]:
-    """A digest of the weights of each model, by its name."""
     models = Library().models(setup.composition)
     prints = {name: source.fingerprint for name, source in models.sources.items()}
     return {"base": models.base.fingerprint, **prints}

@@ -29,12 +29,7 @@ def preferences(
 def preference(
     fitness: Fitness, candidate: Candidate, value: float, alone: Mapping[str, float]
 ) -> float:
-    """How much a fitness wants a candidate: its value, unless fewer blocks are preferred.
-
-    Args:
-        value: of the candidate.
-        alone: from `scores_alone`.
-    """
+    """How much a fitness wants a candidate: its value, unless fewer blocks are preferred."""
     depth, leading = candidate.recipe.depth, alone.get(_reference(candidate.recipe.base))
     if fitness.shorten is None:
         return value
@@ -86,9 +81,6 @@ def winner(
 ) -> Candidate:
     """The best of a stage's candidates, its final estimate included; of equals, the first.
 
-    Args:
-        preferences: from `preferences`.
-
     Raises:
         SearchError: none of them was scored.
     """
@@ -109,7 +101,6 @@ def champions(
 
     Args:
         count: how many different recipes of each stage.
-        preferences: from `preferences`.
 
     Raises:
         SearchError: nothing was scored.
@@ -132,7 +123,6 @@ def champions(
 
 
 def _nothing(results: Iterable[Evaluation | None]) -> str:
-    """Why there is no best candidate."""
     errors = [one.error for one in results if one is not None and one.error]
     return f"no candidate could be scored: {errors[0] if errors else 'none asked'}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from evomerge.errors import SearchError
 from evomerge.recipes import Recipe
-from evomerge.search.clock import Reading
+from evomerge.search.budget import Reading
 from evomerge.search.spec import Stage
 from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Kind
 
@@ -68,16 +68,11 @@ class StageRun:
     """
 
     def __init__(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> None:
-        self.stage = stage
+        self.stage, self.name = stage, stage.name
         self.space = stage.new_space(winners) if stage.needs else stage.space
         self.optimizer = stage.new_optimizer(self.space)
         self.counts = Counts()
         self._began = began
-
-    @property
-    def name(self) -> str:
-        """The name of the stage."""
-        return self.stage.name
 
     def spent(self, now: Reading) -> bool:
         """Whether the budget is spent."""
@@ -96,11 +91,8 @@ class StageRun:
     def learn(self, candidate: Candidate, evaluation: Evaluation, most_failures: int) -> None:
         """Report a result to the optimizer, if it asked for the candidate.
 
-        Args:
-            most_failures: how many candidates may all fail before the search gives up.
-
         Raises:
-            SearchError: this many have failed, and none has not.
+            SearchError: as many as ``most_failures`` have failed, and none has not.
         """
         if candidate.kind == "search":
             self.optimizer.tell(candidate.number, evaluation)

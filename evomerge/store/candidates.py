@@ -29,11 +29,7 @@ _RECIPE_DIGEST = select(candidates.c.recipe_digest).where(
 
 
 def add(connection: Connection, run_id: int, candidate: Candidate, steps: Steps) -> None:
-    """Insert a candidate, its parents, and its recipe unless that is known.
-
-    Args:
-        steps: the lineages of the run's earlier candidates.
-    """
+    """Insert a candidate, its parents, and its recipe unless that is known."""
     recipe = candidate.recipe
     genes, text = steps.shorten(dict(candidate.genome.genes), recipe.canonical_json())
     connection.execute(_ADD_RECIPE, {"digest": recipe.digest, "json": text})
@@ -58,11 +54,7 @@ def add(connection: Connection, run_id: int, candidate: Candidate, steps: Steps)
 
 
 def load(connection: Connection, run_id: int, steps: Steps) -> list[Candidate]:
-    """All candidates of a run, by number.
-
-    Args:
-        steps: learns the lineages of the candidates.
-    """
+    """All candidates of a run, by number; ``steps`` learns their lineages."""
     lineage: dict[int, list[int]] = {}
     pairs = select(parents.c.child, parents.c.parent).where(parents.c.run_id == run_id)
     for child, parent in connection.execute(pairs.order_by(parents.c.child, parents.c.position)):

@@ -140,7 +140,8 @@ def create_file(path: Path, fill: Callable[[Connection], None]) -> None:
     finally:
         engine.dispose()
     new.replace(path)
-    _sync_folder(path.parent)
+    if os.name != "nt":
+        sync(path.parent)
 
 
 def beside(path: Path) -> list[Path]:
@@ -206,11 +207,9 @@ def _known_revisions() -> list[str]:
     return [script.revision for script in scripts.walk_revisions()]
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring what is in a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

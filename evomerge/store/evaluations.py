@@ -63,7 +63,6 @@ def load(
 
 
 def _evaluation(rows: Sequence[Row[Any]]) -> Evaluation:
-    """An evaluation of its rows of `_WITH_TASKS`."""
     row = rows[0]
     tasks = {
         task.task: TaskScores(

@@ -7,12 +7,11 @@ never parts of them. A kill takes back none: the operating system has what was w
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -123,11 +122,7 @@ class Syncer:
         self._thread.start()
 
     def wake(self) -> None:
-        """Something was committed.
-
-        Raises:
-            OSError, sqlite3.Error: what was committed before did not reach the disk.
-        """
+        """Something was committed; raises where what came before did not reach the disk."""
         self._raise_error()
         self._dirty.set()
 
@@ -139,20 +134,10 @@ class Syncer:
             self._thread.join()
 
     def sync(self) -> None:
-        """Bring the log to the disk now.
-
-        Raises:
-            OSError, sqlite3.Error: the disk does not take it, or did not take what came before.
-        """
+        """Bring the log to the disk now; raises where that, or an earlier time, fails."""
         self._raise_error()
-        try:
-            descriptor = os.open(self._log, os.O_RDONLY)
-        except FileNotFoundError:
-            return  # it is in the database, for which SQLite waited
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(FileNotFoundError):  # it is in the database, for which SQLite waited
+            database.sync(self._log)
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -173,11 +158,7 @@ class Syncer:
 
 
 def _move(connection: sqlite3.Connection) -> None:
-    """Move what no reader needs in the log any more into the database.
-
-    Raises:
-        sqlite3.Error: the disk does not take it, other than for lack of room.
-    """
+    """Move what no reader needs in the log any more into the database, if there is room."""
     try:
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     except sqlite3.OperationalError as error:

@@ -52,7 +52,6 @@ def readable(path: Path, resources: ExitStack) -> Path:
 
 
 def _can_be_read(path: Path) -> bool:
-    """Whether nothing has to be written first."""
     try:
         with _engine(path, read_only=True) as engine:
             return not database.is_older(engine)
@@ -81,7 +80,6 @@ def _state(file: Path) -> tuple[int, int, int] | None:
 
 
 def _wants_to_write(error: DBAPIError, path: Path) -> bool:
-    """Whether SQLite failed because it may not write."""
     code = getattr(error.orig, "sqlite_errorcode", 0)
     if code == sqlite3.SQLITE_IOERR_LOCK:  # of a file to be locked for oneself
         return not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)

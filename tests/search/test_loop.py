@@ -20,7 +20,7 @@ from evomerge.config.load import load
 from evomerge.errors import ConfigError, ReplayError, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
-from evomerge.search import clock as clock_of_runs
+from evomerge.search import budget as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store

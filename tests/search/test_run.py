@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from evomerge.search import clock as clock_of_runs
+from evomerge.search import budget as clock_of_runs
 from evomerge.store import Store
 
 ZOO = Path(__file__).parents[2] / "experiments" / "zoo"

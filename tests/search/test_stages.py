@@ -21,7 +21,7 @@ from evomerge.errors import SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
 from evomerge.recipes import Recipe
-from evomerge.search import clock as clock_of_runs
+from evomerge.search import budget as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.selection import winner
 from evomerge.search.spec import Progress, Search
