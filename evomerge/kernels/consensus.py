@@ -117,15 +117,12 @@ def _consensus_sum_by_torch(
     for values, votes_too in zip(values_M, votes, strict=True):
         if not votes_too:
             total += values
-    return total.div_(_participation(values_M, weight)) if normalize else total
-
-
-def _participation(values_M: Tensor, weight: Sequence[float]) -> Tensor:
-    """Σ |w_i| over the sources whose entry is not zero, 1 where all are (rule R5)."""
-    divisor = torch.zeros_like(values_M[0])
+    if not normalize:
+        return total
+    divisor = torch.zeros_like(total)  # Σ |w_i| over the sources whose entry is not zero
     for values, w in zip(values_M, weight, strict=True):
         divisor += scaled(values.sign_().abs_(), abs(w))
-    return nonzero(divisor)
+    return total.div_(nonzero(divisor))
 
 
 def _elect(values_M: Tensor, votes: Sequence[int], consensus: Consensus) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge.errors import OperatorError
 from evomerge.kernels.passes import added
-from evomerge.kernels.stack import Merged, Stack, Tiles
+from evomerge.kernels.stack import Stack, Tiles
 from evomerge.operators._modifiers import NAMES, modify
 from evomerge.operators._operator import Operator, get
 
@@ -89,20 +89,16 @@ def _merged(operator: Operator, x: Stack, settings: Settings) -> tuple[Tiles, fl
     elif operator.sources is not None and x.count < operator.sources:
         return _first(x), 1.0
     own = settings.of([name for name in operator.parameters if name not in NAMES])
-    return _whole_to_tiles(x, operator.function(x, **own)), factor
+    merged = operator.function(x, **own)
+    if isinstance(merged, Tiles):
+        return merged, factor
+    flat = merged.reshape(-1)
+    # of the inputs only the base is still needed
+    rest = x.inputs[:1] if x.base is None else [x.base]
+    x = replace(x, inputs=rest, changes=(), by_row=False)
+    return x.each(lambda t: flat[t.start : t.start + t.values.shape[-1]]), factor
 
 
 def _first(x: Stack) -> Tiles:
     """The first tensor, unchanged."""
     return x.each(lambda tile: tile.values[0])
-
-
-def _whole_to_tiles(x: Stack, merged: Merged) -> Tiles:
-    """Tiles of a result that an operator computed as a whole."""
-    if isinstance(merged, Tiles):
-        return merged
-    flat = merged.reshape(-1)
-    # of the inputs only the base is still needed
-    rest = x.inputs[:1] if x.base is None else [x.base]
-    plain = replace(x, inputs=rest, changes=(), by_row=False)
-    return Tiles(plain, lambda tile: flat[tile.start : tile.start + tile.values.shape[-1]])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -135,8 +135,7 @@ def _setting(operator: Operator, name: str, words: Mapping[str, str]) -> Setting
     if name in operator.per_source:
         bound = operator.per_source[name]
         kind = "whole number" if bound.whole else "number"
-        above, least = _finite(bound.above), _finite(bound.least)
-        domain = _interval(gt=above, ge=least, le=_finite(bound.most))
+        domain = _interval(gt=bound.above, ge=bound.least, le=bound.most)
         default = bound.default
     else:
         field = operator.options.model_fields[name]
@@ -172,20 +171,10 @@ def _type(annotation: Any, limits: Sequence[Any] = ()) -> tuple[str, str]:
     return _KINDS[annotation], _interval(**given)
 
 
-def _interval(
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
-) -> str:
+def _interval(gt: float = -inf, ge: float = -inf, lt: float = inf, le: float = inf) -> str:
     """``[0, 1)``, ``> 0`` and the like; empty for no limits."""
-    low = ge if gt is None else gt
-    high = le if lt is None else lt
-    if low is None or high is None:
+    low, high = max(gt, ge), min(lt, le)
+    if inf in (-low, high):
         limits = {">": gt, "≥": ge, "<": lt, "≤": le}
-        return " ".join(f"{sign} {v:g}" for sign, v in limits.items() if v is not None)
-    return f"{'[' if gt is None else '('}{low:g}, {high:g}{']' if lt is None else ')'}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        return " ".join(f"{sign} {v:g}" for sign, v in limits.items() if isfinite(v))
+    return f"{'(' if low == gt else '['}{low:g}, {high:g}{')' if high == lt else ']'}"

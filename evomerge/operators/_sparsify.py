@@ -52,10 +52,8 @@ def sparsified(
     if all(d >= 1 for d in density):
         return x
     inverse = rescale == "inverse"
-    if method == "random":
-        sparse = _random(x, density, inverse)
-    elif method == "della":
-        sparse = _by_rank(x, density, epsilon, inverse)
+    if method in ("random", "della"):
+        sparse = _by_chance(x, density, epsilon if method == "della" else None, inverse)
     else:
         outliers = gamma if method == "breadcrumbs" else 0.0
         sparse = _largest(x, density, outliers, per_row, scope)
@@ -113,25 +111,16 @@ def _divided(values_M: Tensor, density: Sequence[float]) -> Tensor:
     return values_M
 
 
-def _random(x: Stack, density: Sequence[float], divide: bool) -> Stack:
-    """Each element with probability ``density`` (DARE, rule R12)."""
+def _by_chance(x: Stack, density: Sequence[float], epsilon: float | None, divide: bool) -> Stack:
+    """Each element with probability ``density`` (DARE, rule R12).
 
-    def kernel(tile: Tile) -> Tensor:
-        for values, drawn, d in zip(tile.values, tile.uniforms(), density, strict=True):
-            if d < 1:
-                _drop(values, drawn, d, divide=divide)
-        return tile.values
-
-    return x.changed(kernel)
-
-
-def _by_rank(x: Stack, density: Sequence[float], e: float, divide: bool) -> Stack:
-    """Each element with a probability that grows with its rank in its row.
+    With an epsilon the probability grows with the element's rank in its row.
 
     Source: MAGPRUNE, Deep et al. 2024, arXiv:2406.11617.
     """
+    e = epsilon or 0.0
     for d in density:
-        if d < 1 and not 0 < d - e <= d + e < 1:
+        if epsilon is not None and d < 1 and not 0 < d - e <= d + e < 1:
             raise OperatorError(
                 f"density {d:g} with epsilon {e:g}: the probabilities {d - e:g} to {d + e:g} must "
                 f"lie between 0 and 1. Set epsilon below {min(d, 1 - d):g}, or density to 1."
@@ -140,11 +129,11 @@ def _by_rank(x: Stack, density: Sequence[float], e: float, divide: bool) -> Stac
     def kernel(tile: Tile) -> Tensor:
         for values, drawn, d in zip(tile.values, tile.uniforms(), density, strict=True):
             if d < 1:
-                chance = keep_probabilities(values, d, e)
+                chance = d if epsilon is None else keep_probabilities(values, d, epsilon)
                 _drop(values, drawn, chance, divide=divide)
         return tile.values
 
-    return x.changed(kernel, by_row=True)
+    return x.changed(kernel, by_row=epsilon is not None)
 
 
 def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:

@@ -30,13 +30,7 @@ def varm(x: Stack, *, q: Annotated[float, Field(ge=0)] = 2.0, lam: float = 1.0) 
 
 
 def averaged_by_size(x: Stack, q: float, lam: float) -> Merged:
-    """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2).
-
-    Args:
-        x: M task vectors.
-        q: 0 for equal weights.
-        lam: scale of the average.
-    """
+    """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2); arguments as for `varm`."""
     weight = shares(squares(measures(x)).tolist(), q)
     return weighted(x, weight, factor=lam)
 

@@ -25,14 +25,13 @@ def from_texts(texts: Iterable[Text], lm: Any, max_length: int) -> list[Example]
         lm: an lm-eval model, whose tokenizer is used as lm-eval uses it.
         max_length: in tokens, at least 2.
     """
-    return [_from_text(text, lm, max_length) for text in texts]
-
-
-def _from_text(text: Text, lm: Any, max_length: int) -> Example:
-    tokens = lm.tok_encode(text.prompt + text.target)
-    if not text.prompt or len(tokens) < 2:
-        tokens = [lm.prefix_token_id, *tokens]
-    return tuple(tokens[-max_length:])
+    examples = []
+    for text in texts:
+        tokens = lm.tok_encode(text.prompt + text.target)
+        if not text.prompt or len(tokens) < 2:
+            tokens = [lm.prefix_token_id, *tokens]
+        examples.append(tuple(tokens[-max_length:]))
+    return examples
 
 
 def from_file(path: Path, lm: Any, max_length: int) -> list[Example]:
