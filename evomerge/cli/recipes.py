@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -63,14 +64,7 @@ def evaluate(
 
     score = evaluate_model(model, fitness, split=split, engine=engine)
     if as_json:
-        content = {
-            "value": score.value,
-            "half_width": score.half_width,
-            "tasks": dict(score.tasks),
-            "examples": score.examples,
-            "split": split,
-        }
-        typer.echo(json.dumps(content, indent=2))
+        typer.echo(json.dumps({**asdict(score), "split": split}, indent=2))
         return
     console = Console(highlight=False)
     for name, value in score.tasks.items():

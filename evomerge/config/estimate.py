@@ -70,12 +70,7 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
 
 
 def _work(loaded: LoadedSearch, compared: int, plans: Mapping[str, Plan]) -> dict[str, Any]:
-    """How many examples there are to answer, and how many bytes to merge.
-
-    Args:
-        compared: number of baselines.
-        plans: of the recipe that each stage begins with.
-    """
+    """How many examples there are to answer, and how many bytes to merge."""
     search, stages = loaded.search, loaded.search.stages
     examples = example_counts(loaded.file.fitness)
     unknown = dict.fromkeys(loaded.file.fitness.scorers, "as its scorer says")
@@ -98,7 +93,6 @@ def _plan(stage: Stage, recipe: Recipe, models: Models) -> Plan:
 
 
 def _deepest(stage: Stage, models: Models) -> Plan | None:
-    """The plan of the deepest stack in the space; None where it stacks no blocks."""
     recipe = stage.space.largest()
     return None if recipe is None else _plan(stage, recipe, models)
 

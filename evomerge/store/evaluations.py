@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select
 
 from evomerge.errors import StoreError
-from evomerge.store.records import (
-    printable,
-    scores_from_json,
-    scores_to_json,
-    to_json,
-    utc_now,
-)
+from evomerge.store.records import to_json, utc_now
 from evomerge.store.schema import evaluations, task_scores
 from evomerge.types import Evaluation, Split, TaskScores
 
@@ -68,7 +62,7 @@ def _evaluation(rows: Sequence[Row[Any]]) -> Evaluation:
         task.task: TaskScores(
             score=task.score,
             doc_ids=tuple(json.loads(task.doc_ids)),
-            example_scores=scores_from_json(task.example_scores),
+            example_scores=tuple(float(score) for score in json.loads(task.example_scores)),
         )
         for task in rows
         if task.task is not None
@@ -87,11 +81,7 @@ def _evaluation(rows: Sequence[Row[Any]]) -> Evaluation:
 
 
 def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
-    """Insert an evaluation unless its key has one; returns the one that is there afterwards.
-
-    Raises:
-        StoreError: its value or a task's score is NaN, which has no place in an order.
-    """
+    """Insert an evaluation unless its key has one; returns the one that is there afterwards."""
     earlier = find(connection, key)
     if earlier is not None:
         return earlier
@@ -100,7 +90,7 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
         **key._asdict(),
         "status": evaluation.status,
         "value": evaluation.value,
-        "error": printable(evaluation.error),
+        "error": _printable(evaluation.error),
         "merge_seconds": evaluation.merge_seconds,
         "score_seconds": evaluation.score_seconds,
         "generation_seconds": evaluation.generation_seconds,
@@ -117,13 +107,25 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
             "score": scores.score,
             "examples": len(scores.example_scores),
             "doc_ids": to_json(scores.doc_ids),
-            "example_scores": scores_to_json(scores.example_scores),
+            "example_scores": _scores_to_json(scores.example_scores),
         }
         for position, (task, scores) in enumerate(evaluation.tasks.items())
     ]
     if tasks:
         connection.execute(_ADD_TASKS, tasks)
     return evaluation
+
+
+def _scores_to_json(scores: Iterable[float]) -> str:
+    """A JSON list of numbers; NaN and infinity, for which JSON has no number, become words."""
+    return to_json([score if math.isfinite(score) else str(float(score)) for score in scores])
+
+
+def _printable(text: str | None) -> str | None:
+    """An error's text in a form that every database takes: no lone surrogates, no NUL."""
+    if text is None:
+        return None
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _refuse_nan(key: Key, evaluation: Evaluation) -> None:

@@ -1,11 +1,10 @@
-"""What a store holds besides the shared types, and how sequences become JSON text."""
+"""What a store holds besides the shared types, and how times and JSON are written."""
 
 from __future__ import annotations
 
 import json
-import math
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
@@ -62,20 +61,3 @@ class RunRecord:
 def to_json(content: Any) -> str:
     """JSON text that a person can read; NaN and infinity raise ValueError."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False)
-
-
-def scores_to_json(scores: Iterable[float]) -> str:
-    """A JSON list of numbers; NaN and infinity, for which JSON has no number, become words."""
-    return to_json([score if math.isfinite(score) else str(float(score)) for score in scores])
-
-
-def scores_from_json(text: str) -> tuple[float, ...]:
-    """Inverse of `scores_to_json`, to the last bit."""
-    return tuple(float(score) for score in json.loads(text))
-
-
-def printable(text: str | None) -> str | None:
-    """An error's text in a form that every database takes: no lone surrogates, no NUL."""
-    if text is None:
-        return None
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
