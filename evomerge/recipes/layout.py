@@ -98,7 +98,6 @@ def _depth(name: str, place: Place) -> tuple[int, int]:
 
 
 def _group(name: str, place: Place, chromosomes: Chromosomes) -> int | None:
-    """The chromosome that a tensor belongs to."""
     rest = None
     for number, words in enumerate(chromosomes):
         for word in words:

@@ -52,7 +52,6 @@ class Change:
 
     @property
     def keys(self) -> list[str]:
-        """The names of all tensors that it needs."""
         names = (self.saved, self.a, self.b, self.magnitude, self.bias)
         return [name for name in names if name is not None]
 
@@ -109,7 +108,6 @@ class Changes:
         return modules, saved
 
     def _replace(self, name: str, key: str) -> None:
-        """Note a tensor that is saved in full."""
         own, base = self._find(name), self._base
         if own is None and base.head is None and name.startswith(_HEADS) and base.embedding:
             # a tied base stores no head, but an adapter may bring one
@@ -121,7 +119,6 @@ class Changes:
             self.by_tensor[own] = Change(saved=key)
 
     def _add(self, module: str, parts: Mapping[str, str]) -> None:
-        """Note a layer's two factors, its magnitudes and its bias."""
         embedding = "embedding_A" in parts or "embedding_B" in parts
         a, b = (parts.get(f"embedding_{part}" if embedding else part) for part in "AB")
         name = self._find(f"{module}.weight")

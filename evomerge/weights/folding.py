@@ -232,7 +232,6 @@ class _Seen:
         return "inside"
 
     def problems(self) -> Iterator[str]:
-        """A sentence for each tensor that is unknown or missing."""
         for name in self.unknown:
             yield (
                 f"scales: {name} is none of the tensors known of this family, so that nobody can "

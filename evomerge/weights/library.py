@@ -97,7 +97,6 @@ class Library:
         return self.open(base, sources, tokenizer, slices)
 
     def _open_all(self, base: Reference, sources: Mapping[str, Reference]) -> dict[str, Checkpoint]:
-        """Every model by its key."""
         found: dict[str, Checkpoint] = {}
         problems: list[str] = []
         kinds: set[type[InputError]] = set()

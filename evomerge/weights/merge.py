@@ -49,7 +49,6 @@ def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _C
 
 
 def _carry_out(merger: _Merger, steps: Sequence[Step], out: Callable[[Step], Out]) -> None:
-    """Merge some tensors of a plan, several at a time."""
     threads = torch.get_num_threads()
     small = sum(step.nbytes for step in steps) < _SMALL_BYTES
     count = 1 if merger.device.type != "cpu" or small else threads
@@ -123,7 +122,6 @@ def _into_own(merged: Mapping[str, Tensor], step: Step) -> Out:
 
 
 def _into(merged: Tensor) -> Out:
-    """A function that fills a tensor with its stretches."""
     flat = merged.view(-1)
 
     def out(start: int, values: Tensor) -> None:
@@ -140,12 +138,10 @@ class _Merger:
         self.stopped = threading.Event()
 
     def carry_out_all(self, steps: Sequence[Step], out: Callable[[Step], Out]) -> None:
-        """Merge some tensors, one after another."""
         for step in steps:
             self.carry_out(step, out(step))
 
     def carry_out(self, step: Step, out: Out) -> None:
-        """Merge one tensor."""
         if not step.slot.floating:
             value = _agreed(step.slot, self.plan.models)
             self._hand_out(value, step, out)
@@ -189,7 +185,6 @@ class _Merger:
         stack.cache["finite", stack.identity] = True
 
     def stack(self, step: Step) -> Stack:
-        """The tensors of a step, as an operator sees them."""
         slot, models = step.slot, self.plan.models
         # of two sources that are a pair, one that lacks the tensor is not replaced by the base
         present = len(slot.inputs) + len(slot.lacking)

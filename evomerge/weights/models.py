@@ -42,7 +42,6 @@ def key_of(reference: Reference) -> str:
 
 
 def _label(reference: Reference) -> str:
-    """What a message calls a model."""
     return reference if isinstance(reference, str) else f"a recipe with {reference.operator}"
 
 
@@ -80,7 +79,6 @@ class Models:
         self.notes = list(notes(self.base, self.sources, noted, self.vocabulary))
 
     def _align(self) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
-        """The merged vocabulary and the merged tensors."""
         base, sources = self.base, self.sources
         tokenizer, modules = self._recipe.tokenizer, self._recipe.modules
         sliced, aligns = bool(self._slices), tokenizer is not None

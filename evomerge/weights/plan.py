@@ -164,7 +164,6 @@ def _laid_out(
 def _statistics(
     recipe: Recipe, operator: Operator, models: Models, problems: list[str]
 ) -> dict[str, Statistics]:
-    """Source to its statistics, opened."""
     opened: dict[str, Statistics] = {}
     if operator.statistics is None:
         if recipe.statistics:

@@ -191,7 +191,6 @@ def merged_vocabulary(
 
 
 def _height(model: Checkpoint) -> int:
-    """Rows of the embedding."""
     return model.tensors[model.embedding].shape[0] if model.embedding is not None else 0
 
 
@@ -224,7 +223,6 @@ def _plain(token: str) -> AddedToken:
 
 
 def _origin(token: str, rule: TokenRow, named: Mapping[str, Checkpoint]) -> tuple[Checkpoint, int]:
-    """The model and its row that a rule names."""
     assert rule.source is not None
     model = named[rule.source]
     height = _height(model)

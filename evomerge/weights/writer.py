@@ -151,7 +151,6 @@ class WeightsWriter:
         return path
 
     def _discard(self) -> None:
-        """Close open files and remove incomplete ones."""
         for path, descriptor in self._files.items():
             with suppress(OSError):
                 os.close(descriptor)

@@ -156,11 +156,6 @@ class _Reader:
         self.models = ModelReader(named, self.problems)
 
     def recipe(self) -> Recipe:
-        """The recipe.
-
-        Raises:
-            RecipeError: all problems.
-        """
         self.problems.check_keys(self.content, "", _TOP)
         if self.content.get(DIALECT, "mergekit") != "mergekit":
             self.problems.add(DIALECT, f"expected mergekit, got {self.content[DIALECT]!r}")
@@ -278,7 +273,6 @@ class _Reader:
         return [] if are_whole(ranges, layers) else ranges
 
     def _layers(self, model: Model) -> int:
-        """The number of blocks of a model."""
         if isinstance(model, Recipe):
             return model.depth or self._layers(model.base)
         return self.layers_of(model)

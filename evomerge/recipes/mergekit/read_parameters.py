@@ -73,7 +73,6 @@ class ParameterReader:
     # Where values come from
 
     def _by_source(self, name: str, default: Scalar) -> dict[str, Any]:
-        """The settings of the sources that have some."""
         theirs = self.method.theirs(name)
         settings = {one.name: self._setting(theirs, default, one) for one in self.sources}
         return {source: setting for source, setting in settings.items() if setting is not None}
@@ -129,7 +128,6 @@ class ParameterReader:
             return None
 
     def _rows(self, theirs: str, default: Scalar, source: Source | None) -> list[SliceLines]:
-        """What decides a parameter in every slice."""
         rows: list[SliceLines] = []
         start = 0
         for slice_ in self.slices:

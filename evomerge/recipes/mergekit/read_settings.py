@@ -89,7 +89,6 @@ def read_lines(
 
 
 def _read(setting: Any, path: str, default: Scalar, problems: Problems) -> Iterator[FilterLine]:
-    """The lines of one setting."""
     if isinstance(setting, dict):
         setting = [setting]
     if not (isinstance(setting, list) and any(isinstance(item, dict) for item in setting)):

@@ -47,7 +47,6 @@ class _Block(NamedTuple):
     steps: int
 
     def read(self, line: FilterLine | None) -> Scalar | None:
-        """The value of a line; None without one."""
         return None if line is None else line.at(self.step, self.steps)
 
 

@@ -139,7 +139,6 @@ class _Writer:
         return base
 
     def _merged(self, base_model: str | None, varying: list[str]) -> dict[str, Any]:
-        """The key ``models`` or ``slices``."""
         models = [(str(model), name) for name, model in self.recipe.sources.items()]
         relative = base_model is not None and self.method.base != "ignored"
         if relative and not (self.method.of_pairs and len(models) == 2):
@@ -222,7 +221,6 @@ class _Writer:
         return {"parameters": own} if own else {}
 
     def _shared(self, names: list[str]) -> dict[str, Any]:
-        """The parameters that all slices share."""
         written: dict[str, Any] = {}
         for name in names:
             value = self.values.write(name, None)

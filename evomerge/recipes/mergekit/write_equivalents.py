@@ -124,7 +124,6 @@ def _changed(recipe: Recipe, **fields: Any) -> Recipe:
 
 
 def _cut(layout: Layout, segments: Segments) -> list[str]:
-    """The tensors in which a segment begins."""
     inner = sorted(set(segments.bounds) - set(layout.starts))
     spans = zip(layout.names, pairwise(layout.starts), strict=True)
     return [name for name, (start, stop) in spans if any(start < b < stop for b in inner)]
