@@ -90,11 +90,6 @@ class Worker:
             split: Scorer(setup.fitness, split, self.engine) for split in get_args(Split)
         }
 
-    @property
-    def at_once(self) -> int:
-        """How many jobs `evaluate_all` takes."""
-        return self.engine.at_once
-
     def evaluate(self, job: Job) -> Evaluation:
         """Merge the job's recipe into the engine and score it.
 
@@ -111,7 +106,7 @@ class Worker:
         """As `evaluate`, for several jobs side by side.
 
         Args:
-            jobs: at most `at_once`, all of the same split.
+            jobs: at most the engine's `at_once`, all of the same split.
 
         Raises:
             CheckpointError, ConfigError, SearchError: as `evaluate`.

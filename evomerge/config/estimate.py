@@ -176,7 +176,7 @@ def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str,
 def _timed(worker: Worker, stage: Stage) -> float:
     """Seconds that one worker takes for a candidate of typical size."""
     recipe = stage.space.decode(stage.space.representative())
-    jobs = [Job(number, recipe, "search") for number in range(worker.at_once)]
+    jobs = [Job(number, recipe, "search") for number in range(worker.engine.at_once)]
     if worker.setup.fitness.scorers:
         worker.evaluate_all(jobs)  # scorers may load their data at the first call
     evaluation = worker.evaluate_all(jobs)[0]

@@ -39,7 +39,7 @@ class LocalExecutor(Executor):
     def start(self, setup: WorkerSetup) -> None:
         """See `Executor.start`."""
         self._worker = Worker(setup)
-        self.lookahead = self._own_lookahead or self._worker.at_once
+        self.lookahead = self._own_lookahead or self._worker.engine.at_once
         self._gpus = self._worker.engine.gpus()
 
     def submit(self, job: Job) -> None:
@@ -51,7 +51,7 @@ class LocalExecutor(Executor):
         if self._worker is None:
             raise RuntimeError("the executor is not started")
         if not self._done:
-            jobs = self._next(self._worker.at_once)
+            jobs = self._next(self._worker.engine.at_once)
             name = f"0 on {socket.gethostname()}"
             for job, evaluation in zip(jobs, self._worker.evaluate_all(jobs), strict=True):
                 self._done.append((job, replace(evaluation, worker=name)))

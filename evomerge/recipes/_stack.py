@@ -48,11 +48,6 @@ def slice_problems(
             yield f"{at}: the ranges differ in length: {shown} blocks"
 
 
-def canonical_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """The same scales; none where all are 1."""
-    return () if all(scale == 1 for scale in scales) else tuple(scales)
-
-
 def scale_problems(scales: Sequence[float], depth: int | None) -> Iterator[str]:
     """What is wrong with scales: too large or small for weights to absorb, or not one a block.
 

@@ -16,7 +16,6 @@ from evomerge.recipes._segments import Lineage, Segments, lineage_problems, segm
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
 from evomerge.recipes._stack import (
     Slice,
-    canonical_scales,
     canonical_slices,
     scale_problems,
     slice_lengths,
@@ -141,7 +140,7 @@ class Recipe(BaseModel):
         changed = {
             "parameters": settings,
             "slices": canonical_slices(self.slices, self.sources),
-            "scales": canonical_scales(self.scales),
+            "scales": () if all(scale == 1 for scale in self.scales) else self.scales,
             "modules": _outermost(self.modules),
             "tokenizer": canonical_tokenizer(self.tokenizer),
             "chat_template": self.chat_template or None,

@@ -13,7 +13,7 @@ from evomerge.recipes.references import anchor, resolve
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
 from evomerge.weights.models import Models, Reference, key_of
-from evomerge.weights.slices import Slices
+from evomerge.weights.slots import Slices
 from evomerge.weights.virtual import VirtualCheckpoint
 
 if TYPE_CHECKING:

@@ -88,7 +88,7 @@ def merge(plan: Plan) -> Iterator[tuple[str, Tensor]]:
     merger = _Merger(plan, _CPU)
     for steps in _batches(plan.steps):
         merged = {step.slot.name: torch.empty(step.slot.shape, dtype=step.dtype) for step in steps}
-        _carry_out(merger, steps, partial(_into_own, merged))
+        _carry_out(merger, steps, partial(_into, merged))
         while merged:  # keeps nothing that was handed out
             name = next(iter(merged))
             yield name, merged.pop(name)
@@ -113,16 +113,14 @@ def merge_one(plan: Plan, step: Step) -> Tensor:
         CheckpointError, PlanError, CandidateError: as `merge_into`.
     """
     merged = torch.empty(step.slot.shape, dtype=step.dtype)
-    on_one_thread(lambda: _Merger(plan, _CPU).carry_out(step, _into(merged)))
+    on_one_thread(
+        lambda: _Merger(plan, _CPU).carry_out(step, _into({step.slot.name: merged}, step))
+    )
     return merged
 
 
-def _into_own(merged: Mapping[str, Tensor], step: Step) -> Out:
-    return _into(merged[step.slot.name])
-
-
-def _into(merged: Tensor) -> Out:
-    flat = merged.view(-1)
+def _into(merged: Mapping[str, Tensor], step: Step) -> Out:
+    flat = merged[step.slot.name].view(-1)
 
     def out(start: int, values: Tensor) -> None:
         flat[start : start + values.numel()] = values

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.weights import chat_templates
 from evomerge.weights.block_numbers import spelled_out
 from evomerge.weights.names import DEPTH_KEYS, depth, language_parts
-from evomerge.weights.tokenizers import copy_files, write_tokenizer
+from evomerge.weights.tokenizers import copy_files, write_template, write_tokenizer
 
 if TYPE_CHECKING:
     from evomerge.weights.models import Models
@@ -50,7 +49,7 @@ def write_metadata(models: Models, folder: Path, dtype: str) -> None:
     copy_files(owner.folder, folder, [_GENERATION])
     copy_files(models.base.folder, folder, _PROCESSORS)
     if models.chat_template is not None:
-        chat_templates.write(models.chat_template, folder)
+        write_template(models.chat_template, folder)
 
 
 def merged_config(models: Models, dtype: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Recipe
-from evomerge.weights import chat_templates
 from evomerge.weights.block_numbers import displaced, spelled_out
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
@@ -21,8 +20,15 @@ from evomerge.weights.mismatches import (
     shape_problems,
     vocabulary_problems,
 )
-from evomerge.weights.slices import range_problems
-from evomerge.weights.slots import Slot, align_tensors, keep_outside, module_problems, refill
+from evomerge.weights.slots import (
+    Slot,
+    align_tensors,
+    keep_outside,
+    module_problems,
+    range_problems,
+    refill,
+)
+from evomerge.weights.tokenizers import chosen_template
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,11 +74,10 @@ class Models:
         self._recipe = recipe
         self.base, self.sources = base, dict(sources)
         self._references = dict(recipe.sources)
-        self._slices = tuple(recipe.slices)
         self.untied = any(not c.tied for c in self.members)
         self.vocabulary, self.slots = self._align()
         folders = [member.folder for member in self.members]
-        self.chat_template = chat_templates.chosen(recipe.chat_template, folders)
+        self.chat_template = chosen_template(recipe.chat_template, folders)
         self.known: dict[str, dict[Any, Any]] = {}
         # a block that is stacked and not merged is complete, whichever other models lack it
         noted = tuple(s for s in self.slots if s.place.layer is None or not self._stacked)
@@ -81,7 +86,7 @@ class Models:
     def _align(self) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
         base, sources = self.base, self.sources
         tokenizer, modules = self._recipe.tokenizer, self._recipe.modules
-        sliced, aligns = bool(self._slices), tokenizer is not None
+        sliced, aligns = bool(self._recipe.slices), tokenizer is not None
         problems = config_problems(base, sources, sliced=sliced, stacked=self._stacked)
         vocabulary, rows = None, None
         if tokenizer is None:
@@ -95,11 +100,11 @@ class Models:
             except PlanError as error:
                 problems += error.problems
                 rows = 0  # so that tables of different heights are not reported as well
-        wrong = list(range_problems(self._slices, base, sources))
+        wrong = list(range_problems(self._recipe.slices, base, sources))
         if wrong:
             raise PlanError([*problems, *wrong])
         problems += displaced((spelled_out(m.config), own) for m, own in self.origins or ())
-        slots = align_tensors(base, sources, self._slices, untied=self.untied, rows=rows)
+        slots = align_tensors(base, sources, self._recipe.slices, untied=self.untied, rows=rows)
         problems += module_problems(slots, modules)
         slots = keep_outside(slots, modules)
         problems += shape_problems(slots, base, sources, vocabulary, aligns=aligns)
@@ -115,7 +120,7 @@ class Models:
         Raises:
             PlanError: models that are not among these, or do not fit together.
         """
-        if not recipe.slices or tuple(recipe.slices) == self._slices:
+        if not recipe.slices or recipe.slices == self._recipe.slices:
             return self.select(recipe.sources)
         return Models(recipe, self.base, self._renamed(self._origins(recipe.sources)))
 
@@ -225,8 +230,8 @@ class Models:
     @property
     def _stacked(self) -> set[str]:
         """The models whose blocks are stacked; none where blocks of several models are merged."""
-        alone = all(len(slice_) == 1 for slice_ in self._slices)
-        return {name for slice_ in self._slices for name in slice_} if alone else set()
+        alone = all(len(slice_) == 1 for slice_ in self._recipe.slices)
+        return {name for slice_ in self._recipe.slices for name in slice_} if alone else set()
 
     @property
     def layers(self) -> int:
@@ -239,10 +244,10 @@ class Models:
 
         The first model that a slice names counts; None without slices.
         """
-        if not self._slices:
+        if not self._recipe.slices:
             return None
         known = {BASE: self.base, **self.sources}
-        first = [next(iter(slice_.items())) for slice_ in self._slices]
+        first = [next(iter(slice_.items())) for slice_ in self._recipe.slices]
         return [(known[name], block) for name, (start, end) in first for block in range(start, end)]
 
     @property

@@ -1,14 +1,16 @@
-"""The tokenizer of a merged model: the files of one model, with tokens added behind its own."""
+"""The tokenizer of a merged model: the files of one model, more tokens, and a chat template."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from evomerge.errors import PlanError
+from evomerge.recipes import AUTO
 from evomerge.weights.checkpoint import Checkpoint
 
 _FILES = (
@@ -20,6 +22,54 @@ _FAST_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("chat_template*", "additional_chat_templates/*"),
 )
+_TEMPLATE_FILE = "chat_template.jinja"
+
+# Written from the published formats.
+TEMPLATES = {
+    "chatml": """\
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] }}{{ '\\n' + message['content'] }}<|im_end|>{{ '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}{%- endif -%}
+""",
+    "llama3": """\
+{{- bos_token -}}
+{%- for message in messages -%}
+<|start_header_id|>{{ message['role'] }}<|end_header_id|>
+{{- '\\n\\n' + message['content'].strip() }}<|eot_id|>
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+<|start_header_id|>assistant<|end_header_id|>{{ '\\n\\n' }}
+{%- endif -%}
+""",
+    # the system message belongs to the first instruction
+    "mistral": """\
+{{- bos_token -}}
+{%- set lead = namespace(text='') -%}
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}{%- set lead.text = message['content'] + '\\n\\n' -%}
+{%- elif message['role'] == 'user' -%}
+{{ ' [INST] ' + lead.text + message['content'] + ' [/INST]' }}{%- set lead.text = '' -%}
+{%- else -%}{{ ' ' + message['content'] + eos_token }}
+{%- endif -%}
+{%- endfor -%}
+""",
+    "alpaca": """\
+{%- set titles = {'user': '### Instruction:\\n', 'assistant': '### Response:\\n'} -%}
+{%- for message in messages -%}
+{{ titles.get(message['role'], '') + message['content'].strip() + '\\n\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ titles['assistant'] }}{%- endif -%}
+""",
+    "exaone": """\
+{%- if messages[0]['role'] != 'system' -%}[|system|][|endofturn|]{{ '\\n' }}{%- endif -%}
+{%- for message in messages -%}
+[|{{ message['role'] }}|]{{ message['content'] }}
+{%- if message['role'] != 'user' -%}[|endofturn|]{%- endif -%}{{ '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}[|assistant|]{%- endif -%}
+""",
+}
 
 
 class AddedToken(TypedDict):
@@ -70,14 +120,13 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
     content = _content(model)
     content["added_tokens"] = [*(content.get("added_tokens") or []), *added]
     _write(content, folder / "tokenizer.json")
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    config = _tokenizer_config(folder)
     # some tokenizer classes read added tokens there and nowhere else
     if isinstance(config.get("added_tokens_decoder"), dict):
         for token in added:
             flags = {key: value for key, value in token.items() if key != "id"}
             config["added_tokens_decoder"][str(token["id"])] = flags
-        _write(config, path)
+        _write(config, folder / "tokenizer_config.json")
 
 
 def copy_files(source: Path, target: Path, patterns: Sequence[str]) -> None:
@@ -88,6 +137,52 @@ def copy_files(source: Path, target: Path, patterns: Sequence[str]) -> None:
                 copy = target / file.relative_to(source)
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copyfile(file, copy)
+
+
+def chosen_template(setting: str | None, folders: Iterable[Path]) -> str | None:
+    """The template that a recipe asks for; None to keep the tokenizer's own.
+
+    Args:
+        setting: of the recipe: ``auto`` for the one that most models have, a name of `TEMPLATES`,
+            or a template.
+        folders: of the models, each once.
+    """
+    if setting is None:
+        return None
+    if setting == AUTO:
+        found = [text.strip() for folder in folders if (text := _template_of(folder))]
+        return Counter(found).most_common(1)[0][0] if found else None
+    return TEMPLATES.get(setting, setting)
+
+
+def _template_of(folder: Path) -> str | None:
+    """The chat template of a model folder; of several the one named ``default``."""
+    if (folder / _TEMPLATE_FILE).exists():
+        return (folder / _TEMPLATE_FILE).read_text(encoding="utf-8")
+    template = _tokenizer_config(folder).get("chat_template")
+    if isinstance(template, list):
+        template = {item["name"]: item["template"] for item in template}
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template if isinstance(template, str) else None
+
+
+def write_template(template: str, folder: Path) -> None:
+    """Make a template the only one of a model folder, saved as Transformers does it."""
+    for file in (*folder.glob("chat_template*"), *folder.glob("additional_chat_templates/*")):
+        file.unlink()
+    if (folder / "additional_chat_templates").exists():
+        (folder / "additional_chat_templates").rmdir()
+    config = _tokenizer_config(folder)
+    if config.pop("chat_template", None) is not None:
+        _write(config, folder / "tokenizer_config.json")
+    (folder / _TEMPLATE_FILE).write_text(template, encoding="utf-8")
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _write(content: Any, path: Path) -> None:

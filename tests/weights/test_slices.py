@@ -15,7 +15,7 @@ from evomerge.recipes import Recipe
 from evomerge.recipes.places import Place
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.slices import block_ranges
+from evomerge.weights.slots import block_ranges
 
 Tiny = Callable[..., Path]
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
-from evomerge.weights.chat_templates import TEMPLATES
+from evomerge.weights.tokenizers import TEMPLATES
 
 Tiny = Callable[..., Path]
 WORDS = ["<pad>", "<s>", "</s>", "<unk>"]

@@ -21,8 +21,7 @@ from evomerge.recipes.mergekit.write_equivalents import (
     without_scales,
     without_segments,
 )
-from evomerge.recipes.mergekit.write_settings import SettingWriter, has_gradients
-from evomerge.recipes.mergekit.write_values import Values
+from evomerge.recipes.mergekit.write_settings import SettingWriter, Values, has_gradients
 from evomerge.recipes.places import Place
 
 _WHOLE_NUMBERS = ("max_iter",)

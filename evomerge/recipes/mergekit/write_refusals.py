@@ -11,7 +11,7 @@ from typing import Any
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe, Scalar
 from evomerge.recipes.mergekit.methods import RESCALED
-from evomerge.recipes.mergekit.write_values import Values
+from evomerge.recipes.mergekit.write_settings import Values
 
 # By operator, the parameters that have no parameter of mergekit's for themselves.
 SPECIAL = {
