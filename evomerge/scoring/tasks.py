@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def task_problems(fitness: Fitness) -> list[str]:
     """What is wrong with the tasks and their data; loads no model."""
-    return _survey(fitness).problems
+    problems, _ = _survey(fitness)
+    return problems
 
 
 def example_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
@@ -31,7 +32,7 @@ def example_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
     Raises:
         ConfigError: everything that `task_problems` finds.
     """
-    chosen, problems = _survey(fitness)
+    problems, chosen = _survey(fitness)
     if problems:
         raise ConfigError(problems)
     return {
@@ -93,17 +94,10 @@ def draw_documents(
     return tuple(sorted(chosen))
 
 
-class _Survey(NamedTuple):
-    """The documents of every split and task of a fitness, and what keeps some from being drawn."""
-
-    chosen: dict[tuple[Split, str], tuple[int, ...]]
-    problems: list[str]
-
-
-def _survey(fitness: Fitness) -> _Survey:
-    """Load each lm-eval task once and draw its documents for both splits."""
+def _survey(fitness: Fitness) -> tuple[list[str], dict[tuple[Split, str], tuple[int, ...]]]:
+    """What is wrong with the lm-eval tasks, each loaded once, and the documents of every split."""
     if not fitness.lm_eval_tasks:
-        return _Survey({}, [])
+        return [], {}
     unknown = _unknown_tasks(fitness)
     problems = [f"no lm-eval task is called {name!r}.{near}" for name, near in unknown.items()]
     problems += _without_held_out(fitness)
@@ -134,7 +128,7 @@ def _survey(fitness: Fitness) -> _Survey:
             )
         )
     )
-    return _Survey(chosen, [*dict.fromkeys(problems), *leaks])
+    return [*dict.fromkeys(problems), *leaks], chosen
 
 
 def _without_held_out(fitness: Fitness) -> list[str]:

@@ -17,9 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from evomerge.kernels.steps import offspring, replay
-from evomerge.kernels.sums import piecewise_sum
 from evomerge.recipes import Lineage, LineageStep
-from evomerge.spaces._coefficients import Coefficients
 from evomerge.spaces._crossing import MixedSpan
 from evomerge.types import Genome
 
@@ -103,12 +101,6 @@ class Individuals:
             self.keep(last, replay(self.lineage(genome), self.sources, self._seed))
         self._kept.move_to_end(last)
         return self._kept[last]
-
-    def mixture(self, coefficients: Coefficients) -> Tensor:
-        """(N,) float32 of an individual without steps."""
-        return piecewise_sum(
-            list(self.sources.values()), coefficients.bounds[1:], coefficients.rows
-        )
 
     def offspring(self, step: LineageStep, parents: Sequence[Tensor]) -> Tensor:
         """(N,) float32 of a child."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evomerge.errors import ConfigError
 from evomerge.kernels.measures import products
+from evomerge.kernels.sums import piecewise_sum
 from evomerge.recipes import LineageStep, Recipe
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import SearchContext, Space
@@ -160,7 +161,8 @@ class CrossoverSpace(Space):
         """
         if "bounds" not in genome.genes:
             return self.individuals.elements(genome)
-        return self.individuals.mixture(self._coefficients_of(genome))
+        bounds, rows = self._coefficients_of(genome)
+        return piecewise_sum(list(self.individuals.sources.values()), bounds[1:], rows)
 
     def _mutated(self, genome: Genome, parents: Sequence[Genome]) -> Genome:
         known = self.crossing.interpolation == "slerp"
