@@ -64,7 +64,7 @@ class Stacks:
             CheckpointError, CandidateError: as `merge_into`.
         """
         if self._used is not None:
-            self._used.empty()
+            self._used.fill(self._used.tensors)
         shell = self._shell(plan.models)
         shell.fill(self._pool.tensors(plan, shell.tensors))
         self._used = shell
@@ -93,11 +93,9 @@ class ModelShell:
 
     Args:
         dtype, device: of what is no parameter.
-        options: for Transformers.
 
     Attributes:
-        model: of Transformers.
-        tensors: its parameters and buffers by the names of the plan.
+        tensors: the model's parameters and buffers by the names of the plan, on the meta device.
 
     Raises:
         PlanError: Transformers cannot build it, or its tensors are not those of the models.
@@ -131,7 +129,3 @@ class ModelShell:
                     module._buffers[leaf] = tensor
                 else:
                     module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
-
-    def empty(self) -> None:
-        """Let go of the tensors."""
-        self.fill(self.tensors)

@@ -36,7 +36,9 @@ class TensorStream:
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         remaining = {step.slot.name: step for step in self.plan.steps}
         try:
-            for name, value in _merged(self.plan, self.device):
+            # on a CPU vLLM packs with all threads, and those that share cores wait for one another
+            in_turn = self.device.type == "cpu"
+            for name, value in merge(self.plan) if in_turn else _ahead(self.plan, self.device):
                 self.last = name
                 yield name, value
                 del remaining[name]
@@ -51,17 +53,8 @@ class TensorStream:
                 yield slot.name, torch.zeros(slot.shape, dtype=dtype)
 
 
-def _merged(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every merged tensor.
-
-    On a CPU vLLM packs weights with all threads, and the merge takes turns with it: threads that
-    have to share cores wait for one another. A GPU merges the next tensors while vLLM loads one.
-    """
-    return merge(plan) if device.type == "cpu" else _merged_ahead(plan, device)
-
-
-def _merged_ahead(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every merged tensor, in any order, on the device."""
+def _ahead(plan: Plan, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every merged tensor, in any order; the next while vLLM loads one."""
     ready: Queue[tuple[str, Tensor] | Exception | None] = Queue(_AHEAD)
     given_up = Event()
 

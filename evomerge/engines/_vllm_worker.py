@@ -80,8 +80,7 @@ class MergeExtension:
         """Merge into the live weights. Blocks that the recipe lacks become the identity.
 
         Args:
-            composition: of the recipe's plan, as canonical JSON.
-            recipe: as canonical JSON.
+            composition, recipe: those of a plan, as canonical JSON.
 
         Returns:
             None, or what went wrong: exceptions do not cross processes.

@@ -94,16 +94,12 @@ class TorchEngine(Engine):
     def validate(self, plan: Plan) -> None:
         """See `Engine.validate`: the module must have the plan's tensors."""
         if self._shape is None:
-            self._shape = self._outline()
+            try:
+                with torch_device("meta"):
+                    self._shape = self._build()
+            except ConfigError:
+                self._shape = self._build()  # making it may take the values of tensors
         self._require_fit(plan.models, self._shape)
-
-    def _outline(self) -> Module:
-        """The module on the meta device, without memory for its weights, where that works."""
-        try:
-            with torch_device("meta"):
-                return self._build()
-        except ConfigError:
-            return self._build()  # making it may take the values of tensors
 
     def _build(self) -> Module:
         """The module that the function makes, checked; random generators stay as they were."""
