@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from evomerge.recipes import Recipe
+from evomerge.recipes.references import hub_name
+from evomerge.recipes.yaml import to_yaml
+from evomerge.version import __version__
 from evomerge.weights.library import Library, read_recipe
 from evomerge.weights.merge import merge_into
 from evomerge.weights.metadata import write_metadata
-from evomerge.weights.model_card import model_card
 from evomerge.weights.plan import Plan
 from evomerge.weights.writer import (
     SHARD_BYTES,
@@ -66,3 +72,81 @@ def _fill(folder: Path, plan: Plan, shard_bytes: int, title: str) -> None:
     write_metadata(plan.models, folder, plan.recipe.dtype)
     card = model_card(plan.recipe, title, bare=plan.models.base.bare)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:
+    """Markdown with the metadata block that the hub reads.
+
+    Args:
+        recipe: what was merged.
+        title: the model's name.
+        bare: whether it is no Transformers model.
+    """
+    hub = list(dict.fromkeys(name for model in recipe.leaves() if (name := hub_name(model))))
+    metadata = {
+        **({} if bare else {"library_name": "transformers", "pipeline_tag": "text-generation"}),
+        "tags": ["merge", "evomerge"],
+        **({"base_model": hub, "base_model_relation": "merge"} if hub else {}),
+    }
+    count = "1 source" if len(recipe.sources) == 1 else f"{len(recipe.sources)} sources"
+    sources = "\n".join(f"| {name} | {_cell(model)} |" for name, model in recipe.sources.items())
+    return f"""---
+{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).strip()}
+---
+
+# {title}
+
+A merge of {count} with the operator `{recipe.operator}`, made by evomerge {__version__}.
+{_stack(recipe)}The recipe below rebuilds these weights byte for byte with `evomerge build`.
+
+| source | model |
+|---|---|
+| (base) | {_cell(recipe.base)} |
+{sources}
+
+```yaml
+{to_yaml(recipe).strip()}
+```
+"""
+
+
+def _stack(recipe: Recipe) -> str:
+    """A line about how many blocks come from which models; empty for a recipe without slices.
+
+    Where blocks are repeated, the number of different ones is added.
+    """
+    blocks = [
+        (tuple(slice_), tuple(start + step for start, _ in slice_.values()))
+        for slice_ in recipe.slices
+        for first, end in [next(iter(slice_.values()))]
+        for step in range(end - first)
+    ]
+    if not blocks:
+        return ""
+    counts = Counter(names for names, _ in blocks)
+    distinct = Counter(names for names, _ in set(blocks))
+    parts = [
+        f"{count} {_owners(names)}"
+        + (f" ({distinct[names]} different ones)" if distinct[names] < count else "")
+        for names, count in counts.items()
+    ]
+    scaled = " The stream between them is scaled." if recipe.scales else ""
+    word = "block" if len(blocks) == 1 else "blocks"
+    return f"It stacks {len(blocks)} {word}: {_listed(parts)}.{scaled}\n"
+
+
+def _owners(names: Sequence[str]) -> str:
+    """The model that a block comes from, or those whose blocks it is merged of."""
+    quoted = [f"`{name}`" for name in names]
+    return f"of {quoted[0]}" if len(quoted) == 1 else f"merged of {_listed(quoted)}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _cell(model: str | Recipe) -> str:
+    if isinstance(model, str):
+        return f"`{model}`"
+    inner = ", ".join(f"`{name}`" for name in dict.fromkeys(model.leaves()))
+    return f"a merge with `{model.operator}` of {inner}"

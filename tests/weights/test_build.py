@@ -17,8 +17,7 @@ from evomerge import __version__
 from evomerge.errors import CandidateError, CheckpointError, InputError, OutputError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.recipes.yaml import to_yaml
-from evomerge.weights.build import build
-from evomerge.weights.model_card import model_card
+from evomerge.weights.build import build, model_card
 
 Tiny = Callable[..., Path]
 TOKENS = torch.arange(4, 24)[None]
