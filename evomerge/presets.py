@@ -8,10 +8,10 @@ from typing import Literal
 from evomerge.errors import ConfigError
 from evomerge.plugins.registry import did_you_mean
 
-Kind = Literal["search_spaces", "fitness"]
+PresetKind = Literal["search_spaces", "fitness"]
 
 
-def locate(kind: Kind, name: str, folder: Path) -> Path:
+def locate(kind: PresetKind, name: str, folder: Path) -> Path:
     """The YAML file of a preset.
 
     Args:
@@ -31,7 +31,7 @@ def locate(kind: Kind, name: str, folder: Path) -> Path:
     return known[name]
 
 
-def available(kind: Kind) -> dict[str, Path]:
+def available(kind: PresetKind) -> dict[str, Path]:
     """Every preset by name; ``./<kind>`` wins over what is shipped."""
     files: dict[str, Path] = {}
     for folder in (shipped(kind), Path.cwd() / kind):
@@ -39,7 +39,7 @@ def available(kind: Kind) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def shipped(kind: Kind) -> Path:
+def shipped(kind: PresetKind) -> Path:
     """Where this installation keeps its presets: in the wheel, or in the checkout."""
     package = Path(__file__).parent
     in_wheel = package / "_shipped" / kind

@@ -150,7 +150,7 @@ class Worker:
     def _score(
         self, slot: int, scorer: Scorer, known: Mapping[str, torch.Tensor]
     ) -> dict[str, TaskScores]:
-        self.engine.turn_to(slot)
+        self.engine.select_slot(slot)
         return scorer.score(self.engine, known)
 
     def _attempt(self, number: int, part: Callable[[], dict[str, TaskScores]]) -> _Attempt:

@@ -6,7 +6,7 @@ import signal
 import time
 from types import FrameType
 
-FAREWELL_SECONDS = 20.0  # workers and engines may take this long to end; then a signal insists
+SHUTDOWN_GRACE_SECONDS = 20.0  # for workers and engines to end; then a signal insists
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -48,7 +48,7 @@ class Stopping:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.number is None or now - self._raised > FAREWELL_SECONDS:
+        if self.number is None or now - self._raised > SHUTDOWN_GRACE_SECONDS:
             self.number = self.number or number
             self._raised = now
             raise KeyboardInterrupt

@@ -11,9 +11,9 @@ from typing import Any
 
 from evomerge.config.compatibility import check_fitness, check_served
 from evomerge.config.schema import SearchFile
+from evomerge.config.stage_sources import SourceNames
 from evomerge.config.stages import StageComposer
 from evomerge.config.validation import ProblemCollector
-from evomerge.config.winners import SourceNames
 from evomerge.engines import Engine
 from evomerge.executors import Executor
 from evomerge.plugins import registry

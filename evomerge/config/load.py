@@ -85,7 +85,7 @@ def _inline_presets(content: dict[str, Any], folder: Path, collect: ProblemColle
     ]
     for path, owner, key in [((), content, "space"), ((), content, "fitness"), *spaces]:
         if key in owner and (*path, key) not in collect.invalid:
-            kind: presets.Kind = "fitness" if key == "fitness" else "search_spaces"
+            kind: presets.PresetKind = "fitness" if key == "fitness" else "search_spaces"
             part = collect.part(*path, label=path)
             keys = part.make(_inlined, owner[key], kind, folder, at=key)
             if keys is None:
@@ -94,7 +94,7 @@ def _inline_presets(content: dict[str, Any], folder: Path, collect: ProblemColle
                 owner[key] = keys
 
 
-def _inlined(value: Any, kind: presets.Kind, folder: Path) -> Any:
+def _inlined(value: Any, kind: presets.PresetKind, folder: Path) -> Any:
     """A preset's keys, or keys as they are, with their relative paths made absolute."""
     if isinstance(value, str):
         path = presets.locate(kind, value, folder)

@@ -15,8 +15,8 @@ from evomerge.config.compatibility import (
     check_shorten,
 )
 from evomerge.config.schema import SearchFile, StageKeys
+from evomerge.config.stage_sources import SourceNames, is_winner, recipe_name, with_recipe_names
 from evomerge.config.validation import ProblemCollector
-from evomerge.config.winners import SourceNames, is_winner, plain, plain_keys
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError, Problem
 from evomerge.optimizers import Optimizer
@@ -97,7 +97,7 @@ class StageComposer:
             return None
         return Stage(
             name=keys.name,
-            sources=tuple(plain(name) for name in self.names.of(keys)),
+            sources=tuple(recipe_name(name) for name in self.names.in_stage(keys)),
             space=space,
             needs=winners,
             new_space=partial(self._new_space, keys),
@@ -109,8 +109,8 @@ class StageComposer:
         """The models of a stage: those of the search that it names, and these winners."""
         context = self.context
         sources = {
-            plain(name): winners[plain(name)] if is_winner(name) else context.sources[name]
-            for name in self.names.of(keys)
+            recipe_name(n): winners[recipe_name(n)] if is_winner(n) else context.sources[n]
+            for n in self.names.in_stage(keys)
         }
         if list(sources.items()) == list(context.sources.items()):
             return context
@@ -121,7 +121,7 @@ class StageComposer:
         return replace(context, sources=sources, models=models)
 
     def _space(self, keys: StageKeys, context: SearchContext) -> Space:
-        options = plain_keys(keys.space)
+        options = with_recipe_names(keys.space)
         kind = options.pop("kind", None)
         if not isinstance(kind, str):
             text = "this key is required, e.g. kind: parameter"

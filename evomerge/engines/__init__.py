@@ -115,7 +115,7 @@ class Engine(ABC):
         """
 
     def load_at(self, slot: int, plan: Plan) -> None:
-        """As `load`, into one of several slots; `turn_to` shows it.
+        """As `load`, into one of several slots; `select_slot` shows it.
 
         Raises:
             CandidateError, SearchError: as `load`.
@@ -123,11 +123,11 @@ class Engine(ABC):
         assert slot == 0, "an engine with several slots has its own"
         self.load(plan)
 
-    def turn_to(self, slot: int) -> None:
+    def select_slot(self, slot: int) -> None:
         """Make `module` that of a slot."""
         assert slot == 0, "an engine with several slots has its own"
 
-    def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
+    def for_all_slots(self, function: Callable[[Module], Tensor]) -> Tensor:
         """(at_once, ...) what a function of `module` gives for every slot, in one pass.
 
         Raises:

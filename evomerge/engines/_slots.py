@@ -47,19 +47,19 @@ class WeightSlots:
             for name in self._owners
             for device in [live[name].device]
         }
-        self.turn_to(0)
+        self.select_slot(0)
 
     def targets(self, slot: int) -> dict[str, Tensor]:
         """The tensors of a slot, by every name."""
         return {name: self._stacked[first][slot] for name, first in self._alias.items()}
 
-    def turn_to(self, slot: int) -> None:
+    def select_slot(self, slot: int) -> None:
         """Let the module compute with the tensors of a slot."""
         for name, owners in self._owners.items():
             for owner in owners.values():
                 owner.data = self._stacked[name][slot]
 
-    def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
+    def for_all_slots(self, function: Callable[[Module], Tensor]) -> Tensor:
         """(count, ...) results of a function of the module, called with the tensors of each slot.
 
         Raises:

@@ -139,21 +139,21 @@ class TorchEngine(Engine):
     def load(self, plan: Plan) -> None:
         """See `Engine.load`."""
         self.load_at(0, plan)
-        self.turn_to(0)
+        self.select_slot(0)
 
     def load_at(self, slot: int, plan: Plan) -> None:
         """See `Engine.load_at`."""
         fill(self._opened.targets(slot), plan, torch_device(self._device))
 
-    def turn_to(self, slot: int) -> None:
-        """See `Engine.turn_to`."""
+    def select_slot(self, slot: int) -> None:
+        """See `Engine.select_slot`."""
         self.module.eval()  # a scorer may have left it in training mode
-        self._opened.turn_to(slot)
+        self._opened.select_slot(slot)
 
-    def at_all(self, function: Callable[[Module], Tensor]) -> Tensor:
-        """See `Engine.at_all`."""
+    def for_all_slots(self, function: Callable[[Module], Tensor]) -> Tensor:
+        """See `Engine.for_all_slots`."""
         self.module.eval()
-        return self._opened.at_all(function)
+        return self._opened.for_all_slots(function)
 
     @property
     def _opened(self) -> WeightSlots:

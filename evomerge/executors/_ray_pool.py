@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evomerge.errors import EvomergeError, SearchError
+from evomerge.executors._deadlines import StartupRetries
 from evomerge.executors._inspection import Inspection
-from evomerge.executors._patience import StartupRetries
 from evomerge.executors._ray_cluster import WorkerResources
 from evomerge.executors._remote import Refusal, RemoteWorker, RoomFound
 from evomerge.types import Job

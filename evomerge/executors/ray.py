@@ -16,8 +16,8 @@ from pydantic import Field
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError, InputError, SearchError
 from evomerge.executors import Executor, TellOrder
+from evomerge.executors._deadlines import Deadlines
 from evomerge.executors._inspection import inspect_machine
-from evomerge.executors._patience import Deadlines
 from evomerge.executors._ray_cluster import Cluster, WorkerResources, broken_connections
 from evomerge.executors._ray_pool import PoolWorker, WorkerPool
 from evomerge.executors._remote import Answer, Opened, Refusal, RoomFound

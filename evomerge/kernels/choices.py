@@ -10,4 +10,4 @@ Negative = Literal["subtract", "elect"]  # what a source of negative weight does
 Norm = Literal["l1", "l2", "linf"]  # what is restored after sparsifying
 Rescale = Literal["inverse", "l1", "none"]  # what makes up for dropped elements
 Scope = Literal["tensor", "global"]  # over what elements are ranked and counted
-Space = Literal["weights", "task_vector"]  # what is averaged
+AveragingSpace = Literal["weights", "task_vector"]  # what is averaged

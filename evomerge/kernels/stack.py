@@ -86,8 +86,8 @@ class Tile:
         overwrite them; the next call in this thread does.
         """
         x, start, stop = self.stack, self.start, self.start + self.values[0].numel()
-        if x.given_uniforms is not None:
-            drawn = x.given_uniforms.view(x.count, -1)[:, start:stop].float().clone()
+        if x.fixed_uniforms is not None:
+            drawn = x.fixed_uniforms.view(x.count, -1)[:, start:stop].float().clone()
         else:
             drawn = buffer("uniforms", (x.count, stop - start), torch.device("cpu"))
             again = f"\0{self.draws}" if self.draws else ""
@@ -144,7 +144,7 @@ class Stack:
             has none for this tensor.
         seed: of the random numbers.
         device: where tiles are computed.
-        given_uniforms: (M, *shape) in [0, 1), in place of random numbers.
+        fixed_uniforms: (M, *shape) in [0, 1), in place of random numbers.
         cache: measurements of these inputs, kept from candidate to candidate.
         identity: tells these inputs from others of the same name in ``cache``.
         model: gives the stacks of all tensors of the model, for operators of global scope.
@@ -169,7 +169,7 @@ class Stack:
     statistics: Sequence[Input | None] = ()
     seed: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009
-    given_uniforms: Tensor | None = None
+    fixed_uniforms: Tensor | None = None
     cache: Cache = field(default_factory=dict)
     identity: tuple[Any, ...] = ()
     model: Callable[[], Sequence[Stack]] | None = None

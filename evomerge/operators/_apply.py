@@ -69,7 +69,7 @@ def apply(
     recorded = parameters.pop(operator.statistics, None) or [] if operator.statistics else []
     if not (sources and isinstance(sources[0], Mapping)):
         drawn = None if uniforms is None else _tensor(uniforms)
-        own = {"name": name, "seed": seed, "role": role, "depth": depth, "given_uniforms": drawn}
+        own = {"name": name, "seed": seed, "role": role, "depth": depth, "fixed_uniforms": drawn}
         stack = _stack(operator, sources, base, recorded, **own)
         return _apply(operator, stack, _settings(operator, parameters, len(sources)))
     if uniforms is not None:
@@ -113,7 +113,7 @@ def _stack(
     shapes = [tuple(t.shape) for t in ([] if x.base is None else [x.base]) + [*x.inputs]]
     if len(set(shapes)) > 1:
         raise OperatorError(f"{operator.name}: shapes differ: {', '.join(map(str, shapes))}")
-    drawn = x.given_uniforms
+    drawn = x.fixed_uniforms
     if drawn is not None and tuple(drawn.shape) != (x.count, *x.shape):
         raise OperatorError(f"{operator.name}: uniforms must be {(x.count, *x.shape)}")
     return x

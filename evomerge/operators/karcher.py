@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from evomerge.kernels.choices import Space
+from evomerge.kernels.choices import AveragingSpace
 from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
@@ -30,7 +30,7 @@ def karcher(
     weight: Floats,
     max_iter: Annotated[int, Field(ge=0)] = 10,
     tol: Annotated[float, Field(gt=0)] = 1e-5,
-    space: Space = "weights",
+    space: AveragingSpace = "weights",
 ) -> Merged:
     """(Σ a_i ‖x_i‖) · u, where u minimizes Σ a_i ∠(u, x_i)² on the unit sphere.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from evomerge.kernels.choices import Space
+from evomerge.kernels.choices import AveragingSpace
 from evomerge.kernels.consensus import plain_divisor
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
@@ -21,7 +21,7 @@ _LEAST_LENGTH = 1e-6  # of Σ w_i û_i, relative to Σ |w_i|: below it float32 h
     paper="Goddard 2025, goddard.blog/posts/multislerp-wow-what-a-cool-idea; as in mergekit",
 )
 def multislerp(
-    x: Stack, *, weight: Floats, normalize: bool = True, space: Space = "task_vector"
+    x: Stack, *, weight: Floats, normalize: bool = True, space: AveragingSpace = "task_vector"
 ) -> Merged:
     """(Σ w_i ‖x_i‖) · m/‖m‖ with m = Σ w_i û_i, û_i = x_i / (‖x_i‖ + 1e-8).
 

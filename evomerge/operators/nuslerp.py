@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from evomerge.kernels.choices import Space
+from evomerge.kernels.choices import AveragingSpace
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import weighted
@@ -31,7 +31,7 @@ def nuslerp(
     *,
     weight: Floats,
     axis: Literal["row", "col"] | None = None,
-    space: Space = "task_vector",
+    space: AveragingSpace = "task_vector",
 ) -> Merged:
     """sin((1 - t)θ)/sin θ · a + sin(tθ)/sin θ · b with t = w_2 / (w_1 + w_2).
 

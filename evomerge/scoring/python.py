@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Scoring = Callable[["Module", str], Any]
-AtAll = Callable[[Callable[["Module"], "torch.Tensor"]], "torch.Tensor"]
+ForAllSlots = Callable[[Callable[["Module"], "torch.Tensor"]], "torch.Tensor"]
 
 
 class PythonScorer:
@@ -51,14 +51,14 @@ class PythonScorer:
         self._where = {name: _where(name, task) for name, task in fitness.scorers.items()}
         self._together: dict[str, bool] = {}
 
-    def ask_all(self, at_all: AtAll) -> dict[str, torch.Tensor]:
+    def ask_all(self, for_all_slots: ForAllSlots) -> dict[str, torch.Tensor]:
         """(N, E) scores by task of several modules, in one pass, of functions that can do that.
 
         Whether a function can is seen at its first pass. One that fails later cannot score some
         candidate, and says which when each is scored alone.
 
         Args:
-            at_all: `Engine.at_all`.
+            for_all_slots: `Engine.for_all_slots`.
         """
         import torch
 
@@ -73,7 +73,7 @@ class PythonScorer:
 
             try:
                 with torch.no_grad():
-                    scores_NE[name] = at_all(asked)
+                    scores_NE[name] = for_all_slots(asked)
             except Exception as error:
                 if self._together.setdefault(name, False):
                     continue

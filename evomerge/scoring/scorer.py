@@ -50,7 +50,7 @@ class Scorer:
 
     def ask_all(self, engine: Engine) -> dict[str, Tensor]:
         """(N, E) scores by task, of the tasks that can score several candidates in one pass."""
-        return {} if self._python is None else self._python.ask_all(engine.at_all)
+        return {} if self._python is None else self._python.ask_all(engine.for_all_slots)
 
     def score(
         self, engine: Engine, known: Mapping[str, Tensor] | None = None

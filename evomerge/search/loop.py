@@ -10,11 +10,11 @@ from evomerge.executors import Executor
 from evomerge.recipes import Recipe
 from evomerge.search.baselines import baselines
 from evomerge.search.budget import Clock, Reading
+from evomerge.search.fitness_values import as_preferred, with_value
 from evomerge.search.order import ORDERS
 from evomerge.search.selection import champions, preferences, winner
 from evomerge.search.spec import Observer, Progress, Search, Stage
 from evomerge.search.stage import Counts, StageRun
-from evomerge.search.values import as_preferred, with_value
 from evomerge.store import Store
 from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Job
 
@@ -158,7 +158,7 @@ class SearchLoop:
                 genome=Genome({}),
                 **self.baselines[number]._asdict(),
             )
-        if self.counts.open("baseline"):
+        if self.counts.unreported("baseline"):
             return None  # values may be relative to the best source
         if self._goes_on(now, recorded):
             genome = self.stage.optimizer.ask(number)

@@ -43,7 +43,7 @@ class Counts:
         if kind != "baseline" and evaluation.value is not None:
             self.best = max(evaluation.value, evaluation.value if self.best is None else self.best)
 
-    def open(self, kind: Kind) -> int:
+    def unreported(self, kind: Kind) -> int:
         """How many of a kind were asked for and not reported."""
         return self.asked[kind] - self.reported[kind]
 

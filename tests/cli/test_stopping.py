@@ -66,7 +66,7 @@ def test_a_search_that_swallowed_a_signal_ends_with_its_next_result(
 def test_one_may_insist_after_a_while(stopping: Stopping, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-    monkeypatch.setattr(_stopping, "FAREWELL_SECONDS", 0.0)
+    monkeypatch.setattr(_stopping, "SHUTDOWN_GRACE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 

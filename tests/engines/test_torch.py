@@ -227,17 +227,17 @@ def test_candidates_side_by_side_answer_as_each_alone(
     for slot, plan in reversed(list(enumerate(plans))):
         engine.load_at(slot, plan)
     with torch.no_grad():
-        together = engine.at_all(lambda module: module(X))
+        together = engine.for_all_slots(lambda module: module(X))
     for slot, plan in enumerate(plans):
         alone.load(plan)
-        engine.turn_to(slot)
+        engine.select_slot(slot)
         assert torch.equal(answers(engine), answers(alone))
         torch.testing.assert_close(together[slot], answers(alone))
     # a slot is filled anew without a word to the others
     before = answers(engine)
     engine.load(plans[1])
     assert not torch.equal(answers(engine), before)
-    engine.turn_to(3)
+    engine.select_slot(3)
     assert torch.equal(answers(engine), before)
 
 
@@ -251,11 +251,11 @@ def test_parameters_that_are_one_are_one_in_every_slot(
     engine = TorchEngine(module=f"{code}:{name}", at_once=2)
     engine.open(models)
     engine.load_at(1, make_plan(recipe(tmp_path, tmp_path), models))
-    engine.turn_to(1)
+    engine.select_slot(1)
     assert torch.equal(answers(engine), X + 1)
-    engine.turn_to(0)
+    engine.select_slot(0)
     with torch.no_grad():
-        assert torch.equal(engine.at_all(lambda module: module(X))[1], X + 1)
+        assert torch.equal(engine.for_all_slots(lambda module: module(X))[1], X + 1)
 
 
 def test_a_tensor_within_another_has_no_slots(code: Path, tmp_path: Path) -> None:

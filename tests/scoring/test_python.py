@@ -91,8 +91,8 @@ def several(modules: list[torch.nn.Module]) -> Callable[..., torch.Tensor]:
     for number, state in enumerate(states):
         for name, target in slots.targets(number).items():
             target.copy_(state[name])
-    slots.turn_to(0)
-    return slots.at_all
+    slots.select_slot(0)
+    return slots.for_all_slots
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_what_is_torch_alone_is_asked_of_several_at_once_and_scores_the_same(
 ) -> None:
     other = torch.nn.Linear(1, 1)
     scorer = PythonScorer(fitness(code, name), "search")
-    at_all = several([module, other])
+    for_all_slots = several([module, other])
     for _ in range(2):  # the second time it is known
-        known = scorer.ask_all(at_all)
+        known = scorer.ask_all(for_all_slots)
         assert list(known) == (["x"] if together else [])
         for number, one in enumerate((module, other)):
             own = {task: rows[number] for task, rows in known.items()}
@@ -116,14 +116,14 @@ def test_a_candidate_that_cannot_be_scored_with_others_is_told_alone(
     code: Path, module: torch.nn.Module
 ) -> None:
     scorer = PythonScorer(fitness(code, "tensor"), "search")
-    at_all = several([module])
+    for_all_slots = several([module])
 
     def out_of_order(function: Any) -> torch.Tensor:
         raise RuntimeError("this batch")
 
-    assert list(scorer.ask_all(at_all)) == ["x"]
+    assert list(scorer.ask_all(for_all_slots)) == ["x"]
     assert list(scorer.ask_all(out_of_order)) == []
-    assert list(scorer.ask_all(at_all)) == ["x"]
+    assert list(scorer.ask_all(for_all_slots)) == ["x"]
 
 
 def test_options_reach_the_scorer(code: Path, module: torch.nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge.errors import SearchError
-from evomerge.executors._patience import Deadlines, StartupRetries
+from evomerge.executors._deadlines import Deadlines, StartupRetries
 from evomerge.recipes import Recipe
 from evomerge.types import Evaluation, Job, Split
 

@@ -27,7 +27,7 @@ class SourceNames:
     file: SearchFile
     stand_ins: dict[str, str | Recipe] = field(default_factory=dict)
 
-    def of(self, keys: StageKeys) -> list[str]:
+    def in_stage(self, keys: StageKeys) -> list[str]:
         """What a stage calls its sources, those first that only its space names."""
         listed = self.file.sources if keys.sources is None else keys.sources
         named = [name for name, _ in _winners_in(keys.space, ("space",))] if keys.space else ()
@@ -42,8 +42,8 @@ class SourceNames:
         Raises:
             ConfigError: names of no earlier stage, or of no source.
         """
-        names = self.of(keys)
-        winners = [plain(name) for name in names if is_winner(name)]
+        names = self.in_stage(keys)
+        winners = [recipe_name(name) for name in names if is_winner(name)]
         places = dict(reversed(list(_winners_in(keys.space, ("space",))))) if keys.space else {}
         problems = []
         for name in winners:
@@ -100,13 +100,13 @@ def is_winner(name: str) -> bool:
     return name.startswith(_WINNER)
 
 
-def plain(name: str) -> str:
+def recipe_name(name: str) -> str:
     """What a recipe calls the model: NAME for ``stage:NAME``, else the same."""
     return name.removeprefix(_WINNER)
 
 
-def plain_keys(value: Any, path: tuple[str, ...] = ()) -> Any:
-    """The same keys and values with every name `plain`.
+def with_recipe_names(value: Any, path: tuple[str, ...] = ()) -> Any:
+    """The same keys and values with every name `recipe_name`.
 
     Raises:
         ConfigError: keys that are the same model.
@@ -114,15 +114,15 @@ def plain_keys(value: Any, path: tuple[str, ...] = ()) -> Any:
     if isinstance(value, Mapping):
         result = {}
         for key, inner in value.items():
-            name = plain(key) if isinstance(key, str) else key
+            name = recipe_name(key) if isinstance(key, str) else key
             if name in result:
                 text = f"{name} and {_WINNER}{name} are one model."
                 raise ConfigError(Problem((*path, str(name)), text, "Name it once."))
-            result[name] = plain_keys(inner, (*path, str(name)))
+            result[name] = with_recipe_names(inner, (*path, str(name)))
         return result
     if isinstance(value, list | tuple):
-        return [plain_keys(inner, path) for inner in value]
-    return plain(value) if isinstance(value, str) else value
+        return [with_recipe_names(inner, path) for inner in value]
+    return recipe_name(value) if isinstance(value, str) else value
 
 
 def _winners_in(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
