@@ -46,11 +46,11 @@ class Problem:
         return f"{sentence} {self.cure.lstrip()}" if self.cure else sentence
 
     def under(self, *keys: str | int) -> Problem:
-        """The same mistake, below these keys."""
+        """A copy whose path begins with these keys."""
         return replace(self, path=(*keys, *self.path))
 
     def within(self, file: str) -> Problem:
-        """The same mistake in a file, unless it is in another one."""
+        """A copy that names this file, unless a file is named already."""
         return self if self.file else replace(self, file=file)
 
 

@@ -54,7 +54,7 @@ class WorkerSetup:
 
 
 class _Attempt(NamedTuple):
-    """What a part of an evaluation came to: scores (none of a merge), or an error."""
+    """How one part of an evaluation ended: with scores (none when merging), or with an error."""
 
     tasks: dict[str, TaskScores]
     seconds: float = 0.0

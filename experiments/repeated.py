@@ -1,4 +1,4 @@
-"""The same searches with several seeds: run folders, means over the seeds, a word in between."""
+"""The same searches with several seeds: run folders, means over the seeds, progress on stderr."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def spread(fractions: Sequence[float]) -> str:
 
 
 class _Talk:
-    """Says every now and then where a run is."""
+    """Prints every now and then how far a run is."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._said = ""
+        self._last_printed = ""
 
     def __call__(self, now: Progress) -> None:
         text = f"{self.name}: {now.stage}, {now.done // 40 * 40} of {now.total}"
-        if text != self._said:
+        if text != self._last_printed:
             print(text, f"{now.elapsed_seconds:.0f} s", file=sys.stderr, flush=True)
-        self._said = text
+        self._last_printed = text

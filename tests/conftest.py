@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests share: tiny checkpoints, made anew, and the zoo."""
+"""Fixtures that several folders of tests share: tiny checkpoints made on the spot, and the zoo."""
 
 from __future__ import annotations
 

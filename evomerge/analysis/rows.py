@@ -15,7 +15,7 @@ from evomerge.types import Candidate, Evaluation, Split
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One recipe on one split.
+    """The fitness of one recipe on one split, and its score on each task.
 
     Attributes:
         value: the fitness.
@@ -47,16 +47,16 @@ class Row:
 
     @property
     def number(self) -> int:
-        """The candidate's."""
+        """The number of the candidate."""
         return self.candidate.number
 
     @property
     def recipe(self) -> Recipe:
-        """The candidate's."""
+        """The recipe of the candidate."""
         return self.candidate.recipe
 
     def as_json(self) -> dict[str, Any]:
-        """The row for ``--json``."""
+        """The row as ``--json`` prints it."""
         return {
             "number": self.number,
             "kind": self.candidate.kind,
@@ -106,7 +106,7 @@ def read_rows(
 def score(
     fitness: Fitness, evaluation: Evaluation, best_source: Mapping[str, float] | None = None
 ) -> Score:
-    """An evaluation as numbers for a person.
+    """The `Score` of an evaluation, computed from its task scores.
 
     Args:
         best_source: from `references`; needed where the fitness is relative to the best source.

@@ -35,7 +35,7 @@ def check_served(fitness: Fitness, engine: type[Engine], name: str) -> None:
 
 
 def check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
-    """Raise unless both space and optimizer, of this name, work with parents, or neither."""
+    """Raise where only one of space and optimizer works with parents."""
     if optimizer.needs_parents and not space.needs_parents:
         raise ConfigError(
             f"{name} makes candidates of parents, which this space cannot cross. "
@@ -60,12 +60,12 @@ def check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
 
 
 def check_shorten(spaces: Sequence[Space], fitness: Fitness) -> None:
-    """Raise for ``shorten`` where all recipes have as many blocks, or no unpruned counterpart."""
+    """Raise for ``shorten`` where depth never varies, or recipes have no unpruned counterpart."""
     if fitness.shorten is None:
         return
     largest = [recipe for space in spaces if (recipe := space.largest()) is not None]
     if not largest:
-        text = "this space stacks no blocks, so that all its models have as many."
+        text = "this space stacks no blocks, so all its models have equally many."
         cure = "Set space: layer_pruning, or remove this key."
         raise ConfigError(Problem(("shorten",), text, cure))
     if any(len(slice_) > 1 for recipe in largest for slice_ in recipe.slices):

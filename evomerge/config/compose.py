@@ -109,7 +109,7 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
 
 
 def _stacks_only(file: SearchFile) -> bool:
-    """Whether no space merges blocks; one without a kind does not speak against it."""
+    """Whether all spaces only stack blocks and merge none; one without a kind may be such."""
     kinds = [(keys.space or {}).get("kind") for keys in file.parts]
     known = registry.names("spaces")
     return all(
@@ -151,7 +151,7 @@ def _setup(
 
 
 def _settings_digest(keys: Mapping[str, Any], engine: Engine, models: Models) -> str:
-    """Of an engine's keys, and of what they come to here: an ``auto`` may differ elsewhere."""
+    """A digest of an engine's keys and of their effect on this machine, where they say ``auto``."""
     # code may lie anywhere: what is in it is a part of the identity
     kept = {key: value for key, value in keys.items() if key not in engine.code_keys}
     text = json.dumps([kept, engine.identity(models)], sort_keys=True)

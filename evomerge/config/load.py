@@ -44,14 +44,14 @@ def load(
     else:
         content, file, folder = read_yaml(Path(search)), str(search), Path(search).resolve().parent
     collect = ProblemCollector(file)
-    nested = [text for text in overrides if "." in text.partition("=")[0]]
+    dotted = [text for text in overrides if "." in text.partition("=")[0]]
     for text in overrides:
-        if text not in nested:  # another preset, before what is changed in it
+        if text not in dotted:  # another preset, before what is changed in it
             collect.make(override, content, text)
     _inline_presets(content, folder, collect)
-    for text in nested:
+    for text in dotted:
         collect.make(override, content, text)
-    if any(text.startswith("stages.") for text in nested):
+    if any(text.startswith("stages.") for text in dotted):
         _inline_presets(content, folder, collect)  # they may name other presets
     _anchor_paths(content, folder)
     return compose(collect.validated(content), collect)

@@ -12,7 +12,7 @@ from evomerge.yaml_files import parse_value
 
 
 def override(content: dict[str, Any], text: str) -> None:
-    """Set one key.
+    """Change one key of a search, as ``--set`` asks for it.
 
     Args:
         content: the search, changed in place.
@@ -38,7 +38,7 @@ def override(content: dict[str, Any], text: str) -> None:
 
 
 def _inner(place: dict[str, Any], key: str, text: str) -> Any:
-    """What lies below a key; made where there is nothing yet."""
+    """The mapping or list under a key; a new mapping where there is nothing yet."""
     inner = place.get(key)
     if key == "stages" and isinstance(inner, list):
         place[key] = list(inner)

@@ -28,7 +28,7 @@ class SourceNames:
     stand_ins: dict[str, str | Recipe] = field(default_factory=dict)
 
     def in_stage(self, keys: StageKeys) -> list[str]:
-        """What a stage calls its sources, those first that only its space names."""
+        """What a stage calls its sources; those that only its space names come first."""
         listed = self.file.sources if keys.sources is None else keys.sources
         named = [name for name, _ in _winners_in(keys.space, ("space",))] if keys.space else ()
         return list(dict.fromkeys([*(name for name in named if name not in listed), *listed]))
@@ -101,12 +101,12 @@ def is_winner(name: str) -> bool:
 
 
 def recipe_name(name: str) -> str:
-    """What a recipe calls the model: NAME for ``stage:NAME``, else the same."""
+    """What a recipe calls the model: NAME for ``stage:NAME``, any other name as it is."""
     return name.removeprefix(_WINNER)
 
 
 def with_recipe_names(value: Any, path: tuple[str, ...] = ()) -> Any:
-    """The same keys and values with every name `recipe_name`.
+    """A copy of keys and values in which every ``stage:NAME`` is NAME.
 
     Raises:
         ConfigError: keys that are the same model.

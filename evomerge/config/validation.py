@@ -55,7 +55,7 @@ class ProblemCollector:
         needs: Iterable[str] = (),
         needs_own: Iterable[str] = (),
     ) -> T | None:
-        """What ``new`` returns, or None where it or a key that it needs is wrong.
+        """What ``new`` returns, or None where it fails or a key that it needs is wrong.
 
         Args:
             at: the key that its problems are of, where their paths do not begin with it.
@@ -73,7 +73,7 @@ class ProblemCollector:
             return None
 
     def part(self, *path: str | int, label: KeyPath) -> ProblemCollector:
-        """The same for a part of the search that has keys of its own."""
+        """A collector for the part of the search at ``path``, which has keys of its own."""
         return replace(self, path=path, label=label)
 
     def validated(self, content: dict[str, Any]) -> SearchFile:
@@ -103,7 +103,7 @@ def _key(path: KeyPath) -> KeyPath:
 
 
 def _without(content: dict[str, Any], invalid: Collection[KeyPath]) -> dict[str, Any]:
-    """The content with stand-ins for the keys that are wrong, and without those that may lack."""
+    """The content with stand-ins for wrong keys, and without the wrong ones that are optional."""
     kept = _replaced(content, (), _STAND_INS, invalid)
     stages = kept.get("stages")
     if not isinstance(stages, list):

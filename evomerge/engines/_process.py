@@ -23,7 +23,7 @@ def use_threads(count: int | None) -> None:
 def keep_freed_memory() -> None:
     """Let this process use freed memory again instead of giving it back, until `give_back`.
 
-    A CPU engine fills gigabytes for every candidate. By default glibc maps large tensors anew and
+    A CPU engine fills gigabytes for every candidate. By default glibc maps large tensors afresh and
     gives them back at once, so that the system clears all of their pages for every candidate:
     hundreds of thousands of page faults. Nothing is done where the user set one of glibc's
     variables, or with another C library.

@@ -95,5 +95,5 @@ def tensors(module: Module) -> dict[str, Tensor]:
 
 
 def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
-    """The same for tensors that are one; also for those without elements, which does no harm."""
+    """Address and shape, equal for tensors that are one; empty tensors may share it harmlessly."""
     return tensor.data_ptr(), tensor.shape

@@ -35,7 +35,7 @@ def live_lm(llm: LLM, folder: Path, seed: int, failed: Callable[[], None], **opt
     Args:
         llm: running.
         folder: holds the config and the tokenizer of the model.
-        seed: from which every call draws its sampled answers anew, so that they do not depend on
+        seed: every call draws its sampled answers from it again, so that they do not depend on
             earlier candidates.
         failed: called when a request fails, which leaves others in vLLM's queue.
         options: of lm-eval's model.

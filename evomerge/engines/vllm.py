@@ -148,7 +148,7 @@ class VllmEngine(LanguageModelEngine):
         """See `Engine.load`.
 
         A plan may stack other blocks, and fewer of them, than the models that the engine was opened
-        with. vLLM is started anew for a deeper plan, and for one whose kinds of blocks follow each
+        with. vLLM is restarted for a deeper plan, and for one whose kinds of blocks follow each
         other in another order.
 
         Raises:
@@ -177,7 +177,7 @@ class VllmEngine(LanguageModelEngine):
             raise _exception(*failed)
 
     def _restart(self, before: Models, models: Models) -> None:
-        """Start vLLM anew with models, or where that fails, with those before.
+        """Restart vLLM with other models, or where that fails, with the previous ones.
 
         Raises:
             Exception: what keeps it from starting with these models.
@@ -198,7 +198,7 @@ class VllmEngine(LanguageModelEngine):
         ) from again
 
     def _reopen(self, before: Models, models: Models) -> Exception | None:
-        """Start vLLM anew with models.
+        """Restart vLLM with other models.
 
         Returns:
             What keeps it from starting; then the next load starts it with the models before.
@@ -216,7 +216,7 @@ class VllmEngine(LanguageModelEngine):
         return None
 
     def _break(self) -> None:
-        """Note that vLLM must be started anew before the next candidate."""
+        """Note that vLLM must be restarted before the next candidate."""
         self._broken = True
 
     def lm_eval_arguments(self, models: Models) -> Mapping[str, Any]:

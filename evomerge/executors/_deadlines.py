@@ -15,7 +15,7 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 300.0
 
 
 class Deadlines:
-    """After how many seconds a worker that evaluates a candidate is taken to hang.
+    """How many seconds a worker may spend on a candidate before it counts as hung.
 
     Each split has times of its own: held-out examples may be many more than those of the search.
 
@@ -62,7 +62,7 @@ class StartupRetries:
     _last: EvomergeError | None = None
 
     def failed(self, number: int, error: EvomergeError) -> float:
-        """Note that a worker could not be started; seconds until the next attempt."""
+        """Note that a worker could not be started; returns seconds until the next attempt."""
         failures = self._failures.get(number, 0) + 1
         self._failures[number] = failures
         self._waiting.discard(number)
@@ -71,7 +71,7 @@ class StartupRetries:
         return min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2.0**doublings)
 
     def waits(self, number: int) -> None:
-        """Note that a worker has long found no room in the cluster."""
+        """Note that a worker has waited long for room in the cluster."""
         self._waiting.add(number)
 
     def has_room(self, number: int) -> None:

@@ -30,7 +30,7 @@ class Refusal:
 
     @classmethod
     def of(cls, error: Exception) -> Refusal:
-        """The refusal with which an error is sent."""
+        """The refusal that stands for an error."""
         if isinstance(error, InputError):
             return cls(type(error).__name__, error.problems)
         if isinstance(error, EvomergeError):
@@ -47,7 +47,7 @@ class Refusal:
 
     @property
     def final(self) -> bool:
-        """Whether another attempt would end alike: the input is wrong, not a machine."""
+        """Whether another attempt would fail in the same way: the input is wrong, not a machine."""
         return self.kind != SearchError.__name__ and not self.of_node
 
 

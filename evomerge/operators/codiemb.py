@@ -18,7 +18,7 @@ from evomerge.operators.varm import averaged_by_size
     experimental=True,
 )
 def codiemb(x: Stack, *, q: Annotated[float, Field(ge=0)] = 1.0, lam: float = 1.0) -> Merged:
-    """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2), in each tensor anew.
+    """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2), computed for each tensor.
 
     Only the abstract was at hand, which has weights follow from each parameter's deviation from
     its pretrained value. This reading of it is ours; do not report it as the paper's method.

@@ -37,22 +37,22 @@ class Optimizer(ABC):
     def ask(self, number: int) -> Genome | None:
         """The genome of candidate ``number``, or None while it must see results first.
 
-        It never returns None when every candidate asked has been told.
+        It never returns None when the results of all candidates asked so far were reported.
         """
 
     def ask_ahead(self, number: int) -> Genome | None:
-        """Where `ask` wants to see results first: what it would try meanwhile, or None.
+        """A genome to try while `ask` waits for results, or None.
 
         Called only right after `ask` returned None, so that workers have something to do. What it
-        returns counts as asked: the candidate will be told.
+        returns counts as asked: the candidate's result will be reported.
         """
         return None
 
     @abstractmethod
     def tell(self, number: int, evaluation: Evaluation) -> None:
-        """Learn how candidate ``number`` did. Candidates may be told in any order, failed ones too.
+        """Learn how candidate ``number`` did. Results come in any order, of failed ones too.
 
-        Only candidates that `ask` returned are told, each once.
+        Only candidates that `ask` or `ask_ahead` returned are reported, each once.
         """
 
     def recommend(self) -> Genome | None:

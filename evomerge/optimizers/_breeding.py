@@ -25,7 +25,7 @@ class Archive(Protocol):
     """The candidates that may become parents."""
 
     def add(self, number: int, scores: ExampleScores) -> None:
-        """Keep a candidate, or do not; others may leave for it."""
+        """Offer a candidate: it is kept or not, and others may have to leave for it."""
 
 
 class Parents(NamedTuple):
@@ -41,7 +41,7 @@ class Parents(NamedTuple):
 
 
 class MateChoice(Protocol):
-    """Who is crossed with whom."""
+    """Chooses which members of an archive are crossed."""
 
     def choose(self, rng: np.random.Generator) -> Parents:
         """Parents for one child, out of an archive that is not empty."""
@@ -195,7 +195,7 @@ class Breeder(Optimizer):
         self._first: ExampleScores | None = None  # of the first candidate that was scored
 
     def ask(self, number: int) -> Genome | None:
-        """A seed, or a child; None until all seeds are told, or as the lag demands."""
+        """A seed, or a child; None until all seeds have results, or where the lag says to wait."""
         seeds, index = self._seeds, len(self._queue.asked)
         if index >= seeds.count and not self._queue.is_ready(seeds.count):
             return None
@@ -211,7 +211,7 @@ class Breeder(Optimizer):
         return genome
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
-        """Let the candidate into the archive, when it is its turn.
+        """Add the candidate to the archive, once it is its turn.
 
         Raises:
             SearchError: it was scored on other documents than the candidates before it.

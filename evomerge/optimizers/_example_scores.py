@@ -15,7 +15,7 @@ Scores = NDArray[np.float64]
 
 
 class ExampleScores(NamedTuple):
-    """The scores of one candidate.
+    """One candidate's score on every example.
 
     Attributes:
         doc_ids: task to the (E,) documents that it was scored on, ascending; tasks by name.
@@ -27,7 +27,7 @@ class ExampleScores(NamedTuple):
 
     @property
     def all(self) -> Scores:
-        """Those of every task, one task after another."""
+        """(E,) the scores of all tasks, one task after another."""
         return np.concatenate(list(self.by_task.values()))
 
 
@@ -68,7 +68,7 @@ def _documents(scores: ExampleScores) -> set[tuple[str, int]]:
 
 
 def _listed(documents: set[tuple[str, int]]) -> str:
-    """How many there are, and the first few of them."""
+    """The first four documents as text, and how many more there are."""
     few = ", ".join(f"{task} {number}".strip() for task, number in sorted(documents)[:4])
     return f"{few} and {len(documents) - 4} more" if len(documents) > 4 else few or "none"
 

@@ -23,12 +23,12 @@ Capacity = Literal["best", "one"]
 
 @dataclass(frozen=True, slots=True)
 class Competition:
-    """How members compete.
+    """How the members of an archive compete for examples.
 
     Attributes:
-        alpha: how much an example is worth less to each of many who solve it; 0 for not at all.
-        capacity: of an example: the archive's best score on it, or one. Of binary scores both
-            give the same.
+        alpha: how much less an example is worth to each member when many solve it; 0: no less.
+        capacity: what an example has to share out: the archive's best score on it, or one. The
+            two agree on binary scores.
         subtract_worst: take the archive's worst score off each example first.
     """
 
@@ -95,11 +95,11 @@ class NicheArchive:
 
     @property
     def scores(self) -> Scores:
-        """(P, E) those of the members."""
+        """(P, E) the members' scores on each example."""
         return self._rows[: len(self.numbers)]
 
     def add(self, number: int, scores: ExampleScores) -> None:
-        """Let a candidate in; if they are P + 1 then, the worst leaves, of equals the oldest."""
+        """Add a candidate; beyond P members the worst leaves, of equally bad ones the oldest."""
         scores_E = scores.all
         if not self.numbers:
             self._rows = np.empty((self.size + 1, len(scores_E)))
@@ -113,7 +113,7 @@ class NicheArchive:
 
 @dataclass(frozen=True, slots=True)
 class NicheMates:
-    """A first parent drawn by its fitness, and a second for it.
+    """Chooses a first parent by its fitness, and a second one to go with it.
 
     Attributes:
         second: drawn by its ``attraction`` to the first, or by ``fitness``, as it is too where
@@ -141,7 +141,7 @@ class NicheMates:
 
 
 def roulette(weights_P: Scores, rng: np.random.Generator) -> int:
-    """An index, each as likely as its weight; all equally likely where no weight is positive."""
+    """Draw an index in proportion to its weight; uniformly where no weight is positive."""
     total = np.cumsum(weights_P)
     if not total[-1] > 0:
         return int(rng.integers(len(total)))

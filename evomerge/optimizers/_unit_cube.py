@@ -48,7 +48,7 @@ def initial_odds(
 
 
 def decode(parameters: Sequence[Parameter], units: Sequence[float]) -> dict[str, Gene]:
-    """Name to number, of a point in the cube; outside it the nearest bound counts."""
+    """Parameter name to value, from a point in the cube; outside it the nearest bound counts."""
     genes: dict[str, Gene] = {}
     for parameter, unit in zip(parameters, units, strict=True):
         value = parameter.from_unit(float(unit))

@@ -35,15 +35,15 @@ MOST_DIMENSIONS_OF_A_FULL_COVARIANCE = 200
 class Cmaes(Optimizer):
     """CMA-ES: the library's `CMA` for up to 200 floats, `SepCMA` for more, `CatCMAwM` for a mix.
 
-    A generation is P candidates: `ask` returns None from the last of them until all P are told.
-    The distribution then moves by their order alone (value, then number); failed candidates come
-    last. A generation that failed or tied as a whole teaches nothing and moves nothing.
+    A generation is P candidates: after the last of them `ask` returns None until all P have
+    results. The distribution then moves by their ranking alone (value, then number); failed
+    candidates come last. A generation that failed or tied as a whole moves nothing.
 
     Where workers would wait for stragglers, `ask_ahead` gives up to P more draws from the present
-    distribution. A generation is then the P candidates told first since the last move, whichever
-    distribution they were drawn from: no result is dropped, and nothing waits. A point of an
-    earlier distribution is learnt as one from outside: its step from the mean is cut to a length
-    that the distribution's own could well have. Candidates that take long come late, so that the
+    distribution. A generation is then the first P results since the last move, whichever
+    distribution they were drawn from: no result is dropped, and nothing waits. A point from an
+    earlier distribution is injected: its step from the mean is shortened to a length that the
+    present distribution's own steps could well have. Slow candidates come late, so that the
     quick ones shape the next draws; without `ask_ahead` nothing depends on time.
 
     Args:
@@ -85,7 +85,7 @@ class Cmaes(Optimizer):
 
     @cached_property
     def _distribution(self) -> _Distribution:
-        """What is drawn from; made when it is needed: the library takes a second to import."""
+        """The search distribution; made at first use, because the library imports in a second."""
         floats_only = all(parameter.kind == "float" for parameter in self._free)
         return (_Floats if floats_only else _Mix)(self._free, self._start)
 
@@ -95,11 +95,11 @@ class Cmaes(Optimizer):
         return type(self._distribution.strategy).__name__
 
     def ask(self, number: int) -> Genome | None:
-        """A draw from the distribution, or None while P candidates are not learnt from."""
+        """A draw from the distribution, or None while P candidates await their results."""
         return self._draw(number) if len(self._points) < self.population_size else None
 
     def ask_ahead(self, number: int) -> Genome | None:
-        """A draw from the distribution, or None while 2 P candidates are not learnt from."""
+        """A draw from the distribution, or None while 2 P candidates await their results."""
         return self._draw(number) if len(self._points) < 2 * self.population_size else None
 
     def _draw(self, number: int) -> Genome:
@@ -108,14 +108,14 @@ class Cmaes(Optimizer):
         return self._genome(genes)
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
-        """Move the distribution once P candidates are told."""
+        """Take in a result; the P-th since the last move moves the distribution."""
         self._values[number] = _fitness(evaluation)
         if len(self._values) < self.population_size:
             return
-        told = {number: self._points.pop(number) for number in self._values}
+        drawn = {number: self._points.pop(number) for number in self._values}
         if len(set(self._values.values())) > 1:
             ranking = sorted(self._values, key=lambda n: (-self._values[n], n))
-            self._distribution.learn([self._own(told[n]) for n in ranking])
+            self._distribution.learn([self._own(drawn[n]) for n in ranking])
         self._values.clear()
 
     def _own(self, drawn: _Drawn) -> Any:

@@ -28,7 +28,7 @@ class M2n2(Breeder):
 
     Args:
         population_size: P, the most members of the archive.
-        alpha: how much an example is worth less to each of many who solve it.
+        alpha: how much less an example is worth to each member when many solve it.
         capacity: of an example: the best score on it in the archive, or one.
         subtract_worst: take the archive's worst score off each example first.
         warm_up: merges of random pairs of seeds before parents are chosen; the paper's 50.

@@ -43,7 +43,7 @@ class EliteGrid:
 
     @property
     def numbers(self) -> list[int]:
-        """Of the candidates that are elites."""
+        """The candidate numbers of all elites."""
         return [elite.number for elite in self.elites.values()]
 
     def add(self, number: int, scores: ExampleScores) -> None:
@@ -68,7 +68,7 @@ class EliteGrid:
 
 @dataclass(frozen=True, slots=True)
 class EliteMates:
-    """Two parents out of the elites.
+    """Chooses two parents among the elites.
 
     Attributes:
         by: ``chance``, all equally likely, or ``score``, each as likely as its mean score.

@@ -122,12 +122,12 @@ class Component(Generic[T]):
     options: Mapping[str, Any]
 
     def make(self, *arguments: Any) -> T:
-        """A new one."""
+        """A new instance, from these arguments and the options."""
         return self.kind(*arguments, **self.options)
 
 
 def component(role: str, kind: type[T], keys: Mapping[str, Any]) -> Component[T]:
-    """The component that a name and options describe.
+    """The class and validated options that ``{name: ..., option: ...}`` describes.
 
     Args:
         role: ``optimizer`` stands for the package ``evomerge.optimizers``.
@@ -145,7 +145,7 @@ def component(role: str, kind: type[T], keys: Mapping[str, Any]) -> Component[T]
 
 
 def make(component: Callable[..., T], options: Mapping[str, Any], *arguments: Any) -> T:
-    """The component, made of arguments and options.
+    """A component made from arguments and from options, which are validated first.
 
     Raises:
         ConfigError: as `validate_options`, and with it what the component refuses of the options

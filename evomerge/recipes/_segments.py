@@ -32,7 +32,7 @@ class Segments(BaseModel):
 
     @property
     def size(self) -> int:
-        """Elements of the model."""
+        """How many elements the segments cover: all those of the model."""
         return self.bounds[-1]
 
 
@@ -71,7 +71,7 @@ class Lineage(BaseModel):
 
     @property
     def size(self) -> int:
-        """Elements of the model."""
+        """How many elements each step covers: all those of the model."""
         return self.steps[-1].ends[-1]
 
 

@@ -39,13 +39,13 @@ class Scorer:
 
     @property
     def generation_seconds(self) -> float:
-        """For which the model took to answer, in the last `score`."""
+        """Seconds that the model took to answer during the last `score`."""
         parts = (self.lm_eval, self._python)
         return sum(part.generation_seconds for part in parts if part is not None)
 
     @property
     def generated_tokens(self) -> int:
-        """In the answers of the last `score`."""
+        """Tokens that the model generated during the last `score`."""
         return 0 if self.lm_eval is None else self.lm_eval.generated_tokens
 
     def ask_all(self, engine: Engine) -> dict[str, Tensor]:

@@ -45,13 +45,13 @@ class CoefficientCache:
         self._known: OrderedDict[int, tuple[Genome, Coefficients]] = OrderedDict()
 
     def keep(self, genome: Genome, coefficients: Coefficients) -> None:
-        """Remember those of this very genome; an equal one is not recognised."""
+        """Remember the coefficients of this genome object; an equal one is not recognised."""
         self._known[id(genome)] = genome, coefficients  # the genome, too, lest its id be another's
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
     def of(self, genome: Genome) -> Coefficients:
-        """Those of a genome with bounds and rows."""
+        """The coefficients of a genome that has the genes ``bounds`` and ``rows``."""
         if id(genome) not in self._known:
             bounds, rows = genome.genes["bounds"], genome.genes["rows"]
             self.keep(genome, Coefficients(np.array(bounds, np.int64), np.array(rows, np.float64)))
@@ -62,7 +62,7 @@ class CoefficientCache:
 def inner_products(
     first: Coefficients, second: Coefficients, start: int, stop: int, grams: GramsAt
 ) -> InnerProducts:
-    """Those of two individuals on the elements from start to stop; zeros where there are none.
+    """⟨x, x⟩, ⟨x, y⟩ and ⟨y, y⟩ of two individuals on the elements from start to stop.
 
     Args:
         grams: inner products of the sources up to positions.
@@ -76,7 +76,7 @@ def inner_products(
 
 
 def cross(first: Coefficients, second: Coefficients, spans: Sequence[MixedSpan]) -> Coefficients:
-    """The child; of a parent and its equal, that parent.
+    """The child of two individuals; where they are equal, the first of them.
 
     A segment whose row agrees with that of the one before becomes part of it, whose row stays.
 
@@ -84,7 +84,7 @@ def cross(first: Coefficients, second: Coefficients, spans: Sequence[MixedSpan])
         spans: from the first element to the last, without gaps.
     """
     if _equal(first, second):
-        return first  # (1 - t) x + t x is not x to the last bit, and would be evaluated anew
+        return first  # (1 - t) x + t x is not x to the last bit, and would be evaluated again
     assert first.bounds[-1] == second.bounds[-1] == spans[-1].stop
     stops = np.array([span.stop for span in spans], np.int64)
     weights = np.array([span.weights for span in spans], np.float64)

@@ -39,8 +39,8 @@ _CURES = {
     "disk I/O error": " Check the disk, then resume the run.",
     "Input/output error": " Check the disk, then resume the run.",
     "No space left": " Make room, then resume the run.",
-    "not a database": " Restore it from a copy, or start the run anew in another folder.",
-    "malformed": " Restore it from a copy, or start the run anew in another folder.",
+    "not a database": " Restore it from a copy, or start the run again in another folder.",
+    "malformed": " Restore it from a copy, or start the run again in another folder.",
 }
 
 

@@ -16,7 +16,7 @@ Genes = dict[str, Any]
 
 
 class Steps:
-    """The steps of all lineages of a run, as JSON has them; each is kept once."""
+    """The steps of all lineages of a run, as parsed JSON; each is kept once."""
 
     def __init__(self) -> None:
         self._known: dict[int, dict[str, Any]] = {}
@@ -61,7 +61,7 @@ class Steps:
         return self._known.setdefault(step["number"], step) == step
 
     def _leading_to(self, step: dict[str, Any]) -> list[dict[str, Any]] | None:
-        """All steps up to this one, by number; None where one is not known."""
+        """All steps up to this one, sorted by number; None where one is not known."""
         steps = {step["number"]: step}
         waiting = [step]
         while waiting:
@@ -83,5 +83,5 @@ def _is_list_of_steps(gene: Any) -> bool:
 
 
 def _in_recipe(steps: Any) -> str:
-    """As canonical JSON has them."""
+    """The gene with these steps as it stands in the canonical JSON of a recipe."""
     return f'"{_GENE}":{json.dumps(steps, sort_keys=True, separators=(",", ":"))}'

@@ -71,7 +71,7 @@ def _engine(path: Path, *, read_only: bool) -> Iterator[Engine]:
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
-    """Another whenever the file was written to; None without one."""
+    """A value that changes whenever the file is written to; None where there is no file."""
     try:
         status = file.stat()
     except FileNotFoundError:

@@ -68,7 +68,7 @@ def plan_problems(plan: Plan) -> list[str]:
         problems.append("scales: change more than adapters. Leave engine.adapters out.")
     rows = models.vocabulary
     if rows is not None and not all(rows.is_own(member) for member in models.members):
-        problems.append("tokenizer: rows are matched anew. Leave engine.adapters out.")
+        problems.append("tokenizer: rows are matched by token. Leave engine.adapters out.")
     return problems
 
 

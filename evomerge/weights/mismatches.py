@@ -67,7 +67,7 @@ def config_problems(
 
 
 def _composite(config: Mapping[str, Any]) -> bool:
-    """Whether a language model is only one part of it; sources may lack the other parts."""
+    """Whether a language model is only one part of the model; sources may lack the others."""
     towers = ("vision_config", "audio_config")
     return bool(language_parts(config)) or any(key in config for key in towers)
 
@@ -139,7 +139,7 @@ def _shape_sentence(
     checkpoint = sources[source]
 
     def shape(slot: Slot) -> tuple[int, ...]:
-        """As its owner has it, before rows are aligned."""
+        """The shape of a tensor in the model that owns it, before rows are aligned."""
         if slot.base is not None:
             return base.tensors[slot.base].shape
         owner, name = next(iter(slot.inputs.items()))

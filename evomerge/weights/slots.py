@@ -216,7 +216,7 @@ def _given(
 
 
 def keep_outside(slots: Sequence[Slot], modules: Sequence[str]) -> tuple[Slot, ...]:
-    """The slots, with those that are under none of the prefixes left as the base has them.
+    """Copies of the slots, of which those under none of the prefixes keep the base's tensors.
 
     Args:
         modules: prefixes of names, as in the recipe; without any, all slots are merged.
@@ -251,7 +251,7 @@ def _under(name: str, prefix: str) -> bool:
 def refill(
     slots: tuple[Slot, ...], origin: Mapping[str, str | None], *, head: str | None
 ) -> tuple[Slot, ...]:
-    """The same slots with other sources.
+    """Copies of the slots, to be filled by other sources.
 
     Args:
         slots: from `align_tensors`.

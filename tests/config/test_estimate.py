@@ -51,11 +51,11 @@ def test_a_live_model_on_a_cpu_has_the_dtype_of_the_engine(dtype: str, per_eleme
 
 
 def test_workers_that_ray_starts_on_this_machine_share_its_memory() -> None:
-    crew = {"name": "ray", "address": "local", "workers": 1_000_000}
-    facts = estimate(loaded(executor=crew))
+    executor = {"name": "ray", "address": "local", "workers": 1_000_000}
+    facts = estimate(loaded(executor=executor))
     needed = 1_000_000 * facts["weights_bytes_per_worker"]
     assert facts["fits_here"] == f"no: {needed - facts['memory_bytes_here']} bytes too many"
-    assert estimate(loaded(executor=crew | {"address": "auto"}))["fits_here"] == "yes"
+    assert estimate(loaded(executor=executor | {"address": "auto"}))["fits_here"] == "yes"
 
 
 def test_check_shows_the_whole_budget() -> None:

@@ -233,7 +233,7 @@ def test_candidates_side_by_side_answer_as_each_alone(
         engine.select_slot(slot)
         assert torch.equal(answers(engine), answers(alone))
         torch.testing.assert_close(together[slot], answers(alone))
-    # a slot is filled anew without a word to the others
+    # filling a slot again leaves the others as they are
     before = answers(engine)
     engine.load(plans[1])
     assert not torch.equal(answers(engine), before)

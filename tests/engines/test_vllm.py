@@ -238,7 +238,7 @@ def test_a_request_that_fails_leaves_nothing_to_the_next_candidate(live: Live) -
     assert live.load(recipe) == before
 
 
-def test_a_load_that_breaks_off_starts_vllm_anew_for_the_next_candidate(
+def test_a_load_that_breaks_off_restarts_vllm_for_the_next_candidate(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = live.recipe("linear")
@@ -393,7 +393,7 @@ def test_a_stack_whose_kinds_of_attention_follow_each_other_otherwise_is_served(
         assert [plain(text) for text in found.texts] == [plain(text) for text in theirs.texts]
         assert found.likelihoods == pytest.approx(theirs.likelihoods, rel=1e-4), path
         seen.append(engine.lm)
-    assert seen[0] is not seen[1] is seen[2]  # started anew, once
+    assert seen[0] is not seen[1] is seen[2]  # restarted, once
     engine.close()
 
 

@@ -167,13 +167,13 @@ def test_recommend_of_a_mix_rounds_and_takes_the_most_probable() -> None:
 def test_failed_candidates_rank_below_every_valid_one(failures: set[int]) -> None:
     """So the next generation is that of very low values in their place."""
     followers = []
-    for verdict in (FAILED, Evaluation("done", value=-1e9), Evaluation("done", value=math.nan)):
+    for bad in (FAILED, Evaluation("done", value=-1e9), Evaluation("done", value=math.nan)):
         optimizer = Cmaes(
             [*_floats(2), Parameter("k", "int", 2, low=0, high=5)], 3, population_size=8
         )
         for number in _generation(optimizer):
             valid = Evaluation("done", value=-1e6 - number)
-            optimizer.tell(number, verdict if number in failures else valid)
+            optimizer.tell(number, bad if number in failures else valid)
         followers.append(_generation(optimizer, 8))
     assert followers[0] == followers[1] == followers[2]
 

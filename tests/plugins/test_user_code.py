@@ -129,7 +129,7 @@ def test_the_digest_of_a_file_alone_is_of_the_function_and_its_text(write: Write
     assert content_digest(f"{folder}/main.py:f") == expected
 
 
-def test_what_has_changed_is_run_anew(write: Write) -> None:
+def test_what_has_changed_is_run_again(write: Write) -> None:
     folder = write(main="import one\ndef f():\n    return one.ONE\n", one="ONE = 1")
     before = load_function(f"{folder}/main.py:f")
     write(one="ONE = 2")

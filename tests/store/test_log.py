@@ -355,7 +355,7 @@ def test_a_long_log_is_moved_into_the_database_meanwhile(
         store.record_tell(0, evaluation(0.25, examples=40_000), elapsed_seconds=1.0)
         assert (local / "run.sqlite-wal").stat().st_size > 2**19
         until(lambda: Store.path(local).stat().st_size > small + 2**18)
-        shrunk = iter(range(1, 1000))  # once all of it was moved, a record begins it anew
+        shrunk = iter(range(1, 1000))  # once all of it was moved, a record begins it again
 
         def short() -> bool:
             store.record_ask(candidate(next(shrunk)), 1.5)

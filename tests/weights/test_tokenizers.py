@@ -155,7 +155,7 @@ def test_old_text_keeps_its_tokens_and_new_tokens_survive_a_round_trip(
 def test_tokenizers_with_a_class_of_their_own_know_the_union_too(
     tiny: Tiny, tmp_path: Path, kind: str, name: str, listed: bool
 ) -> None:
-    """They build themselves anew, from tokenizer.json or from what its config lists."""
+    """They build themselves from scratch, from tokenizer.json or from what its config lists."""
     base = model(tiny, tmp_path / "one", 0, KINDS[kind](ENGLISH))
     source = model(tiny, tmp_path / "two", 1, KINDS[kind](FRENCH), "<|special|>")
     path = base / "tokenizer_config.json"

@@ -110,7 +110,7 @@ class ParameterReader:
         needed = theirs in NEEDED
         if not any(row.lines for row in rows):
             if needed:
-                self.problems.add("parameters", f"{title}: no value. mergekit demands one")
+                self.problems.add("parameters", f"{title}: no value, and mergekit requires one")
             return None
         complete = []
         for row in rows:

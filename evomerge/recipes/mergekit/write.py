@@ -83,7 +83,7 @@ class _Writer:
         ]
 
     def content(self) -> dict[str, Any]:
-        """The YAML; meaningless when there are problems."""
+        """Keys and values of the YAML; meaningless when there are problems."""
         unreadable = bool(self.problems)
         self.problems += refuse.whole(self.recipe)
         models = [self.recipe.base, *self.recipe.sources.values()]
@@ -171,7 +171,7 @@ class _Writer:
         return {"sources": sources} | ({"parameters": parameters} if parameters else {})
 
     def _in_modules(self, merged: dict[str, Any], base_model: str | None) -> dict[str, Any]:
-        """The same for the recipe's modules, and the base's own for all others."""
+        """``merged`` for the recipe's modules, and a copy of the base for all others."""
         if not self.recipe.modules:
             return merged
         chosen = named(self.recipe.modules, self.places)

@@ -75,7 +75,7 @@ class SettingWriter:
         return [*lines, {"value": rest}] if lines else rest
 
     def by_tensor(self, value: Value) -> Any:
-        """The same for values that depend on tensor names, and not on roles alone."""
+        """A scalar, a gradient or filters, for values that differ among tensors of one role."""
         values = by_name(
             self._places, self.layers, lambda name, place, i: value(Spot(place.role, i, name))
         )
@@ -85,7 +85,7 @@ class SettingWriter:
             raise ExportError(f"{error}, as mergekit needs. Give all tensors one value.") from None
 
     def by_line(self, lines: Sequence[Mapping[str, Any]]) -> Any:
-        """The same for a recipe's own list of filters and values."""
+        """Filters for mergekit, from a recipe's own list of filters and values."""
         return [{**line, "value": self._checked(line["value"])} for line in lines]
 
     def cut(self, setting: Any, number: int, value: Value) -> Any:
@@ -119,7 +119,7 @@ class SettingWriter:
         return self._checked(collapsed(row))
 
     def _checked(self, row: ValueByBlock) -> ValueByBlock:
-        """The same list, unless mergekit reads other values from it."""
+        """The row as given; raises `ExportError` where mergekit reads other values from it."""
         if not isinstance(row, list) or isinstance(row[0], float):
             return row
         start = 0

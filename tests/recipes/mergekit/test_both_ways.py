@@ -654,7 +654,7 @@ def test_a_norm_after_the_blocks_of_another_value_stays_a_filter() -> None:
         (TIES.replace("weight: 0.5", "weight: 1, lambda: 2"), "lambda: mergekit reads this from"),
         (
             TIES.replace("weight: 0.5", "density: 1"),
-            "weight for o/a: no value. mergekit demands one",
+            "weight for o/a: no value, and mergekit requires one",
         ),
         (TIES.replace("0.5", "true"), "weight: expected a number or a list of numbers, got True"),
         (TIES.replace("0.5", "[]"), "weight: an empty list"),

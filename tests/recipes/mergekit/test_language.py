@@ -277,7 +277,7 @@ def test_parameters_get_our_names(text: str, parameters: dict[str, Any]) -> None
         ),
         (
             f"merge_method: nearswap\nbase_model: o/a\n{PAIR}",
-            "t: no value. mergekit demands one",
+            "t: no value, and mergekit requires one",
         ),
     ],
 )

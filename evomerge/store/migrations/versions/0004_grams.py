@@ -1,4 +1,4 @@
-"""What was measured of the sources to cross them. Runs of before measure it anew."""
+"""Inner products of the sources, measured to cross them. Older runs measure them again."""
 
 from __future__ import annotations
 
