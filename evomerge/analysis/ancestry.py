@@ -42,7 +42,7 @@ class Ancestor:
 
 @dataclass(frozen=True, slots=True)
 class Ancestry:
-    """Whom a candidate descends from.
+    """Whom a candidate descends from, and how much of its weights each source and ancestor gave.
 
     Attributes:
         sources: source to its share of the weights, in [0, 1]: the sum over segments of length
@@ -122,14 +122,14 @@ def _winners(candidates: Sequence[Candidate], number: int) -> dict[int, float | 
 
 
 def _sum(before: float | None, whole: float | None, part: float | None) -> float | None:
-    """A share with that of one more line of descent; None where one of them is not known."""
+    """An ancestor's share with one more line of descent added; None where a part is unknown."""
     if before is None or whole is None or part is None:
         return None
     return before + whole * part
 
 
 def _without_recipe(genome: Genome) -> dict[str, Any]:
-    """The genes that the recipe does not repeat; of a seed that is a source, that alone."""
+    """The genes that are not in the recipe as well; for a seed that is a source, only its name."""
     genes = genome.genes
     if not genome.parents and "source" in genes:
         return {"source": genes["source"]}

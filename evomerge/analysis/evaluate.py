@@ -69,7 +69,7 @@ def evaluate(
 
 
 def _recipe(model: str) -> Recipe:
-    """The recipe in a file, or that of a model as it is."""
+    """The recipe in a file, or for a model the recipe that leaves it as it is."""
     if is_recipe(Path(model)):
         return read_recipe(Path(model))
     reference = anchor(model, Path.cwd())

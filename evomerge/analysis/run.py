@@ -76,12 +76,12 @@ class Run:
 
     @property
     def baselines(self) -> tuple[Row, ...]:
-        """What the search is compared with."""
+        """The rows of the baselines, with which the search is compared."""
         return tuple(row for row in self.rows if row.candidate.kind == "baseline")
 
     @property
     def candidates(self) -> tuple[Row, ...]:
-        """What the search made."""
+        """The rows of the candidates that the search made, baselines left out."""
         return tuple(row for row in self.rows if row.candidate.kind != "baseline")
 
     def row(self, candidate: Which = "best") -> Row:
@@ -109,7 +109,7 @@ class Run:
         return self.row(candidate).candidate
 
     def recipe(self, candidate: Which = "best") -> Recipe:
-        """A candidate's recipe, which `evomerge.build` makes a model of; see `row`."""
+        """A candidate's recipe, from which `evomerge.build` makes a model; see `row`."""
         return self.row(candidate).recipe
 
     def export(

@@ -118,7 +118,7 @@ def show(folder: Folder, as_json: Json = False) -> None:
 
 
 def _listed(value: Any) -> str:
-    """A fact on one line, those within it one after the other."""
+    """A value on one line; the keys and values of a mapping one after the other."""
     if not isinstance(value, dict):
         return str(value)
     inner = {k: f"({_listed(v)})" if isinstance(v, dict) else str(v) for k, v in value.items()}
@@ -127,7 +127,7 @@ def _listed(value: Any) -> str:
 
 @contextmanager
 def _progress(folder: Path) -> Iterator[Observer]:
-    """A progress bar; gives what moves it, and says how to go on when the search is stopped."""
+    """A progress bar: yields its observer, and says how to resume when the search is stopped."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -28,8 +28,8 @@ from evomerge.worker import Worker
 def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
     """Sizes, dimension, number of evaluations and memory, as plain data with units in the names.
 
-    Of a search with stages, what differs between them is under ``stages``, by name. A later stage
-    is estimated as if the recipes that earlier stages begin with had won.
+    Where a search has stages, what differs between them is under ``stages``, by name. A later
+    stage is estimated as if earlier stages were won by the recipes that they begin with.
 
     Args:
         probe: time one candidate of each stage, on a worker in this process.

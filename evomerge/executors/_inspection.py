@@ -55,7 +55,7 @@ class Inspection:
 
 
 def inspect_machine(setup: WorkerSetup) -> Inspection:
-    """What this machine has of a run. Of weights, only headers and samples are read."""
+    """The libraries and files of a run on this machine; of weights only headers and samples."""
     host, installed = socket.gethostname(), versions(*LIBRARIES)
     try:
         return Inspection(host, installed, _stored(setup))
@@ -66,7 +66,7 @@ def inspect_machine(setup: WorkerSetup) -> Inspection:
 
 
 def differences(expected: Inspection, actual: Inspection, where: str) -> list[str]:
-    """A sentence for everything in which a machine differs from what is expected.
+    """One sentence for each way in which a machine differs from the expected one.
 
     Args:
         where: names the machine, e.g. ``node 10.0.0.7``.
@@ -93,7 +93,7 @@ def differences(expected: Inspection, actual: Inspection, where: str) -> list[st
 
 
 def _stored(setup: WorkerSetup) -> dict[str, StoredFile]:
-    """Weights and small files, by names that do not depend on where folders lie."""
+    """The run's weights and small files, by names that do not depend on where folders are."""
     fitness = setup.fitness
     stored = {"fitness": StoredFile(fitness.include_path or "fitness", fitness.digest)}
     engine = registry.find("engines", setup.engine, Engine)

@@ -25,7 +25,7 @@ class EvomergeWorker(RemoteWorker):
     """A remote worker that knows its node; ``ps`` shows it by this name."""
 
     def locate(self) -> RoomFound:
-        """Where it is; answered as soon as the process runs."""
+        """The worker's host and node; answered as soon as its process runs."""
         import ray
 
         return RoomFound(socket.gethostname(), ray.get_runtime_context().get_node_id())
@@ -61,7 +61,7 @@ class PoolWorker:
         return time.monotonic() - self.since
 
     def begin(self, ref: Any, job: Job | None = None) -> None:
-        """Note a call that was made just now."""
+        """Note that a call to the worker was made just now."""
         self.ref, self.job, self.since = ref, job, time.monotonic()
 
     def has_answered(self) -> bool:

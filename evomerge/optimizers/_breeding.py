@@ -109,7 +109,7 @@ class Seeds:
 
 
 class AdmissionQueue:
-    """Candidates that are asked, until their results have entered.
+    """Holds the results of candidates until it is their turn to enter an archive.
 
     Args:
         insert: in the order ``asked``, so that early results wait for those of earlier candidates,
@@ -129,8 +129,8 @@ class AdmissionQueue:
     ) -> None:
         if lag is not None and insert == "finished":
             raise ConfigError(
-                "optimizer.lag: says which candidates have entered the archive, which with "
-                "insert: finished is chance. Set insert: asked, or leave out lag."
+                "optimizer.lag: needs candidates to enter the archive in the order asked, but with "
+                "insert: finished they enter in any order. Set insert: asked, or leave out lag."
             )
         self._insert, self._lag, self._admit = insert, lag, admit
         self.asked: list[int] = []

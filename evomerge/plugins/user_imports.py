@@ -21,7 +21,7 @@ _ELSEWHERE = {*sys.stdlib_module_names, "evomerge"}  # never those of a folder
 
 
 def user_imports(path: Path) -> dict[str, Path]:
-    """Module name to file, sorted: what a file imports from its folder, and what that imports.
+    """Module name to file, sorted: what a file imports from its folder, directly or indirectly.
 
     Every ``import`` statement counts, wherever it stands. Modules of Python's own come before
     those of the folder, and those before installed ones.
@@ -59,7 +59,7 @@ def _imported(file: Path, package: str) -> Iterator[str]:
 
 
 def _located(folder: Path, name: str) -> dict[str, Path]:
-    """The files of a module and of the packages that it is in, as far as the folder has them."""
+    """The files of a module and of the packages around it, as far as they are in the folder."""
     parts = name.split(".")
     if parts[0] in _ELSEWHERE:
         return {}
@@ -82,7 +82,7 @@ def _is_installed(name: str) -> bool:
 
 
 class _Source(SourceFileLoader):
-    """Compiles the text itself: bytecode is dated by the second, in which a file may change."""
+    """Always compiles the source: cached bytecode misses changes within the same second."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -109,7 +109,7 @@ class UserFolder(MetaPathFinder):
 
     @contextmanager
     def within(self) -> Iterator[None]:
-        """Imports find the folder's modules in place of others of their names."""
+        """A context in which imports find the folder's modules before others of the same name."""
         if self in sys.meta_path:
             yield
             return
@@ -124,7 +124,7 @@ class UserFolder(MetaPathFinder):
             sys.modules.update(others)
 
     def _hidden(self) -> dict[str, ModuleType]:
-        """What Python has imported by the names of the folder's modules, which it forgets."""
+        """Remove from ``sys.modules``, and return, all modules under the folder's names."""
         tops = {name.partition(".")[0] for name in self._files}
         return {n: sys.modules.pop(n) for n in list(sys.modules) if n.partition(".")[0] in tops}
 
@@ -140,5 +140,5 @@ class UserFolder(MetaPathFinder):
 
 
 def _digest(file: Path) -> bytes:
-    """Of a file's content; empty for one that is gone."""
+    """The sha256 of a file's content; empty for a file that is gone."""
     return hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b""

@@ -90,8 +90,8 @@ class LmEvalScorer:
     """Scores models on the lm-eval tasks of a fitness, one split of them.
 
     Attributes:
-        generation_seconds: for which the model took to answer, in the last `score`.
-        generated_tokens: in those answers, without their stop sequences.
+        generation_seconds: how long the model took to answer during the last `score`.
+        generated_tokens: tokens in those answers, without their stop sequences.
 
     Args:
         lm: only its tokenizer and chat template are used, to write the prompts.
@@ -116,7 +116,7 @@ class LmEvalScorer:
         ]
 
     def doc_ids(self) -> dict[str, tuple[str, tuple[int, ...], bool]]:
-        """By lm-eval task: its name in the fitness, the documents asked, whether these are all."""
+        """lm-eval task to its name in the fitness, the documents asked, whether these are all."""
         return {
             built.task.config.task: (
                 built.name,
@@ -127,7 +127,7 @@ class LmEvalScorer:
         }
 
     def requests(self, name: str) -> dict[int, list[Instance]]:
-        """What a task of the fitness asks, by document."""
+        """Document number to the requests of a task, by its name in the fitness."""
         return next(built.requests for built in self._tasks if built.name == name)
 
     def score(self, lm: LM) -> dict[str, TaskScores]:

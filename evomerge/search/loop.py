@@ -87,10 +87,10 @@ class SearchLoop:
         self._show()
 
     def _advance(self) -> bool:
-        """Ask and report until a result is awaited, or for a while; whether anything was done.
+        """Ask and report until results are needed or 64 steps are done; False if nothing was done.
 
-        It is one transaction, because workers may wait for the driver while it waits for the disk.
-        A kill takes back what was not recorded, with all that followed from it.
+        All steps are one transaction: while the driver waits for the disk, workers wait for it.
+        After a kill, whatever was not recorded did not happen, nor did anything based on it.
         """
         first, second = self.in_flight.turns(self._ask, self._report)
         with self.store.together():
@@ -100,7 +100,7 @@ class SearchLoop:
         return True
 
     def _ask(self) -> bool:
-        """Ask for one more candidate; whether there was one, and room for it."""
+        """Ask for one more candidate and submit it; False if there was none, or no room for it."""
         proposed = None if self.in_flight.full() else self._propose(self.clock.read())
         if proposed is None:
             return False
@@ -112,7 +112,7 @@ class SearchLoop:
         return True
 
     def _receive(self) -> bool:
-        """Wait for one evaluation; whether one was outstanding."""
+        """Wait for one evaluation and take it in; False if none was outstanding."""
         if not self.in_flight.waiting:
             return False
         job, evaluation = self.executor.result()
@@ -126,13 +126,13 @@ class SearchLoop:
         return True
 
     def _keep_arrived(self) -> None:
-        """Record what has arrived and is not reported, for whoever resumes the run."""
+        """Record results that arrived but are not reported yet, for whoever resumes the run."""
         for number, evaluation in self.in_flight.arrived.items():
             digest = self.in_flight.candidates[number].recipe.digest
             self.store.record_evaluation(digest, "search", evaluation)
 
     def _report(self) -> bool:
-        """Report the next result to the optimizer; whether there was one."""
+        """Report the next result to the optimizer; False if there was none."""
         number = self.in_flight.next()
         if number is None:
             return False
@@ -174,7 +174,7 @@ class SearchLoop:
         return self._propose(now, recorded)
 
     def _goes_on(self, now: Reading, recorded: Candidate | None) -> bool:
-        """Whether the optimizer is asked for more in this stage."""
+        """Whether the optimizer is to be asked for another candidate in this stage."""
         if recorded is None:
             return not (self.stage.spent(now) or self.stage.counts.asked[FINAL_ESTIMATE])
         return (recorded.kind, recorded.stage) == ("search", self.stage.name)
@@ -191,7 +191,7 @@ class SearchLoop:
         return run
 
     def _searched(self, number: int, genome: Genome) -> Candidate:
-        """The candidate of a genome; if it has parents, with what the space makes of them."""
+        """The candidate of a genome, which the space completes first if it has parents."""
         if genome.parents:
             parents = [self.candidates[parent].genome for parent in genome.parents]
             genome = self.stage.space.child(genome, parents)
@@ -272,7 +272,7 @@ class SearchLoop:
 
 
 def _difference(expected: Candidate, proposed: Candidate | None) -> str:
-    """Where the replayed history leaves the recorded one."""
+    """How a candidate proposed while replaying differs from the recorded one, as a sentence."""
     text = f"candidate {expected.number} is not what the run recorded"
     if proposed is None:
         return f"{text}: nothing was proposed. Resume with the version that began the run."

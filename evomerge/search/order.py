@@ -33,7 +33,7 @@ class InFlight:
         self.waiting: dict[str, list[int]] = {}
 
     def evaluate(self, candidate: Candidate, known: Evaluation | None) -> None:
-        """Submit a candidate's recipe, unless it is evaluated already or at work."""
+        """Submit a candidate's recipe, unless it is known already or being evaluated."""
         digest = candidate.recipe.digest
         if known is not None:  # the same recipe costs nothing
             self.arrived[candidate.number] = known
@@ -54,11 +54,11 @@ class InFlight:
         self.arrived.pop(number, None)
 
     def full(self) -> bool:
-        """Whether nothing more may be asked for now."""
+        """Whether as many candidates are in flight as there may be."""
         return len(self.waiting) >= self.executor.capacity
 
     def next(self) -> int | None:
-        """The candidate whose result is reported next; None while that is awaited."""
+        """The candidate whose result is reported next; None while there is none to report."""
         return next(iter(self.arrived), None)
 
     def out_of_turn(self, number: int) -> bool:
@@ -66,7 +66,7 @@ class InFlight:
         return False
 
     def turns(self, ask: Step, report: Step) -> tuple[Step, Step]:
-        """Both steps of the loop, the one to be tried first in front."""
+        """Both steps of the loop, in the order in which they are tried."""
         return report, ask  # an optimizer that knows more asks for better
 
 

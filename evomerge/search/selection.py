@@ -13,7 +13,7 @@ from evomerge.types import Candidate, Evaluation
 def preferences(
     fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
 ) -> dict[int, float]:
-    """The preference for each candidate that was scored, by number: mostly its value."""
+    """Candidate number to `preference`, of all that were scored: mostly the candidate's value."""
     values = {c.number: results[c.number].value for c in candidates if c.number in results}
     known = {number: value for number, value in values.items() if value is not None}
     if fitness.shorten is None:
@@ -29,7 +29,7 @@ def preferences(
 def preference(
     fitness: Fitness, candidate: Candidate, value: float, alone: Mapping[str, float]
 ) -> float:
-    """How much a fitness wants a candidate: its value, unless fewer blocks are preferred."""
+    """What candidates are ranked by: the value, unless the fitness prefers fewer blocks."""
     depth, leading = candidate.recipe.depth, alone.get(_reference(candidate.recipe.base))
     if fitness.shorten is None:
         return value

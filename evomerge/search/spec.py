@@ -80,7 +80,7 @@ class Search:
 
 
 class Progress(NamedTuple):
-    """Where a search stands.
+    """How far a search is, for whoever shows its progress.
 
     Attributes:
         done, total: baselines and candidates that are finished, and that there will be; None

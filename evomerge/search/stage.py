@@ -30,7 +30,7 @@ class Counts:
     first_error: dict[Kind, str] = field(default_factory=dict)
 
     def ask(self, candidate: Candidate) -> None:
-        """Count a candidate that was made."""
+        """Count a candidate that was asked for."""
         self.asked[candidate.kind] += 1
 
     def report(self, candidate: Candidate, evaluation: Evaluation) -> None:

@@ -126,7 +126,7 @@ class Space(ABC):
         return genome
 
     def load_grams(self, measured: Sequence[PrefixGram]) -> None:  # noqa: B027 - most spaces measure nothing
-        """Use inner products that an earlier session measured, where they are of these sources."""
+        """Reuse inner products that an earlier session measured on these same sources."""
 
     def new_grams(self) -> list[PrefixGram]:
         """Inner products of the sources that were measured since the last call."""

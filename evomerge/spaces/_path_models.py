@@ -29,7 +29,7 @@ Blocks = Annotated[list[int] | Literal["all"], BeforeValidator(_blocks)]
 
 
 class PathModels:
-    """The models of a search by name; the base under the name of the source that it is, if any.
+    """The models of a search by name; a base that is also a source has that source's name.
 
     Attributes:
         all: name to model.
@@ -46,7 +46,7 @@ class PathModels:
             self.open = {n: context.models.sources.get(n, context.models.base) for n in self.all}
 
     def own(self, name: str) -> str:
-        """The name here of a model that the YAML calls ``name``."""
+        """The key in `all` of the model that the YAML calls ``name``."""
         return self._base if name == BASE else name
 
     def layers(self, name: str) -> int | None:
@@ -62,7 +62,7 @@ class PathModels:
     def problems(
         self, leading: str, sources: Sequence[str] | None, keep: Mapping[str, Blocks]
     ) -> list[Problem]:
-        """Names that no model has, models named twice, and blocks to keep that there are not."""
+        """Unknown models, models that are named twice, and blocks to keep that do not exist."""
         names = sorted({BASE, *self.all})
         asked = [("leading", leading), *(("sources", name) for name in sources or ())]
         problems = [
@@ -92,7 +92,7 @@ class PathModels:
         ]
 
     def _keep_problems(self, name: str, blocks: Blocks, used: Collection[str]) -> list[Problem]:
-        """A model that no path goes through, or blocks that it does not have."""
+        """What is wrong with one entry of ``keep``: a model in no path, or blocks it lacks."""
         problems = []
         if self.own(name) not in used:
             known = self.own(name) in self.all

@@ -21,7 +21,7 @@ _LEAST, _MOST = 1e-2, 1e2
 
 
 class Scaling(BaseModel):
-    """Which scales a path may have, on the hops from one of its blocks to the next.
+    """Which scales a path may have on its hops from one block to the next.
 
     Attributes:
         kind: ``none``; ``hop``, a gene for each slot, on the way into it; ``matrix``, a gene for
@@ -100,10 +100,10 @@ class PathScales(ABC):
         """What the stream is multiplied by on the way from one slot of a path to the next."""
 
     def scales(self, genes: Genes, path: Sequence[PathSlot]) -> tuple[float, ...]:
-        """A scale for each block of a path; that of the first, into which no hop leads, is 1.
+        """(depth,) the scale on the hop into each block; 1 for the first block, which has no hop.
 
-        Where the product of all scales so far would be more than weights can make up for, a scale
-        is 1 or -1 instead, so that every genome is a recipe.
+        Where the product of all scales so far would be more than weights can absorb, a scale is
+        1 or -1 instead, so that every genome gives a valid recipe.
         """
         scales, product = [1.0], 1.0
         for before, slot in pairwise(path):
@@ -115,7 +115,7 @@ class PathScales(ABC):
         return tuple(scales)
 
     def example(self, depth: int) -> tuple[float, ...]:
-        """Scales that are not all 1 where there may be such: models that take none refuse them."""
+        """Scales for a check that the models take any: not all 1, unless all must be."""
         last = self.scaling.low if self.scaling.high == 1 else self.scaling.high
         return (*(1.0,) * (depth - 1), last)
 
@@ -135,7 +135,7 @@ class NoScales(PathScales):
 
 
 class OnePerSlot(PathScales):
-    """A scale on the way into each slot, wherever the path comes from."""
+    """One scale for each slot, on the hop into it, whichever slot comes before."""
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -166,8 +166,8 @@ class ScaleNetwork(PathScales):
 
     Its inputs are the numbers of the two blocks and of the slot, each scaled to [-1, 1], and 1. The
     hidden units are hyperbolic tangents. A logistic function takes the output to between low (or
-    -high) and high, and 0 to `initial`: there the search starts, from hidden weights that are
-    always the same random ones.
+    -high) and high, and 0 to `initial`: the search starts there, from hidden weights drawn with a
+    fixed seed.
 
     Source: Akiba et al. 2024, arXiv:2403.13187, section 3.2, which does not describe the network.
     """
@@ -233,5 +233,5 @@ KINDS: Mapping[ScaleKind, type[PathScales]] = {
 
 
 def _spread(number: int, count: int) -> float:
-    """Number 0 as -1, the last as 1."""
+    """A number's place among ``count``, from -1 for number 0 to 1 for the last."""
     return 2 * number / max(count - 1, 1) - 1

@@ -32,7 +32,7 @@ class PathSlot(NamedTuple):
 
     @property
     def name(self) -> str:
-        """By which its genes are named."""
+        """The slot's part of its genes' names, e.g. ``0.math.12``."""
         return f"{self.repetition}.{self.model}.{self.layer}"
 
 
@@ -75,7 +75,7 @@ class PathSlots:
 
     @property
     def all(self) -> tuple[PathSlot, ...]:
-        """(T,) in order."""
+        """(T,) all slots in order, both ends included."""
         return (self.first, *self.between, self.last)
 
     @property
@@ -130,7 +130,7 @@ class PathLimits:
         kept: frozenset[PathSlot],
         preference: Mapping[PathSlot, float],
     ) -> tuple[PathSlot, ...]:
-        """The path without the blocks that break a limit; the same path always gives the same.
+        """The path without the blocks that break a limit; deterministic.
 
         Blocks that step back behind an earlier one of their model go first. Then as many others as
         must go: those that are preferred least, of equals the last in the path.

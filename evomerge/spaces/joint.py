@@ -31,8 +31,8 @@ class JointSpace(Space):
 
     Merged block l is made of the blocks l of base and sources, as in the space `parameter`; the
     path goes through the merged blocks, as in the space `dataflow` over one model. A block that
-    comes twice is merged alike both times, except for what an operator draws at random. What is
-    outside the blocks is merged as well.
+    comes twice is the same merge both times, but for what an operator draws at random. Tensors
+    outside the blocks are merged as well.
 
     Args:
         context: the models, open.
@@ -74,7 +74,7 @@ class JointSpace(Space):
         return self._stacked(self._merge.decode(self._merge.initial()), self._path.largest())
 
     def _stacked(self, merged: Recipe, path: Recipe) -> Recipe:
-        """The path of the second recipe through the blocks of the first."""
+        """The second recipe's path, with the merged blocks of the first recipe in it."""
         layers = [next(iter(slice_.values()))[0] for slice_ in path.slices]
         names = [BASE, *(name for name in merged.sources if name != BASE)]
         slices = [{name: [layer, layer + 1] for name in names} for layer in layers]
@@ -85,14 +85,14 @@ class JointSpace(Space):
 
 
 def _keep_problems(keep: Any) -> list[Problem]:
-    """Blocks to keep that are of a source."""
+    """What is wrong with ``keep``: blocks of a source, where all blocks are the base's."""
     names = [name for name in keep if name != BASE] if isinstance(keep, Mapping) else []
     text = "every block is a merge of all models, and called base."
     return [Problem(("path", "keep"), text, f"Write base in place of {name!r}.") for name in names]
 
 
 def _length_problems(merged: Recipe, context: SearchContext) -> list[Problem]:
-    """Settings by block that have another number of values than the base has blocks."""
+    """What is wrong with settings by block: not one value for each block of the base."""
     if context.models is None:
         return []
     why = f"but the base has {context.layers} blocks. Give one value a block."
@@ -104,7 +104,7 @@ def _length_problems(merged: Recipe, context: SearchContext) -> list[Problem]:
 
 
 def _picked(setting: Any, layers: Sequence[int]) -> Any:
-    """A setting with a value for each block of the path, in place of each block of the base."""
+    """A setting by block of the base, rewritten by block of the path."""
     if isinstance(setting, Mapping):
         return {key: _picked(value, layers) for key, value in setting.items()}
     if isinstance(setting, list):
@@ -119,7 +119,7 @@ def _made(
     keys: Mapping[str, Any],
     context: SearchContext,
 ) -> T | None:
-    """The space under a key of this one, or None with what is wrong with it added to problems."""
+    """The inner space under a key; None, and its problems collected, if a key of it is wrong."""
     try:
         return make(kind, keys, context)
     except ConfigError as error:

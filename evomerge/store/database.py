@@ -57,7 +57,7 @@ def database_errors(where: Path) -> Iterator[None]:
 
 
 def open_file(path: Path, *, read_only: bool, create: bool = False) -> sqlite3.Connection:
-    """A connection of SQLite's own; see `connect`."""
+    """A plain `sqlite3` connection to a file; see `connect`."""
     # A reader opens for writing too: only so can it roll back what a killed writer left half done,
     # and fold the log that it left.
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"

@@ -23,7 +23,7 @@ def readable(path: Path, resources: ExitStack) -> Path:
     """The database, or a copy of it where it cannot be read without writing.
 
     SQLite may have to undo what a killed writer left half done, and a file of an older version
-    wants the newest schema. Its own version goes on reading the original.
+    needs the newest schema; that version can go on reading the original.
 
     Args:
         resources: at whose end the copy is removed.

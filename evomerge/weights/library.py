@@ -40,7 +40,7 @@ class Library:
         return make_plan(recipe, self.models(recipe))
 
     def models(self, recipe: Recipe) -> Models:
-        """The models of a recipe.
+        """The open models of a recipe, their tensors matched by name.
 
         Raises:
             CheckpointError: models that cannot be opened, all at once.
@@ -61,7 +61,7 @@ class Library:
 
         Args:
             base: a folder, a hub name, or a recipe in place of one.
-            sources: name to the same.
+            sources: name to a folder, a hub name or a recipe.
             tokenizer, slices: as in `Recipe`.
 
         Raises:
@@ -83,7 +83,7 @@ class Library:
         sources: Mapping[str, Reference],
         tokenizer: str | Tokenizer | None = None,
     ) -> Models:
-        """As `open`, of models whose blocks are stacked, not merged: their numbers may differ.
+        """As `open`, for models that are stacked, not merged: they may differ in depth.
 
         Where they do, all blocks of all sources are stacked one after the other.
 

@@ -56,14 +56,14 @@ class Source(NamedTuple):
     copy: int
 
     def within(self, slice_: OutputSlice) -> SliceModel | None:
-        """Its entry in a slice, None where it takes no part."""
+        """The source's entry in a slice; None where it takes no part there."""
         same = (s for s in slice_.sources if s.model == self.model and s.copy == self.copy)
         return next(same, None)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReader:
-    """Reads ``models`` and ``slices``.
+    """Reads the keys ``models`` and ``slices`` of a mergekit YAML.
 
     Args:
         named: recipes that may stand in place of models, by name.
@@ -74,7 +74,7 @@ class ModelReader:
     problems: Problems
 
     def model(self, value: Any, path: str) -> Model:
-        """A model as we write it: a folder, ``org/name[@revision]``, or a recipe."""
+        """A model as recipes name it: a folder, ``org/name[@revision]``, or a recipe."""
         if isinstance(value, dict) and isinstance(value.get("model"), dict):
             if value.get("lora") or value.get("override_architecture"):
                 self.problems.add(path, "an adapter or another architecture cannot be read")
@@ -148,7 +148,7 @@ class ModelReader:
 
 
 def shown(model: Model) -> str:
-    """A model for messages."""
+    """What messages call a model."""
     return model if isinstance(model, str) else f"the merge with {model.operator}"
 
 
@@ -202,7 +202,7 @@ def slices_of(
 
 
 def are_whole(slices: Sequence[Mapping[str, Sequence[int]]], layers: Sequence[int]) -> bool:
-    """Whether slices say no more than that every block is merged with those of its number.
+    """Whether slices only say that blocks of the same number are merged.
 
     Args:
         layers: blocks of the base and of every source.
@@ -225,6 +225,6 @@ def _is_range(value: Any) -> bool:
 
 
 def _weight(one: SliceModel) -> Any:
-    """The weight that a model sets itself."""
+    """The weight that a model's own ``parameters`` set."""
     _, own = one.parameters
     return own.get("weight") if isinstance(own, dict) else None
