@@ -30,7 +30,7 @@ def evaluate(
     split: Split = "search",
     engine: str | Mapping[str, Any] = "transformers",
 ) -> Score:
-    """The score of a model or a recipe on one split of a fitness.
+    """The `Score` of a model or a recipe on one split of a fitness.
 
     Args:
         model: a folder, a hub name, or a recipe file.

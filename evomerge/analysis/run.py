@@ -128,7 +128,7 @@ class Run:
         return to_mergekit(row.recipe, *outline(row.recipe, library.models(row.recipe)))
 
     def ancestry(self, candidate: Which = "best") -> Ancestry:
-        """Whom a candidate descends from, and what each gave; see `row`."""
+        """A candidate's ancestors and their shares of its weights; see `row`."""
         from evomerge.analysis.ancestry import ancestry  # numpy, which no other reader needs
 
         number = self.row(candidate).number
@@ -136,7 +136,7 @@ class Run:
         return ancestry([row.candidate for row in self.rows], number, values)
 
     def as_json(self) -> dict[str, Any]:
-        """The run for ``--json``."""
+        """The run as ``--json`` prints it."""
         return {
             "run": {
                 "name": self.record.name,

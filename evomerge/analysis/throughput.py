@@ -31,7 +31,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """How fast a run is, and what its workers did.
+    """How fast a run is, and how its workers spent their time.
 
     Attributes:
         candidates_per_hour: None before any search time has passed.

@@ -115,7 +115,7 @@ class Engine(ABC):
         """
 
     def load_at(self, slot: int, plan: Plan) -> None:
-        """As `load`, into one of several slots; `select_slot` shows it.
+        """As `load`, into one of several slots, where it stays until `select_slot` selects it.
 
         Raises:
             CandidateError, SearchError: as `load`.
@@ -124,14 +124,14 @@ class Engine(ABC):
         self.load(plan)
 
     def select_slot(self, slot: int) -> None:
-        """Make `module` that of a slot."""
+        """Make `module` compute with the weights of this slot."""
         assert slot == 0, "an engine with several slots has its own"
 
     def for_all_slots(self, function: Callable[[Module], Tensor]) -> Tensor:
-        """(at_once, ...) what a function of `module` gives for every slot, in one pass.
+        """(at_once, ...) results of a function of `module` for every slot, in one pass.
 
         Raises:
-            Exception: whatever keeps the function from it.
+            Exception: what the function raises when it is called for all slots at once.
         """
         raise NotImplementedError(f"{type(self).__name__} has one slot")
 

@@ -97,7 +97,7 @@ class Tile:
         return drawn.to(self.values.device).view(self.values.shape)
 
     def of(self, tensors: Sequence[Input]) -> Tensor:
-        """The same elements of other tensors of the stack's shape: float32, as ``values``."""
+        """The tile's elements of other tensors of the stack's shape: float32, as ``values``."""
         size = self.values[0].numel()
         parts = [stretch(t, self.start, self.start + size).float() for t in tensors]
         return torch.stack(parts).to(self.values.device).view(-1, *self.values.shape[1:])

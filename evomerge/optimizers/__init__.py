@@ -56,5 +56,5 @@ class Optimizer(ABC):
         """
 
     def recommend(self) -> Genome | None:
-        """Where the optimizer believes the best is, if that is not a candidate it asked for."""
+        """The genome that the optimizer believes is best, if it has not asked for it; else None."""
         return None

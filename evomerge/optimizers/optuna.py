@@ -156,7 +156,7 @@ def _gene(parameter: Parameter, value: Any) -> Gene:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Optuna without its log and without notices that a search cannot act on, for one call."""
+    """A context without Optuna's log, and without warnings that a search cannot act on."""
     import optuna
 
     verbosity = optuna.logging.get_verbosity()

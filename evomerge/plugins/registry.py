@@ -204,7 +204,7 @@ def _shown(value: Any) -> str:
 
 
 def _example(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
-    """How a key is written, where its model says so."""
+    """The example that a key's pydantic field gives; empty without one."""
     for part in path[:-1]:
         model = _inside(model, part)
     field = model.model_fields.get(str(path[-1]))

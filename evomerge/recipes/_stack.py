@@ -17,13 +17,13 @@ SCALE_SPAN = 1e30  # of the products: weights are divided by them in float32
 
 
 def slice_lengths(slices: Sequence[Slice]) -> list[int]:
-    """How many blocks each slice gives."""
+    """The number of output blocks that each slice gives."""
     ranges = [next(iter(slice_.values())) for slice_ in slices]
     return [end - start for start, end in ranges]
 
 
 def canonical_slices(slices: Sequence[Slice], sources: Collection[str]) -> tuple[Slice, ...]:
-    """The same slices, the base first and then the sources in their order."""
+    """Slices in their hashed form: in each, the base first and then the sources in their order."""
     names = [*([] if BASE in sources else [BASE]), *sources]
     return tuple({name: slice_[name] for name in names if name in slice_} for slice_ in slices)
 
@@ -49,7 +49,7 @@ def slice_problems(
 
 
 def scale_problems(scales: Sequence[float], depth: int | None) -> Iterator[str]:
-    """What is wrong with scales: too large or small for weights to absorb, or not one a block.
+    """What is wrong with scales: too large or small for weights, or not one for each block.
 
     Args:
         depth: output blocks, None where no slices say it.

@@ -176,12 +176,12 @@ class Recipe(BaseModel):
         return [item for name, setting in self.parameters.items() for item in rows(name, setting)]
 
     def leaves(self) -> Iterator[str]:
-        """Every model that it is made of, also inside nested recipes; some more than once."""
+        """Every model that the recipe merges, also inside nested recipes; some more than once."""
         for model in (self.base, *self.sources.values()):
             yield from (model,) if isinstance(model, str) else model.leaves()
 
     def located(self, locate: Callable[[str], str]) -> Recipe:
-        """The same recipe with ``locate`` applied to all references to models and statistics."""
+        """A copy with ``locate`` applied to all references to models and statistics."""
 
         def place(model: str | Recipe) -> str | Recipe:
             return locate(model) if isinstance(model, str) else model.located(locate)
@@ -216,7 +216,7 @@ class Recipe(BaseModel):
 
 
 def _content(recipe: Recipe) -> dict[str, Any]:
-    """What is hashed."""
+    """Keys and values of a recipe as its digest hashes them."""
     content = recipe.model_dump()
     for name in _LATER:
         if content[name] == Recipe.model_fields[name].default or content[name] == {}:

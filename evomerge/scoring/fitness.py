@@ -119,7 +119,7 @@ class Shorten(BaseModel):
 
 
 class Fitness(BaseModel):
-    """What is good. Names no model, engine or GPU.
+    """What a search maximises: tasks, examples and weights. Names no model, engine or GPU.
 
     Attributes:
         tasks: name in reports to task; a plain list of lm-eval names is short for the defaults.

@@ -137,7 +137,7 @@ class PythonScorer:
 def count_mismatch(
     fitness: Fitness, scores: Mapping[str, TaskScores], others: Mapping[str, TaskScores]
 ) -> str | None:
-    """What is wrong where a scorer gave another number of scores than for another model.
+    """What is wrong where a scorer gave one model more or fewer scores than another.
 
     Args:
         scores, others: of the two models, by the task's name in the fitness.

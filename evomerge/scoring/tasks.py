@@ -54,7 +54,7 @@ def task_manager(fitness: Fitness, without: Collection[str] = ()) -> TaskManager
 
 
 def name_problems(name: str, settings: Task, task: Any) -> list[str]:
-    """What is wrong with the metric and the filter: the lm-eval task has none of that name."""
+    """What is wrong with a task's metric and filter: names that the lm-eval task does not have."""
     filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
     return [
         f"tasks.{name}: {task.config.task} has no {kind} {asked!r}.{did_you_mean(asked, known)}"

@@ -60,7 +60,7 @@ class Reading(NamedTuple):
     gpu_hours: float
 
     def since(self, earlier: Reading) -> Reading:
-        """What has passed between two readings."""
+        """The search time and GPU time between an earlier reading and this one."""
         return Reading(self.seconds - earlier.seconds, self.gpu_hours - earlier.gpu_hours)
 
 
@@ -69,7 +69,7 @@ class Clock:
 
     Args:
         spent_seconds: search time of earlier sessions.
-        planned_gpus: how many GPUs these count with, for want of a record: those of all workers.
+        planned_gpus: how many GPUs those sessions are assumed to have held: those of all workers.
         gpus: gives the number of GPUs that are held now.
     """
 
@@ -93,7 +93,7 @@ class Clock:
         return self._spent + time.monotonic() - self._started
 
     def read(self) -> Reading:
-        """The time now; the GPUs held now are taken as held since the last reading."""
+        """The reading now; the GPUs held now are counted for all the time since the last one."""
         seconds = self.seconds
         self._gpu_seconds += (seconds - self._counted) * self._gpus()
         self._counted = seconds

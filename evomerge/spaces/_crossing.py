@@ -51,7 +51,7 @@ class Crossing:
     def spans(
         self, genes: Mapping[str, Any], names: Iterable[str], layout: Layout, inner_of: InnerOf
     ) -> dict[str, tuple[MixedSpan, MixedSpan]]:
-        """By chromosome, what is before its split and what is after it.
+        """Chromosome to the two spans that a child's crossing mixes, before and after its split.
 
         Args:
             genes: ``split[c]`` and ``ratio[c]`` of every chromosome c.

@@ -12,7 +12,7 @@ _STEPS_IN = 2 / 3  # two of the standard deviations with which a search starts, 
 
 
 class Indicators(ABC):
-    """Which slots between the ends are in a path.
+    """Decodes genes into the set of slots that are in a path.
 
     Args:
         slots: all of them.
@@ -43,7 +43,7 @@ class Indicators(ABC):
         return tuple(s for s in self.slots.all if s in self.kept or self._includes(genes, s))
 
     def preference(self, genes: Genes) -> Mapping[PathSlot, float]:
-        """How much slots are preferred where a limit makes some go."""
+        """Slot to how much it is preferred, where a limit removes some."""
         return {}
 
     def _starts_in(self, slot: PathSlot) -> bool:
@@ -114,7 +114,7 @@ class Runs(Indicators):
         ]
 
     def _start(self, repetition: int, model: str) -> tuple[int, int]:
-        """Where a run begins and ends at first: those of the leading model, or two that overlap."""
+        """The initial ends of a run: of the whole leading model, or of two runs that overlap."""
         layers = self.slots.layers[model]
         if model == self.slots.first.model and repetition < 2:
             if not self.overlap:
@@ -147,6 +147,6 @@ def order_genes(slots: Sequence[PathSlot]) -> list[Parameter]:
 
 
 def sorted_path(path: Sequence[PathSlot], genes: Genes) -> tuple[PathSlot, ...]:
-    """The path with what is between its ends sorted by their genes; equals keep their order."""
+    """The path, its slots between the ends sorted by their genes; ties keep their order."""
     first, *between, last = path
     return (first, *sorted(between, key=lambda slot: float(genes[f"order.{slot.name}"])), last)

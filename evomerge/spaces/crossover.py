@@ -135,7 +135,7 @@ class CrossoverSpace(Space):
     def step(
         self, genome: Genome, names: Sequence[str | int], parents: Sequence[Tensor] = ()
     ) -> LineageStep:
-        """How a child with mutations is made of its parents, without their genomes.
+        """The last step of a mutated child's lineage, from its genes and its parents' elements.
 
         Args:
             genome: as the optimizer proposes it.

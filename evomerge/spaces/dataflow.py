@@ -152,7 +152,7 @@ class DataflowSpace(Space):
         return context.recipe("passthrough", stack={"slices": slices, "scales": list(scales)})
 
     def _limit_problems(self) -> list[Problem]:
-        """That the smallest path is too large."""
+        """What is wrong with the limits: even the smallest path is larger."""
         limits, least = self._limits, [s for s in self._slots.all if s in self._kept]
         why = "the ends of every path and the blocks to keep"
         cure, other = "Raise it, or keep less.", ("leading", "keep")

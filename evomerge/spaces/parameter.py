@@ -24,7 +24,7 @@ __all__ = ["Granularity", "ParameterSpace", "Range"]
 
 
 class _Spot(NamedTuple):
-    """Where a gene counts; an empty source or role stands for all of them."""
+    """A place at which a gene sets a value; an empty source or role stands for all."""
 
     source: str
     role: str

@@ -84,7 +84,7 @@ class Adapter(Checkpoint):
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Its own folder if a tokenizer was saved with it, else that of its base."""
+        """The adapter's folder if a tokenizer was saved in it, else that of its base."""
         own = (self.folder / "tokenizer.json").exists()
         return self.folder if own else self.base.tokenizer_folder
 

@@ -125,7 +125,7 @@ class Models:
         return Models(recipe, self.base, self._renamed(self._origins(recipe.sources)))
 
     def select(self, sources: Mapping[str, Reference]) -> Models:
-        """The same models with only these sources, filling the same tensors.
+        """A view with only some of the sources, which fills the same tensors.
 
         The values are those of models opened with these sources alone, bit for bit. A vocabulary
         stays that of all sources: a ``union`` has the tokens of those that are left out, too.
@@ -149,7 +149,7 @@ class Models:
         return chosen
 
     def _origins(self, sources: Mapping[str, Reference]) -> dict[str, str | None]:
-        """What each source is called here; None for the base."""
+        """Name in a recipe to the source's name in these models; None for the base."""
         known: dict[str, str | None] = {key_of(self._recipe.base): None}
         known |= {key_of(model): name for name, model in self._references.items()}
         stray = [_label(model) for model in sources.values() if key_of(model) not in known]

@@ -104,5 +104,5 @@ class VirtualCheckpoint(Checkpoint):
             del done[name], self._kept[name]
 
     def non_finite_in(self, name: str) -> str | None:
-        """None, because merging a tensor that is not finite raises."""
+        """Always None: merging a tensor that is not finite raises already."""
         return None

@@ -214,7 +214,7 @@ class ParameterReader:
 
 
 def _lacking(lines: Sequence[FilterLine]) -> str:
-    """Which tensors no line is for; empty where there are none."""
+    """The part of a sentence that names tensors without a value; empty where there are none."""
     if any(line.filter is None for line in lines):
         return ""
     if any(line.filter not in FILTERS for line in lines):

@@ -1,4 +1,4 @@
-"""The same weights by operators and parameters that mergekit has."""
+"""Recipes rewritten to operators and parameters that mergekit has, with the same weights."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def parameters(values: Values) -> Iterator[str]:
 
 
 def weights(values: Values) -> Iterator[str]:
-    """Where mergekit divides by another sum of weights than we do, or elects other signs."""
+    """Weights with which mergekit divides by another sum than we do, or elects other signs."""
     recipe, method = values.recipe, values.method
     if "weight" not in method.per_source:
         return

@@ -54,7 +54,7 @@ class SettingWriter:
         self._names: dict[str, list[str]] = {}
         for name, place in places.items():
             self._names.setdefault(place.role, []).append(name)
-        # a tied head has no tensor; mergekit shall know its value all the same
+        # a tied head has no tensor, but mergekit must know its value
         self._names.setdefault("head", ["lm_head.weight"])
 
     def by_role(self, value: Value) -> Any:
