@@ -71,7 +71,7 @@ class Row:
 def draw(groups: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Write a picture: blocks from the embedding, left, to the head, right.
 
-    A line's width grows with the scale on that hop, which is told in numbers beside it.
+    A line's width grows with the scale on that hop, which is written beside it.
     """
     rows = sum(len(group) + 1 for group in groups.values())
     longest = max(len(row.path) for group in groups.values() for row in group)

@@ -177,15 +177,15 @@ def evolve_weights(seed: int, budget: int, size: int = 20) -> Iterator[tuple[int
     strategy = cmaes.SepCMA(mean, SIGMA, population_size=size, seed=seed)
     best, most = mean.astype(np.float32), -1
     for number in range(0, budget, size):
-        told = []
+        results = []
         for _ in range(size):
             weights = strategy.ask()
             narrow = weights.astype(np.float32)
             solved = int(training.solved(narrow).sum())
             if solved > most:
                 best, most = narrow, solved
-            told.append((weights, -solved / len(training.labels)))
-        strategy.tell(told)
+            results.append((weights, -solved / len(training.labels)))
+        strategy.tell(results)
         count = number + size
         if count % EVERY == 0:
             yield count, float(testing.solved(best).mean())

@@ -233,7 +233,7 @@ def outputs(weights: Array, images: Array) -> Array:
 
 
 def solves(weights: Array, part: slice) -> Array:
-    """(E,) which images of a part are told right."""
+    """(E,) which images of a part are classified correctly."""
     return outputs(weights, IMAGES[part]).argmax(1) == LABELS[part]
 
 

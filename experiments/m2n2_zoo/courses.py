@@ -41,7 +41,7 @@ class Standing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The evaluated candidates of one run, in the order in which they were told.
+    """The evaluated candidates of one run, in the order in which they were reported.
 
     A recipe that comes again costs nothing and counts once; baselines are everybody's and count
     for nobody, except those that M2N2 begins with.
@@ -116,7 +116,7 @@ def course(store: Store, optimizer: Optimizer) -> Course:
             optimizer.ask(event.number)
             continue
         evaluation = store.evaluation(digest)
-        assert evaluation is not None, "told and not evaluated"
+        assert evaluation is not None, "reported and not evaluated"
         optimizer.tell(event.number, evaluation)
         if digest not in first_of:
             first_of[digest] = event.number

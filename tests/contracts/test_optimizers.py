@@ -194,7 +194,7 @@ def test_numbers_may_have_gaps(make: Variant) -> None:
 
 @every_optimizer
 @small_space
-def test_candidates_in_flight_may_be_told_in_any_order(
+def test_candidates_in_flight_may_be_reported_in_any_order(
     make: Variant, parameters: tuple[Parameter, ...]
 ) -> None:
     optimizer, rng, numbers = make(parameters), np.random.default_rng(0), itertools.count()
@@ -214,7 +214,7 @@ def test_candidates_in_flight_may_be_told_in_any_order(
 
 @every_optimizer
 @small_space
-def test_a_generation_told_in_another_order_has_the_same_successor(
+def test_a_generation_reported_in_another_order_has_the_same_successor(
     make: Variant, parameters: tuple[Parameter, ...]
 ) -> None:
     """Asked of every optimizer that at some point waits for all that are in flight."""
@@ -286,12 +286,12 @@ def test_options_are_keyword_only_and_have_defaults(make: Variant) -> None:
 
 
 def busy_history(optimizer: Optimizer, workers: int, count: int) -> list[tuple[Genome, float]]:
-    """Genomes and values in the order told, with all workers busy and some four times as slow."""
+    """Genomes and values in the order reported; all workers are busy, some four times as slow."""
     rng, numbers = np.random.default_rng(1), itertools.count()
     flight: dict[int, tuple[float, Genome]] = {}
     clock = 0.0
-    told: list[tuple[Genome, float]] = []
-    while len(told) < count:
+    reported: list[tuple[Genome, float]] = []
+    while len(reported) < count:
         while len(flight) < workers:
             number = next(numbers)
             genome = optimizer.ask(number) or optimizer.ask_ahead(number)
@@ -304,8 +304,8 @@ def busy_history(optimizer: Optimizer, workers: int, count: int) -> list[tuple[G
         clock, genome = flight.pop(number)
         value = fitness(optimizer.parameters, genome)
         optimizer.tell(number, FAILED if number % 11 == 3 else score(optimizer.parameters, genome))
-        told.append((genome, value))
-    return told
+        reported.append((genome, value))
+    return reported
 
 
 @every_optimizer

@@ -175,17 +175,17 @@ def test_events_keep_their_order_and_time(place: Place) -> None:
 
 @pytest.mark.parametrize("value", AWKWARD_FLOATS)
 def test_an_evaluation_reads_back_to_the_last_bit(place: Place, value: float) -> None:
-    told = evaluation(value, *AWKWARD_FLOATS, -0.0, math.inf)
+    result = evaluation(value, *AWKWARD_FLOATS, -0.0, math.inf)
     with place.create(RUN) as store:
         store.record_ask(candidate(0), 0.0)
-        assert store.record_tell(0, told, elapsed_seconds=1.0) == told
+        assert store.record_tell(0, result, elapsed_seconds=1.0) == result
     with place.open(read_only=True) as store:
         found = store.evaluation(candidate(0).recipe.digest)
-    assert found == told
+    assert found == result
     assert found is not None
     assert list(found.tasks) == ["zulu", "alpha|日本語"]
     assert [s.hex() for s in found.tasks["zulu"].example_scores] == [
-        s.hex() for s in told.tasks["zulu"].example_scores
+        s.hex() for s in result.tasks["zulu"].example_scores
     ]
 
 
@@ -234,11 +234,11 @@ def test_any_error_text_can_be_recorded(place: Place) -> None:
 
 
 def test_an_unvalued_evaluation_reads_back_without_a_value(place: Place) -> None:
-    told = replace(evaluation(0.5), value=None, tasks={})
+    result = replace(evaluation(0.5), value=None, tasks={})
     with place.create(RUN) as store:
         store.record_ask(candidate(0), 0.0)
-        store.record_tell(0, told, elapsed_seconds=1.0)
-        assert store.evaluation(candidate(0).recipe.digest) == told
+        store.record_tell(0, result, elapsed_seconds=1.0)
+        assert store.evaluation(candidate(0).recipe.digest) == result
 
 
 def test_candidates_with_the_same_recipe_share_the_first_evaluation(place: Place) -> None:
@@ -275,7 +275,7 @@ def test_a_number_is_asked_once(place: Place) -> None:
         assert store.events() == [Event("ask", 0, 0.0)]
 
 
-def test_a_candidate_is_told_once(place: Place) -> None:
+def test_a_candidate_is_reported_once(place: Place) -> None:
     with place.create(RUN) as store:
         store.record_ask(candidate(0), 0.0)
         store.record_tell(0, evaluation(0.5), elapsed_seconds=1.0)
@@ -284,7 +284,7 @@ def test_a_candidate_is_told_once(place: Place) -> None:
         assert store.elapsed_seconds() == 1.0
 
 
-def test_a_candidate_that_was_never_asked_cannot_be_told(place: Place) -> None:
+def test_a_candidate_that_was_never_asked_cannot_be_reported(place: Place) -> None:
     with place.create(RUN) as store:
         with pytest.raises(StoreError, match="candidate 0 was reported but never asked for"):
             store.record_tell(0, evaluation(0.5), elapsed_seconds=1.0)

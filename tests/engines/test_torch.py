@@ -312,7 +312,7 @@ def test_a_file_that_cannot_be_run_is_named(tmp_path: Path) -> None:
         ("unshaped", "code.py:unshaped: weight has no shape before the first call. Call the modul"),
     ],
 )
-def test_a_function_that_makes_no_module_is_told_when_plans_are_checked(
+def test_a_function_that_makes_no_module_is_reported_when_plans_are_checked(
     code: Path, source: Source, name: str, problem: str
 ) -> None:
     models = Library().open(str(source(0)), {"s0": str(source(1))})
@@ -323,7 +323,7 @@ def test_a_function_that_makes_no_module_is_told_when_plans_are_checked(
         engine.open(models)
 
 
-def test_all_tensors_that_do_not_fit_are_told_at_once_and_before_opening(
+def test_all_tensors_that_do_not_fit_are_reported_at_once_and_before_opening(
     code: Path, source: Source, tmp_path: Path
 ) -> None:
     state = load_file(source(0) / "model.safetensors")

@@ -542,7 +542,7 @@ def test_a_wrong_key_is_refused_with_the_nearest(options: dict[str, Any], proble
     assert caught.value.problems[0].startswith(problem)
 
 
-def test_wrong_keys_of_vllm_and_of_the_engine_are_told_together() -> None:
+def test_wrong_keys_of_vllm_and_of_the_engine_are_reported_together() -> None:
     options = {"vllm": {"enforce_eager": True, "sed": 1, "block_size": 16}, "dtipe": "float32"}
     with pytest.raises(ConfigError) as caught:
         registry.validate_options(VllmEngine, options, "engine")

@@ -151,10 +151,10 @@ class Run(Processes):
             rows: list[tuple[Any, ...]] = base.execute(
                 "SELECT number, kind, genes, status, value, held_out_value FROM leaderboard"
             ).fetchall()
-            told = base.execute(
+            reported = base.execute(
                 "SELECT count(*), count(DISTINCT candidate) FROM events WHERE kind = 'tell'"
             ).fetchone()
-        assert told == (len(rows), len(rows))  # none lost, none twice
+        assert reported == (len(rows), len(rows))  # none lost, none twice
         return rows
 
 

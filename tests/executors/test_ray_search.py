@@ -60,10 +60,10 @@ def rows(folder: Path) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = base.execute(
             "SELECT number, kind, genes, recipe_digest, value, held_out_value FROM leaderboard"
         ).fetchall()
-        told = base.execute(
+        reported = base.execute(
             "SELECT count(*), count(DISTINCT candidate) FROM events WHERE kind = 'tell'"
         ).fetchone()
-    assert told == (len(found), len(found))  # none lost, none twice
+    assert reported == (len(found), len(found))  # none lost, none twice
     return found
 
 
@@ -130,7 +130,7 @@ def test_in_the_order_asked_ray_finds_what_one_worker_finds(
 
 
 @pytest.mark.slow
-def test_as_they_finish_every_candidate_is_told_once(
+def test_as_they_finish_every_candidate_is_reported_once(
     cluster: Any, context: dict[str, Any], tmp_path: Path
 ) -> None:
     made = search(**context, executor={"name": "ray", "workers": 2})

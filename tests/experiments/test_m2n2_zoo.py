@@ -23,7 +23,7 @@ SOLVED = [(1, 0, 0, 0), (0, 1, 0, 0), (1, 1, 0, 0), (0, 0, 0, 1)]
 
 
 def add(store: Store, number: int, solved: Sequence[int], kind: Kind, recipe: int) -> None:
-    """One candidate, asked and told; the four examples are of two tasks, ten tokens each."""
+    """One candidate, asked and reported; the four examples are of two tasks, ten tokens each."""
     made = Recipe(base="b", sources={"a": "a"}, operator="linear", seed=recipe, dtype="float32")
     store.record_ask(
         Candidate(number=number, kind=kind, genome=Genome({"weight": 0.5}), recipe=made), 0.0

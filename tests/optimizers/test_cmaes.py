@@ -96,7 +96,7 @@ def test_options_outside_their_range_are_refused(options: dict[str, float]) -> N
         registry.validate_options(Cmaes, options, "optimizer")
 
 
-def test_ask_waits_from_the_last_of_a_generation_until_all_of_it_is_told() -> None:
+def test_ask_waits_from_the_last_of_a_generation_until_all_of_it_is_reported() -> None:
     optimizer = Cmaes(_floats(3), 0, population_size=4)
     assert len(_generation(optimizer)) == 4
     for number in (2, 0, 3):

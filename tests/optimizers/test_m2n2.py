@@ -31,7 +31,7 @@ def ask(optimizer: M2n2, number: int) -> Genome:
 
 
 def seeded(*rows: Sequence[float], **options: Any) -> M2n2:
-    """An optimizer whose seeds are told, with these scores."""
+    """An optimizer whose seeds have these scores."""
     optimizer = M2n2(CROSSED, 3, **options)
     for number, row in enumerate(rows):
         ask(optimizer, number)

@@ -25,7 +25,7 @@ def scored(**tasks: list[float]) -> Evaluation:
     return Evaluation("done", found, value=0.0)
 
 
-def told(*evaluations: Evaluation, **options: Any) -> MapElites:
+def with_results(*evaluations: Evaluation, **options: Any) -> MapElites:
     optimizer = MapElites(CROSSED, 0, **options)
     for number, evaluation in enumerate(evaluations):
         assert optimizer.ask(number) is not None
@@ -34,34 +34,34 @@ def told(*evaluations: Evaluation, **options: Any) -> MapElites:
 
 
 def test_the_cell_is_the_mean_score_on_each_of_two_tasks() -> None:
-    optimizer = told(scored(a=[1, 1], b=[0, 1]), scored(a=[0, 0], b=[0.25, 0.25]))
+    optimizer = with_results(scored(a=[1, 1], b=[0, 1]), scored(a=[0, 0], b=[0.25, 0.25]))
     assert optimizer.archive.elites == {(9, 5): Elite(0, 0.75), (0, 2): Elite(1, 0.125)}
 
 
 def test_a_better_candidate_takes_a_cell_and_an_equal_one_does_not() -> None:
     first, second = scored(a=[0.5], b=[0.5]), scored(a=[0.5625], b=[0.5])
-    assert told(first, second).archive.elites == {(5, 5): Elite(1, 0.53125)}
-    assert told(second, first).archive.elites == {(5, 5): Elite(0, 0.53125)}
-    assert told(first, first).archive.elites[5, 5].number == 0
+    assert with_results(first, second).archive.elites == {(5, 5): Elite(1, 0.53125)}
+    assert with_results(second, first).archive.elites == {(5, 5): Elite(0, 0.53125)}
+    assert with_results(first, first).archive.elites[5, 5].number == 0
 
 
 def test_other_tasks_may_be_named() -> None:
     evaluation = scored(a=[0.15], b=[0.35], c=[0.75])
-    assert list(told(evaluation, descriptors=["c", "a"]).archive.elites) == [(7, 1)]
-    assert list(told(evaluation).archive.elites) == [(1, 3)]
+    assert list(with_results(evaluation, descriptors=["c", "a"]).archive.elites) == [(7, 1)]
+    assert list(with_results(evaluation).archive.elites) == [(1, 3)]
 
 
 def test_one_task_is_described_by_its_halves() -> None:
-    assert list(told(scored(a=[1, 1, 0, 0.5])).archive.elites) == [(9, 2)]
+    assert list(with_results(scored(a=[1, 1, 0, 0.5])).archive.elites) == [(9, 2)]
 
 
 def test_halves_are_those_of_the_documents_in_order() -> None:
     task = TaskScores(0.0, (7, 2, 9, 4), (0.0, 1.0, 0.5, 1.0))
-    assert list(told(Evaluation("done", {"a": task})).archive.elites) == [(9, 2)]
+    assert list(with_results(Evaluation("done", {"a": task})).archive.elites) == [(9, 2)]
 
 
 def test_parents_are_elites_all_equally_likely() -> None:
-    optimizer = told(scored(a=[1], b=[0]), scored(a=[0], b=[1]))
+    optimizer = with_results(scored(a=[1], b=[0]), scored(a=[0], b=[1]))
     optimizer.ask(2)
     optimizer.tell(2, scored(a=[0], b=[0.95]))  # in the cell of 1, and worse
     parents = [

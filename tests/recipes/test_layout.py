@@ -62,7 +62,7 @@ def test_the_first_chromosome_that_fits_counts_and_rest_comes_last() -> None:
     assert found.names[-1] == "model.layers.1.mlp.weight"
 
 
-def test_words_that_select_nothing_and_tensors_that_none_selects_are_told() -> None:
+def test_words_that_select_nothing_and_tensors_that_none_selects_are_reported() -> None:
     with pytest.raises(RecipeError) as caught:
         laid(["attension"], ["mlp"])
     first, second = caught.value.problems

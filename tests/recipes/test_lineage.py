@@ -71,7 +71,7 @@ def test_segments_and_a_lineage_are_not_given_together() -> None:
         recipe(STEPS, segments=segments)
 
 
-def test_all_mistakes_of_a_lineage_are_told_at_once(tmp_path: Any) -> None:
+def test_all_mistakes_of_a_lineage_are_reported_at_once(tmp_path: Any) -> None:
     whole = to_yaml(recipe(STEPS)).replace("number: 7", "number: 1").replace("y: y", "z: y")
     path = tmp_path / "recipe.yaml"
     path.write_text(whole, encoding="utf-8")

@@ -73,6 +73,6 @@ def test_two_entries_with_the_same_draw_are_no_leak() -> None:
     Fitness.model_validate({"tasks": {"a": {**same, "metric": "m"}, "b": same}})
 
 
-def test_every_leak_is_told_at_once() -> None:
+def test_every_leak_is_reported_at_once() -> None:
     (found,) = problems({n: {"task": n, "held_out": n} for n in ("x", "y")})
     assert found.count("holds out examples") == 2

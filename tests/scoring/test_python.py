@@ -112,7 +112,7 @@ def test_what_is_torch_alone_is_asked_of_several_at_once_and_scores_the_same(
             assert scorer.score(one, own) == scorer.score(one)
 
 
-def test_a_candidate_that_cannot_be_scored_with_others_is_told_alone(
+def test_a_candidate_that_cannot_be_scored_with_others_is_reported_alone(
     code: Path, module: torch.nn.Module
 ) -> None:
     scorer = PythonScorer(fitness(code, "tensor"), "search")
@@ -202,7 +202,9 @@ def test_a_scorer_that_fails_is_named(code: Path, module: torch.nn.Module, raise
         PythonScorer(fitness(code, "bad"), "search").score(module)
 
 
-def test_another_number_of_scores_than_before_is_told(code: Path, module: torch.nn.Module) -> None:
+def test_another_number_of_scores_than_before_is_reported(
+    code: Path, module: torch.nn.Module
+) -> None:
     one = fitness(code, "unsure")
     scorer = PythonScorer(one, "search")
     first, second = scorer.score(module), scorer.score(module)
@@ -218,7 +220,7 @@ def test_another_number_of_scores_than_before_is_told(code: Path, module: torch.
     )
 
 
-def test_scorers_that_cannot_be_called_are_told_before_anything_is_opened(code: Path) -> None:
+def test_scorers_that_cannot_be_called_are_reported_before_anything_is_opened(code: Path) -> None:
     assert scorer_problems(fitness(code, "tensor")) == []
     assert problem(code, "tensro") == (
         f"tasks.x.scorer: {code}: has no function 'tensro'. Did you mean 'tensor'?"

@@ -65,14 +65,14 @@ def test_a_sound_fitness_has_no_problems() -> None:
         ({"task": "choise"}, "no lm-eval task is called 'choise'. Did you mean 'choice'?"),
     ],
 )
-def test_a_mistake_is_told_with_its_cure(task: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_reported_with_its_cure(task: dict[str, Any], message: str) -> None:
     assert task_problems(fitness(x=task)) == [message]
     with pytest.raises(ConfigError) as caught:
         example_counts(fitness(x=task))
     assert caught.value.problems == (message,)
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     one = fitness(
         a={"task": "choise", "search_examples": 5},
         b={"task": "perplexing", "metric": "ac", "filter": "nome", "search_examples": 5},
@@ -98,7 +98,7 @@ def test_draws_that_meet_by_chance_are_a_leak() -> None:
     ]
 
 
-def test_a_mistyped_own_task_is_told_without_the_index_of_lm_eval(
+def test_a_mistyped_own_task_is_reported_without_the_index_of_lm_eval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(tasks, "_with_defaults")
@@ -114,7 +114,7 @@ def test_a_task_of_lm_eval_is_found_though_an_own_one_is_called_alike(tmp_path: 
     assert tasks._unknown_tasks(known) == {}
 
 
-def test_a_mistyped_task_of_lm_eval_is_told_with_the_nearest_name() -> None:
+def test_a_mistyped_task_of_lm_eval_is_reported_with_the_nearest_name() -> None:
     one = Fitness.model_validate({"tasks": ["hellaswagg"]})
     assert task_problems(one) == [
         "no lm-eval task is called 'hellaswagg'. Did you mean 'hellaswag'?"

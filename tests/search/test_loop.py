@@ -148,13 +148,13 @@ def test_as_they_finish_no_worker_is_idle_while_the_budget_lasts(
     search = small_search(budget={"evaluations": 30})
     executor = Stragglers(4, "finished", seed=1)
     run_with(executor, search, tmp_path / "run")
-    asked = told = 0
+    asked = reported = 0
     for kind, number in history(tmp_path / "run"):
         if number < 5 or kind == "tell":
-            told += number >= 5 and kind == "tell"
+            reported += number >= 5 and kind == "tell"
             continue
         asked += 1
-        assert asked - told <= 4
+        assert asked - reported <= 4
     events = [event for event in history(tmp_path / "run") if event[1] >= 5]
     # after every tell but those at the end, somebody new is asked for before the next tell
     tells = [i for i, (kind, _) in enumerate(events) if kind == "tell"]
@@ -179,8 +179,8 @@ def test_a_run_stopped_again_and_again_replays_exactly(
             assert stop < 99
         evaluated += executor.evaluated
         go = resume
-    told = Counter(number for kind, number in history(folder) if kind == "tell")
-    assert set(told.values()) == {1}
+    reported = Counter(number for kind, number in history(folder) if kind == "tell")
+    assert set(reported.values()) == {1}
     assert len([row for row in leaderboard(folder) if row[1] == "search"]) == 14
     if order == "asked":
         alone = run_with(Stragglers(1, "asked", seed=9), search, tmp_path / "whole")

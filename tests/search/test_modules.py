@@ -211,7 +211,7 @@ def test_what_an_engine_cannot_answer_is_refused_by_name() -> None:
     ]
 
 
-def test_all_that_is_wrong_with_modules_and_scorers_is_told_at_once(search: Search) -> None:
+def test_all_that_is_wrong_with_modules_and_scorers_is_reported_at_once(search: Search) -> None:
     wrong = {"a": {"scorer": "digits.py:accuracie"}, "b": {"scorer": "nowhere.py:f"}}
     path = search(engine={"name": "torch", "module": "digits.py:biuld"}, fitness={"tasks": wrong})
     with pytest.raises(ConfigError) as caught:
@@ -226,7 +226,7 @@ def test_all_that_is_wrong_with_modules_and_scorers_is_told_at_once(search: Sear
     )
 
 
-def test_a_module_that_the_weights_do_not_fit_is_told_by_check(search: Search) -> None:
+def test_a_module_that_the_weights_do_not_fit_is_reported_by_check(search: Search) -> None:
     path = search(engine={"name": "torch", "module": "other.py:build"})
     (path.parent / "other.py").write_text("import torch\nbuild = lambda: torch.nn.Linear(2, 2)\n")
     with pytest.raises(ConfigError, match=r"4 tensors, layer1.matrix first, are not parts of Lin"):

@@ -189,16 +189,16 @@ def test_show_and_lineage_tell_the_stage(cli: Callable[..., Any], whole: Path) -
 def test_a_run_stopped_in_and_between_its_stages_ends_like_one_that_never_was(
     content: Content, whole: Path, tmp_path: Path
 ) -> None:
-    folder, search, go, told = tmp_path / "run", search_of(content), start, 0
+    folder, search, go, reported = tmp_path / "run", search_of(content), start, 0
     # among the baselines, in the first stage, at its end, in the second stage
     for tells, stage in ((4, ""), (5, "merge"), (3, "merge"), (2, "add")):
         with pytest.raises(KeyboardInterrupt):
             go(search, folder, after(tells))
-        go, told = resume, told + tells
+        go, reported = resume, reported + tells
         tells_so_far = [event for event in history(folder) if event[0] == "tell"]
-        assert len(tells_so_far) == told
+        assert len(tells_so_far) == reported
         assert tells_so_far[-1][2] == stage
-        if told == BASELINES + 6:
+        if reported == BASELINES + 6:
             assert {event[2] for event in history(folder)} == {"", "merge"}  # between the stages
     resume(search, folder, lambda progress: None)
     assert rows(folder) == rows(whole)

@@ -410,7 +410,7 @@ def test_cmaes_takes_every_genome(make: Make, options: dict[str, Any], algorithm
 # Mistakes
 
 
-def test_every_wrong_name_is_told_at_once(make: Make) -> None:
+def test_every_wrong_name_is_reported_at_once(make: Make) -> None:
     with pytest.raises(ConfigError) as error:
         make(leading="bas", sources=["string", "arithmetic", "arithmetic"], scales={"low": 2})
     assert error.value.problems == (
@@ -421,7 +421,7 @@ def test_every_wrong_name_is_told_at_once(make: Make) -> None:
     )
 
 
-def test_what_is_wrong_with_the_other_keys_is_told_beside_a_key_of_the_wrong_kind(
+def test_what_is_wrong_with_the_other_keys_is_reported_beside_a_key_of_the_wrong_kind(
     make: Make, models: Models, zoo: Path
 ) -> None:
     context = SearchContext(
@@ -433,7 +433,7 @@ def test_what_is_wrong_with_the_other_keys_is_told_beside_a_key_of_the_wrong_kin
     )
     options = {
         **{"leading": "bas", "keep": {"strings": [7], "x": [0]}, "scales": 1, "indicator": "runs"},
-        # which needs runs, and that they may be meant is told already
+        # needs runs, which the message about indicator suggests already
         "overlap": 0.5,
     }
     with pytest.raises(ConfigError) as error:
@@ -443,7 +443,7 @@ def test_what_is_wrong_with_the_other_keys_is_told_beside_a_key_of_the_wrong_kin
     assert others == ["indicator", "leading", "keep.strings", "keep"]
 
 
-def test_limits_that_no_path_keeps_are_told_at_once(make: Make) -> None:
+def test_limits_that_no_path_keeps_are_reported_at_once(make: Make) -> None:
     with pytest.raises(ConfigError) as error:
         make(keep={"base": "all"}, max_layers=3, max_parameters=10)
     first, second = error.value.problems

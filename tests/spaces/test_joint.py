@@ -168,7 +168,7 @@ def test_fixed_settings_follow_their_blocks(make: Make) -> None:
     assert recipe.setting("weight", "strings", "attention", 5, "x.attn.y") == 0.5
 
 
-def test_mistakes_of_both_are_told_at_once(make: Make) -> None:
+def test_mistakes_of_both_are_reported_at_once(make: Make) -> None:
     merge = {"operator": "ties", "parameters": {"density": {"low": 0, "high": 1}, "lam": [1, 2, 3]}}
     path = {"leading": "strings", "max_layers": 2, "repetitions": 40}
     with pytest.raises(ConfigError) as caught:

@@ -47,8 +47,8 @@ with Store.open(folder) as store:
                                        recipe=recipe), 2.0 * number)
             asked += 1
         scores = TaskScores(0.5, tuple(range(2000)), (0.1 + 0.2,) * 2000)
-        told = Evaluation("done", {"a": scores, "b": scores}, value=0.5)
-        store.record_tell(number, told, elapsed_seconds=2.0 * number + 1)
+        result = Evaluation("done", {"a": scores, "b": scores}, value=0.5)
+        store.record_tell(number, result, elapsed_seconds=2.0 * number + 1)
         print(number, flush=True)
         number += 1
 """
@@ -93,22 +93,22 @@ def kill(writer: subprocess.Popen[str]) -> list[int]:
     return [int(line) for line in output.split()]
 
 
-def assert_whole(folder: Path, last_told: int, *, read_only: bool) -> None:
+def assert_whole(folder: Path, last_reported: int, *, read_only: bool) -> None:
     """All that was reported as recorded is there, and of the rest whole transactions or nothing."""
     with Store.open(folder, read_only=read_only) as store:
         candidates, events = store.candidates(), store.events()
         asked = [event.number for event in events if event.kind == "ask"]
-        told = [event.number for event in events if event.kind == "tell"]
+        reported = [event.number for event in events if event.kind == "tell"]
         assert asked == [candidate.number for candidate in candidates] == list(range(len(asked)))
-        assert told == list(range(len(told)))
-        assert len(asked) - len(told) in (0, 1)
-        assert told[-1] >= last_told
+        assert reported == list(range(len(reported)))
+        assert len(asked) - len(reported) in (0, 1)
+        assert reported[-1] >= last_reported
         assert store.elapsed_seconds() == events[-1].elapsed_seconds
         for number, candidate in enumerate(candidates):
             assert candidate.genome.parents == tuple(range(max(0, number - 2), number))
         for candidate in candidates[-3:]:
             evaluation = store.evaluation(candidate.recipe.digest)
-            assert (evaluation is not None) == (candidate.number in told)
+            assert (evaluation is not None) == (candidate.number in reported)
             if evaluation is not None:
                 assert [len(t.example_scores) for t in evaluation.tasks.values()] == [2000, 2000]
     with closing(sqlite3.connect(Store.path(folder))) as connection:
@@ -165,13 +165,13 @@ def test_a_half_written_transaction_is_undone_by_whoever_comes_next(
         assert store.candidates() == [candidate(0)]
 
 
-def test_a_second_writer_is_told_who_has_the_run_while_readers_read(tmp_path: Path) -> None:
+def test_a_second_writer_learns_who_has_the_run_while_readers_read(tmp_path: Path) -> None:
     with start(WRITER, tmp_path) as writer:
         next_number(writer)
         started = time.monotonic()
         with pytest.raises(RunError, match=rf"is in use by process {writer.pid} on .+ since 2"):
             Store.open(tmp_path)
-        assert time.monotonic() - started < BUSY_SECONDS / 2  # told at once, not waited for
+        assert time.monotonic() - started < BUSY_SECONDS / 2  # refused at once, without a wait
         with Store.open(tmp_path, read_only=True) as reader:
             before = len(reader.events())
             assert before >= 2

@@ -163,7 +163,7 @@ def test_a_start_that_fails_leaves_no_run_and_no_lock(tmp_path: Path, run: Any) 
 
 
 def test_a_disk_error_is_reported_and_loses_nothing(folder: Path, evaluation: Any) -> None:
-    told = evaluation(0.5, examples=10_000)
+    result = evaluation(0.5, examples=10_000)
     with Store.open(folder) as store:
         before = store.events()
         limit = Store.path(folder).stat().st_size
@@ -171,9 +171,9 @@ def test_a_disk_error_is_reported_and_loses_nothing(folder: Path, evaluation: An
             largest_file(limit),
             pytest.raises(StoreError, match=r"disk I/O error\. Check the disk"),
         ):
-            store.record_tell(4, told, elapsed_seconds=9.0)
+            store.record_tell(4, result, elapsed_seconds=9.0)
         assert store.events() == before
-        store.record_tell(4, told, elapsed_seconds=9.0)
+        store.record_tell(4, result, elapsed_seconds=9.0)
         assert store.events() == [*before, Event("tell", 4, 9.0)]
 
 

@@ -27,9 +27,9 @@ def test_what_is_recorded_together_appears_at_once(
     with Store.create(tmp_path, run) as store:
         store.record_ask(candidate(0), 0.5)
         with store.together():
-            told = store.record_tell(0, evaluation(0.5), elapsed_seconds=1.0)
+            result = store.record_tell(0, evaluation(0.5), elapsed_seconds=1.0)
             store.record_ask(candidate(1), 1.0)
-            assert store.evaluation(candidate(0).recipe.digest) == told
+            assert store.evaluation(candidate(0).recipe.digest) == result
             assert numbers(tmp_path) == [0]
         assert numbers(tmp_path) == [0, 1]
         assert [event.kind for event in store.events()] == ["ask", "tell", "ask"]

@@ -132,11 +132,11 @@ def test_a_block_may_stand_where_its_number_makes_it_what_it_was(
     config = {**said, "num_hidden_layers": 4}
     for key in ("layer_types", "mlp_layer_types"):
         config[key] = ["x"] * 4
-    assert any(list(said)[-1] in text or "lambda" in text for text in told(config, moved))
-    assert not told(config, in_place)
+    assert any(list(said)[-1] in text or "lambda" in text for text in problems_of(config, moved))
+    assert not problems_of(config, in_place)
 
 
-def told(config: dict[str, Any], blocks: tuple[int, ...]) -> list[str]:
+def problems_of(config: dict[str, Any], blocks: tuple[int, ...]) -> list[str]:
     return list(displaced((config, block) for block in blocks))
 
 
@@ -152,7 +152,7 @@ def test_what_transformers_makes_up_of_numbers_is_known_of_every_family() -> Non
         said, lists = found
         ours = spelled_out(said)
         unknown = {key for key, value in lists.items() if ours.get(key) != value}
-        refused = " ".join(told(ours, (1, 0, *range(2, 7))))
+        refused = " ".join(problems_of(ours, (1, 0, *range(2, 7))))
         assert not unknown or f"of {kind}, " in refused, f"{kind}: {unknown}"
         met |= {kind} if lists else set()
     assert {"gpt_oss", "gemma4_text", "qwen3_next"} <= met

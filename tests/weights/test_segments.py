@@ -109,7 +109,7 @@ def test_what_was_measured_is_answered_from_memory_by_another(models: Models) ->
     assert np.array_equal(second.at(asked), answers)
     assert second.take_new() == []  # all of it was remembered
 
-    third = PrefixGrams(models, layout)  # no look at the sources: it repeats what it was told
+    third = PrefixGrams(models, layout)  # no look at the sources: it repeats what was loaded
     third.load([gram._replace(products=(7.0,) * 9) for gram in measured])
     assert (third.at(asked) == 7.0).all()
 

@@ -38,7 +38,7 @@ class FaultyEngine(_Torch):
             raise RuntimeError("no place on this machine")
 
     def load_at(self, slot: int, plan: Plan) -> None:
-        """Merge, then fail as told."""
+        """Merge, then fail as the options say."""
         super().load_at(slot, plan)
         weight = plan.recipe.parameters["weight"]
         assert isinstance(weight, float)
