@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.errors import ConfigError
+
 # what these functions need takes seconds to import, and is imported when they are called
 if TYPE_CHECKING:
     from evomerge.analysis.run import Run
@@ -28,7 +30,8 @@ def search(
     Args:
         search: the path of its YAML, its keys, or what `evomerge.load` gives.
         run: the folder to keep the run in, which has none yet; by default ``runs/NAME``.
-        overrides: ``optimizer.population_size=8`` and the like, as behind ``--set``.
+        overrides: ``optimizer.population_size=8`` and the like, as behind ``--set``; none of a
+            search that is loaded.
         progress: called with a `Progress` whenever something has finished.
 
     Raises:
@@ -39,6 +42,8 @@ def search(
     from evomerge.config.load import LoadedSearch, load
     from evomerge.search.run import start
 
+    if isinstance(search, LoadedSearch) and overrides:
+        raise ConfigError("overrides: this search is loaded already. Give them to evomerge.load.")
     loaded = search if isinstance(search, LoadedSearch) else load(search, overrides)
     folder = Path(run or Path("runs") / loaded.file.name)
     start(loaded.search, folder, progress or (lambda now: None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import evomerge
 from evomerge import errors
 
+ROOT = Path(__file__).parents[1]
 NAMES = [name for name in evomerge.__all__ if name != "__version__"]
 
 
@@ -46,3 +48,19 @@ def test_public_names_hold_whatever_was_imported_before() -> None:
 def test_the_package_search_is_the_function_too(tmp_path: Path) -> None:
     with pytest.raises(evomerge.ConfigError, match="No such file"):
         evomerge.search(tmp_path / "nowhere.yaml")
+
+
+def test_it_shows_its_own_arguments_and_goes_to_other_processes() -> None:
+    assert list(inspect.signature(evomerge.search).parameters)[:2] == ["search", "run"]
+    assert pickle.loads(pickle.dumps(evomerge.search)) is evomerge.search
+
+
+def test_a_split_that_there_is_not_is_refused_before_anything_is_opened() -> None:
+    with pytest.raises(evomerge.ConfigError, match=r"split: no 'heldout'. Did you mean 'held_out'"):
+        evomerge.evaluate("nowhere", "nothing", split="heldout")  # type: ignore[arg-type]
+
+
+def test_overrides_of_a_search_that_is_loaded_are_refused() -> None:
+    loaded = evomerge.load(ROOT / "experiments" / "quickstart" / "search.yaml")
+    with pytest.raises(evomerge.ConfigError, match=r"Give them to evomerge\.load"):
+        evomerge.search(loaded, overrides=["seed=1"])

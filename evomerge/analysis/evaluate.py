@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -24,8 +24,8 @@ from evomerge.yaml_files import parse_value
 
 
 def evaluate(
-    model: str | os.PathLike[str],
-    fitness: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Recipe,
+    fitness: str | os.PathLike[str] | Mapping[str, Any],
     *,
     split: Split = "search",
     engine: str | Mapping[str, Any] = "transformers",
@@ -33,8 +33,8 @@ def evaluate(
     """The `Score` of a model or a recipe on one split of a fitness.
 
     Args:
-        model: a folder, a hub name, or a recipe file.
-        fitness: a preset's name or the path of a YAML.
+        model: a folder, a hub name, a recipe file, or a recipe.
+        fitness: a preset's name, the path of a YAML, or its keys.
         split: ``search`` or ``held_out``: which of its examples.
         engine: a name, its keys, or YAML with one of these.
 
@@ -42,11 +42,14 @@ def evaluate(
         InputError: anything of this does not exist or does not fit.
         CandidateError: it cannot be scored.
     """
-    goal, recipe = fitness_from(str(fitness), Path.cwd()), _recipe(str(model))
+    if split not in (splits := get_args(Split)):
+        raise ConfigError(f"split: no {split!r}.{registry.did_you_mean(split, splits)}")
+    goal = fitness_from(fitness, Path.cwd())
+    recipe = model if isinstance(model, Recipe) else _recipe(str(model))
     options = _engine_keys(engine)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"--engine {engine!r}: expected a name, or keys with a name")
+        raise ConfigError(f"engine: {engine!r}: expected a name, or keys with a name")
     kind = registry.find("engines", name, Engine)
     options = kind.anchored(options, Path.cwd())
     worker = Worker(
@@ -54,7 +57,7 @@ def evaluate(
             composition=recipe,
             fitness=goal,
             engine=name,
-            engine_options=registry.validate_options(kind, options, file="--engine"),
+            engine_options=registry.validate_options(kind, options, "engine"),
         )
     )
     try:
@@ -64,7 +67,7 @@ def evaluate(
     if evaluation.status == "failed":
         raise CandidateError(evaluation.error or "failed")
     if not evaluation.tasks:
-        raise ConfigError(f"{fitness}: holds no examples out")
+        raise ConfigError("fitness: holds no examples out. Give split: search.")
     return score(goal, evaluation)
 
 

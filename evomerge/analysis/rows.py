@@ -61,6 +61,7 @@ class Row:
             "number": self.number,
             "kind": self.candidate.kind,
             "stage": self.candidate.stage,
+            "role": self.candidate.role,
             "label": self.candidate.label,
             "digest": self.recipe.digest,
             "status": self.status,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from evomerge.analysis.rows import Row, read_rows
 from evomerge.analysis.throughput import Throughput, throughput
 from evomerge.config.schema import SearchFile
-from evomerge.errors import RunError
+from evomerge.errors import ConfigError, RunError
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
 from evomerge.recipes.yaml import to_yaml
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from evomerge.analysis.ancestry import Ancestry
 
 Which = int | str  # a candidate: its number, or "best"
+Format = Literal["evomerge", "mergekit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +114,15 @@ class Run:
         """A candidate's recipe, from which `evomerge.build` makes a model; see `row`."""
         return self.row(candidate).recipe
 
-    def export(
-        self, candidate: Which = "best", format: Literal["evomerge", "mergekit"] = "evomerge"
-    ) -> str:
+    def export(self, candidate: Which = "best", format: Format = "evomerge") -> str:
         """A candidate's recipe as YAML text; see `row`.
 
         Raises:
             ExportError: mergekit cannot express the recipe.
+            ConfigError: neither of the two formats.
         """
+        if format not in (formats := get_args(Format)):
+            raise ConfigError(f"format: no {format!r}.{did_you_mean(format, formats)}")
         row, library = self.row(candidate), Library()
         if format == "evomerge":
             return to_yaml(row.recipe)

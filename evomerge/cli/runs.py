@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from evomerge.cli._stopping import stopping
+from evomerge.version import __version__
 
 if TYPE_CHECKING:
     from evomerge.analysis.run import Run
@@ -201,6 +202,9 @@ def _print(run: Run) -> None:
         console.print(f"checkpoint  {checkpoint}", markup=False, soft_wrap=True)
         for split, command in lm_eval_commands(run):
             console.print(f"score it ({split}):  {command}", markup=False, soft_wrap=True)
-    if run.record.finished_utc is None:
+    made_by = run.record.versions.get("evomerge")
+    if run.record.finished_utc is None and made_by != __version__:
+        console.print(f"go on with  evomerge {made_by}, which made it", markup=False)
+    elif run.record.finished_utc is None:
         where = shlex.quote(str(os.path.relpath(run.folder)))
         console.print(f"go on with  evomerge resume {where}", markup=False, soft_wrap=True)

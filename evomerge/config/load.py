@@ -57,8 +57,8 @@ def load(
     return compose(collect.validated(content), collect)
 
 
-def fitness_from(name: str, folder: Path) -> Fitness:
-    """A fitness preset, or the fitness in a file.
+def fitness_from(fitness: str | os.PathLike[str] | Mapping[str, Any], folder: Path) -> Fitness:
+    """A fitness preset, the fitness in a file, or one of these keys.
 
     Args:
         folder: that a relative path is seen from.
@@ -66,13 +66,15 @@ def fitness_from(name: str, folder: Path) -> Fitness:
     Raises:
         ConfigError: there is none, or something in it is wrong.
     """
-    keys = _inlined(name, "fitness", folder)
+    given = dict(fitness) if isinstance(fitness, Mapping) else os.fspath(fitness)
+    keys = _inlined(given, "fitness", folder)
     try:
-        fitness = Fitness.model_validate(keys)
+        valid = Fitness.model_validate(keys)
     except ValidationError as error:
-        raise ConfigError(registry.explain(error, Fitness, file=name)) from None
-    check_fitness(fitness)
-    return fitness
+        file = given if isinstance(given, str) else "fitness"
+        raise ConfigError(registry.explain(error, Fitness, file=file)) from None
+    check_fitness(valid)
+    return valid
 
 
 def _inline_presets(content: dict[str, Any], folder: Path, collect: ProblemCollector) -> None:

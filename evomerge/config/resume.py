@@ -11,8 +11,7 @@ from evomerge.errors import Problem
 from evomerge.executors import Executor
 from evomerge.plugins.registry import component
 from evomerge.store import RunRecord
-from evomerge.store.records import OTHER_VERSION
-from evomerge.version import __version__
+from evomerge.store.records import version_problem
 from evomerge.yaml_files import parse_yaml
 
 
@@ -35,9 +34,8 @@ def stored_search(record: RunRecord, folder: str, overrides: Sequence[str] = ())
         else:
             why = f"{text!r}: a run goes on as it began. Only executor and its keys may be set."
             collect.problems.append(Problem((), why, file="--set"))
-    if record.versions.get("evomerge") != __version__:
-        why = f"changed since the run began: {OTHER_VERSION}"
-        collect.problems.append(Problem((), why, file=folder))
+    if problem := version_problem(record, folder):
+        collect.problems.append(problem)
         collect.stop()  # this version may know other keys
     file = collect.validated(content)
     collect.make(component, "executor", Executor, file.executor, needs=["executor"])

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from evomerge.analysis.rows import Row, Score
 from evomerge.analysis.run import Run
+from evomerge.types import FINAL_ESTIMATE
 
 
 def comparison(run: Run) -> Table:
@@ -48,7 +49,7 @@ def _name(row: Row) -> str:
     candidate = row.candidate
     if candidate.kind == "baseline":
         return candidate.label
-    name = f"{'mean' if candidate.kind == 'mean' else 'candidate'} {row.number}"
+    name = f"{'final estimate' if candidate.kind == FINAL_ESTIMATE else 'candidate'} {row.number}"
     return name if row.recipe.depth is None else f"{name}, {row.recipe.depth} layers"
 
 

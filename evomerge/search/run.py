@@ -10,7 +10,7 @@ from evomerge.executors import Executor
 from evomerge.search.loop import SearchLoop
 from evomerge.search.spec import Observer, Search
 from evomerge.store import Store
-from evomerge.store.records import OTHER_VERSION
+from evomerge.store.records import version_problem
 from evomerge.weights.library import Library
 from evomerge.worker import WorkerSetup
 
@@ -26,7 +26,7 @@ def start(search: Search, folder: Path, observe: Observer) -> None:
     if Store.exists(folder):
         raise RunError(
             f"{folder}: has a run already. Go on with it: evomerge resume {folder}. "
-            "Or choose another folder with --run."
+            "Or choose another folder for this one."
         )
     record = replace(search.record, sources_fingerprints=_read_weights(search.setup))
     executor = search.new_executor()
@@ -48,8 +48,9 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
     """
     with Store.open(folder) as store:
         then, now = store.run(), search.record
+        if problem := version_problem(then, str(folder)):
+            raise RunError(problem)
         same = {
-            OTHER_VERSION: then.versions.get("evomerge") == now.versions["evomerge"],
             "the weights of its models": then.sources_fingerprints == _fingerprints(search.setup),
             "the files of its fitness": then.fitness_digest == now.fitness_digest,
             "the engine's dtype, device or module": then.settings_digest == now.settings_digest,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-# why a run of another version cannot be resumed
-OTHER_VERSION = "evomerge's version, and perhaps what recipes mean"
+from evomerge.errors import Problem
+from evomerge.version import __version__
 
 
 def utc_now() -> str:
@@ -56,6 +56,16 @@ class RunRecord:
     host: str = field(default_factory=socket.gethostname)
     created_utc: str = field(default_factory=utc_now)
     finished_utc: str | None = None
+
+
+def version_problem(record: RunRecord, folder: str) -> Problem | None:
+    """Why this version cannot go on with a run that another one began; None for its own."""
+    made_by = record.versions.get("evomerge", "an unknown version")
+    if made_by == __version__:
+        return None
+    text = f"evomerge {made_by} made this run, in which recipes may mean other models than in"
+    cure = f"Go on with evomerge {made_by}, or begin a new run."
+    return Problem((), f"{text} evomerge {__version__}.", cure, file=folder)
 
 
 def to_json(content: Any) -> str:

@@ -87,6 +87,7 @@ candidates = Table(
     # of a baseline: base, source, average or paper_defaults
     Column("role", Text),
     CheckConstraint("kind IN ('baseline', 'search', 'mean')", name="kind"),
+    CheckConstraint("role IN ('base', 'source', 'average', 'paper_defaults')", name="role"),
     Index(None, "recipe_digest"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 from sqlalchemy import Engine, event
 
 from evomerge.analysis.run import Run
-from evomerge.errors import RunError
+from evomerge.errors import ConfigError, RunError
 from evomerge.recipes import Recipe
 from evomerge.recipes.yaml import to_yaml
 from evomerge.store import RunRecord, Store
@@ -41,15 +42,18 @@ def scored(value: float) -> Evaluation:
     return Evaluation(status="done", tasks={"sums": scores, "words": scores}, value=value)
 
 
+RECORD = RunRecord(
+    name="made-up",
+    search_yaml=yaml.safe_dump(SEARCH),
+    seed=0,
+    fitness_digest="f" * 64,
+    settings_digest="s" * 64,
+)
+
+
 def run_of(folder: Path, candidates: int, **changes: Any) -> Path:
     """A run with two baselines, and candidates of which each is better than the one before."""
-    record = RunRecord(
-        name="made-up",
-        search_yaml=yaml.safe_dump(SEARCH | changes),
-        seed=0,
-        fitness_digest="f" * 64,
-        settings_digest="s" * 64,
-    )
+    record = replace(RECORD, search_yaml=yaml.safe_dump(SEARCH | changes))
     with Store.create(folder, record) as store, store.together():
         for number in range(2 + candidates):
             baseline = number < 2
@@ -81,6 +85,19 @@ def statements(folder: Path) -> int:
     finally:
         event.remove(Engine, "before_cursor_execute", count)
     return len(counted)
+
+
+def test_a_run_that_another_version_left_off_says_who_goes_on_with_it(
+    tmp_path: Path, cli: Any
+) -> None:
+    with Store.create(tmp_path, replace(RECORD, versions={"evomerge": "0.2.2"})):
+        pass
+    assert "go on with  evomerge 0.2.2, which made it" in cli("show", tmp_path).stdout
+
+
+def test_a_format_that_there_is_not_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no 'mergekitt'. Did you mean 'mergekit'"):
+        Run.open(run_of(tmp_path, 1)).export(format="mergekitt")  # type: ignore[arg-type]
 
 
 def test_reading_a_run_takes_as_many_queries_however_many_candidates_it_has(

@@ -50,7 +50,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], int, str, frozenset[str]], ...] = (
     (("resume", "RUN", "--set", "seed=1"), 2, "a run goes on as it began", WITH_NUMPY),
     (("resume", "RUN", "--set", "executor=rai"), 2, "no executor is called 'rai'", WITH_NUMPY),
     (("resume", "RUN", "--set", "executor.worker=2"), 2, "worker: unknown key", WITH_NUMPY),
-    (("resume", "OLD"), 2, "changed since the run began: evomerge's version", WITH_NUMPY),
+    (("resume", "OLD"), 2, "Go on with evomerge 0.0.0, or begin a new run", WITH_NUMPY),
     (("check", str(QUICKSTART)), 0, "genome dimension", A_CHECK),
 )
 

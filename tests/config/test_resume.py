@@ -56,6 +56,6 @@ def test_all_overrides_that_are_refused_are_reported_at_once() -> None:
 def test_a_run_of_another_version_is_refused_beside_its_overrides() -> None:
     assert problems(record("0.0.0"), "seed=1", "executor=rai") == (
         "--set: 'seed=1': a run goes on as it began. Only executor and its keys may be set.",
-        "runs/stored: changed since the run began: evomerge's version, and perhaps what recipes "
-        "mean",
+        "runs/stored: evomerge 0.0.0 made this run, in which recipes may mean other models than in "
+        f"evomerge {__version__}. Go on with evomerge 0.0.0, or begin a new run.",
     )

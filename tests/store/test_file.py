@@ -28,7 +28,7 @@ COLUMNS = {
     "task_scores": "evaluation_id task position score examples doc_ids example_scores",
     "grams": "run_id of position products",
     "events": "run_id sequence kind candidate elapsed_seconds created_utc",
-    "leaderboard": "run_id number kind label stage status value held_out_value merge_seconds"
+    "leaderboard": "run_id number kind label role stage status value held_out_value merge_seconds"
     " score_seconds error genes recipe_digest created_utc",
     "candidate_scores": "run_id number label split task score examples",
 }
