@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends a command, and others soon after do not disturb that."""
+"""Ctrl-C and SIGTERM: the first one ends a command, and others soon after it are ignored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopping:
-    """Which of both signals has come.
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, and remembers which of them came.
 
     Attributes:
         number: of the signal that came first; None while none has come.
@@ -32,7 +32,7 @@ class Stopping:
                 signal.signal(number, self._hear)
 
     def ignore(self) -> None:
-        """Ignore both signals, of which an interpreter that is ending would die."""
+        """Ignore both signals, which would kill an interpreter that is shutting down."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 

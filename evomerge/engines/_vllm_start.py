@@ -150,9 +150,9 @@ def repair_llvmlite() -> None:
 
 
 def stop(llm: LLM) -> None:
-    """End a vLLM, once no other of this process runs; what it held is then garbage.
+    """Shut a vLLM down, once no other one runs in this process; then its memory can be freed.
 
-    Not before: a shutdown takes the process groups away from every vLLM of a process.
+    Not before: a shutdown destroys the process groups of every vLLM in the process.
     """
     _running.remove(llm)
     _stopped.append(llm)
@@ -164,7 +164,7 @@ def stop(llm: LLM) -> None:
 
 
 def stop_with_the_last(llm: LLM) -> None:
-    """End a vLLM that `start` did not start, with the last of those that it did."""
+    """Shut a vLLM that `start` did not start down together with the last one that it did."""
     _stopped.append(llm)
 
 

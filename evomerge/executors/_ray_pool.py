@@ -78,7 +78,7 @@ class PoolWorker:
         return any(n["NodeID"] == self.node and not n["Alive"] for n in ray.nodes())
 
     def kill(self) -> None:
-        """End it at once, also in the middle of a call."""
+        """Kill the worker's process at once, also in the middle of a call."""
         import ray
         from ray.util.placement_group import remove_placement_group
 

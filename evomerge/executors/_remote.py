@@ -77,7 +77,7 @@ class Answer:
 
 
 class RemoteWorker:
-    """What runs on a node. Its engine starts with `open`.
+    """The object that runs in a worker's process; `open` starts its engine.
 
     Args:
         setup: of the run.

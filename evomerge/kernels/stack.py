@@ -197,11 +197,11 @@ class Stack:
         return len(self.inputs)
 
     def each(self, kernel: Kernel) -> Tiles:
-        """A result each element of which depends on that element of the inputs alone."""
+        """A result that is computed element by element from the inputs."""
         return Tiles(self, kernel)
 
     def each_row(self, kernel: Kernel) -> Tiles:
-        """A result each row of which depends on that row of the inputs alone (rule R11)."""
+        """A result that is computed row by row from the inputs (rule R11)."""
         return Tiles(self, kernel, by_row=True)
 
     def changed(self, kernel: Kernel, *, by_row: bool = False) -> Stack:

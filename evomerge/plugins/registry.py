@@ -219,7 +219,7 @@ def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 
 def _inside(model: type[BaseModel], part: int | str) -> type[BaseModel]:
-    """The model of what a key holds; the same one at a dict key or a list index."""
+    """The pydantic model of a key's value; at a dict key or list index, the model itself."""
     field = model.model_fields.get(str(part))
     if field is None:
         return model

@@ -126,7 +126,7 @@ def _module(path: Path) -> tuple[UserFolder, ModuleType]:
 
 
 def _name(path: Path) -> str:
-    """What to import a file as: by its name, as other files of its folder do, if it is free."""
+    """The module name for a file: its own, as other files in its folder import it, if free."""
     name = path.stem
     if name.isidentifier() and name not in sys.modules:
         with suppress(ImportError, ValueError):

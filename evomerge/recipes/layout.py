@@ -89,7 +89,7 @@ def lay_out(
 
 
 def _depth(name: str, place: Place) -> tuple[int, int]:
-    """Before the blocks, in one of them, after them, head."""
+    """A sort key: before the blocks, in one of them, after them, then the head."""
     if place.layer is not None:
         return (1, place.layer)
     if precedes_blocks(name, place):

@@ -204,7 +204,7 @@ class Range(BaseModel):
         return Parameter(name, "int", start, low=least, high=most, scale=scale)
 
     def value(self, gene: Gene) -> Gene:
-        """The value of a gene in a recipe."""
+        """The value in a recipe that a gene stands for."""
         if self.scale != "logit" or self.choices:
             return gene
         low, high = self.bounds

@@ -27,7 +27,7 @@ from evomerge.weights.segments import PrefixGrams, flat_sources, layout_of
 
 
 class CrossoverSpace(Space):
-    """The sources, and all that crossing them leads to.
+    """The sources, and all their descendants by crossing.
 
     A genome without parents is a source. A genome with two is asked with ``split[c]`` and
     ``ratio[c]`` for every chromosome c: before the split the child is the parents' mixture at that
@@ -221,7 +221,7 @@ class CrossoverSpace(Space):
 
 
 def _without_source(genome: Genome) -> dict[str, Any]:
-    """The genes that count in a child."""
+    """A child's genes without ``source``, which counts in seeds only."""
     return {name: gene for name, gene in genome.genes.items() if name != "source"}
 
 

@@ -54,10 +54,10 @@ class WriteAheadLog:
         self._begun = True
 
     def committed(self) -> None:
-        """Have what was committed brought to the disk.
+        """Ask for what was committed to be brought to the disk, without waiting for it.
 
         Raises:
-            OSError, sqlite3.Error: what was committed before did not.
+            OSError, sqlite3.Error: an earlier commit could not be.
         """
         self._syncer.wake()
 
@@ -122,12 +122,12 @@ class Syncer:
         self._thread.start()
 
     def wake(self) -> None:
-        """Something was committed; raises where what came before did not reach the disk."""
+        """Note that something was committed; raises where earlier commits missed the disk."""
         self._raise_error()
         self._dirty.set()
 
     def stop(self) -> None:
-        """Wait for what it is doing, and end it."""
+        """End the thread, once it has done what it is doing."""
         self._ended.set()
         self._dirty.set()
         if self._thread is not None:

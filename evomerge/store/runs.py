@@ -54,12 +54,12 @@ def only_id(connection: Connection) -> int:
 
 
 def mark_finished(connection: Connection, run_id: int) -> None:
-    """The run ended now."""
+    """Mark the run as finished now."""
     connection.execute(update(runs).where(runs.c.id == run_id).values(finished_utc=utc_now()))
 
 
 def mark_going_on(connection: Connection, run_id: int) -> None:
-    """The run is not finished any more, if it was."""
+    """Mark the run as unfinished, also where it was finished before."""
     connection.execute(_GO_ON, {"run_id": run_id})
 
 
@@ -96,7 +96,7 @@ def elapsed_seconds(connection: Connection, run_id: int) -> float:
 
 
 def add_grams(connection: Connection, run_id: int, measured: Sequence[PrefixGram]) -> None:
-    """Insert what was measured."""
+    """Insert inner products that were measured."""
     rows = [
         {"run_id": run_id, "of": of, "position": position, "products": to_json(products)}
         for of, position, products in measured
@@ -105,7 +105,7 @@ def add_grams(connection: Connection, run_id: int, measured: Sequence[PrefixGram
 
 
 def load_grams(connection: Connection, run_id: int) -> list[PrefixGram]:
-    """All of a run, by position."""
+    """All measured inner products of a run, by position."""
     columns = select(grams.c.of, grams.c.position, grams.c.products)
     rows = connection.execute(columns.where(grams.c.run_id == run_id).order_by(grams.c.position))
     return [

@@ -235,7 +235,7 @@ class Store:
             return runs.load_events(connection, self._run_id)
 
     def grams(self) -> list[PrefixGram]:
-        """What was measured of the sources, by position."""
+        """All measured inner products of the sources, by position."""
         with self._transactions.begin() as connection:
             return runs.load_grams(connection, self._run_id)
 

@@ -57,7 +57,7 @@ def _traits(family: str, part: Config) -> Iterator[tuple[str, Trait]]:
 
 
 def _itself(config: Config, block: Block) -> Any:
-    """Blocks of any two numbers, and of models of any two depths, may differ."""
+    """A trait by which no two blocks are alike, nor blocks of models that differ in depth."""
     return block
 
 
@@ -66,7 +66,7 @@ def _if_set(key: str, trait: Trait) -> dict[str, Trait]:
 
 
 def _from(key: str) -> dict[str, Trait]:
-    """Dense blocks first, then those of experts."""
+    """A trait that differs between the blocks before and after the number under a key."""
     return {
         key: lambda config, block: block if config.get(key) is None else block.number >= config[key]
     }

@@ -26,7 +26,7 @@ _SUM_TOLERANCE = 1e-6  # of weights that must add up to 1
 
 
 class Factors(NamedTuple):
-    """(R, in) and (out, R) float32."""
+    """The factors of a low-rank product: (R, in) and (out, R) float32."""
 
     a: Tensor
     b: Tensor

@@ -252,7 +252,7 @@ class Models:
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16", "float16"]:
-        """What most of the base's tensors are stored in; float32 where no recipe can have that."""
+        """The dtype of most of the base's tensors; float32 where recipes cannot have that one."""
         infos = self.base.tensors.values()
         counts = Counter(FLOATS[info.dtype] for info in infos if info.dtype in FLOATS)
         common = max(counts, key=counts.__getitem__, default="float32")

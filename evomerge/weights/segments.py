@@ -113,7 +113,7 @@ class PrefixGrams:
         return hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
     def load(self, measured: Iterable[PrefixGram]) -> None:
-        """Know what was measured before; what is of other models is left out."""
+        """Take over earlier measurements; those of other models are left out."""
         shape = self._products.shape[1:]
         self._keep(
             {
@@ -124,7 +124,7 @@ class PrefixGrams:
         )
 
     def take_new(self) -> list[PrefixGram]:
-        """What was measured since the last call."""
+        """Inner products measured since the last call."""
         positions, self._new = self._new, []
         return [
             PrefixGram(self.digest, position, tuple(products.reshape(-1).tolist()))
@@ -166,13 +166,13 @@ class PrefixGrams:
             self._add(stop, total)
 
     def _add(self, position: int, products: Floats) -> None:
-        """Know what was measured, unless it is known."""
+        """Record measured inner products, unless they are known."""
         if not self._knows(position):
             self._new.append(position)
             self._keep({position: products})
 
     def _keep(self, products: Mapping[int, Floats]) -> None:
-        """Know the products at positions that are not known yet."""
+        """Store products at positions that are not known yet, in ascending order."""
         positions = np.array(sorted(products), np.int64)
         first = len(self._rows) - 1
         last = first + len(positions)

@@ -100,7 +100,7 @@ def collapsed(row: Sequence[Scalar | None]) -> ValueByBlock:
 
 
 def commonest(values: Collection[ValueByBlock]) -> ValueByBlock:
-    """The value that most have, of several the first."""
+    """The most common value; of several, the first."""
     counts = Counter(map(_key, values))
     return next(value for value in values if _key(value) == counts.most_common(1)[0][0])
 

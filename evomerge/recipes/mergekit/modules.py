@@ -151,7 +151,7 @@ def merges(
 def _groups(
     content: dict[str, Any], base: Model | None, reader: ModelReader
 ) -> list[tuple[list[str], dict[str, Any]]]:
-    """Names of modules with the same keys, and these; without modules that are the base's."""
+    """Groups of modules with the same keys, and these keys; without copies of the base's."""
     modules, problems = content["modules"], reader.problems
     if not isinstance(modules, dict) or not modules:
         problems.add("modules", "expected names of modules and what they are merged from")

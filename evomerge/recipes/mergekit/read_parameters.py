@@ -78,7 +78,7 @@ class ParameterReader:
         return {source: setting for source, setting in settings.items() if setting is not None}
 
     def _agreed(self, name: str, default: Scalar) -> Any:
-        """The setting of a parameter that mergekit has once per model, and evomerge once."""
+        """The one setting of a parameter that mergekit sets per model, and evomerge for all."""
         settings = self._by_source(name, default)
         if not settings:
             return None

@@ -73,7 +73,7 @@ class FilterLine(NamedTuple):
 def read_lines(
     name: str, default: Scalar, scopes: Sequence[Parameters], problems: Problems
 ) -> tuple[FilterLine, ...]:
-    """What decides a parameter: of these lines, the first that fits a tensor.
+    """The lines that decide a parameter; the first one that fits a tensor gives its value.
 
     Args:
         name: mergekit's, of the parameter.

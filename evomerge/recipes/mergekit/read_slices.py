@@ -22,7 +22,7 @@ from evomerge.recipes.places import Place, Places, precedes_blocks, renumber
 
 
 class SliceLines(NamedTuple):
-    """What decides a parameter in one slice of the output.
+    """The lines that decide a parameter in one slice of the output.
 
     Attributes:
         length: number of blocks; None for all of the model's, so that it need not be opened.

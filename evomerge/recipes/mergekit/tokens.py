@@ -77,7 +77,7 @@ def _row(value: Any, path: str, problems: Problems, source_of: Callable[[Any, st
 def write_tokenizer(
     tokenizer: str | Tokenizer | None, models: Mapping[str, str], has_base: bool
 ) -> dict[str, Any]:
-    """The keys of a mergekit YAML.
+    """The keys of a mergekit YAML that give a recipe's tokenizer.
 
     Args:
         models: names of the sources, and ``base``, to the models.

@@ -1,4 +1,4 @@
-"""Who evaluated, and how long the engine answered. Evaluations of before have neither."""
+"""Which worker evaluated, and how long the engine took. Older evaluations have neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tokens an engine answered with. Of evaluations of before it is not known: 0."""
+"""How many tokens an engine generated: unknown in older evaluations, which have 0."""
 
 from __future__ import annotations
 

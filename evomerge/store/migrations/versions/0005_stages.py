@@ -1,4 +1,4 @@
-"""Which stage of a search a candidate belongs to. Those of before belong to the only one."""
+"""Which stage of a search a candidate belongs to. Older searches have only one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a baseline is, which was the beginning of its label."""
+"""The role of a baseline, which older runs only have as the beginning of its label."""
 
 from __future__ import annotations
 
