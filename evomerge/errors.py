@@ -55,10 +55,10 @@ class Problem:
 
 
 class WrongValuesError(ValueError):
-    """Several wrong values, each a sentence, for a pydantic validator to raise at once."""
+    """Several wrong values, each a sentence or `Problem`, for a validator to raise at once."""
 
     def __str__(self) -> str:
-        return "\n".join(self.args)
+        return "\n".join(map(str, self.args))
 
 
 class EvomergeError(Exception):

@@ -11,12 +11,12 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from evomerge.engines import Engine, LanguageModelEngine
+from evomerge.engines import Engine
 from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.scoring.fitness import Fitness
-from evomerge.scoring.scorer import Scorer
+from evomerge.scoring.scorer import Scorer, check_served
 from evomerge.types import Evaluation, Job, Split, TaskScores
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
@@ -82,8 +82,7 @@ class Worker:
         self.models = self._library.models(setup.composition)
         self._other = self.models  # the last models that were not those of the run
         kind = registry.find("engines", setup.engine, Engine)
-        if problems := unserved(setup.fitness, kind, setup.engine):
-            raise ConfigError(problems)
+        check_served(setup.fitness, kind, setup.engine)
         self.engine = setup.new_engine()
         self.engine.open(self.models)
         self.scorers = {
@@ -217,25 +216,3 @@ def _lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
-
-
-def unserved(fitness: Fitness, engine: type[Engine], name: str) -> list[str]:
-    """A sentence for each task of a fitness that an engine cannot answer.
-
-    Args:
-        name: of the engine.
-    """
-    problems = []
-    if not issubclass(engine, LanguageModelEngine):
-        problems += [
-            f"tasks.{task}: lm-eval cannot ask the engine {name}, which is no language model. "
-            "Give it a scorer, or take engine: transformers."
-            for task in fitness.lm_eval_tasks
-        ]
-    if not engine.has_module:
-        problems += [
-            f"tasks.{task}: the engine {name} has no module for a scorer. "
-            "Take engine: transformers, or torch."
-            for task in fitness.scorers
-        ]
-    return problems

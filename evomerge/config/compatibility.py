@@ -17,7 +17,6 @@ from evomerge.spaces import Space
 from evomerge.types import Gene
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
-from evomerge.worker import unserved
 
 
 def check_fitness(fitness: Fitness) -> None:
@@ -25,12 +24,6 @@ def check_fitness(fitness: Fitness) -> None:
     if fitness.include_path is not None and not Path(fitness.include_path).is_dir():
         raise ConfigError(Problem(("include_path",), f"{fitness.include_path}: no such folder"))
     if problems := [*task_problems(fitness), *scorer_problems(fitness)]:
-        raise ConfigError(problems)
-
-
-def check_served(fitness: Fitness, engine: type[Engine], name: str) -> None:
-    """Raise for tasks that the engine, of this name, cannot answer."""
-    if problems := unserved(fitness, engine, name):
         raise ConfigError(problems)
 
 

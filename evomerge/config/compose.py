@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.config.compatibility import check_fitness, check_served
+from evomerge.config.compatibility import check_fitness
 from evomerge.config.schema import SearchFile
 from evomerge.config.stage_sources import SourceNames
 from evomerge.config.stages import StageComposer
@@ -19,6 +19,7 @@ from evomerge.executors import Executor
 from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component
 from evomerge.recipes import Recipe
+from evomerge.scoring.scorer import check_served
 from evomerge.search.baselines import baselines
 from evomerge.search.spec import Search, Stage
 from evomerge.spaces import SearchContext, Space

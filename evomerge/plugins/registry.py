@@ -180,21 +180,21 @@ def explain(
     """
     problems = []
     for item in error.errors():
-        place, cure = item["loc"], ""
+        place = item["loc"]
         match item["type"]:
             case "extra_forbidden":
-                texts = ["unknown key."]
                 cure = did_you_mean(str(place[-1]), _keys_at(model, place[:-1]))
+                wrong = [Problem((), "unknown key.", cure)]
             case "missing":
-                texts, cure = ["this key is required."], _example(model, place)
+                wrong = [Problem((), "this key is required.", _example(model, place))]
             case "value_error":
-                texts = list(item["ctx"]["error"].args)
+                wrong = list(InputError(item["ctx"]["error"].args).details)
             case kind:
                 expected = _EXPECTED.get(kind, item["msg"])
                 if kind == "model_type":
                     expected = f"{expected}: {', '.join(_keys_at(model, place))}"
-                texts = [f"{expected} (got {_shown(item['input'])})"]
-        problems += [Problem((*path, *place), text, cure, file=file) for text in texts]
+                wrong = [Problem((), f"{expected} (got {_shown(item['input'])})")]
+        problems += [problem.under(*path, *place).within(file) for problem in wrong]
     return problems
 
 

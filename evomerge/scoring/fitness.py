@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evomerge.errors import Problem, WrongValuesError
 from evomerge.plugins.user_code import content_digest
 from evomerge.types import Split, TaskScores
 
@@ -58,19 +59,20 @@ class Task(BaseModel):
                 else "give task (lm-eval's name) or scorer (path.py:function)"
             )
         if self.scorer is None and self.options:
-            raise ValueError("options: they are for a scorer. An lm-eval task has none.")
+            text = "they are for a scorer. An lm-eval task has none."
+            raise ValueError(Problem(("options",), text))
         unused = [key for key in _LM_EVAL_KEYS if getattr(self, key) is not None]
         if self.scorer is not None and unused:
-            raise ValueError(f"{', '.join(unused)}: for lm-eval tasks. Use options: {{...}}.")
+            text, cure = "for lm-eval tasks.", "Use options: {...}."
+            raise WrongValuesError(*(Problem((key,), text, cure) for key in unused))
         return self
 
     @model_validator(mode="after")
     def _held_out_of_something(self) -> Task:
         if self.held_out_examples is not None and self.examples_from("held_out") is None:
-            raise ValueError(
-                "held_out_examples: nothing is held out to take them from. "
-                "Give it held_out or search_examples."
-            )
+            text = "nothing is held out to take them from."
+            cure = "Give it held_out or search_examples."
+            raise ValueError(Problem(("held_out_examples",), text, cure))
         return self
 
     def examples_from(self, split: Split) -> str | None:
@@ -157,16 +159,16 @@ class Fitness(BaseModel):
     @model_validator(mode="after")
     def _held_out_is_unseen(self) -> Fitness:
         if leaks := self.leaks(lambda h, s: _surely_overlap(self.tasks[h], self.tasks[s])):
-            raise ValueError(" ".join(leaks))
+            raise WrongValuesError(*leaks)
         return self
 
-    def leaks(self, overlap: Callable[[str, str], bool]) -> list[str]:
-        """A message for each task that holds out examples which a task searches on.
+    def leaks(self, overlap: Callable[[str, str], bool]) -> list[Problem]:
+        """A problem for each task that holds out examples which a task searches on.
 
         Args:
             overlap: whether the held-out examples of one task are among those of another.
         """
-        messages = []
+        problems = []
         for held, task in self.lm_eval_tasks.items():
             source = task.examples_from("held_out")
             cure = (
@@ -177,11 +179,9 @@ class Fitness(BaseModel):
             for searched, other in self.lm_eval_tasks.items():
                 if source == other.task and overlap(held, searched):
                     seen = "it" if held == searched else f"tasks.{searched}"
-                    messages.append(
-                        f"tasks.{held}: holds out examples of {source} that {seen} searches on. "
-                        f"{cure}"
-                    )
-        return messages
+                    text = f"holds out examples of {source} that {seen} searches on."
+                    problems.append(Problem(("tasks", held), text, cure))
+        return problems
 
     @property
     def lm_eval_tasks(self) -> dict[str, Task]:

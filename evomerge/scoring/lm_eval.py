@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from evomerge.engines import LmEvalOptions
-from evomerge.errors import CandidateError, ConfigError
+from evomerge.errors import CandidateError, ConfigError, Problem
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.scoring.tasks import draw_documents, load_task, name_problems, task_manager
 from evomerge.types import Split, TaskScores
@@ -35,10 +35,9 @@ class PromptBuilder:
         if options.apply_chat_template:
             # chooses the template that apply_chat_template then uses
             if not lm.chat_template(options.apply_chat_template):
-                raise ConfigError(
-                    "engine.lm_eval.apply_chat_template: the merged model's tokenizer has no chat "
-                    "template. Set chat_template, or apply none."
-                )
+                path = ("engine", "lm_eval", "apply_chat_template")
+                text = "the merged model's tokenizer has no chat template."
+                raise ConfigError(Problem(path, text, "Set chat_template, or apply none."))
             self._chat = {
                 "apply_chat_template": True,
                 "chat_template": lm.apply_chat_template,
@@ -190,9 +189,8 @@ def _scores(built: BuiltTask) -> TaskScores:
     metric = settings.metric or _first_metric(task, rows[0])
     values = [row[metric] for row in rows]
     if not all(isinstance(v, (int, float, np.number)) for v in values):
-        raise ConfigError(
-            f"tasks.{built.name}: {metric} has no score per example. Choose another metric."
-        )
+        text, cure = f"{metric} has no score per example.", "Choose another metric."
+        raise ConfigError(Problem(("tasks", built.name), text, cure))
     aggregate = task.aggregation()[metric]
     # higher is better everywhere: the sign of an error rate or a perplexity flips here
     sign = 1.0 if task.higher_is_better().get(metric, True) else -1.0

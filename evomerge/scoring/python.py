@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.errors import CandidateError, ConfigError
+from evomerge.errors import CandidateError, ConfigError, Problem
 from evomerge.plugins.user_code import load_function
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.types import Split, TaskScores
@@ -153,14 +153,14 @@ def count_mismatch(
     return None
 
 
-def scorer_problems(fitness: Fitness) -> list[str]:
+def scorer_problems(fitness: Fitness) -> list[Problem]:
     """What is wrong with each scorer that cannot be called; their files are run."""
-    problems: list[str] = []
+    problems: list[Problem] = []
     for name, task in fitness.scorers.items():
         try:
             _load(name, task)
         except ConfigError as error:
-            problems += error.problems
+            problems += error.details
     return problems
 
 
@@ -170,7 +170,7 @@ def _load(name: str, task: Task) -> Scoring:
     try:
         function = load_function(task.scorer, "module", "split", **keywords)
     except ConfigError as error:
-        raise ConfigError([f"tasks.{name}.scorer: {text}" for text in error.problems]) from None
+        raise ConfigError([p.under("tasks", name, "scorer") for p in error.details]) from None
     return partial(function, **keywords)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from evomerge.engines import Engine, LanguageModelEngine
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.python import PythonScorer
@@ -73,7 +73,25 @@ class Scorer:
             scores |= self._python.score(engine.module, known)
         without = [name for name in self._fitness.tasks if name not in scores]
         if scores and without:
-            raise ConfigError(
-                f"tasks.{without[0]}: gives no {self._split} scores though others do."
-            )
+            text = f"gives no {self._split} scores though others do."
+            raise ConfigError(Problem(("tasks", without[0]), text))
         return {name: scores[name] for name in self._fitness.tasks if name in scores}
+
+
+def check_served(fitness: Fitness, engine: type[Engine], name: str) -> None:
+    """Raise for tasks of a fitness that an engine, of this name, cannot answer.
+
+    Raises:
+        ConfigError: a problem for each task.
+    """
+    problems = []
+    if not issubclass(engine, LanguageModelEngine):
+        text = f"lm-eval cannot ask the engine {name}, which is no language model."
+        cure = "Give it a scorer, or take engine: transformers."
+        problems += [Problem(("tasks", task), text, cure) for task in fitness.lm_eval_tasks]
+    if not engine.has_module:
+        text = f"the engine {name} has no module for a scorer."
+        cure = "Take engine: transformers, or torch."
+        problems += [Problem(("tasks", task), text, cure) for task in fitness.scorers]
+    if problems:
+        raise ConfigError(problems)

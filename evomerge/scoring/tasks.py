@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.types import Split
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 
-def task_problems(fitness: Fitness) -> list[str]:
+def task_problems(fitness: Fitness) -> list[Problem]:
     """What is wrong with the tasks and their data; loads no model."""
     problems, _ = _survey(fitness)
     return problems
@@ -53,11 +53,15 @@ def task_manager(fitness: Fitness, without: Collection[str] = ()) -> TaskManager
     return _with_defaults(fitness.include_path)
 
 
-def name_problems(name: str, settings: Task, task: Any) -> list[str]:
+def name_problems(name: str, settings: Task, task: Any) -> list[Problem]:
     """What is wrong with a task's metric and filter: names that the lm-eval task does not have."""
     filters = [ensemble.name for ensemble in getattr(task, "_filters", [])]
     return [
-        f"tasks.{name}: {task.config.task} has no {kind} {asked!r}.{did_you_mean(asked, known)}"
+        Problem(
+            ("tasks", name),
+            f"{task.config.task} has no {kind} {asked!r}.",
+            did_you_mean(asked, known),
+        )
         for kind, asked, known in (
             ("metric", settings.metric, list(task.aggregation())),
             ("filter", settings.filter, filters),
@@ -87,19 +91,22 @@ def draw_documents(
     chosen: list[int] = order[:wanted].tolist()
     if not chosen or (wanted is not None and len(chosen) < wanted):
         taken = f", {searched} of them for the search" if searched else ""
-        raise ConfigError(
-            f"tasks.{name}: {split} wants {wanted or 'some'} examples, "
-            f"{settings.examples_from(split)} has {available} in all{taken}. Ask for fewer."
+        text = (
+            f"{split} wants {wanted or 'some'} examples, "
+            f"{settings.examples_from(split)} has {available} in all{taken}."
         )
+        raise ConfigError(Problem(("tasks", name), text, "Ask for fewer."))
     return tuple(sorted(chosen))
 
 
-def _survey(fitness: Fitness) -> tuple[list[str], dict[tuple[Split, str], tuple[int, ...]]]:
+def _survey(fitness: Fitness) -> tuple[list[Problem], dict[tuple[Split, str], tuple[int, ...]]]:
     """What is wrong with the lm-eval tasks, each loaded once, and the documents of every split."""
     if not fitness.lm_eval_tasks:
         return [], {}
     unknown = _unknown_tasks(fitness)
-    problems = [f"no lm-eval task is called {name!r}.{near}" for name, near in unknown.items()]
+    problems = [
+        Problem((), f"no lm-eval task is called {name!r}.", near) for name, near in unknown.items()
+    ]
     problems += _without_held_out(fitness)
     manager = task_manager(fitness, without=unknown)
     loaded: dict[str, Any] = dict.fromkeys(unknown)
@@ -120,7 +127,7 @@ def _survey(fitness: Fitness) -> tuple[list[str], dict[tuple[Split, str], tuple[
                     name, settings, split, fitness.seed, len(task.eval_docs)
                 )
             except ConfigError as error:
-                problems += error.problems
+                problems += error.details
     leaks = fitness.leaks(
         lambda held, searched: (
             not set(chosen.get(("held_out", held), ())).isdisjoint(
@@ -131,16 +138,14 @@ def _survey(fitness: Fitness) -> tuple[list[str], dict[tuple[Split, str], tuple[
     return [*dict.fromkeys(problems), *leaks], chosen
 
 
-def _without_held_out(fitness: Fitness) -> list[str]:
+def _without_held_out(fitness: Fitness) -> list[Problem]:
     """Tasks that hold nothing out though others do: search and held-out would not compare."""
     tasks = fitness.lm_eval_tasks
     without = [name for name, task in tasks.items() if task.examples_from("held_out") is None]
     if len(without) == len(tasks):
         return []
-    return [
-        f"tasks.{name}: holds nothing out though others do. Give it held_out or search_examples."
-        for name in without
-    ]
+    text, cure = "holds nothing out though others do.", "Give it held_out or search_examples."
+    return [Problem(("tasks", name), text, cure) for name in without]
 
 
 def load_task(name: str, lm_eval_name: str, manager: TaskManager) -> Any:
@@ -158,13 +163,11 @@ def load_task(name: str, lm_eval_name: str, manager: TaskManager) -> Any:
             len(task.eval_docs)
     except Exception as error:  # whatever a hub, a disk or a task's own code comes up with
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(
-            f"tasks.{name}: the data of {lm_eval_name} cannot be loaded: {reason}"
-        ) from error
+        text = f"the data of {lm_eval_name} cannot be loaded: {reason}"
+        raise ConfigError(Problem(("tasks", name), text)) from error
     if task is None:
-        raise ConfigError(
-            f"tasks.{name}: {lm_eval_name} is a group of tasks. Name its tasks one by one."
-        )
+        text, cure = f"{lm_eval_name} is a group of tasks.", "Name its tasks one by one."
+        raise ConfigError(Problem(("tasks", name), text, cure))
     return task
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.engines import LmEvalOptions
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import PromptBuilder, build_task
 from evomerge.scoring.tasks import task_manager
@@ -35,12 +35,11 @@ def search_texts(fitness: Fitness, lm: LM) -> list[Text]:
         ConfigError: a task that cannot be loaded, or whose examples have no right answer.
     """
     if fitness.scorers:
-        raise ConfigError(
-            f"tasks.{next(iter(fitness.scorers))}: a scorer asks no text. Leave the task out."
-        )
+        path = ("tasks", next(iter(fitness.scorers)))
+        raise ConfigError(Problem(path, "a scorer asks no text.", "Leave the task out."))
     manager = task_manager(fitness)
     texts: list[Text] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     prompts = PromptBuilder(lm, LmEvalOptions())
     for name, settings in fitness.tasks.items():
         built = build_task(name, settings, "search", fitness.seed, manager, prompts)
@@ -48,10 +47,8 @@ def search_texts(fitness: Fitness, lm: LM) -> list[Text]:
         own = [_text(built.task, instances) for instances in built.requests.values()]
         texts += [text for text in own if text is not None]
         if missing := own.count(None):
-            problems.append(
-                f"tasks.{name}: {missing} of {len(own)} examples of {settings.task} have no "
-                "answer to read. Leave the task out."
-            )
+            text = f"{missing} of {len(own)} examples of {settings.task} have no answer to read."
+            problems.append(Problem(("tasks", name), text, "Leave the task out."))
     if problems:
         raise ConfigError(problems)
     return texts

@@ -19,6 +19,10 @@ def fitness(**tasks: Any) -> Fitness:
     return Fitness.model_validate({"include_path": HERE, "tasks": tasks})
 
 
+def sentences(fitness: Fitness) -> list[str]:
+    return list(map(str, task_problems(fitness)))
+
+
 def test_a_sound_fitness_has_no_problems() -> None:
     one = fitness(a={"task": "choice", "search_examples": 10}, b={"task": "perplexing", **HOLDING})
     assert task_problems(one) == []
@@ -66,7 +70,7 @@ def test_a_sound_fitness_has_no_problems() -> None:
     ],
 )
 def test_a_mistake_is_reported_with_its_cure(task: dict[str, Any], message: str) -> None:
-    assert task_problems(fitness(x=task)) == [message]
+    assert sentences(fitness(x=task)) == [message]
     with pytest.raises(ConfigError) as caught:
         example_counts(fitness(x=task))
     assert caught.value.problems == (message,)
@@ -78,7 +82,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
         b={"task": "perplexing", "metric": "ac", "filter": "nome", "search_examples": 5},
         c={"task": "choice"},
     )
-    assert task_problems(one) == [
+    assert sentences(one) == [
         "no lm-eval task is called 'choise'. Did you mean 'choice'?",
         "tasks.c: holds nothing out though others do. Give it held_out or search_examples.",
         "tasks.b: perplexing has no metric 'ac'. Did you mean 'acc'?",
@@ -92,7 +96,7 @@ def test_draws_that_meet_by_chance_are_a_leak() -> None:
         a={"task": "perplexing", **some},
         b={"task": "choice", "search_examples": 20, "held_out": "other_choice"},
     )
-    assert task_problems(one) == [
+    assert sentences(one) == [
         "tasks.a: holds out examples of choice that tasks.b searches on. "
         "Name another task in held_out, or give search_examples in its place."
     ]
@@ -102,7 +106,7 @@ def test_a_mistyped_own_task_is_reported_without_the_index_of_lm_eval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(tasks, "_with_defaults")
-    assert task_problems(fitness(x="perplexin")) == [
+    assert sentences(fitness(x="perplexin")) == [
         "no lm-eval task is called 'perplexin'. Did you mean 'perplexing'?"
     ]
 
@@ -116,9 +120,7 @@ def test_a_task_of_lm_eval_is_found_though_an_own_one_is_called_alike(tmp_path: 
 
 def test_a_mistyped_task_of_lm_eval_is_reported_with_the_nearest_name() -> None:
     one = Fitness.model_validate({"tasks": ["hellaswagg"]})
-    assert task_problems(one) == [
-        "no lm-eval task is called 'hellaswagg'. Did you mean 'hellaswag'?"
-    ]
+    assert sentences(one) == ["no lm-eval task is called 'hellaswagg'. Did you mean 'hellaswag'?"]
 
 
 def test_lm_evals_index_is_built_once() -> None:

@@ -25,13 +25,14 @@ from evomerge.executors._inspection import inspect_machine
 from evomerge.executors.ray import RayExecutor
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
+from evomerge.scoring.scorer import check_served
 from evomerge.search.run import resume, start
 from evomerge.store import Store
 from evomerge.types import Evaluation, Job
 from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import read_recipe
-from evomerge.worker import Worker, unserved
+from evomerge.worker import Worker
 from evomerge.yaml_files import parse_yaml
 
 DIGITS = Path(__file__).parents[2] / "experiments" / "m2n2_digits"
@@ -201,14 +202,18 @@ def test_what_an_engine_cannot_answer_is_refused_by_name() -> None:
     both = Fitness.model_validate(
         {"tasks": {"a": {"task": "zoo_strings"}, "b": {"scorer": "a.py:f"}}}
     )
-    assert unserved(both, TransformersEngine, "transformers") == []
-    assert unserved(both, VllmEngine, "vllm") == [
-        "tasks.b: the engine vllm has no module for a scorer. Take engine: transformers, or torch."
-    ]
-    assert unserved(both, TorchEngine, "torch") == [
+    check_served(both, TransformersEngine, "transformers")
+    with pytest.raises(ConfigError) as caught:
+        check_served(both, VllmEngine, "vllm")
+    assert caught.value.problems == (
+        "tasks.b: the engine vllm has no module for a scorer. Take engine: transformers, or torch.",
+    )
+    with pytest.raises(ConfigError) as caught:
+        check_served(both, TorchEngine, "torch")
+    assert caught.value.problems == (
         "tasks.a: lm-eval cannot ask the engine torch, which is no language model. Give it a "
-        "scorer, or take engine: transformers."
-    ]
+        "scorer, or take engine: transformers.",
+    )
 
 
 def test_all_that_is_wrong_with_modules_and_scorers_is_reported_at_once(search: Search) -> None:
@@ -218,9 +223,9 @@ def test_all_that_is_wrong_with_modules_and_scorers_is_reported_at_once(search: 
         load(path)
     folder = path.parent
     assert caught.value.problems == (
-        f"{path}: fitness: tasks.a.scorer: {folder}/digits.py: has no function 'accuracie'. Did "
+        f"{path}: fitness.tasks.a.scorer: {folder}/digits.py: has no function 'accuracie'. Did "
         "you mean 'accuracy'?",
-        f"{path}: fitness: tasks.b.scorer: {folder}/nowhere.py: no such file",
+        f"{path}: fitness.tasks.b.scorer: {folder}/nowhere.py: no such file",
         f"{path}: engine.module: {folder}/digits.py: has no function 'biuld'. Did you mean "
         "'build'?",
     )
