@@ -51,7 +51,7 @@ def search(
 
 
 def load_run(run: Pathlike, overrides: Sequence[str] = ()) -> LoadedSearch:
-    """The search of a run that was stopped or killed, to go on with it.
+    """The search of a run that was stopped or killed, ready to be resumed.
 
     Args:
         run: its folder.

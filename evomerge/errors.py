@@ -6,7 +6,7 @@ EvomergeError
 │   ├── RecipeError            a recipe, or a YAML that should be one
 │   ├── CheckpointError        a model folder or a safetensors file
 │   ├── PlanError              models that do not fit together
-│   ├── ExportError            a recipe that the wanted format cannot express
+│   ├── ExportError            a recipe that the target format cannot express
 │   └── RunError               a run folder: none there, already there, in use
 ├── CandidateError             one candidate cannot be built or scored: recorded, search goes on
 │   └── OperatorError          an operator was given parameters outside its domain
@@ -100,7 +100,7 @@ class PlanError(InputError):
 
 
 class ExportError(InputError):
-    """A recipe cannot be expressed in the wanted format."""
+    """A recipe cannot be expressed in the target format."""
 
 
 class RunError(InputError):

@@ -19,7 +19,7 @@ class Score:
 
     Attributes:
         value: the fitness.
-        half_width: of its 95 % interval.
+        half_width: half the width of its 95 % interval.
         tasks: score by task.
         examples: how many were scored.
     """

@@ -77,7 +77,7 @@ class SearchFile(BaseModel):
         sources: name to model.
         stages: in place of space, optimizer and budget: several of these, one after the other.
         space: a preset's name, a path to a YAML, or its keys inline.
-        fitness: the same for what is to be improved.
+        fitness: what is to be improved: a preset's name, a path to a YAML, or its keys inline.
         optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
         budget: when to stop.
         seed: of everything that is random.

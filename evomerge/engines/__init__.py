@@ -139,7 +139,7 @@ class Engine(ABC):
         """Raise for a plan that the engine could not load; it need not be open.
 
         Raises:
-            PlanError: everything that is in the way.
+            PlanError: all reasons why it could not.
         """
 
     @property

@@ -132,7 +132,7 @@ class TensorPool:
         """Let go of tensors: scaled ones first, as no other path has them.
 
         Args:
-            wanted: those that stay.
+            wanted: keys of tensors that must stay.
             nbytes: that are needed.
 
         Returns:

@@ -18,8 +18,8 @@ class WeightSlots:
 
     Args:
         module: its tensors are contiguous. Those named are moved into slots, the others shared.
-        names: of its ``state_dict``; of tensors that are one, any.
-        count: of slots.
+        names: keys of its ``state_dict``; for tensors that are one, any of their names.
+        count: how many slots.
 
     Raises:
         ConfigError: several slots, and tensors that are parts of others.

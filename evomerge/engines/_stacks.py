@@ -92,7 +92,7 @@ class ModelShell:
     in the tensors that they are given.
 
     Args:
-        dtype, device: of what is no parameter.
+        dtype, device: of its buffers.
 
     Attributes:
         tensors: the model's parameters and buffers by the names of the plan, on the meta device.

@@ -53,7 +53,7 @@ class Executor(ABC):
         """Raise for an engine that the workers could not run; neither need be started.
 
         Raises:
-            ConfigError: says everything that is in the way.
+            ConfigError: all reasons why they could not.
         """
 
     @abstractmethod

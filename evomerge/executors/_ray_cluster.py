@@ -92,7 +92,7 @@ class Cluster:
         return InputError(
             f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
             "Start one with 'ray start --head', or take address: local. "
-            "Where it wants a token, set RAY_AUTH_MODE=token, as docs/cluster says."
+            "If it needs a token, set RAY_AUTH_MODE=token, as docs/cluster says."
         )
 
     def leave(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 class Cut(NamedTuple):
     """The threshold between the k largest of some numbers and the rest.
 
-    Of equal numbers the one with the lower index is larger (rule R3).
+    Among equal numbers the one with the lower index counts as larger (rule R3).
 
     Attributes:
         value: the k-th largest number; all larger ones are among the k.

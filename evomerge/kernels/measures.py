@@ -152,7 +152,7 @@ def measures(stack: Stack, scope: Scope = "tensor", *, every: bool = False) -> M
         every: include the tensors that only some of the sources have.
 
     Raises:
-        OperatorError: the whole model is wanted of task vectors that a modifier has changed.
+        OperatorError: ``global`` scope, on task vectors that a modifier has changed.
     """
     if scope == "global" and stack.changes:
         raise OperatorError(

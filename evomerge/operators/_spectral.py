@@ -148,8 +148,8 @@ def factors(
 ) -> list[Factors]:
     """The factors of each matrix, cached for candidates with the same inputs and settings.
 
-    Of each operator and tensor the latest settings are kept, 4 GiB in all; beyond that, and for
-    stacks with modifiers, factors are computed each time.
+    The cache holds the latest settings of each operator and tensor, 4 GiB in all; beyond that, and
+    for stacks with modifiers, factors are computed each time.
 
     Args:
         x: matrices.

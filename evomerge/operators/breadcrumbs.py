@@ -33,7 +33,7 @@ def breadcrumbs(
 ) -> Merged:
     """λ Σ w_i m_i ⊙ τ_i, where m_i leaves out outliers and small elements.
 
-    Of n elements the ⌊γn⌋ of largest magnitude are dropped, the next ⌊dn⌋ are kept and the
+    The ⌊γn⌋ of n elements with the largest magnitudes are dropped, the next ⌊dn⌋ are kept and the
     others dropped; where d + γ > 1 fewer outliers are. With γ = 0 it is plain trimming.
 
     Args:

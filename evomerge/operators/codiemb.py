@@ -20,8 +20,8 @@ from evomerge.operators.varm import averaged_by_size
 def codiemb(x: Stack, *, q: Annotated[float, Field(ge=0)] = 1.0, lam: float = 1.0) -> Merged:
     """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2), computed for each tensor.
 
-    Only the abstract was at hand, which has weights follow from each parameter's deviation from
-    its pretrained value. This reading of it is ours; do not report it as the paper's method.
+    Only the abstract was available. It derives weights from each parameter's deviation from its
+    pretrained value. This reading of it is ours; do not report it as the paper's method.
 
     Args:
         x: M task vectors.

@@ -27,7 +27,7 @@ def multislerp(
 
     The published steps (project onto the tangent space at m, average there, project back) amount
     to this: the average of the tangent vectors is zero. Where the directions cancel, Σ w_i x_i.
-    Of task vectors the length is |Σ w_i ‖x_i‖|, so that negative weights subtract.
+    For task vectors the length is |Σ w_i ‖x_i‖|, so that negative weights subtract.
 
     Args:
         x: M task vectors or weights.

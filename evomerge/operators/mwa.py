@@ -40,7 +40,7 @@ def mwa(
     Raises:
         OperatorError: a metric of zero or less, for ``loss`` and ``steps``.
 
-    Source: Yu and Choi 2025, arXiv:2504.18580, of which only the abstract was at hand: weights by
+    Source: Yu and Choi 2025, arXiv:2504.18580, of which only the abstract was available: weights by
     loss or by step, and one penalty. The formulas are ours.
     """
     return weighted(x, weights(metric, kind, penalty))

@@ -30,8 +30,8 @@ def ramplus(
     """Σ_i a_i τ_i / c where c > 1 sources changed an entry, λ_i τ_i where source i alone did.
 
     A source changed an entry if |τ_i| > ε; a_i says so. λ_i = 1 + r · clip(ρ_i, 0, α), where ρ_i
-    is the number of entries that i shares with others over that of its own. A source that
-    has none of its own has nothing to amplify.
+    is the number of entries that i shares with others over the number that it alone changed. A
+    source that alone changed none has nothing to amplify.
 
     Args:
         x: M task vectors.
@@ -69,7 +69,7 @@ def amplification(
 
 def _counts(epsilon: float) -> Kernel:
     def kernel(tile: Tile) -> Tensor:
-        """(2, M): entries that a source shares, and those of its own."""
+        """(2, M): how many entries each source shares, and how many it alone changed."""
         changed_M = torch.nn.functional.hardshrink(tile.values, epsilon).sign_().abs_().flatten(1)
         several = (changed_M.sum(0) - 1).clamp_(max=1).relu_()
         shared = (changed_M * several).sum(1, dtype=torch.float64)

@@ -19,8 +19,8 @@ from evomerge.operators._spectral import Factors, factors, has_matrices, polar, 
 def tsvm(x: Stack, *, weight: Floats, rank: Floats, alpha: float = 1.0) -> Merged:
     """α · polar([U_1 … U_M]) diag(w s) polar([V_1 … V_M])ᵀ.
 
-    Of each task vector τ_i = U_i diag(s_i) V_iᵀ the leading components are taken. Where they
-    point the same way in several sources, those share it instead of adding up.
+    Each task vector τ_i = U_i diag(s_i) V_iᵀ gives its leading components. Where several sources
+    have components in the same direction, they share it instead of adding up.
 
     Tensors that are no matrices, embeddings and heads get α · mean of w_i τ_i; of fused experts
     (E, out, in) each is merged by itself. If there are more components than the smaller

@@ -13,13 +13,13 @@ from evomerge.types import Parameter
 
 
 class M2n2(Breeder):
-    """Competition and attraction, steady state. It sees example scores, never a weight.
+    """Steady-state evolution with competition and attraction; sees example scores, no weights.
 
     The first candidates are the seeds: every choice of the parameter ``source`` once, or, where
     there is none, P random genomes. Every later one has two parents out of the archive: the first
     is drawn by its fitness, the second by its attraction to the first; where nobody attracts, by
     fitness too. Every gene of a child is drawn uniformly: it says how the parents are crossed.
-    Beyond the parameters a child's genes tell why it has these parents: ``chosen_by``
+    Besides its parameters, a child's genes say why it has these parents: ``chosen_by``
     (``attraction``, ``fitness`` or ``warm_up``), ``fitness[0]``, ``fitness[1]``, ``attraction``.
 
     The examples of all tasks make up one vector, by task and document: a task counts by its number
@@ -29,7 +29,7 @@ class M2n2(Breeder):
     Args:
         population_size: P, the most members of the archive.
         alpha: how much less an example is worth to each member when many solve it.
-        capacity: of an example: the best score on it in the archive, or one.
+        capacity: what an example has to share out: the best score on it in the archive, or one.
         subtract_worst: take the archive's worst score off each example first.
         warm_up: merges of random pairs of seeds before parents are chosen; the paper's 50.
         competition: false for a plain genetic algorithm: alpha 0, capacity one.

@@ -34,7 +34,7 @@ class EliteGrid:
         descriptors: two tasks; None for the first two by name, or the halves of a single one.
 
     Attributes:
-        elites: by cell.
+        elites: cell to its elite.
     """
 
     def __init__(self, cells: int, descriptors: Sequence[str] | None = None) -> None:

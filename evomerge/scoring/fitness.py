@@ -94,7 +94,7 @@ class Shorten(BaseModel):
     within: float = Field(ge=0, lt=1)
 
     def floor(self, leading: float) -> float:
-        """The least score that is good enough.
+        """The lowest score that counts as good enough.
 
         Args:
             leading: the score of the model whose blocks are left out.
@@ -102,11 +102,11 @@ class Shorten(BaseModel):
         return leading - self.within * abs(leading)
 
     def preference(self, score: float, leading: float, depth: int) -> float:
-        """What the optimizer maximises in place of the score, and what candidates are ranked by.
+        """The number that replaces the score: optimizers maximise it, candidates are ranked by it.
 
         Below the `floor` f it is the score. From f on it is f + 1 / (depth + 1 - e), where e in
-        [0, 1) grows with the score above f: every good model comes before all that are not, of two
-        good ones that with fewer blocks, and of as many blocks that with the higher score.
+        [0, 1) grows with the score above f. Good models come before all others, among good ones
+        fewer blocks come first, and at equal depth the higher score.
 
         Args:
             score: the candidate's, higher is better.

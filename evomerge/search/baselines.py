@@ -25,8 +25,7 @@ def baselines(
 ) -> list[Baseline]:
     """The base, each source alone, their average, and operators with their papers' defaults.
 
-    Of equal recipes only the first is there. Models that differ in their number of blocks have no
-    average.
+    Equal recipes are listed once. Models that differ in their number of blocks have no average.
 
     Args:
         context: the models.

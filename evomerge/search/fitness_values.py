@@ -50,7 +50,7 @@ def as_preferred(
 
     Args:
         known: baselines, and winners of earlier stages.
-        results: of these, by number.
+        results: their evaluations, by number.
     """
     if fitness.shorten is None or evaluation.value is None or candidate.kind == "baseline":
         return evaluation

@@ -17,7 +17,7 @@ class Indicators(ABC):
     Args:
         slots: all of them.
         kept: those that are always in, without a gene; the ends are among them.
-        absent: of thresholds, where the genes of slots that are out start.
+        absent: for thresholds, the initial gene of slots that start outside the path.
         overlap: of runs, the share of the leading model's blocks that are in both of its first two
             runs when the search starts; 0 to start from the model itself.
     """

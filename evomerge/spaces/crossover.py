@@ -44,9 +44,9 @@ class CrossoverSpace(Space):
         context: the models, open.
         interpolation: ``lerp``, or ``slerp``, which differs where angles between the models are
             large: hardly for fine-tunes of one base, but for their task vectors.
-        angle: of ``slerp``: of each ``side`` of a split, as in the paper and by default, or of the
-            whole ``chromosome``, as in its published code. A side of a few elements may have an
-            angle near π, and a child that is many times as long as its parents.
+        angle: which angle ``slerp`` uses: that of each ``side`` of a split, as in the paper and by
+            default, or that of the whole ``chromosome``, as in its published code. A side of a few
+            elements may have an angle near π, and a child many times as long as its parents.
         align: where models may be split: at any ``element``, ``tensor`` or ``layer``.
         space: what is summed: ``weights``, or ``task_vector`` for sources minus base.
         chromosomes: the parts that are split independently: a role (``attention``, ``mlp``, ...),
@@ -54,7 +54,7 @@ class CrossoverSpace(Space):
             one, a list, or names with one or several of these words each.
 
     Raises:
-        ConfigError: fewer than two sources, chromosomes that are none, or an angle of lines.
+        ConfigError: fewer than two sources, unknown chromosomes, or an angle without slerp.
         PlanError: tensors that not all sources have, or that belong to no chromosome.
     """
 

@@ -48,7 +48,7 @@ def readable(path: Path, resources: ExitStack) -> Path:
                     database.prepare(engine, path)
                 resources.push(copy.pop_all())
                 return folder / path.name
-    raise StoreError(f"{path}: changes while it is copied. Try again when it is at rest.")
+    raise StoreError(f"{path}: changes while it is copied. Try again when nothing writes to it.")
 
 
 def _can_be_read(path: Path) -> bool:

@@ -13,9 +13,9 @@
 
 A candidate's evaluation is the one with its recipe and with the digests of its run, so candidates
 that decode to the same recipe share it. The view `leaderboard` has that join, `candidate_scores`
-has it by task. Of a lineage, genes and recipe hold the last step in place of the list of all: those
-before it are in the rows of the ancestors that it names (`evomerge.store.lineages`). Times end in
-``_utc`` (ISO 8601) or ``_seconds``; JSON is text; higher is better.
+has it by task. Genes and recipes hold only the last step of a lineage in place of the list of all:
+earlier ones are in the rows of the ancestors that it names (`evomerge.store.lineages`). Times end
+in ``_utc`` (ISO 8601) or ``_seconds``; JSON is text; higher is better.
 """
 
 from __future__ import annotations

@@ -84,12 +84,12 @@ def flat_sources(
 class PrefixGrams:
     """Inner products of the sources over the first elements of the layout, measured once.
 
-    Those up to the starts of tensors are measured in one pass over all sources, when the first of
-    them is wanted that was not loaded; one inside a tensor reads the tensor up to there. An answer
-    is the same, to the bit, in every process, whether it was loaded or measured.
+    Products up to the starts of tensors are measured in one pass over all sources, as soon as one
+    that was not loaded is needed; one inside a tensor reads the tensor up to there. An answer is
+    the same, to the bit, in every process, whether it was loaded or measured.
 
     Args:
-        task_vectors: of the task vectors rather than of the weights.
+        task_vectors: measure task vectors rather than weights.
     """
 
     def __init__(self, models: Models, layout: Layout, *, task_vectors: bool = False) -> None:

@@ -30,9 +30,9 @@ class Manifest(BaseModel):
         evomerge: the version that wrote it.
         kind: ``fisher``: one number per weight; ``gram``: one matrix per linear layer's input;
             ``second_moments``: an optimizer's, one number per weight; ``raw``: coefficients that
-            were learned, a few per tensor. Of the last two, which may be made elsewhere, a
+            were learned, a few per tensor. The last two may be made elsewhere, and then a
             manifest needs ``kind`` only.
-        diagonal: of Gram matrices only the diagonals are stored.
+        diagonal: whether only the diagonals of Gram matrices are stored.
         model: the folder or name that was given.
         fingerprint: of the model's checkpoint.
         data: where the examples come from.

@@ -14,8 +14,8 @@ DEFAULT = "default"  # mergekit's only module of a model that is not composite
 
 _NUMBER = re.compile(r"\.\d+\.")
 
-# From the architectures of mergekit 0.1.5. Of a module's groups of prefixes, the first applies
-# whose first prefix some tensor has.
+# From the architectures of mergekit 0.1.5. A module has groups of prefixes, and the first group
+# applies whose first prefix some tensor has.
 _LANGUAGE = ("model.embed_tokens", "model.layers", "model.norm", "lm_head")
 _KNOWN: Mapping[str, Sequence[Sequence[str]]] = {
     "text_decoder": (
