@@ -86,7 +86,7 @@ class StageComposer:
             options = optimizer.options
             part.make(check_descriptors, options, fitness, at="optimizer", needs=["fitness"])
         if space is not None and optimizer is not None:
-            part.make(optimizer.make, space.parameters, seed, needs=["seed"])
+            part.make(optimizer.make, space.parameters, seed, at="optimizer", needs=["seed"])
             name = keys.optimizer["name"]
             part.make(check_parents, space, optimizer.kind, name, at="optimizer")
         if space is not None and context is not None and context.models is not None:

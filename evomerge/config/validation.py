@@ -69,7 +69,10 @@ class ProblemCollector:
             return new(*args)
         except InputError as error:
             path = (*self.label, at) if at else self.label
-            self.problems.extend(p.under(*path).within(self.file) for p in error.details)
+            for problem in error.details:
+                # what an engine finds wrong with itself is so wherever it is asked
+                above = () if problem.path[:1] == ("engine",) else path
+                self.problems.append(problem.under(*above).within(self.file))
             return None
 
     def part(self, *path: str | int, label: KeyPath) -> ProblemCollector:
@@ -94,7 +97,7 @@ class ProblemCollector:
             ConfigError: all of them, each once.
         """
         if self.problems:
-            raise ConfigError(dict.fromkeys(self.problems))
+            raise ConfigError({str(problem): problem for problem in self.problems}.values())
 
 
 def _key(path: KeyPath) -> KeyPath:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,8 @@ def present(device: str) -> str:
     if device == "cpu":
         return device
     if (re.fullmatch(r"cuda(:\d)?", device) and not has_gpu()) or not _is_there(device):
-        raise ConfigError(f"engine.device: {device!r} is not available here. Use cpu or auto.")
+        text = f"{device!r} is not available here."
+        raise ConfigError(Problem(("engine", "device"), text, "Use cpu or auto."))
     return device
 
 
@@ -82,9 +83,8 @@ def _is_there(device: str) -> bool:
         wanted = torch.device(device)
         module = torch.get_device_module(wanted)
     except RuntimeError:
-        raise ConfigError(
-            f"engine.device: torch has no device {device!r}. Use cpu, cuda or auto."
-        ) from None
+        text = f"torch has no device {device!r}."
+        raise ConfigError(Problem(("engine", "device"), text, "Use cpu, cuda or auto.")) from None
     # a driver may count GPUs that it cannot start
     dead = wanted.type == "cuda" and not torch.cuda.is_available()
     return not dead and (wanted.index or 0) < module.device_count()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn import Module
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 
 
 class WeightSlots:
@@ -39,9 +39,8 @@ class WeightSlots:
             return
         memory = [live[name].untyped_storage().data_ptr() for name in self._owners]
         if len(set(memory)) < len(memory):
-            raise ConfigError(
-                "engine.at_once: some tensors of the module are parts of others. Take at_once: 1."
-            )
+            text = "some tensors of the module are parts of others."
+            raise ConfigError(Problem(("engine", "at_once"), text, "Take at_once: 1."))
         self._stacked = {
             name: torch.zeros((count, *live[name].shape), dtype=live[name].dtype, device=device)
             for name in self._owners

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails
 
 from evomerge.engines._process import kept_generators
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.plugins.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -58,10 +58,11 @@ def require_vllm() -> None:
         ConfigError: it is not; says how to get it.
     """
     if find_spec("vllm") is None:
-        raise ConfigError(
-            "engine: vllm is not installed. On a GPU: pip install 'evomerge[vllm]'; "
+        cure = (
+            "On a GPU: pip install 'evomerge[vllm]'; "
             "on a CPU see docs/engines.md, or use the engine transformers."
         )
+        raise ConfigError(Problem(("engine",), "vllm is not installed.", cure))
 
 
 def known_arguments(options: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from evomerge.engines import Engine
 from evomerge.engines._architecture import fill, require_fit
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.engines._process import kept_generators, use_threads
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.plugins.user_code import code_files, content_digest, load_function
 
 if TYPE_CHECKING:
@@ -108,23 +108,20 @@ class TorchEngine(Engine):
 
         from evomerge.engines._slots import tensors
 
+        path = ("engine", "module")
         try:
             with kept_generators():
                 module = self._function()
         except Exception as error:
-            raise ConfigError(
-                f"engine.module: {self._reference} failed: {type(error).__name__}: {error}"
-            ) from error
+            text = f"{self._reference} failed: {type(error).__name__}: {error}"
+            raise ConfigError(Problem(path, text)) from error
         if not isinstance(module, Module):
-            raise ConfigError(
-                f"engine.module: {self._reference} must return a torch.nn.Module, got "
-                f"{type(module).__name__}"
-            )
+            text = f"{self._reference} must return a torch.nn.Module, got {type(module).__name__}"
+            raise ConfigError(Problem(path, text))
         if lazy := [name for name, tensor in tensors(module).items() if is_lazy(tensor)]:
-            raise ConfigError(
-                f"engine.module: {self._reference}: {lazy[0]} has no shape before the first call. "
-                "Call the module once before you return it."
-            )
+            text = f"{self._reference}: {lazy[0]} has no shape before the first call."
+            cure = "Call the module once before you return it."
+            raise ConfigError(Problem(path, text, cure))
         for tensor in tensors(module).values():
             tensor.data = tensor.data.contiguous()  # so that parts of it can be overwritten
         return module

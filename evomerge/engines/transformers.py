@@ -19,7 +19,7 @@ from evomerge.engines._architecture import (
 )
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.engines._process import use_threads
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.weights.metadata import write_metadata
 
 if TYPE_CHECKING:
@@ -62,10 +62,11 @@ class TransformersEngine(LanguageModelEngine):
         lm_eval: LmEvalOptions = LmEvalOptions(),  # noqa: B008 - frozen
     ) -> None:
         if lm_eval.max_gen_toks is not None:
-            raise ConfigError(
-                "engine.lm_eval.max_gen_toks: the transformers engine has no such setting. "
-                "Use gen_kwargs: {max_gen_toks: ...}."
+            path, text = (
+                ("engine", "lm_eval", "max_gen_toks"),
+                "the transformers engine has no such setting.",
             )
+            raise ConfigError(Problem(path, text, "Use gen_kwargs: {max_gen_toks: ...}."))
         self.device = device
         self._device = present(device)
         self.lm_eval = lm_eval

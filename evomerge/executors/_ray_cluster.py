@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.errors import EvomergeError, InputError, SearchError
+from evomerge.errors import EvomergeError, InputError, Problem, SearchError
 from evomerge.executors._inspection import Inspection, differences, inspect_machine
 from evomerge.executors._ray_scratch import Scratch
 from evomerge.worker import WorkerSetup
@@ -89,11 +89,12 @@ class Cluster:
                 f"executor.address: local: Ray does not start on {socket.gethostname()}: {error} "
                 "See what else keeps the machine busy, then resume the run."
             )
-        return InputError(
-            f"executor.address: {self.address}: no Ray cluster answers there: {error}. "
+        text = f"{self.address}: no Ray cluster answers there: {error}."
+        cure = (
             "Start one with 'ray start --head', or take address: local. "
             "If it needs a token, set RAY_AUTH_MODE=token, as docs/cluster says."
         )
+        return InputError(Problem(("executor", "address"), text, cure))
 
     def leave(self) -> None:
         """Disconnect, and end a cluster of the run's own. May be called twice."""
@@ -192,10 +193,10 @@ def _fit(nodes: list[dict[str, Any]], need: WorkerResources) -> list[dict[str, A
         f"{node['Resources'].get('GPU', 0):g} GPUs"
         for node in alive
     )
-    raise InputError(
-        f"executor: a worker needs {need.cpus:g} CPUs and {need.gpus:g} GPUs on "
-        f"{need.nodes} nodes; {have}. Ask for less, or add nodes."
+    text = (
+        f"a worker needs {need.cpus:g} CPUs and {need.gpus:g} GPUs on {need.nodes} nodes; {have}."
     )
+    raise InputError(Problem(("executor",), text, "Ask for less, or add nodes."))
 
 
 @contextmanager

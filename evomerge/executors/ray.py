@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from evomerge.engines import Engine
-from evomerge.errors import ConfigError, InputError, SearchError
+from evomerge.errors import ConfigError, InputError, Problem, SearchError
 from evomerge.executors import Executor, TellOrder
 from evomerge.executors._deadlines import Deadlines
 from evomerge.executors._inspection import inspect_machine
@@ -81,18 +81,18 @@ class RayExecutor(Executor):
         start_timeout_seconds: Positive = 1800,
     ) -> None:
         if find_spec("ray") is None:
-            raise ConfigError(
-                "executor: ray is not installed. Install it: pip install 'evomerge[ray]'"
-            )
+            cure = "Install it: pip install 'evomerge[ray]'"
+            raise ConfigError(Problem(("executor",), "ray is not installed.", cure))
         if gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker):
-            raise ConfigError(
-                f"executor.gpus_per_worker: expected a whole number above 1, got {gpus_per_worker}"
-            )
+            text = f"expected a whole number above 1, got {gpus_per_worker}"
+            raise ConfigError(Problem(("executor", "gpus_per_worker"), text))
         if nodes_per_worker > max(1, gpus_per_worker):
-            raise ConfigError(
-                f"executor.nodes_per_worker: {nodes_per_worker} nodes need as many GPUs, "
-                f"got gpus_per_worker: {gpus_per_worker:g}. Raise it, or take one node."
+            text = (
+                f"{nodes_per_worker} nodes need as many GPUs, "
+                f"got gpus_per_worker: {gpus_per_worker:g}."
             )
+            cure = "Raise it, or take one node."
+            raise ConfigError(Problem(("executor", "nodes_per_worker"), text, cure))
         self.capacity = workers
         self.workers_here = workers if address == "local" else 1
         self.gpus_per_worker = gpus_per_worker
@@ -119,20 +119,20 @@ class RayExecutor(Executor):
         problems = []
         if self._resources.nodes > 1 and not engine.spans_nodes:
             # the actor itself holds no GPU: its engine would take one that Ray gave to another
-            problems.append(
-                f"executor.nodes_per_worker: {self._resources.nodes}, but the engine computes in "
-                "one process. Take one node, or engine: vllm."
-            )
+            text = f"{self._resources.nodes}, but the engine computes in one process."
+            cure = "Take one node, or engine: vllm."
+            problems.append(Problem(("executor", "nodes_per_worker"), text, cure))
         if 0 < self._resources.gpus < engine.ranks:
-            problems.append(
-                f"executor.gpus_per_worker: {self._resources.gpus:g}, but the engine spreads a "
-                f"model over {engine.ranks} GPUs. Give each worker {engine.ranks}."
+            text = (
+                f"{self._resources.gpus:g}, but the engine spreads a model over "
+                f"{engine.ranks} GPUs."
             )
+            cure = f"Give each worker {engine.ranks}."
+            problems.append(Problem(("executor", "gpus_per_worker"), text, cure))
         if engine.at_once > 1:
-            problems.append(
-                "engine.at_once: workers on Ray evaluate one candidate at a time. "
-                "Take at_once: 1 and more workers, or executor: local."
-            )
+            text = "workers on Ray evaluate one candidate at a time."
+            cure = "Take at_once: 1 and more workers, or executor: local."
+            problems.append(Problem(("engine", "at_once"), text, cure))
         if problems:
             raise ConfigError(problems)
 

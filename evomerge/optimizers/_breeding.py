@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers._example_scores import (
     ExampleScores,
@@ -128,10 +128,12 @@ class AdmissionQueue:
         self, insert: Insert, lag: int | None, admit: Callable[[int, Evaluation], None]
     ) -> None:
         if lag is not None and insert == "finished":
-            raise ConfigError(
-                "optimizer.lag: needs candidates to enter the archive in the order asked, but with "
-                "insert: finished they enter in any order. Set insert: asked, or leave out lag."
+            text = (
+                "needs candidates to enter the archive in the order asked, but with "
+                "insert: finished they enter in any order."
             )
+            cure = "Set insert: asked, or leave out lag."
+            raise ConfigError(Problem(("lag",), text, cure, about=("insert",)))
         self._insert, self._lag, self._admit = insert, lag, admit
         self.asked: list[int] = []
         self._waiting: dict[int, Evaluation] = {}

@@ -74,7 +74,7 @@ class Cmaes(Optimizer):
         self._free = free = [p for p in self.parameters if p.name not in self._fixed]
         if not free:
             raise ConfigError(
-                "optimizer: cmaes needs a parameter to vary, and every parameter of the space "
+                "cmaes needs a parameter to vary, and every parameter of the space "
                 "has only one value. Widen the bounds or choices of at least one."
             )
         self.population_size = population_size or 3 * (4 + math.floor(3 * math.log(len(free))))

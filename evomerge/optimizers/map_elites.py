@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.optimizers._breeding import Breeder, Insert, Parents, Seeds, Variation
 from evomerge.optimizers._example_scores import ExampleScores, Scores
 from evomerge.types import Parameter
@@ -133,7 +133,7 @@ class MapElites(Breeder):
         lag: Annotated[int, Field(ge=1)] | None = None,
     ) -> None:
         if descriptors is not None and len(set(descriptors)) != 2:
-            raise ConfigError("optimizer.descriptors: expected two tasks of the fitness")
+            raise ConfigError(Problem(("descriptors",), "expected two tasks of the fitness"))
         self.archive = EliteGrid(cells, descriptors)
         super().__init__(
             parameters,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, Problem
 from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
 from evomerge.types import Evaluation, Gene, Genome, Parameter
@@ -87,13 +87,14 @@ class Optuna(Optimizer):
         """The sampler, seeded, and for CMA-ES started at the initial values."""
         make = _find(name)
         known = inspect.signature(make).parameters
+        path, text = ("sampler_options",), f"{name} has no such option."
         problems = [
-            f"optimizer.sampler_options.{key}: {name} has no such option.{did_you_mean(key, known)}"
+            Problem((*path, key), text, did_you_mean(key, known))
             for key in options
             if key not in known
         ]
         if "seed" in options:
-            problems.append("optimizer.sampler_options.seed: set the seed of the search instead.")
+            problems.append(Problem((*path, "seed"), "set the seed of the search instead."))
         if problems:
             raise ConfigError(problems)
         if "seed" in known:
@@ -104,22 +105,22 @@ class Optuna(Optimizer):
         try:
             return make(**options)
         except (TypeError, ValueError) as error:
-            message = f"optimizer.sampler_options: {name} cannot be made of them: {error}"
-            raise ConfigError(message) from None
+            text = f"{name} cannot be made of them: {error}"
+            raise ConfigError(Problem(path, text)) from None
 
 
 def _find(name: str) -> type[optuna.samplers.BaseSampler]:
     """The sampler class of that name, if a search can use it."""
     if name in UNFIT:
-        raise ConfigError(f"optimizer.sampler: {name} {UNFIT[name]}. Choose another sampler.")
+        text = f"{name} {UNFIT[name]}."
+        raise ConfigError(Problem(("sampler",), text, "Choose another sampler."))
     from optuna import samplers
 
     known = [item for item in samplers.__all__ if item.endswith("Sampler")]
     fit = [item for item in known if item not in UNFIT]
     if name not in fit:
-        raise ConfigError(
-            f"optimizer.sampler: optuna.samplers has no {name!r}.{did_you_mean(name, fit)}"
-        )
+        text = f"optuna.samplers has no {name!r}."
+        raise ConfigError(Problem(("sampler",), text, did_you_mean(name, fit)))
     found: type[optuna.samplers.BaseSampler] = getattr(samplers, name)
     return found
 

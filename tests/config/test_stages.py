@@ -127,6 +127,11 @@ def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
         (1, {"colour": "red"}, "stages.1.colour: unknown key."),
         (1, {"optimiser": "cmaes"}, "stages.1.optimiser: unknown key. Did you mean 'optimizer'?"),
         (1, {"optimizer": "cmase"}, "stages.add.optimizer.name: no optimizer is called 'cmase'."),
+        (
+            1,
+            {"optimizer": {"name": "optuna", "sampler": "nsgaii"}},
+            "stages.add.optimizer.sampler: optuna.samplers has no 'nsgaii'.",
+        ),
         (1, {"optimizer": "m2n2"}, "stages.add.optimizer: m2n2 makes candidates of parents"),
         (1, {"space": {"kind": "parameter", "operator": "lin"}}, "stages.add.space.operator: no"),
         (1, {"space": "slerp"}, None),

@@ -243,6 +243,17 @@ def test_weights_without_a_config_are_for_modules_of_ones_own(search: Search) ->
         load(search(engine="transformers"))
 
 
+def test_a_module_that_cannot_be_made_is_a_problem_of_the_engine(search: Search) -> None:
+    path = search(engine={"name": "torch", "module": "broken.py:build"})
+    code = path.parent / "broken.py"
+    code.write_text("def build():\n    raise RuntimeError('no data')\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert caught.value.problems == (
+        f"{path}: engine.module: {code}:build failed: RuntimeError: no data",
+    )
+
+
 def beside(path: Path, text: str) -> None:
     """A file that the module's file imports."""
     (path.parent / "beside.py").write_text(text)
