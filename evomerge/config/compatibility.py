@@ -31,12 +31,12 @@ def check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
     """Raise where only one of space and optimizer works with parents."""
     if optimizer.needs_parents and not space.needs_parents:
         raise ConfigError(
-            f"{name} makes candidates of parents, which this space cannot cross. "
+            f"{name} makes candidates from parents, which this space cannot cross. "
             "Set space: crossover."
         )
     if space.needs_parents and not optimizer.needs_parents:
         raise ConfigError(
-            f"{name} names no parents, of which this space makes candidates. Set optimizer: m2n2."
+            f"{name} names no parents, but this space crosses parents. Set optimizer: m2n2."
         )
 
 
@@ -63,7 +63,7 @@ def check_shorten(spaces: Sequence[Space], fitness: Fitness) -> None:
         raise ConfigError(Problem(("shorten",), text, cure))
     if any(len(slice_) > 1 for recipe in largest for slice_ in recipe.slices):
         text = (
-            "in the space joint every candidate is a merge of its own, so that there is no "
+            "in the space joint every candidate is a different merge, so that there is no "
             "unpruned model to compare it with."
         )
         cure = (

@@ -82,16 +82,16 @@ class SourceNames:
         }
         if stage in taken:
             text = f"{stage!r} means something else already, {taken[stage]}:"
-            raise ConfigError(f"{text} call this stage differently")
+            raise ConfigError(f"{text} give this stage another name")
 
     def _no_stage(self, name: str, keys: StageKeys) -> str:
         if self.file.stages is None:
             return "this search has no stages. Name a source or base, or give it stages."
-        text = "no stage before this one is called so"
+        text = "no earlier stage has this name"
         if name == keys.name:
-            return f"{text}: it is this one itself. Name an earlier stage, a source or base."
+            return f"{text}: it is this stage itself. Name an earlier stage, a source or base."
         if name in (stage.name for stage in self.file.stages):
-            return f"{text}, but one after it. Put that one first."
+            return f"{text}, but a later one has. Put that one first."
         return f"{text}.{did_you_mean(name, self.stand_ins)}"
 
 

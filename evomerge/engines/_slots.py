@@ -94,5 +94,5 @@ def tensors(module: Module) -> dict[str, Tensor]:
 
 
 def _identity(tensor: Tensor) -> tuple[int, torch.Size]:
-    """Address and shape, equal for tensors that are one; empty tensors may share it harmlessly."""
+    """Address and shape: equal for tensors that are one; harmlessly so for empty tensors, too."""
     return tensor.data_ptr(), tensor.shape

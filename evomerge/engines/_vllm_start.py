@@ -151,7 +151,7 @@ def repair_llvmlite() -> None:
 
 
 def stop(llm: LLM) -> None:
-    """Shut a vLLM down, once no other one runs in this process; then its memory can be freed.
+    """Shut down a vLLM, once no other one runs in this process; then its memory can be freed.
 
     Not before: a shutdown destroys the process groups of every vLLM in the process.
     """
@@ -165,7 +165,7 @@ def stop(llm: LLM) -> None:
 
 
 def stop_with_the_last(llm: LLM) -> None:
-    """Shut a vLLM that `start` did not start down together with the last one that it did."""
+    """Shut down a vLLM that `start` did not start, together with the last one that it did."""
     _stopped.append(llm)
 
 

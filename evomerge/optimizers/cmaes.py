@@ -85,7 +85,7 @@ class Cmaes(Optimizer):
 
     @cached_property
     def _distribution(self) -> _Distribution:
-        """The search distribution; made at first use, because the library imports in a second."""
+        """The search distribution; made at first use: importing the library takes a second."""
         floats_only = all(parameter.kind == "float" for parameter in self._free)
         return (_Floats if floats_only else _Mix)(self._free, self._start)
 

@@ -292,7 +292,7 @@ def test_a_nan_in_a_source_is_found_before_anything_is_written(tmp_path: Path) -
 def test_an_optimizer_with_parents_needs_a_space_that_can_cross(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, changed("optimizer", {"name": "m2n2"}))
     assert problem.endswith(
-        "optimizer: m2n2 makes candidates of parents, which this space cannot cross. "
+        "optimizer: m2n2 makes candidates from parents, which this space cannot cross. "
         "Set space: crossover."
     )
 
@@ -300,8 +300,7 @@ def test_an_optimizer_with_parents_needs_a_space_that_can_cross(tmp_path: Path) 
 def test_a_space_that_crosses_needs_an_optimizer_with_parents(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, changed("space", "crossover"))
     assert problem.endswith(
-        "optimizer: cmaes names no parents, of which this space makes candidates. "
-        "Set optimizer: m2n2."
+        "optimizer: cmaes names no parents, but this space crosses parents. Set optimizer: m2n2."
     )
 
 

@@ -132,19 +132,19 @@ def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
             {"optimizer": {"name": "optuna", "sampler": "nsgaii"}},
             "stages.add.optimizer.sampler: optuna.samplers has no 'nsgaii'.",
         ),
-        (1, {"optimizer": "m2n2"}, "stages.add.optimizer: m2n2 makes candidates of parents"),
+        (1, {"optimizer": "m2n2"}, "stages.add.optimizer: m2n2 makes candidates from parents"),
         (1, {"space": {"kind": "parameter", "operator": "lin"}}, "stages.add.space.operator: no"),
         (1, {"space": "slerp"}, None),
         (0, {"sources": ["kanjy"]}, "stages.merge.sources: 'kanjy' is no source of the search. "),
         (0, {"sources": []}, "stages.merge.sources: name at least one"),
-        (0, {"sources": ["stage:add"]}, "stages.merge.sources: stage:add: no stage before this o"),
-        (0, {"sources": ["stage:add"]}, "is called so, but one after it. Put that one first."),
-        (1, {"sources": ["stage:add"]}, "is called so: it is this one itself. Name an earlier"),
+        (0, {"sources": ["stage:add"]}, "stages.merge.sources: stage:add: no earlier stage has"),
+        (0, {"sources": ["stage:add"]}, "has this name, but a later one has. Put that one first."),
+        (1, {"sources": ["stage:add"]}, "has this name: it is this stage itself. Name an earlier"),
         (1, {"sources": ["merge"]}, "The best of that stage is called 'stage:merge'."),
         (
             1,
             {"space": {"kind": "dataflow", "leading": "stage:mrge"}},
-            "stages.add.space.leading: stage:mrge: no stage before this one is called so.",
+            "stages.add.space.leading: stage:mrge: no earlier stage has this name.",
         ),
         (
             1,
@@ -164,7 +164,7 @@ def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
         (
             1,
             {"space": STACK | {"keep": {"stage:mrge": [0]}}},
-            "stages.add.space.keep: stage:mrge: no stage before this one is called so.",
+            "stages.add.space.keep: stage:mrge: no earlier stage has this name.",
         ),
         (1, {"sources": ["stage:mrge"]}, "Did you mean 'merge'?"),
         (

@@ -186,7 +186,7 @@ def named_sources(slices: Sequence[OutputSlice], named: Mapping[str, Recipe]) ->
 def slices_of(
     slices: Sequence[OutputSlice], sources: Sequence[Source], base: Model
 ) -> list[dict[str, list[int]]]:
-    """The slices of a recipe; blocks of the base stand there where it is no source."""
+    """The slices of a recipe; they include blocks of the base also where it is not a source."""
     is_source = any(one.model == base and not one.copy for one in sources)
     ranges = []
     for slice_ in slices:
