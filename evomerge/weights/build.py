@@ -136,7 +136,7 @@ def _stack(recipe: Recipe) -> str:
 
 
 def _owners(names: Sequence[str]) -> str:
-    """The model that a block comes from, or those whose blocks it is merged of."""
+    """The models whose blocks an output block is merged from; one where it is a copy."""
     quoted = [f"`{name}`" for name in names]
     return f"of {quoted[0]}" if len(quoted) == 1 else f"merged of {_listed(quoted)}"
 
