@@ -23,10 +23,6 @@ class Cut(NamedTuple):
     value: float
     last: int
 
-    def moved(self, offset: int) -> Cut:
-        """The cut with indices counted from element ``offset``."""
-        return Cut(self.value, self.last - offset)
-
 
 ALL = Cut(-1.0, -1)
 NONE = Cut(math.inf, -1)

@@ -20,7 +20,7 @@ from evomerge.kernels.memory import doubled, scratch
 from evomerge.kernels.ranks import Ranking
 from evomerge.kernels.stack import Cache, Kernel, Stack, Tile
 
-_SAMPLED = 1 << 18  # elements above which sampling pays
+SAMPLED = 1 << 18  # elements above which sampling pays
 _lock = threading.RLock()
 _LATEST = 8  # tensors of different roles may have different settings in one candidate
 _RUN = 256
@@ -102,11 +102,9 @@ class Measures:
 
     def gram(self) -> Tensor:
         """(M, M) float64: the inner products of the sources' values."""
-
-        def measure() -> Tensor:
-            return self.total(lambda tile: inner_products(tile.values.flatten(1)))
-
-        gram: Tensor = self.once("gram", measure)
+        gram: Tensor = self.once(
+            "gram", lambda: self.total(lambda tile: inner_products(tile.values.flatten(1)))
+        )
         return gram
 
     def cuts(self, kernel: Kernel, counts: Sequence[int], key: Any = None) -> list[Cut]:
@@ -121,7 +119,7 @@ class Measures:
         offset = self.parts[self.own][0]
         with _lock if len(self.parts) > 1 else threading.Lock():
             found = ranking.cuts_at([*enumerate(counts)])
-        return [cut.moved(offset) if cut.last >= 0 else cut for cut in found]
+        return [Cut(cut.value, cut.last - offset) if cut.last >= 0 else cut for cut in found]
 
     def ranking(self, kernel: Kernel, key: Any = None, *, by_row: bool = False) -> Ranking:
         """Order statistics of the kernel's numbers; arguments as for `cuts`."""
@@ -136,7 +134,7 @@ class Measures:
             parts = [kernel(tile).flatten(1).cpu().clone() for tile in own.sample()]
             return torch.stack(parts, dim=1)
 
-        pays = len(self.parts) == 1 and not (by_row or own.by_row) and own.size >= _SAMPLED
+        pays = len(self.parts) == 1 and not (by_row or own.by_row) and own.size >= SAMPLED
         ranking = Ranking(scores, sample if pays else None, own.size)
         if key is None:
             return ranking

@@ -13,11 +13,9 @@ from torch import Tensor
 from evomerge.kernels.bounds import between, bounds
 from evomerge.kernels.compiled import SIMD_LANES, array, compiled, fits
 from evomerge.kernels.cuts import NONE, Cut, exact_cut, keep
-from evomerge.kernels.measures import Measures, measures, sums
+from evomerge.kernels.measures import SAMPLED, Measures, measures, sums
 from evomerge.kernels.memory import GrowingColumns, scratch
 from evomerge.kernels.stack import Stack, Tile
-
-_LEAST = 1 << 18  # elements above which sampling pays
 
 
 class Selection(NamedTuple):
@@ -90,7 +88,7 @@ def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
     The squares of elements above the upper bound are added up; elements between the bounds are
     gathered and sorted.
     """
-    if x.size < _LEAST or x.by_row or fraction <= 0:
+    if x.size < SAMPLED or x.by_row or fraction <= 0:
         return None
     blocks = np.concatenate([variation(tile).cpu().numpy().copy() for tile in x.sample()])
     low, high = bounds(np.where(blocks > 0, blocks, -1), fraction)
@@ -102,7 +100,11 @@ def _at_once(x: Stack, measure: Measures, fraction: float) -> Selection | None:
         values = tile.values.flatten(1)
         near.add(numbers, places + tile.start, *values[:, places].square_())
         counts = torch.tensor([int(scores.count_nonzero()), above], dtype=torch.float64)
-        return torch.cat([counts.to(values.device), _squares_beyond(values, scores, high)])
+        if fits(values, scores):
+            beyond = _sum_squares(array(values), array(scores), np.float32(high))
+            return torch.cat([counts, torch.from_numpy(beyond)])
+        beyond_M = sums(values.square() * (scores > high))
+        return torch.cat([counts.to(values.device), beyond_M])
 
     total = measure.total(kernel)
     varying, beyond = (int(number) for number in total[:2])
@@ -121,16 +123,9 @@ def _count(fraction: float, varying: int) -> int:
     return math.floor(fraction * varying + 1e-6)
 
 
-def _squares_beyond(values_MN: Tensor, scores: Tensor, high: float) -> Tensor:
-    """(M,) float64: Σ τ_i² over the elements with scores above ``high``."""
-    if fits(values_MN, scores):
-        squares = _sum_squares(array(values_MN), array(scores), np.float32(high))
-        return torch.from_numpy(squares)
-    return sums(values_MN.square() * (scores > high))
-
-
 @compiled
 def _sum_squares(values_MN: Any, scores: Any, high: Any) -> Any:
+    """(M,) float64: Σ τ_i² over the elements with scores above ``high``."""
     count, size = values_MN.shape
     squares = np.empty(count)
     lanes = np.empty(SIMD_LANES)

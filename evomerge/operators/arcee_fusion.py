@@ -42,7 +42,13 @@ def arcee_fusion(
     """
     measure = measures(x)
     line = x.shape[-1] if x.shape else 1
-    divergence = measure.once(("divergence", eps), lambda: _divergences(x, line, eps))
+
+    def divergences() -> Tensor:
+        """(lines,) float32."""
+        lines = (tile.values.view(2, -1, line) for tile in x.tiles(by_row=True))
+        return torch.cat([row_divergence(lines_2, eps).float().cpu() for lines_2 in lines])
+
+    divergence = measure.once(("divergence", eps), divergences)
 
     def scores(tile: Tile) -> Tensor:
         lines = tile.values.view(2, -1, line)
@@ -81,15 +87,6 @@ def threshold(ranking: Ranking, size: int, iqr_factor: float) -> float:
     cuts = ranking.cuts_at([(0, count) for count in counts])
     first, median, third = (max(cut.value, 0.0) for cut in cuts)
     return median + iqr_factor * (third - first)
-
-
-def _divergences(x: Stack, line: int, eps: float) -> Tensor:
-    """(lines,) float32: the divergence of every row along the last axis."""
-    divergences = [
-        row_divergence(tile.values.view(2, -1, line), eps).float().cpu()
-        for tile in x.tiles(by_row=True)
-    ]
-    return torch.cat(divergences)
 
 
 def _round_up(value: float) -> float:

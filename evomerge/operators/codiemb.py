@@ -8,7 +8,7 @@ from pydantic import Field
 
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.operators import operator
-from evomerge.operators.varm import averaged_by_size
+from evomerge.operators.varm import varm
 
 
 @operator(
@@ -30,4 +30,5 @@ def codiemb(x: Stack, *, q: Annotated[float, Field(ge=0)] = 1.0, lam: float = 1.
 
     Source: CoDiEmb, Zhang et al. 2025, arXiv:2508.11442, abstract.
     """
-    return averaged_by_size(x, q, lam)
+    averaged: Merged = varm.function(x, q=q, lam=lam)
+    return averaged

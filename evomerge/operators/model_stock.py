@@ -38,7 +38,8 @@ def model_stock(
     if per_row:
 
         def kernel(tile: Tile) -> Tensor:
-            t = ratio(_row_grams(tile.values), clamp=clamp, average=average)
+            rows = tile.values.double().transpose(0, 1)
+            t = ratio(rows @ rows.transpose(1, 2), clamp=clamp, average=average)
             return weighted_sum(tile.values, mean).mul_(t.float().view(-1, 1))
 
         return x.each_row(kernel)
@@ -66,9 +67,3 @@ def ratio(gram: Tensor, *, clamp: bool = True, average: Average = "cos") -> Tens
     divisor = 1 + (count - 1) * cosine
     pole = divisor.abs() < _POLE
     return torch.where(pole, 0.0, count * cosine / torch.where(pole, 1.0, divisor))
-
-
-def _row_grams(values: Tensor) -> Tensor:
-    """(r, M, M) float64: inner products of the sources' rows."""
-    rows = values.double().transpose(0, 1)
-    return rows @ rows.transpose(1, 2)

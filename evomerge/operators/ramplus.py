@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evomerge.kernels.choices import Scope
 from evomerge.kernels.measures import measures
-from evomerge.kernels.stack import Kernel, Merged, Stack, Tile
+from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators import operator
 
 
@@ -62,12 +62,7 @@ def amplification(
 ) -> list[float]:
     """(M,) the λ_i; arguments as for `ramplus`."""
     measure = measures(x, scope)
-    counts = measure.latest("ramplus", epsilon, lambda: measure.total(_counts(epsilon)))
-    ratios = [float(s) / float(a) if a else 0.0 for s, a in zip(*counts, strict=True)]
-    return [1 + r * min(max(ratio, 0.0), alpha) for ratio in ratios]
 
-
-def _counts(epsilon: float) -> Kernel:
     def kernel(tile: Tile) -> Tensor:
         """(2, M): how many entries each source shares, and how many it alone changed."""
         changed_M = torch.nn.functional.hardshrink(tile.values, epsilon).sign_().abs_().flatten(1)
@@ -75,4 +70,6 @@ def _counts(epsilon: float) -> Kernel:
         shared = (changed_M * several).sum(1, dtype=torch.float64)
         return torch.stack([shared, changed_M.sum(1, dtype=torch.float64) - shared])
 
-    return kernel
+    counts = measure.latest("ramplus", epsilon, lambda: measure.total(kernel))
+    ratios = [float(s) / float(a) if a else 0.0 for s, a in zip(*counts, strict=True)]
+    return [1 + r * min(max(ratio, 0.0), alpha) for ratio in ratios]

@@ -12,7 +12,7 @@ from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
-from evomerge.operators._sparsify import sparsified
+from evomerge.operators.sparsify import sparsified
 
 
 @operator(
@@ -63,17 +63,16 @@ def _majority(x: Stack, density: Floats, scope: Scope) -> float:
 
     def signs(stack: Stack) -> float:
         sparse = sparsified(stack, density, scope=scope)
-        return float(measures(sparse).total(_signs))
+        total = measures(sparse).total(
+            lambda tile: tile.values.sum(0).sign_().sum(dtype=torch.float64)
+        )
+        return float(total)
 
     whole = measures(x, scope)
     total = whole.latest(
         "majority", (density, scope), lambda: sum(signs(stack) for _, stack in whole.parts)
     )
     return 1.0 if total > 0 else -1.0
-
-
-def _signs(tile: Tile) -> Tensor:
-    return tile.values.sum(0).sign_().sum(dtype=torch.float64)
 
 
 def _unweighted_mean(x: Stack, lam: float, majority: float) -> Merged:

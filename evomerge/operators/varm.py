@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from evomerge.kernels.measures import Measures, measures, sums
-from evomerge.kernels.stack import Merged, Stack, Tile
+from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import weighted
 from evomerge.operators import operator
 
@@ -26,13 +26,7 @@ def varm(x: Stack, *, q: Annotated[float, Field(ge=0)] = 2.0, lam: float = 1.0) 
 
     Source: FuseChat, Wan et al. 2024, arXiv:2402.16107, at matrix level.
     """
-    return averaged_by_size(x, q, lam)
-
-
-def averaged_by_size(x: Stack, q: float, lam: float) -> Merged:
-    """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2); arguments as for `varm`."""
-    weight = shares(squares(measures(x)).tolist(), q)
-    return weighted(x, weight, factor=lam)
+    return weighted(x, shares(squares(measures(x)).tolist(), q), factor=lam)
 
 
 def shares(sizes: Sequence[float], q: float = 2.0) -> list[float]:
@@ -49,9 +43,7 @@ def shares(sizes: Sequence[float], q: float = 2.0) -> list[float]:
 
 def squares(measure: Measures) -> Tensor:
     """(M,) float64: Σ τ_i² over the elements."""
-
-    def kernel(tile: Tile) -> Tensor:
-        return sums(tile.values.flatten(1).square_())
-
-    total: Tensor = measure.once("squares", lambda: measure.total(kernel))
+    total: Tensor = measure.once(
+        "squares", lambda: measure.total(lambda tile: sums(tile.values.flatten(1).square_()))
+    )
     return total

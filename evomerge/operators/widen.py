@@ -12,6 +12,8 @@ from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.operators import operator
 
+_LEAST = 1e-30  # divisor
+
 
 @operator(on="task_vectors", paper="Yu et al. 2024, arXiv:2408.03092")
 def widen(
@@ -58,7 +60,12 @@ def widen(
 def _vector(x: Stack, ratio: float, calibration: float) -> Merged:
     """A tensor without columns, by the sizes of its elements."""
     measure = measures(x)
-    total = measure.once("magnitudes", lambda: measure.total(_magnitudes))
+    total = measure.once(
+        "magnitudes",
+        lambda: measure.total(
+            lambda tile: tile.values.flatten(1).abs().sum(1, dtype=torch.float64)
+        ),
+    )
     least = (ratio * total / x.size).float()
 
     def kernel(tile: Tile) -> Tensor:
@@ -67,10 +74,6 @@ def _vector(x: Stack, ratio: float, calibration: float) -> Merged:
         return _weighted(tile, score.view(tile.values.shape))
 
     return x.each(kernel)
-
-
-def _magnitudes(tile: Tile) -> Tensor:
-    return tile.values.flatten(1).abs().sum(1, dtype=torch.float64)
 
 
 def _weighted(tile: Tile, score: Tensor) -> Tensor:
@@ -97,8 +100,13 @@ def _column_ranks(x: Stack, *, by_token: bool) -> tuple[Tensor, Tensor]:
     norm = (base + 2 * products + squares).clamp_(min=0).sqrt_()
     base_norm = base.sqrt()
     # ‖W_i‖² - ‖W_0‖² = 2 W_0·τ_i + ‖τ_i‖², divided by the sum of the norms: nothing cancels
-    of_norm = (2 * products + squares).abs_() / _positive(norm + base_norm)
-    return _ranks(of_norm), _ranks(_one_minus_cosine(squares, products, base, norm, base_norm))
+    of_norm = (2 * products + squares).abs_() / (norm + base_norm).clamp(min=_LEAST)
+    # 1 - cos; for small changes by sin² / (1 + cos), which keeps its digits
+    divisor = (norm * base_norm).clamp(min=_LEAST)
+    cosine = ((base + products) / divisor).clamp(-1, 1)
+    sine_squared = (base * squares - products.square()).clamp_(min=0) / divisor.square()
+    straight = sine_squared / (1 + cosine.clamp(min=0))
+    return _ranks(of_norm), _ranks(torch.where(cosine > 0, straight, 1 - cosine))
 
 
 def _sums(tile: Tile, axis: int) -> Tensor:
@@ -108,17 +116,3 @@ def _sums(tile: Tile, axis: int) -> Tensor:
     values, base = tile.values.double(), tile.base.double().unsqueeze(0)
     parts = (values.square(), values * base, base.square())
     return torch.cat([part.sum(axis) for part in parts])
-
-
-def _one_minus_cosine(
-    squares: Tensor, products: Tensor, base: Tensor, norm: Tensor, base_norm: Tensor
-) -> Tensor:
-    """1 - cos(W_0 + τ, W_0); for small changes by sin² / (1 + cos), which keeps its digits."""
-    divisor = _positive(norm * base_norm)
-    cosine = ((base + products) / divisor).clamp(-1, 1)
-    sine_squared = (base * squares - products.square()).clamp_(min=0) / divisor.square()
-    return torch.where(cosine > 0, sine_squared / (1 + cosine.clamp(min=0)), 1 - cosine)
-
-
-def _positive(divisor: Tensor) -> Tensor:
-    return divisor.clamp(min=1e-30)
