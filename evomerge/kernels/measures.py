@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from evomerge.kernels.memory import doubled, scratch
 from evomerge.kernels.ranks import Ranking
 from evomerge.kernels.stack import Cache, Kernel, Stack, Tile
 
+T = TypeVar("T")
 SAMPLED = 1 << 18  # elements above which sampling pays
 _lock = threading.RLock()
 _LATEST = 8  # tensors of different roles may have different settings in one candidate
@@ -51,24 +52,22 @@ class Measures:
         """The stack being merged."""
         return self.parts[self.own][1]
 
-    def once(self, key: Any, measure: Callable[[], Any]) -> Any:
+    def once(self, key: Any, measure: Callable[[], T]) -> T:
         """The result of ``measure()``, computed at the first call with this key only.
 
         Args:
             key: all that the result depends on besides the inputs.
         """
         full = (key, self.stack.deltas, self.stack.identity)
-        if full in self.cache:
-            return self.cache[full]
-        if len(self.parts) == 1:
-            self.cache[full] = measure()
-            return self.cache[full]
-        with _lock:  # several tensors of a model ask at the same time
-            if full not in self.cache:
-                self.cache[full] = measure()
-        return self.cache[full]
+        if full not in self.cache:
+            # several tensors of a model ask at the same time
+            with _lock if len(self.parts) > 1 else nullcontext():
+                if full not in self.cache:
+                    self.cache[full] = measure()
+        result: T = self.cache[full]
+        return result
 
-    def latest(self, key: Any, settings: Any, measure: Callable[[], Any]) -> Any:
+    def latest(self, key: Any, settings: Any, measure: Callable[[], T]) -> T:
         """As `once`, keeping the results of the last few settings only.
 
         Args:
@@ -76,7 +75,7 @@ class Measures:
             settings: all that the result depends on besides the inputs; a search may vary them
                 without end.
         """
-        results: dict[Any, Any] = self.once((key, "latest"), dict)
+        results: dict[Any, T] = self.once((key, "latest"), dict)
         with _lock if len(self.parts) > 1 else nullcontext():
             if settings not in results:
                 while len(results) >= _LATEST:
@@ -102,10 +101,9 @@ class Measures:
 
     def gram(self) -> Tensor:
         """(M, M) float64: the inner products of the sources' values."""
-        gram: Tensor = self.once(
+        return self.once(
             "gram", lambda: self.total(lambda tile: inner_products(tile.values.flatten(1)))
         )
-        return gram
 
     def cuts(self, kernel: Kernel, counts: Sequence[int], key: Any = None) -> list[Cut]:
         """(S,) thresholds above which the largest numbers lie, for the stack being merged.
@@ -117,7 +115,7 @@ class Measures:
         """
         ranking = self.ranking(kernel, key)
         offset = self.parts[self.own][0]
-        with _lock if len(self.parts) > 1 else threading.Lock():
+        with _lock if len(self.parts) > 1 else nullcontext():
             found = ranking.cuts_at([*enumerate(counts)])
         return [Cut(cut.value, cut.last - offset) if cut.last >= 0 else cut for cut in found]
 
@@ -136,10 +134,7 @@ class Measures:
 
         pays = len(self.parts) == 1 and not (by_row or own.by_row) and own.size >= SAMPLED
         ranking = Ranking(scores, sample if pays else None, own.size)
-        if key is None:
-            return ranking
-        kept: Ranking = self.once(("ranking", key), lambda: ranking)
-        return kept
+        return ranking if key is None else self.once(("ranking", key), lambda: ranking)
 
 
 def measures(stack: Stack, scope: Scope = "tensor", *, every: bool = False) -> Measures:

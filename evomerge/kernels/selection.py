@@ -38,12 +38,11 @@ def selected(x: Stack, fraction: float) -> Selection:
         fraction: s in [0, 1).
     """
     measure = measures(x)
-
-    def select() -> Selection:
-        return _at_once(x, measure, fraction) or _by_ranking(measure, fraction)
-
-    selection: Selection = measure.latest("selection", fraction, select)
-    return selection
+    return measure.latest(
+        "selection",
+        fraction,
+        lambda: _at_once(x, measure, fraction) or _by_ranking(measure, fraction),
+    )
 
 
 def mask(tile: Tile, cut: Cut) -> Tensor:

@@ -70,12 +70,7 @@ def arcee_fusion(
 
 
 def row_divergence(lines_2: Tensor, eps: float) -> Tensor:
-    """(r,) float64: KL(softmax(second) + ε ‖ softmax(first) + ε), 0 for equal rows.
-
-    Args:
-        lines_2: (2, r, c) rows of the first and of the second model.
-        eps: added to each probability.
-    """
+    """(r,) float64: the divergences of (2, r, c) rows of both models, 0 for equal rows."""
     # of two rows that are almost equal it is the small difference of large sums
     q, p = lines_2.double().softmax(-1).add_(eps).unbind()
     return ((p / q).log_() * p).sum(-1).clamp_(min=0)

@@ -30,5 +30,4 @@ def codiemb(x: Stack, *, q: Annotated[float, Field(ge=0)] = 1.0, lam: float = 1.
 
     Source: CoDiEmb, Zhang et al. 2025, arXiv:2508.11442, abstract.
     """
-    averaged: Merged = varm.function(x, q=q, lam=lam)
-    return averaged
+    return varm.function(x, q=q, lam=lam)

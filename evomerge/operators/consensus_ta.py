@@ -47,14 +47,7 @@ def consensus_ta(
 
 
 def masks(values_M: Tensor, lam_mask: Sequence[float]) -> Tensor:
-    """(M, ...) 1 where a source claims an element of Στ, else 0: |τ_i| > λ_i |Στ - τ_i|.
-
-    Args:
-        values_M: (M, ...) task vectors.
-        lam_mask: (M,) λ_i, not negative.
-
-    Source: TALL masks, Wang et al. 2024, arXiv:2405.07813.
-    """
+    """(M, ...) the TALL masks m_i of (M, ...) task vectors."""
     total = values_M.sum(0)
     masks_M = [
         (values.abs() - (total - values).abs_().mul_(lam)).relu_().sign_()

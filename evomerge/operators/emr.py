@@ -28,10 +28,6 @@ def emr(x: Stack, *, lam: float = 1.0) -> Merged:
 
 
 def unified(values_M: Tensor) -> Tensor:
-    """(...) the largest magnitude among the sources that agree with the elected sign, signed.
-
-    Args:
-        values_M: (M, ...) task vectors; a sum of zero elects minus.
-    """
-    elected = -elected_sign(-values_M.sum(0))
+    """(...) the largest magnitude among the sources that agree with the elected sign, signed."""
+    elected = -elected_sign(-values_M.sum(0))  # a sum of zero elects minus
     return (values_M * elected).relu_().amax(0).mul_(elected)

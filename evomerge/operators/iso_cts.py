@@ -58,13 +58,7 @@ def iso_cts(
 
 
 def split(rank: int, count: int, common_space_fraction: float) -> tuple[int, int]:
-    """How many directions the common subspace has, and how many each task adds.
-
-    Args:
-        rank: of the matrix, its smaller dimension.
-        count: M, the number of sources.
-        common_space_fraction: in [0, 1].
-    """
+    """How many of ``rank`` directions the common subspace has, and each of ``count`` tasks adds."""
     wanted = math.floor(common_space_fraction * rank + 1e-6)
     task = min(round((rank - wanted) / count), rank // count)
     return rank - count * task, task

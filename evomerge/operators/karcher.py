@@ -68,8 +68,6 @@ def mean_direction(unit_gram: Tensor, weight: Sequence[float], max_iter: int, to
     Args:
         unit_gram: (M, M) float64, their inner products.
         weight: (M,) not negative, not all zero.
-        max_iter: most steps.
-        tol: stop when a step is shorter, in radians.
     """
 
     def norm(coefficients: Tensor) -> float:

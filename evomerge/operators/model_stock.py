@@ -48,13 +48,7 @@ def model_stock(
 
 
 def ratio(gram: Tensor, *, clamp: bool = True, average: Average = "cos") -> Tensor:
-    """(...) float64: t, the share of the average; 1 - t is the base's.
-
-    Args:
-        gram: (..., M, M) float64, inner products of the task vectors.
-        clamp: keep the mean cosine in [0, 1].
-        average: as for `model_stock`.
-    """
+    """(...) float64: t, from (..., M, M) float64 inner products of the task vectors."""
     count = gram.shape[-1]
     if count == 1:
         return torch.ones_like(gram[..., 0, 0])

@@ -50,12 +50,7 @@ def opcm(x: Stack, *, alpha: Annotated[float, Field(ge=0, lt=1)] = 0.5) -> Merge
 
 
 def lambdas(x: Stack, alpha: float) -> list[float]:
-    """(M,) the λ_t that keep the norm of the merged task vector at the mean of the sources'.
-
-    Args:
-        x: the task vectors of one tensor of the model.
-        alpha: as for `opcm`.
-    """
+    """(M,) the λ_t that keep the norm of the merged task vector at the mean of the sources'."""
     whole = measures(x, "global", every=True)
 
     def measure() -> list[float]:
@@ -67,8 +62,7 @@ def lambdas(x: Stack, alpha: float) -> list[float]:
         means = norms.cumsum(0) / torch.arange(1, len(labels) + 1)
         return [float(m) / float(n) if n else 0.0 for m, n in zip(merged, means, strict=True)]
 
-    scales: list[float] = whole.latest("opcm", alpha, measure)
-    return scales
+    return whole.latest("opcm", alpha, measure)
 
 
 def _norms(x: Stack, alpha: float, labels: Sequence[str]) -> Tensor:
@@ -108,13 +102,7 @@ def _projected(x: Stack, alpha: float) -> list[Factors]:
 
 
 def project(tau: Tensor, delta: Tensor, alpha: float) -> Tensor:
-    """The part of a task vector that the merged one leaves free, (m, n) float64.
-
-    Args:
-        tau: (m, n) of the source to come.
-        delta: (m, n) of the model so far.
-        alpha: as for `opcm`.
-    """
+    """(m, n) float64: the part of a task vector that the merged one, ``delta``, leaves free."""
     tau = tau.double()
     U, S, V = svd(delta)
     if not S.numel():

@@ -107,8 +107,7 @@ def _bounds(measure: Measures, ratio: float, clip: float) -> _Bounds:
         ]
         return _Bounds(least, most, values[:count], values[count:])
 
-    bounds: _Bounds = measure.latest("pcb", (ratio, clip), find)
-    return bounds
+    return measure.latest("pcb", (ratio, clip), find)
 
 
 def _largest(ranking: Ranking, wanted: list[tuple[int, int]]) -> list[float]:

@@ -53,17 +53,11 @@ def rtsvm(
         float(min(smaller, max(1, round(smaller / x.count * (1 + kappa * excess)))))
         for excess in (_density_excess(x) if kappa else [0.0] * x.count)
     )
-    merged: Merged = tsvm.function(x, weight=outlier_weights(x, z), rank=ranks, alpha=alpha)
-    return merged
+    return tsvm.function(x, weight=outlier_weights(x, z), rank=ranks, alpha=alpha)
 
 
 def outlier_weights(x: Stack, z: float) -> Floats:
-    """(M,) of mean 1, in proportion to the magnitude of each source's outliers.
-
-    Args:
-        x: M task vectors, matrices.
-        z: standard deviations from the mean of a row.
-    """
+    """(M,) of mean 1, in proportion to the magnitude of each source's outliers."""
 
     def kernel(tile: Tile) -> Tensor:
         rows = tile.values.reshape(x.count, -1, x.shape[-1]).double()

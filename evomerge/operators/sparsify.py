@@ -174,11 +174,7 @@ def _by_chance(x: Stack, density: Sequence[float], epsilon: float | None, divide
 
 
 def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
-    """(r, c) float32: d - ε for a row's smallest magnitude to d + ε for its largest.
-
-    Args:
-        rows: (r, c) float32; of equal magnitudes the one further left ranks higher.
-    """
+    """(r, c) float32: d - ε for a row's smallest magnitude to d + ε for its largest."""
     columns = rows.shape[1]
     if columns == 1:
         return torch.full_like(rows, density)
@@ -189,11 +185,7 @@ def keep_probabilities(rows: Tensor, density: float, epsilon: float) -> Tensor:
 def _drop(values: Tensor, drawn: Tensor, chance: Tensor | float, *, divide: bool) -> None:
     """Set values to zero in place, unless the number drawn is below the chance to be kept.
 
-    Args:
-        values: float32 of any shape.
-        drawn: in [0, 1), of the same shape; may be overwritten.
-        chance: to be kept, one for all or one for each value.
-        divide: divide the values that are kept by their chance.
+    The values that are kept are divided by their chance if asked; ``drawn`` may be overwritten.
     """
     if fits(values, drawn) and (isinstance(chance, float) or fits(chance)):
         each = np.float32(chance) if isinstance(chance, float) else array(chance.view(-1))

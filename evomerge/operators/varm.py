@@ -43,7 +43,6 @@ def shares(sizes: Sequence[float], q: float = 2.0) -> list[float]:
 
 def squares(measure: Measures) -> Tensor:
     """(M,) float64: Σ τ_i² over the elements."""
-    total: Tensor = measure.once(
+    return measure.once(
         "squares", lambda: measure.total(lambda tile: sums(tile.values.flatten(1).square_()))
     )
-    return total

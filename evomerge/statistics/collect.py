@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch.nn import Parameter
 
 from evomerge.config.load import fitness_from
@@ -144,12 +145,12 @@ def collect(
             for batch in batched:
                 gatherer.add(batch)
                 if done == 0:  # fail early on what the first batch shows
-                    require_space(partial, out, sum(spec.nbytes for spec in gatherer.specs))
+                    require_space(partial, out, sum(spec.nbytes for spec in _specs(gatherer)))
                     _require_finite(gatherer, what.kind, models.base)
                 done += len(batch)
                 observe(done, len(chosen))
             _require_finite(gatherer, what.kind, models.base)
-            specs = gatherer.specs
+            specs = _specs(gatherer)
             manifest = Manifest(
                 evomerge=__version__,
                 kind=what.kind,
@@ -262,11 +263,14 @@ def _owners(checkpoint: Checkpoint, model: Any) -> tuple[dict[str, Parameter], d
     return {name: parameters[name] for name in firsts.values()}, shared
 
 
+def _specs(gatherer: _Gatherer) -> list[Spec]:
+    return [Spec(n, tuple(t.shape), torch.float32) for n, t in sorted(gatherer.sums.items())]
+
+
 def _aliases(gatherer: _Gatherer, shared: Mapping[str, str]) -> dict[str, str]:
-    stored = {spec.name for spec in gatherer.specs}
     both = gatherer.aliases if isinstance(gatherer, GramMatrices) else {}
     both |= {name: both.get(first, first) for name, first in shared.items()}
-    return {name: first for name, first in sorted(both.items()) if first in stored}
+    return {name: first for name, first in sorted(both.items()) if first in gatherer.sums}
 
 
 def _require_finite(gatherer: _Gatherer, kind: StatisticsKind, checkpoint: Checkpoint) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from evomerge.errors import PlanError
 from evomerge.statistics.examples import Example
-from evomerge.weights.writer import Spec
 
 
 class GramMatrices:
@@ -33,7 +32,7 @@ class GramMatrices:
     ) -> None:
         self._model = model
         self._diagonal = diagonal
-        self._sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._leaders: dict[str, str] = {}  # tensor to the first one that had the same x
         # the latest x, its version (counts in-place writes), and who was called with it first
@@ -55,11 +54,6 @@ class GramMatrices:
         """Tensor to the tensor under whose name their common matrix is stored."""
         return {name: leader for name, leader in self._leaders.items() if name != leader}
 
-    @property
-    def specs(self) -> list[Spec]:
-        """Name, shape and dtype of what `results` will yield, for the layers called so far."""
-        return [Spec(n, tuple(t.shape), torch.float32) for n, t in sorted(self._sums.items())]
-
     def add(self, batch: Sequence[Example]) -> None:
         """Add the inputs of all layers on a batch of examples of equal length.
 
@@ -74,8 +68,8 @@ class GramMatrices:
 
     def results(self) -> Iterator[tuple[str, Tensor]]:
         """Name and mean over the tokens that reached the layer, in the order of the names."""
-        for name in sorted(self._sums):
-            mean = self._sums[name] / self._counts[name]
+        for name in sorted(self.sums):
+            mean = self.sums[name] / self._counts[name]
             yield name, mean if self._diagonal else (mean + mean.T) / 2
 
     def _adder(self, name: str) -> Any:
@@ -97,13 +91,13 @@ class GramMatrices:
 
     def _add(self, name: str, x_TI: Tensor) -> None:
         width = x_TI.shape[-1]
-        if name not in self._sums:
+        if name not in self.sums:
             shape = (width,) if self._diagonal else (width, width)
-            self._sums[name] = x_TI.new_zeros(shape)
+            self.sums[name] = x_TI.new_zeros(shape)
         if self._diagonal:
-            self._sums[name] += x_TI.square().sum(0)
+            self.sums[name] += x_TI.square().sum(0)
         else:
-            self._sums[name].addmm_(x_TI.T, x_TI)
+            self.sums[name].addmm_(x_TI.T, x_TI)
         self._counts[name] = self._counts.get(name, 0) + len(x_TI)
 
 

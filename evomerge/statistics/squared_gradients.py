@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from evomerge.statistics.examples import Example
-from evomerge.weights.writer import Spec
 
 
 class _SquaredGradients:
@@ -36,20 +35,15 @@ class _SquaredGradients:
 
     def __init__(self, model: Any, owners: Mapping[str, torch.nn.Parameter]) -> None:
         self._model, self._owners = model, owners
-        self._sums = {name: torch.zeros_like(owner) for name, owner in owners.items()}
+        self.sums = {name: torch.zeros_like(owner) for name, owner in owners.items()}
         self._count = 0  # of squares that were added up
         self.tokens = 0
         model.requires_grad_(True)
 
-    @property
-    def specs(self) -> list[Spec]:
-        """Name, shape and dtype of what `results` will yield."""
-        return [Spec(n, tuple(t.shape), torch.float32) for n, t in sorted(self._sums.items())]
-
     def results(self) -> Iterator[tuple[str, Tensor]]:
         """Name and mean of the squares, in the order of the names."""
-        for name in sorted(self._sums):
-            yield name, self._sums[name] / self._count
+        for name in sorted(self.sums):
+            yield name, self.sums[name] / self._count
 
     def _logits(self, example: Example) -> Tensor:
         """(T, V) the predictions of all tokens but the first."""
@@ -62,7 +56,7 @@ class _SquaredGradients:
         """Add the square of a parameter's gradient, and clear the gradient."""
         parameter = self._owners[name]
         if parameter.grad is not None:  # an expert that no token was sent to has none
-            self._sums[name].addcmul_(parameter.grad, parameter.grad)
+            self.sums[name].addcmul_(parameter.grad, parameter.grad)
             parameter.grad = None
 
 
