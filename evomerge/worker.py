@@ -102,7 +102,7 @@ class Worker:
         return self.evaluate_all([job])[0]
 
     def evaluate_all(self, jobs: Sequence[Job]) -> list[Evaluation]:
-        """As `evaluate`, for several jobs side by side.
+        """Evaluate several jobs side by side, each as `evaluate` would.
 
         Args:
             jobs: at most the engine's `at_once`, all of the same split.

@@ -115,7 +115,7 @@ class Engine(ABC):
         """
 
     def load_at(self, slot: int, plan: Plan) -> None:
-        """As `load`, into one of several slots, where it stays until `select_slot` selects it.
+        """Merge into one of several slots, as `load` does; `select_slot` makes it the live one.
 
         Raises:
             CandidateError, SearchError: as `load`.

@@ -109,7 +109,7 @@ class Adapter(Checkpoint):
         return found.whole() if isinstance(found, LowRank) else found
 
     def input(self, name: str) -> Tensor | LowRank:
-        """As `read`, but products of matrices are computed row by row when asked."""
+        """The tensor, or an object that computes its matrix products row by row when asked."""
         from torch import Tensor
 
         from evomerge.weights.lazy_rows import LowRank

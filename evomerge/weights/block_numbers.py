@@ -135,7 +135,7 @@ _LISTS: Mapping[str, tuple[str, ...]] = {
 
 
 def spelled_out(config: Config) -> dict[str, Any]:
-    """The same config, and its language part, with a list of what kind each block is.
+    """A copy of a config, and of its language part, that lists the kind of each block.
 
     Lists are added for families whose blocks differ by number, if the config has none.
     """

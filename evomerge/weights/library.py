@@ -83,7 +83,7 @@ class Library:
         sources: Mapping[str, Reference],
         tokenizer: str | Tokenizer | None = None,
     ) -> Models:
-        """As `open`, for models that are stacked, not merged: they may differ in depth.
+        """Open models that are stacked, not merged, and so may differ in depth; see `open`.
 
         Where they do, all blocks of all sources are stacked one after the other.
 
