@@ -68,7 +68,7 @@ class Measures:
         return result
 
     def latest(self, key: Any, settings: Any, measure: Callable[[], T]) -> T:
-        """As `once`, keeping the results of the last few settings only.
+        """The result of ``measure()``, as `once`, but kept for the last few settings only.
 
         Args:
             key: names the measurement.
