@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.recipes.mergekit import from_documents, is_mergekit
@@ -47,7 +46,13 @@ class RecipeReader:
             raise RecipeError(f"{path}: the recipe is made of itself: {shown}. Change a source.")
         documents = read_documents(path)
         if all(is_mergekit(content) for content in documents):
-            return self._from_mergekit(documents, str(path))
+            here = Path.cwd()
+            return from_documents(
+                documents,
+                str(path),
+                lambda model: self.layers_of(self.anchor(model, here)),
+                lambda model: self.places_of(self.anchor(model, here)),
+            ).located(lambda model: self.anchor(model, here))
         if len(documents) > 1:
             raise RecipeError(f"{path}: expected one recipe, got {len(documents)} YAML documents")
 
@@ -62,13 +67,3 @@ class RecipeReader:
             name: self.anchor(folder, whole.parent) for name, folder in recipe.statistics.items()
         }
         return recipe.model_copy(update={"statistics": folders})
-
-    def _from_mergekit(self, documents: list[dict[str, Any]], where: str) -> Recipe:
-        here = Path.cwd()
-        recipe = from_documents(
-            documents,
-            where,
-            lambda model: self.layers_of(self.anchor(model, here)),
-            lambda model: self.places_of(self.anchor(model, here)),
-        )
-        return recipe.located(lambda model: self.anchor(model, here))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate, pairwise
@@ -72,7 +72,18 @@ def lay_out(
         RecipeError: words that select nothing, and tensors that none selects.
     """
     group_of = {name: _group(name, place, chromosomes) for name, place in places.items()}
-    problems = [*_empty(group_of, places, chromosomes), *_stray(group_of)]
+    known = sorted({place.role for place in places.values()})
+    problems = [
+        f"chromosomes: no tensor belongs to {', '.join(words) or 'an empty one'}."
+        f"{did_you_mean(words[0] if words else '', [*known, 'rest'])}"
+        for number, words in enumerate(chromosomes)
+        if number not in group_of.values()
+    ]
+    if stray := [name for name, group in group_of.items() if group is None]:
+        problems.append(
+            f"chromosomes: {len(stray)} tensors belong to none, {min(stray)} first. "
+            f"Add 'rest'. Known words: {', '.join(ROLES)}, rest, patterns of names."
+        )
     if problems:
         raise RecipeError(problems)
     keys = {name: (group_of[name] or 0, _depth(name, places[name])) for name in places}
@@ -106,22 +117,3 @@ def _group(name: str, place: Place, chromosomes: Chromosomes) -> int | None:
             elif place.role == word or fnmatchcase(name, word):
                 return number
     return rest
-
-
-def _empty(
-    group_of: Mapping[str, int | None], places: Mapping[str, Place], chromosomes: Chromosomes
-) -> Iterable[str]:
-    for number, words in enumerate(chromosomes):
-        if number not in group_of.values():
-            roles = sorted({place.role for place in places.values()})
-            known = did_you_mean(words[0] if words else "", [*roles, "rest"])
-            yield f"chromosomes: no tensor belongs to {', '.join(words) or 'an empty one'}.{known}"
-
-
-def _stray(group_of: Mapping[str, int | None]) -> Iterable[str]:
-    stray = [name for name, group in group_of.items() if group is None]
-    if stray:
-        yield (
-            f"chromosomes: {len(stray)} tensors belong to none, {min(stray)} first. "
-            f"Add 'rest'. Known words: {', '.join(ROLES)}, rest, patterns of names."
-        )

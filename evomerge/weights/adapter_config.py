@@ -138,7 +138,9 @@ def _problems(content: Mapping[str, Any]) -> Iterator[str]:
         for module, value in pattern.items():
             if not fits(value):
                 yield f"{key}.{module}: expected a number above 0, got {value!r}"
-            if not _is_pattern(module):
+            try:
+                re.compile(module)
+            except re.error:
                 yield f"{key}.{module}: not a regular expression"
     saved = content.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
@@ -151,14 +153,6 @@ def _is_rank(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
-
-
-def _is_pattern(module: str) -> bool:
-    try:
-        re.compile(module)
-    except re.error:
-        return False
-    return True
 
 
 def _matching(patterns: Mapping[str, Any], module: str) -> Iterator[Any]:

@@ -58,14 +58,13 @@ class Adapter(Checkpoint):
         if changes.problems:
             raise CheckpointError([f"{folder}: {problem}" for problem in changes.problems])
         self.changes = changes.by_tensor
-        changed = {name: self._info(name, change) for name, change in self.changes.items()}
+        changed = {
+            name: self.stored[change.saved]
+            if change.saved is not None
+            else TensorInfo(folder, "F32", base.tensors[name].shape, 0, 0)
+            for name, change in self.changes.items()
+        }
         self.tensors = dict(sorted({**base.tensors, **changed}.items()))
-
-    def _info(self, name: str, change: Change) -> TensorInfo:
-        if change.saved is not None:
-            return self.stored[change.saved]
-        own = self.base.tensors[name]
-        return TensorInfo(self.folder, "F32", own.shape, 0, 0)
 
     @property
     def plain(self) -> bool:

@@ -166,10 +166,6 @@ def _all_but_every(default: int) -> Callable[[Config], Callable[[int], bool]]:
     )
 
 
-def _every_second(config: Config) -> Callable[[int], bool]:
-    return lambda layer: layer % 2 == 0
-
-
 def _from_some_block(config: Config) -> Callable[[int], bool]:
     window = config.get("sliding_window", 4096)
     slides = config.get("use_sliding_window", False) and window is not None
@@ -187,7 +183,9 @@ def _without_rope(config: Config) -> Callable[[int], bool]:
 
 
 _SLIDES: Mapping[str, Callable[[Config], Callable[[int], bool]]] = {
-    **dict.fromkeys(("gemma2", "gpt_oss", "vaultgemma"), _every_second),
+    **dict.fromkeys(
+        ("gemma2", "gpt_oss", "vaultgemma"), lambda config: lambda layer: layer % 2 == 0
+    ),
     **dict.fromkeys(("gemma3", "gemma3_text"), _all_but_every(6)),
     **dict.fromkeys(("cohere2", "exaone4"), _all_but_every(4)),
     "olmo3": lambda config: lambda layer: (layer + 1) % 4 != 0,

@@ -16,7 +16,6 @@ from evomerge.version import __version__
 from evomerge.weights.library import Library, read_recipe
 from evomerge.weights.merge import merge_into
 from evomerge.weights.metadata import write_metadata
-from evomerge.weights.plan import Plan
 from evomerge.weights.writer import (
     SHARD_BYTES,
     Spec,
@@ -61,17 +60,13 @@ def build(
     plan = Library().plan(recipe)
     with new_folder(out) as folder:
         require_space(folder, out, plan.nbytes)
-        _fill(folder, plan, shard_bytes, title or out.absolute().name)
+        specs = [Spec(step.slot.name, step.slot.shape, step.dtype) for step in plan.steps]
+        with WeightsWriter(folder, specs, shard_bytes) as writer:
+            merge_into(plan, lambda step: partial(writer.write, step.slot.name))
+        write_metadata(plan.models, folder, recipe.dtype)
+        card = model_card(recipe, title or out.absolute().name, bare=plan.models.base.bare)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return out
-
-
-def _fill(folder: Path, plan: Plan, shard_bytes: int, title: str) -> None:
-    specs = [Spec(step.slot.name, step.slot.shape, step.dtype) for step in plan.steps]
-    with WeightsWriter(folder, specs, shard_bytes) as writer:
-        merge_into(plan, lambda step: partial(writer.write, step.slot.name))
-    write_metadata(plan.models, folder, plan.recipe.dtype)
-    card = model_card(plan.recipe, title, bare=plan.models.base.bare)
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:

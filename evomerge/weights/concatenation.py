@@ -103,8 +103,13 @@ def concatenate(plan: Plan) -> dict[str, Factors]:
         if not parts:
             continue
         factors = Factors(torch.cat([a for _, a, _ in parts]), torch.cat([b for *_, b in parts], 1))
-        if not _largest(factors).isfinite():
-            raise _diagnosis(plan, step)
+        # a bound of the product's elements; NaN if the factors hold one
+        largest = factors.a.abs().max() * factors.b.abs().max() * len(factors.a)
+        if not largest.isfinite():
+            if problems := plan.models.non_finite_in(step.slot):
+                raise CheckpointError(problems)
+            name = step.slot.name
+            raise CandidateError(f"{name}: weights and adapter are more than float32 can hold")
         layers[parts[0][0]] = factors
     return layers
 
@@ -167,14 +172,3 @@ def _coefficients(plan: Plan, step: Step) -> Sequence[float]:
             "Let them add up to 1, or use task_arithmetic."
         )
     return [w / divisor for w in weight]
-
-
-def _largest(factors: Factors) -> Tensor:
-    """() float32, a bound of the product's elements; NaN if the factors hold one."""
-    return factors.a.abs().max() * factors.b.abs().max() * len(factors.a)
-
-
-def _diagnosis(plan: Plan, step: Step) -> CandidateError | CheckpointError:
-    if problems := plan.models.non_finite_in(step.slot):
-        return CheckpointError(problems)
-    return CandidateError(f"{step.slot.name}: weights and adapter are more than float32 can hold")

@@ -1,4 +1,4 @@
-"""Questions about weights: are they equal, their digest, do they hold NaN or infinities."""
+"""Questions about weights: their digest, and whether they hold NaN or infinities."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from evomerge.weights.headers import TensorInfo
 _CHUNK = 1 << 22  # elements
 _SAMPLE_BYTES = 1 << 12
 _SAMPLES = 16
-
-
-def are_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tables are equal; the first rows, where most differ already, come first."""
-    return torch.equal(one[:1], other[:1]) and torch.equal(one, other)
 
 
 def digest_of(tensors: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) -> str:

@@ -164,9 +164,11 @@ def folds(
             if layer < len(products):
                 kind = seen.kind(slot.name, layer)
                 folded[slot.name] = _fold(kind, slot.name, products[layer], unit=family.unit)
-        elif _is_final(slot, family):
-            seen.final.add(_LEAF.sub("", slot.name))
-            folded[slot.name] = _fold("before", slot.name, products[-1], unit=family.unit)
+        elif slot.place.role == "norm" and not precedes_blocks(slot.name, slot.place):
+            module = _LEAF.sub("", slot.name)
+            if module.rpartition(".")[2] == family.final:
+                seen.final.add(module)
+                folded[slot.name] = _fold("before", slot.name, products[-1], unit=family.unit)
     if problems := list(seen.problems()):
         raise PlanError(problems)
     return {name: fold for name, fold in folded.items() if fold != Fold(1.0)}
@@ -183,12 +185,6 @@ def _family(config: Mapping[str, Any]) -> Family:
             f"{did_you_mean(named, sorted(FAMILIES))} Leave scales out."
         )
     return FAMILIES[kind]
-
-
-def _is_final(slot: Slot, family: Family) -> bool:
-    name = _LEAF.sub("", slot.name)
-    is_norm = slot.place.role == "norm" and not precedes_blocks(slot.name, slot.place)
-    return is_norm and name.rpartition(".")[2] == family.final
 
 
 def _fold(kind: str, name: str, product: float, *, unit: bool) -> Fold:

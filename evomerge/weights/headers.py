@@ -133,7 +133,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
     try:
         entries = json.loads(raw)
-        _check_metadata(entries.pop("__metadata__", {}))
+        if not all(isinstance(v, str) for v in entries.pop("__metadata__", {}).values()):
+            raise TypeError
         tensors = {name: _info(file, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{file}: its header is damaged. {_AGAIN}") from None
@@ -145,11 +146,6 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         )
     _check_layout(file, tensors, size - 8 - length)
     return tensors
-
-
-def _check_metadata(metadata: Any) -> None:
-    if not all(isinstance(value, str) for value in metadata.values()):
-        raise TypeError
 
 
 def _info(file: Path, entry: Mapping[str, Any]) -> TensorInfo:

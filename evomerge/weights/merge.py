@@ -144,7 +144,12 @@ class _Merger:
             value = _agreed(step.slot, self.plan.models)
             self._hand_out(value, step, out)
         elif not step.slot.inputs:
-            self._hand_out(self._base_alone(step), step, out)
+            # only the base has it (rule R8), or the recipe does not merge it
+            base = self.plan.models.base_input(step.slot)
+            if base is None:
+                name = step.slot.name
+                raise CandidateError(f"{name}: neither the base nor a source of the recipe has it")
+            self._hand_out(base, step, out)
         else:
             self._merge(step, out)
 
@@ -216,15 +221,6 @@ class _Merger:
         """The task vectors of every tensor that the operator merges."""
         stacks = [self.stack(step) for step in self.plan.steps if step.slot.inputs]
         return [replace(stack, deltas=True) for stack in stacks if stack.base is not None]
-
-    def _base_alone(self, step: Step) -> Input:
-        """A tensor that only the base has (rule R8), or that the recipe does not merge."""
-        base = self.plan.models.base_input(step.slot)
-        if base is None:
-            raise CandidateError(
-                f"{step.slot.name}: neither the base nor a source of the recipe has it"
-            )
-        return base
 
 
 def _folded(values: Tensor, step: Step) -> Tensor:

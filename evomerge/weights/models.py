@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from evomerge.kernels.stack import Input
     from evomerge.weights.vocabulary import Vocabulary
 
-__all__ = ["Models"]
-
 Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
 _COMPOSITION = ("base", "sources", "tokenizer", "slices", "modules", "chat_template")
 
@@ -45,10 +43,6 @@ _COMPOSITION = ("base", "sources", "tokenizer", "slices", "modules", "chat_templ
 def key_of(reference: Reference) -> str:
     """A text that is the same for references to the same model."""
     return reference if isinstance(reference, str) else f"recipe {reference.digest}"
-
-
-def _label(reference: Reference) -> str:
-    return reference if isinstance(reference, str) else f"a recipe with {reference.operator}"
 
 
 class Models:
@@ -152,7 +146,11 @@ class Models:
         """Name in a recipe to the source's name in these models; None for the base."""
         known: dict[str, str | None] = {key_of(self._recipe.base): None}
         known |= {key_of(model): name for name, model in self._references.items()}
-        stray = [_label(model) for model in sources.values() if key_of(model) not in known]
+        stray = [
+            model if isinstance(model, str) else f"a recipe with {model.operator}"
+            for model in sources.values()
+            if key_of(model) not in known
+        ]
         if stray:
             raise PlanError(
                 f"not among the models of this search: {', '.join(stray)}. "

@@ -152,18 +152,13 @@ class PrefixGrams:
         index = bisect_right(self._layout.starts, position) - 1
         start = self._layout.starts[index]
         if not self._knows(start):
-            self._measure_starts()
+            total = np.zeros(self._products.shape[1:])
+            self._add(0, total)
+            for number, (first, stop) in enumerate(pairwise(self._layout.starts)):
+                total = total + self._of_tensor(number, stop - first)
+                self._add(stop, total)
         if position != start:
             self._add(position, self.at([start])[0] + self._of_tensor(index, position - start))
-
-    def _measure_starts(self) -> None:
-        starts = self._layout.starts
-        count = len(self._models.sources)
-        total = np.zeros((count, count))
-        self._add(0, total)
-        for index, (start, stop) in enumerate(pairwise(starts)):
-            total = total + self._of_tensor(index, stop - start)
-            self._add(stop, total)
 
     def _add(self, position: int, products: Floats) -> None:
         """Record measured inner products, unless they are known."""

@@ -258,13 +258,12 @@ def refill(
         origin: each new source to the old one that it is, None for the base.
         head: the embedding's name if the head repeats it, else None.
     """
-    filled = [_refill_one(slot, origin) if slot.merged else slot for slot in slots]
+    filled = list(slots)
+    for number, slot in enumerate(slots):
+        if slot.merged:
+            found = {n: slot.inputs.get(o) if o else slot.base for n, o in origin.items()}
+            filled[number] = replace(slot, inputs={n: name for n, name in found.items() if name})
     embedding = next((slot for slot in filled if slot.name == head), None)
     if embedding is None:
         return tuple(filled)
     return tuple(replace(embedding, name=s.name) if s.base == embedding.name else s for s in filled)
-
-
-def _refill_one(slot: Slot, origin: Mapping[str, str | None]) -> Slot:
-    found = {n: slot.inputs.get(o) if o else slot.base for n, o in origin.items()}
-    return replace(slot, inputs={name: tensor for name, tensor in found.items() if tensor})

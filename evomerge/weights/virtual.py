@@ -81,27 +81,20 @@ class VirtualCheckpoint(Checkpoint):
             promise = self._kept.setdefault(name, Future())
             self._kept.move_to_end(name)
         if is_first:
-            self._merge(name, promise)
+            try:
+                promise.set_result(self._merge_one(self.plan, self._steps[name]))
+            except BaseException as error:
+                with self._lock:
+                    self._kept.pop(name, None)
+                promise.set_exception(error)
         tensor = promise.result()
-        with self._lock:
-            self._trim()
+        with self._lock:  # drop the tensors read longest ago, but never the last one
+            done = {n: f.result().nbytes for n, f in self._kept.items() if f.done()}
+            for key in list(done)[:-1]:
+                if sum(done.values()) <= _KEPT_BYTES:
+                    break
+                del done[key], self._kept[key]
         return tensor
-
-    def _merge(self, name: str, promise: Future[Tensor]) -> None:
-        try:
-            promise.set_result(self._merge_one(self.plan, self._steps[name]))
-        except BaseException as error:
-            with self._lock:
-                self._kept.pop(name, None)
-            promise.set_exception(error)
-
-    def _trim(self) -> None:
-        """Drop the tensors read longest ago, but never the last one."""
-        done = {n: f.result().nbytes for n, f in self._kept.items() if f.done()}
-        for name in list(done)[:-1]:
-            if sum(done.values()) <= _KEPT_BYTES:
-                break
-            del done[name], self._kept[name]
 
     def non_finite_in(self, name: str) -> str | None:
         """Always None: merging a tensor that is not finite raises already."""

@@ -217,36 +217,26 @@ def new_folder(out: Path) -> Iterator[Path]:
         OutputError: the disk is full, or ``out`` cannot be written.
     """
     new_parents = [parent for parent in out.absolute().parents if not parent.exists()]
+    partial: Path | None = None
     try:
-        with _staged(out) as partial:
-            yield partial
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+        yield partial
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o777 & ~mask)  # mkdtemp makes private folders
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
     except OSError as error:
         raise _unwritable(out, error) from error
     finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
         if not out.exists():
             for parent in new_parents:
                 with suppress(OSError):
                     parent.rmdir()
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _partial(path: Path) -> Path:

@@ -134,8 +134,11 @@ def merges(
     if list(modules) == [DEFAULT]:
         yield Merge((), groups[0][1], f"modules.{DEFAULT}.")
         return
-    first = base or _first_model(groups[0][1], f"modules.{groups[0][0][0]}.", reader)
-    names = places(first)
+    if not base:
+        slices = reader.slices(groups[0][1], f"modules.{groups[0][0][0]}.")
+        reader.problems.stop()
+        base = slices[0].models[0].model
+    names = places(base)
     for chosen, keys in groups:
         starts: tuple[str, ...] = ()
         for module in chosen:
@@ -181,9 +184,3 @@ def _copies_base(keys: dict[str, Any], base: Model | None, reader: ModelReader) 
         return False
     plain = models[0].get("parameters") in (None, {"weight": 1})
     return base is not None and plain and reader.model(models[0].get("model"), "") == base
-
-
-def _first_model(keys: dict[str, Any], path: str, reader: ModelReader) -> Model:
-    slices = reader.slices(keys, path)
-    reader.problems.stop()
-    return slices[0].models[0].model

@@ -120,7 +120,8 @@ class ModelReader:
         for number, one in enumerate(models):
             source = keys["sources"][number]
             blocks: Any = source.get("layer_range") if isinstance(source, dict) else None
-            if _is_range(blocks):
+            is_pair = isinstance(blocks, list) and [type(end) for end in blocks] == [int, int]
+            if is_pair and 0 <= blocks[0] < blocks[1]:
                 lengths.append(blocks[1] - blocks[0])
                 placed.append(one._replace(start=blocks[0]))
             else:
@@ -162,9 +163,9 @@ def sources_of(
         # the base among the models is the first of two sources
         return (*(one for one in of_base if one.listed), *others)
     if method.base == "ignored":
-        if method.name == "linear" and others and of_base and _weight(of_base[0]) == 0:
-            return others
-        return slice_.models
+        _, own = of_base[0].parameters if of_base else ("", None)
+        is_idle = isinstance(own, dict) and own.get("weight") == 0
+        return others if method.name == "linear" and others and is_idle else slice_.models
     return others  # mergekit ignores what is set for the base
 
 
@@ -174,7 +175,10 @@ def named_sources(slices: Sequence[OutputSlice], named: Mapping[str, Recipe]) ->
     for one in (one for slice_ in slices for one in slice_.sources):
         if any(other.model == one.model and other.copy == one.copy for other in sources):
             continue
-        stem = _stem(one.model, named)
+        if isinstance(one.model, str):
+            stem = one.model.partition("@")[0].rstrip("/").rpartition("/")[2] or "model"
+        else:
+            stem = next((name for name, recipe in named.items() if recipe is one.model), "merge")
         stem = f"{stem}-model" if stem in ROLES else stem
         name, number = stem, 2
         while any(name == other.name for other in sources):
@@ -211,20 +215,3 @@ def are_whole(slices: Sequence[Mapping[str, Sequence[int]]], layers: Sequence[in
         return False
     blocks = [[n for one in slices for n in range(*one[name])] for name in slices[0]]
     return all(own == list(range(count)) for own in blocks for count in layers)
-
-
-def _stem(model: Model, named: Mapping[str, Recipe]) -> str:
-    if not isinstance(model, str):
-        return next((name for name, recipe in named.items() if recipe is model), "merge")
-    return model.partition("@")[0].rstrip("/").rpartition("/")[2] or "model"
-
-
-def _is_range(value: Any) -> bool:
-    is_pair = isinstance(value, list) and [type(end) for end in value] == [int, int]
-    return is_pair and 0 <= value[0] < value[1]
-
-
-def _weight(one: SliceModel) -> Any:
-    """The weight that a model's own ``parameters`` set."""
-    _, own = one.parameters
-    return own.get("weight") if isinstance(own, dict) else None

@@ -93,7 +93,8 @@ class _Writer:
         base_model = self._base_model()
         for refusals in (refuse.parameters, refuse.weights, refuse.rescale):
             self.problems += refusals(self.values)
-        shared = [n for n in self.method.shared if self._is_written(n)]
+        written = (*self.recipe.parameters, *NEEDED, "rescale")
+        shared = [name for name in self.method.shared if name in written]
         # gradients are of one slice in mergekit
         varying = [n for n in shared if self.slices and has_gradients(self.values.write(n, None))]
         content: dict[str, Any] = {"merge_method": self.name}
@@ -206,9 +207,6 @@ class _Writer:
         return others
 
     # Parameters
-
-    def _is_written(self, name: str) -> bool:
-        return name in self.recipe.parameters or name in (*NEEDED, "rescale")
 
     def _own(self, source: str, number: int | None = None) -> dict[str, Any]:
         """The key ``parameters`` of one model, in one slice or in all, if it needs any."""

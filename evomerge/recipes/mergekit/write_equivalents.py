@@ -10,9 +10,9 @@ from itertools import pairwise
 from typing import Any
 
 from evomerge.errors import ExportError
-from evomerge.recipes import Recipe, Scalar, Segments
+from evomerge.recipes import Recipe, Scalar
 from evomerge.recipes._stack import slice_lengths
-from evomerge.recipes.layout import Layout, lay_out
+from evomerge.recipes.layout import lay_out
 from evomerge.recipes.mergekit.filters import by_filter, by_name
 from evomerge.recipes.mergekit.methods import RESCALED, MergeMethod
 from evomerge.recipes.places import Place
@@ -42,7 +42,10 @@ def without_segments(
     if (segments := recipe.segments) is not None:
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         layout = lay_out(places, sizes, segments.chromosomes)
-        if cut := _cut(layout, segments):
+        inner = sorted(set(segments.bounds) - set(layout.starts))
+        spans = zip(layout.names, pairwise(layout.starts), strict=True)
+        cut = [name for name, (start, stop) in spans if any(start < b < stop for b in inner)]
+        if cut:
             raise ExportError(
                 f"segments: {len(cut)} tensors are cut in pieces, {cut[0]} first, and mergekit "
                 "knows whole ones alone. Search with align: tensor."
@@ -121,12 +124,6 @@ def _changed(recipe: Recipe, **fields: Any) -> Recipe:
     # not dict(recipe), which has the digest too once somebody asked for it
     kept = {name: getattr(recipe, name) for name in Recipe.model_fields}
     return Recipe.model_validate(kept | fields)
-
-
-def _cut(layout: Layout, segments: Segments) -> list[str]:
-    inner = sorted(set(segments.bounds) - set(layout.starts))
-    spans = zip(layout.names, pairwise(layout.starts), strict=True)
-    return [name for name, (start, stop) in spans if any(start < b < stop for b in inner)]
 
 
 def _by_whole_name(values: Mapping[str, float]) -> Any:
