@@ -14,7 +14,7 @@ from evomerge.recipes import Recipe
 from evomerge.weights.folding import Fold, folds
 from evomerge.weights.headers import DTYPES
 from evomerge.weights.models import Models
-from evomerge.weights.recipe_problems import recipe_problems
+from evomerge.weights.outline import recipe_problems
 from evomerge.weights.segments import layout_of
 from evomerge.weights.slots import Slot
 from evomerge.weights.statistics import Statistics, StatisticsKind, open_statistics
