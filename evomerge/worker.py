@@ -8,13 +8,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from evomerge.engines import Engine
 from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
 from evomerge.plugins import registry
-from evomerge.recipes import Recipe
+from evomerge.recipes import Recipe, other_base
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.scorer import Scorer, check_served
 from evomerge.types import Evaluation, Job, Split, TaskScores
@@ -194,8 +193,7 @@ class Worker:
         if "base" in recipe.sources:  # its slices call its base so
             sources.setdefault("base", base)
         if of_run.base not in (base, *sources.values()):
-            name = next(name for n in count() if (name := f"base_{n}") not in sources)
-            sources[name] = of_run.base
+            sources[other_base(sources)] = of_run.base
         for models in (self.models, self._other):
             opened = models.composition
             if (opened.base, opened.sources, opened.slices) == (base, sources, recipe.slices):

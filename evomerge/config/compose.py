@@ -18,12 +18,11 @@ from evomerge.engines import Engine
 from evomerge.executors import Executor
 from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component
-from evomerge.recipes import Recipe
+from evomerge.recipes import Recipe, other_base
 from evomerge.scoring.scorer import check_served
 from evomerge.search.baselines import baselines
 from evomerge.search.spec import Search, Stage
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces.dataflow import other_base
 from evomerge.store import RunRecord
 from evomerge.version import versions
 from evomerge.weights.library import Library

@@ -2,7 +2,7 @@
 
 from evomerge.recipes._segments import Lineage, LineageStep, Segments
 from evomerge.recipes._settings import ROLES, Scalar
-from evomerge.recipes._stack import BASE, SCALE_SPAN
+from evomerge.recipes._stack import BASE, SCALE_SPAN, other_base
 from evomerge.recipes._tokenizer import AUTO, Tokenizer, TokenRow
 from evomerge.recipes.recipe import Recipe
 
@@ -18,4 +18,5 @@ __all__ = [
     "Segments",
     "TokenRow",
     "Tokenizer",
+    "other_base",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 from operator import mul
 
 from evomerge.plugins.registry import did_you_mean
@@ -14,6 +14,11 @@ Slice = dict[str, tuple[int, int]]
 BASE = "base"  # what slices and tokenizers call a recipe's base
 LEAST, MOST = 1e-4, 1e4  # magnitude of one scale
 SCALE_SPAN = 1e30  # of the products: weights are divided by them in float32
+
+
+def other_base(names: Collection[str]) -> str:
+    """What a recipe with these models calls the search's base where another model leads."""
+    return next(name for n in count() if (name := "base_model" + n * "_") not in names)
 
 
 def slice_lengths(slices: Sequence[Slice]) -> list[int]:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from evomerge.errors import ConfigError, Problem
-from evomerge.recipes import BASE, Recipe
+from evomerge.recipes import BASE, Recipe, other_base
 from evomerge.spaces import SearchContext, Space
 from evomerge.spaces._path_indicators import KINDS as INDICATORS
 from evomerge.spaces._path_indicators import order_genes, sorted_path
@@ -21,11 +20,6 @@ from evomerge.spaces._path_models import Blocks, PathModels
 from evomerge.spaces._path_scales import KINDS, Scaling
 from evomerge.spaces._path_slots import PathLimits, PathSlot, PathSlots
 from evomerge.types import Genome
-
-
-def other_base(names: Collection[str]) -> str:
-    """What a recipe with these models calls the search's base where another model leads."""
-    return next(name for n in count() if (name := "base_model" + n * "_") not in names)
 
 
 class DataflowSpace(Space):
