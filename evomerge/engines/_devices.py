@@ -48,7 +48,6 @@ def is_cpu(device: str) -> bool:
 
 
 def torch_device(device: str) -> torch.device:
-    """The device of that name."""
     import torch
 
     return torch.device(device)

@@ -47,7 +47,7 @@ _UNCOMPILED = "TORCH_COMPILE_DISABLE"
 _SOCKETS = "VLLM_RPC_BASE_PATH"
 _SOCKET_BYTES = 107  # of a path, at most; vLLM gives each socket a name of 36
 _running: list[LLM] = []
-_stopped: list[LLM] = []
+_stopped: list[LLM] = []  # end with the last that runs
 _no_collection = threading.Lock()  # held while `gc.collect` does nothing
 
 
@@ -162,11 +162,6 @@ def stop(llm: LLM) -> None:
             for one in _stopped:
                 one.llm_engine.engine_core.shutdown()
         _stopped.clear()
-
-
-def stop_with_the_last(llm: LLM) -> None:
-    """Shut down a vLLM that `start` did not start, together with the last one that it did."""
-    _stopped.append(llm)
 
 
 def without_locals(error: Exception) -> Exception:

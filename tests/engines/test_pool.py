@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evomerge import operators
-from evomerge.engines._pool import TensorPool, identities
+from evomerge.engines._stacks import TensorPool, identities
 from evomerge.errors import CandidateError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe

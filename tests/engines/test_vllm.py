@@ -77,7 +77,7 @@ def fresh(engine: VllmEngine, recipe: Recipe, out: Path) -> LM:
     arguments = engine.lm_eval_arguments(itself)
     found: Any = get_model("vllm")(pretrained=str(checkpoint), **_values(arguments["model_args"]))
     # its end would be the end of every other vLLM of this process: it comes with the last one's
-    _vllm_start.stop_with_the_last(found.model)
+    _vllm_start._stopped.append(found.model)
     return cast("LM", found)
 
 

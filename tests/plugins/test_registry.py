@@ -20,5 +20,5 @@ def test_a_plug_in_is_known_also_after_the_first_look(
 
 
 def test_a_file_with_an_underscore_is_no_component() -> None:
-    assert (Path(evomerge.engines.__file__).parent / "_pool.py").is_file()
+    assert (Path(evomerge.engines.__file__).parent / "_stacks.py").is_file()
     assert "_pool" not in registry.names("engines")
