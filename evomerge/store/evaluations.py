@@ -25,6 +25,8 @@ class Key(NamedTuple):
     settings_digest: str
 
 
+_SPENT = ("merge_seconds", "generation_seconds", "score_seconds", "generated_tokens")
+_PLAIN = ("status", "value", *_SPENT)  # columns that hold a field as it is
 # Built once: building them takes longer than SQLite does.
 _WITH_TASKS = (  # a row for each task, one without where an evaluation has none
     select(evaluations, task_scores)
@@ -68,15 +70,10 @@ def _evaluation(rows: Sequence[Row[Any]]) -> Evaluation:
         if task.task is not None
     }
     return Evaluation(
-        status=row.status,
         tasks=tasks,
-        value=row.value,
-        merge_seconds=row.merge_seconds,
-        score_seconds=row.score_seconds,
         error=row.error,
-        generation_seconds=row.generation_seconds,
         worker=row.worker or "",
-        generated_tokens=row.generated_tokens,
+        **{name: getattr(row, name) for name in _PLAIN},
     )
 
 
@@ -88,14 +85,9 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
     _refuse_nan(key, evaluation)
     row = {
         **key._asdict(),
-        "status": evaluation.status,
-        "value": evaluation.value,
+        **{name: getattr(evaluation, name) for name in _PLAIN},
         "error": _printable(evaluation.error),
-        "merge_seconds": evaluation.merge_seconds,
-        "score_seconds": evaluation.score_seconds,
-        "generation_seconds": evaluation.generation_seconds,
         "worker": evaluation.worker or None,
-        "generated_tokens": evaluation.generated_tokens,
         "created_utc": utc_now(),
     }
     evaluation_id = connection.execute(_ADD, row).scalar_one()
@@ -159,14 +151,7 @@ def spent(connection: Connection, fitness_digest: str, settings_digest: str) -> 
         & evaluations.c.worker.is_not(None)
     )
     sums = (
-        select(
-            evaluations.c.worker,
-            func.count(),
-            func.sum(evaluations.c.merge_seconds),
-            func.sum(evaluations.c.generation_seconds),
-            func.sum(evaluations.c.score_seconds),
-            func.sum(evaluations.c.generated_tokens),
-        )
+        select(evaluations.c.worker, func.count(), *(func.sum(evaluations.c[n]) for n in _SPENT))
         .where(of_run)
         .group_by(evaluations.c.worker)
         .order_by(evaluations.c.worker)

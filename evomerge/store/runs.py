@@ -23,14 +23,7 @@ _GO_ON = (
 _NEXT = select(func.coalesce(func.max(events.c.sequence) + 1, 0)).where(
     events.c.run_id == bindparam("of_run")
 )
-_ADD_EVENT = insert(events).values(
-    run_id=bindparam("of_run"),
-    sequence=_NEXT.scalar_subquery(),
-    kind=bindparam("kind"),
-    candidate=bindparam("candidate"),
-    elapsed_seconds=bindparam("elapsed_seconds"),
-    created_utc=bindparam("created_utc"),
-)
+_ADD_EVENT = insert(events).values(run_id=bindparam("of_run"), sequence=_NEXT.scalar_subquery())
 _ADD_GRAMS = insert(grams)
 
 

@@ -14,8 +14,8 @@
 A candidate's evaluation is the one with its recipe and with the digests of its run, so candidates
 that decode to the same recipe share it. The view `leaderboard` has that join, `candidate_scores`
 has it by task. Genes and recipes hold only the last step of a lineage in place of the list of all:
-earlier ones are in the rows of the ancestors that it names (`evomerge.store.lineages`). Times end
-in ``_utc`` (ISO 8601) or ``_seconds``; JSON is text; higher is better.
+earlier ones are in the rows of the ancestors that it names (`evomerge.store.candidates`). Times
+end in ``_utc`` (ISO 8601) or ``_seconds``; JSON is text; higher is better.
 """
 
 from __future__ import annotations

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from sqlalchemy import Engine
 
 from evomerge.errors import RunError, StoreError
 from evomerge.store import candidates, database, evaluations, runs
+from evomerge.store.candidates import Steps
 from evomerge.store.evaluations import Key, Spent
-from evomerge.store.filesystems import is_local
-from evomerge.store.lineages import Steps
 from evomerge.store.lock import WriterLock
-from evomerge.store.log import WriteAheadLog
+from evomerge.store.log import Transactions, WriteAheadLog
 from evomerge.store.reading import readable
 from evomerge.store.records import Event, RunRecord
-from evomerge.store.transactions import Transactions
 from evomerge.types import Candidate, Evaluation, PrefixGram, Split
 
 _FILE_NAME = "run.sqlite"
@@ -52,22 +49,17 @@ class Store:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        log: WriteAheadLog,
-        run_id: int,
-        where: Path,
-        resources: ExitStack,
+        self, engine: Engine, log: WriteAheadLog, run_id: int, where: Path, resources: ExitStack
     ) -> None:
         self._engine = engine
         self._transactions = Transactions(engine, log, where)
         self._run_id = run_id
         self._where = where
-        self._resources = resources
         self._steps = Steps()
         run = self.run()
         self._fitness_digest = run.fitness_digest
         self._settings_digest = run.settings_digest
+        self._resources = resources.pop_all()  # last: until then the caller ends them
 
     @staticmethod
     def path(folder: Path) -> Path:
@@ -126,11 +118,9 @@ class Store:
         database.prepare(engine, path)
         with engine.begin() as connection:
             run_id = runs.only_id(connection)
-        log = WriteAheadLog(engine, path, wanted=not read_only and is_local(path.parent))
+        log = WriteAheadLog(engine, path, wanted=not read_only and database.is_local(path.parent))
         resources.callback(log.end)
-        store = cls(engine, log, run_id, path, resources)
-        store._resources = resources.pop_all()
-        return store
+        return cls(engine, log, run_id, path, resources)
 
     def close(self) -> None:
         """Let go of the file and the lock. Closing twice is harmless."""
@@ -140,12 +130,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def together(self) -> AbstractContextManager[None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.store import filesystems
+from evomerge.store import database
 
 MOUNTS = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
@@ -38,21 +38,21 @@ def test_a_folder_has_the_kind_of_the_mount_it_lies_on(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS.format(tmp_path))
-    monkeypatch.setattr(filesystems, "MOUNTS", mounts)
+    monkeypatch.setattr(database, "MOUNTS", mounts)
     (tmp_path / "nfs" / "run").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "nfs" / "run")
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    assert filesystems.kind(tmp_path / place) == kind
-    assert filesystems.is_local(tmp_path / place) == local
+    assert database.file_system(tmp_path / place) == kind
+    assert database.is_local(tmp_path / place) == local
 
 
 def test_where_nothing_tells_what_is_mounted_no_folder_counts_as_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filesystems, "MOUNTS", tmp_path / "no such file")
-    assert filesystems.kind(tmp_path) is None
-    assert not filesystems.is_local(tmp_path)
+    monkeypatch.setattr(database, "MOUNTS", tmp_path / "no such file")
+    assert database.file_system(tmp_path) is None
+    assert not database.is_local(tmp_path)
 
 
 def test_this_machine_tells_what_proc_is() -> None:
-    assert filesystems.kind(Path("/proc/self")) == "proc"
+    assert database.file_system(Path("/proc/self")) == "proc"
