@@ -72,7 +72,6 @@ class PoolWorker:
         return bool(ended)
 
     def has_lost_its_node(self) -> bool:
-        """Whether its node is no longer part of the cluster."""
         import ray
 
         return any(n["NodeID"] == self.node and not n["Alive"] for n in ray.nodes())
@@ -108,7 +107,6 @@ class WorkerPool:
 
     @property
     def gpus(self) -> float:
-        """How many GPUs its workers hold."""
         return self._resources.gpus * sum(w.stage != "waits" for w in self.workers.values())
 
     def start(self, setup: WorkerSetup, expected: Inspection, environment: dict[str, Any]) -> None:
@@ -186,12 +184,8 @@ class WorkerPool:
         if refusal is not None and refusal.of_node:
             error = refusal.error()
         seconds = self._retries.failed(worker.number, error)
-        log.warning(
-            "worker %d cannot be opened, next attempt in %.0f s: %s",
-            worker.number,
-            seconds,
-            reason,
-        )
+        text = "worker %d cannot be opened, next attempt in %.0f s: %s"
+        log.warning(text, worker.number, seconds, reason)
         worker.kill()
         del self.workers[worker.number]
         self._due[worker.number] = time.monotonic() + seconds

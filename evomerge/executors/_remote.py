@@ -39,7 +39,6 @@ class Refusal:
         return cls("SearchError", (f"{where}: {traceback.format_exc().strip()}",))
 
     def error(self) -> EvomergeError:
-        """The error, to be raised in the driver."""
         kind = getattr(errors, self.kind)
         several = issubclass(kind, InputError)
         error: EvomergeError = kind(self.problems if several else "\n".join(self.problems))
@@ -57,11 +56,6 @@ class RoomFound:
 
     host: str
     node: str
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A worker is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +83,8 @@ class RemoteWorker:
         self._expected = expected
         self._worker: Worker | None = None
 
-    def open(self) -> Opened | Refusal:
-        """Start the engine."""
+    def open(self) -> Refusal | None:
+        """Start the engine; None where it is open."""
         host = socket.gethostname()
         try:
             actual = inspect_machine(self._setup)
@@ -99,10 +93,9 @@ class RemoteWorker:
             self._worker = Worker(self._setup)
         except Exception as error:
             return Refusal.of(error)
-        return Opened()
+        return None
 
     def evaluate(self, job: Job) -> Answer | Refusal:
-        """Evaluate a job with a worker that is open."""
         assert self._worker is not None
         try:
             evaluation = self._worker.evaluate(job)
@@ -111,7 +104,6 @@ class RemoteWorker:
         return Answer(evaluation, self._worker.exhausted)
 
     def close(self) -> None:
-        """Give memory and devices back."""
         if self._worker is not None:
             self._worker.close()
         self._worker = None

@@ -20,7 +20,7 @@ from evomerge.executors._deadlines import Deadlines
 from evomerge.executors._inspection import inspect_machine
 from evomerge.executors._ray_cluster import Cluster, WorkerResources, broken_connections
 from evomerge.executors._ray_pool import PoolWorker, WorkerPool
-from evomerge.executors._remote import Answer, Opened, Refusal, RoomFound
+from evomerge.executors._remote import Answer, Refusal, RoomFound
 from evomerge.types import Evaluation, Job, Split
 from evomerge.worker import WorkerSetup
 
@@ -230,7 +230,6 @@ class RayExecutor(Executor):
         if isinstance(answer, RoomFound):
             self._pool.has_room(worker, answer)
         else:
-            assert isinstance(answer, Opened)
             self._pool.opened(worker)
         return None
 

@@ -67,10 +67,7 @@ class PathModels:
         asked = [("leading", leading), *(("sources", name) for name in sources or ())]
         problems = [
             Problem(
-                (key,),
-                f"no model is called {name!r}.",
-                did_you_mean(name, names),
-                about=(name,),
+                (key,), f"no model is called {name!r}.", did_you_mean(name, names), about=(name,)
             )
             for key, name in asked
             if name not in names

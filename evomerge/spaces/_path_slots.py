@@ -27,7 +27,6 @@ class PathSlot(NamedTuple):
 
     @property
     def block(self) -> Block:
-        """The block of the slot."""
         return self.model, self.layer
 
     @property

@@ -20,8 +20,18 @@ from evomerge.recipes import LineageStep, Recipe
 from evomerge.recipes.layout import Layout
 from evomerge.spaces import SearchContext, Space
 from evomerge.spaces._coefficients import CoefficientCache, Coefficients, cross, inner_products
-from evomerge.spaces._crossing import Crossing, InnerProducts, MixedSpan, Words, chromosome_words
-from evomerge.spaces._mutants import Individuals, is_mutated, joined, make_step, name_of
+from evomerge.spaces._crossing import (
+    Crossing,
+    Individuals,
+    InnerProducts,
+    MixedSpan,
+    Words,
+    chromosome_words,
+    is_mutated,
+    joined,
+    make_step,
+    name_of,
+)
 from evomerge.types import Genome, Parameter, PrefixGram
 from evomerge.weights.segments import PrefixGrams, flat_sources, layout_of
 

@@ -20,7 +20,7 @@ from evomerge.errors import CheckpointError, ConfigError, InputError, SearchErro
 from evomerge.executors._inspection import differences, inspect_machine
 from evomerge.executors._ray_cluster import WorkerResources
 from evomerge.executors._ray_pool import WorkerPool
-from evomerge.executors._remote import Opened, Refusal, RemoteWorker
+from evomerge.executors._remote import Refusal, RemoteWorker
 from evomerge.executors.ray import FATAL, RayExecutor
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness
@@ -435,7 +435,7 @@ def test_a_source_that_vanishes_is_refused_as_it_is_by_a_worker_here(tmp_path: P
     own = Small(tmp_path)
     wanted = own.setup("torch", threads=1)
     worker = RemoteWorker(wanted, inspect_machine(wanted))
-    assert isinstance(worker.open(), Opened)
+    assert worker.open() is None
     shutil.rmtree(tmp_path / "left")
     refusal = worker.evaluate(own.job(0, 0.5))
     worker.close()
