@@ -90,7 +90,7 @@ def sparsify(
     """
     if all(d >= 1 for d in density):
         return x
-    from evomerge.operators.sparsify import sparsified
+    from evomerge.operators._sparsify import sparsified
 
     return sparsified(x, density, method=method, rescale=rescale, gamma=gamma, epsilon=epsilon)
 
@@ -108,7 +108,7 @@ def compeft(x: "Stack", *, density: Floats, alpha: Floats, scope: Scope = "tenso
     """
     if not any(density):
         return x
-    from evomerge.operators.compeft import signs_times_deviation
+    from evomerge.operators._quantize import signs_times_deviation
 
     return signs_times_deviation(x, density, alpha, scope)
 

@@ -10,7 +10,7 @@ from evomerge.kernels.choices import Consensus, Negative, Rescale
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
-from evomerge.operators.sparsify import sparsified
+from evomerge.operators._sparsify import sparsified
 
 
 @operator(

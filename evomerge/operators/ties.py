@@ -12,7 +12,7 @@ from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
-from evomerge.operators.sparsify import sparsified
+from evomerge.operators._sparsify import sparsified
 
 
 @operator(

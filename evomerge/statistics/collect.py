@@ -132,12 +132,7 @@ def collect(
         chosen = draw(available, what.examples, what.seed)
         owners, shared = _owners(models.base, lm.model)
         size = what.batch_size or BATCH_SIZES[what.kind]
-        if what.kind == "fisher":
-            gatherer: _Gatherer = Fisher(lm.model, owners, what.seed)
-        elif what.kind == "gram":
-            gatherer = GramMatrices(lm.model, owners, what.diagonal)
-        else:
-            gatherer = SecondMoments(lm.model, owners)
+        gatherer = _gatherer(what, lm.model, owners)
         moments = what.kind == "second_moments"
         batched = shuffled_batches(chosen, size, what.seed) if moments else batches(chosen, size)
         with new_folder(out) as partial:
@@ -166,18 +161,25 @@ def collect(
                 batch_size=size if moments else None,
                 aliases=_aliases(gatherer, shared),
             )
-            content = json.dumps(
-                manifest.model_dump(exclude_none=True), indent=2, ensure_ascii=False
-            )
-            (partial / MANIFEST).write_text(content + "\n", encoding="utf-8")
+            content = manifest.model_dump(exclude_none=True)
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            (partial / MANIFEST).write_text(text, encoding="utf-8")
             write_weights(partial, specs, gatherer.results(), shard_bytes, STEM)
     finally:
         engine.close()
-    notes = _without(manifest, specs, models.base)
-    if len(chosen) < what.examples:
-        few = f"{what.examples} examples were asked for and {len(chosen)} are there; all were used."
-        notes.insert(0, few)
+    few = f"{what.examples} examples were asked for and {len(chosen)} are there; all were used."
+    notes = [few] if len(chosen) < what.examples else []
+    notes += _without(manifest, specs, models.base)
     return Collected(manifest, len(specs), sum(spec.nbytes for spec in specs), notes)
+
+
+def _gatherer(what: Collection, model: Any, owners: Any) -> _Gatherer:
+    """What collects statistics of a kind, batch by batch."""
+    if what.kind == "fisher":
+        return Fisher(model, owners, what.seed)
+    if what.kind == "gram":
+        return GramMatrices(model, owners, what.diagonal)
+    return SecondMoments(model, owners)
 
 
 def _check(what: Collection) -> Fitness | None:

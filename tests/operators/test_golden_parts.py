@@ -20,7 +20,7 @@ from evomerge.operators import consensus_ta as consensus_module
 from evomerge.operators import emr as emr_module
 from evomerge.operators import model_stock as stock_module
 from evomerge.operators import mwa as mwa_module
-from evomerge.operators.sparsify import keep_probabilities
+from evomerge.operators._sparsify import keep_probabilities
 from evomerge.operators.varm import shares, squares
 
 GOLDEN = Path(__file__).parents[1] / "golden"
