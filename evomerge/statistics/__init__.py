@@ -4,6 +4,7 @@
 writes the folder that `evomerge.weights.statistics` reads.
 """
 
-from evomerge.statistics.collect import Collected, Collection, collect
+from evomerge.statistics.collect import Collected, collect
+from evomerge.statistics.collection import Collection
 
 __all__ = ["Collected", "Collection", "collect"]

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import Parameter
 
-from evomerge.config.load import fitness_from
 from evomerge.engines.transformers import TransformersEngine
-from evomerge.errors import CheckpointError, ConfigError
+from evomerge.errors import CheckpointError
 from evomerge.kernels.passes import all_finite
-from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.recipes.references import anchor
 from evomerge.scoring import Fitness
 from evomerge.scoring.texts import search_texts
+from evomerge.statistics.collection import BATCH_SIZES, Collection, check
 from evomerge.statistics.examples import (
     Example,
     batches,
@@ -45,39 +43,6 @@ from evomerge.weights.writer import (
     require_space,
     write_weights,
 )
-
-BATCH_SIZES: dict[StatisticsKind, int] = {"fisher": 1, "gram": 8, "second_moments": 8}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collection:
-    """Which statistics of which model, and on which examples.
-
-    Attributes:
-        model: a folder or hub name.
-        kind: ``fisher``, ``gram`` or ``second_moments``.
-        text: a text file to take examples from; or
-        fitness: a preset's name or path, whose search examples are taken.
-        tasks: of the fitness; () takes all.
-        examples: how many to draw, at least 1; all if there are fewer.
-        max_length: tokens of an example, at least 2; the model's own limit if that is less.
-        seed: of the draw, of fisher's labels, and of the batches of second moments.
-        device: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes a GPU if there is one.
-        batch_size: examples in a batch, not for fisher; None takes `BATCH_SIZES`.
-        diagonal: keep the diagonals of Gram matrices only.
-    """
-
-    model: str
-    kind: StatisticsKind
-    text: Path | None = None
-    fitness: str | None = None
-    tasks: Sequence[str] = ()
-    examples: int = 256
-    max_length: int = 512
-    seed: int = 0
-    device: str = "auto"
-    batch_size: int | None = None
-    diagonal: bool = False
 
 
 class Collected(NamedTuple):
@@ -120,7 +85,7 @@ def collect(
         InputError: ``out`` is taken, or something of ``what`` is missing or does not fit.
         OutputError: the disk is full, or ``out`` cannot be written.
     """
-    fitness = _check(what)
+    fitness = check(what)
     require_free(out)
     reference = anchor(what.model, Path.cwd())
     models = Library().open(reference, {"model": reference})
@@ -167,65 +132,17 @@ def collect(
             write_weights(partial, specs, gatherer.results(), shard_bytes, STEM)
     finally:
         engine.close()
-    few = f"{what.examples} examples were asked for and {len(chosen)} are there; all were used."
-    notes = [few] if len(chosen) < what.examples else []
-    notes += _without(manifest, specs, models.base)
+    notes = list(_notes(what, manifest, specs, models.base))
     return Collected(manifest, len(specs), sum(spec.nbytes for spec in specs), notes)
 
 
 def _gatherer(what: Collection, model: Any, owners: Any) -> _Gatherer:
     """What collects statistics of a kind, batch by batch."""
-    if what.kind == "fisher":
-        return Fisher(model, owners, what.seed)
     if what.kind == "gram":
         return GramMatrices(model, owners, what.diagonal)
-    return SecondMoments(model, owners)
-
-
-def _check(what: Collection) -> Fitness | None:
-    """The fitness to take examples from, if there is one, without the tasks that are left out.
-
-    Raises:
-        ConfigError: numbers out of range, not exactly one origin of examples, options that the
-            kind does not have; all at once.
-    """
-    problems = [
-        f"{name}: expected at least {least}, got {value}"
-        for name, value, least in (
-            ("examples", what.examples, 1),
-            ("max_length", what.max_length, 2),
-            ("seed", what.seed, 0),
-            ("batch_size", 1 if what.batch_size is None else what.batch_size, 1),
-        )
-        if value < least
-    ]
-    if (what.text is None) == (what.fitness is None):
-        problems.append("expected either a text or a fitness to take examples from")
-    if what.text is not None and not what.text.is_file():
-        problems.append(f"{what.text}: no such file. Check the path.")
-    if what.tasks and what.fitness is None:
-        problems.append("tasks: only a fitness has tasks. Leave them out, or give a fitness.")
-    if what.kind == "fisher" and (what.batch_size or 1) > 1:
-        problems.append("batch_size: gradients are squared example by example. Leave it out.")
-    if what.kind != "gram" and what.diagonal:
-        problems.append(f"diagonal: of Gram matrices only, not of {what.kind}. Leave it out.")
-    fitness = None
-    if what.fitness is not None:
-        try:
-            fitness = fitness_from(what.fitness, Path.cwd())
-            problems += [
-                f"tasks: {what.fitness} has no {name!r}.{did_you_mean(name, fitness.tasks)}"
-                for name in what.tasks
-                if name not in fitness.tasks
-            ]
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    if fitness is not None and what.tasks:
-        kept = {name: task for name, task in fitness.tasks.items() if name in what.tasks}
-        fitness = fitness.model_copy(update={"tasks": kept})
-    return fitness
+    return (
+        Fisher(model, owners, what.seed) if what.kind == "fisher" else SecondMoments(model, owners)
+    )
 
 
 def _open(models: Models, reference: str, device: str) -> TransformersEngine:
@@ -284,8 +201,15 @@ def _require_finite(gatherer: _Gatherer, kind: StatisticsKind, checkpoint: Check
         )
 
 
-def _without(manifest: Manifest, specs: Sequence[Spec], checkpoint: Checkpoint) -> list[str]:
-    """A note on the matrices that have no Gram matrix, embeddings aside."""
+def _notes(
+    what: Collection, manifest: Manifest, specs: Sequence[Spec], checkpoint: Checkpoint
+) -> Iterator[str]:
+    """What is less than was asked for: examples, and matrices without a Gram matrix."""
+    if manifest.examples < what.examples:
+        yield (
+            f"{what.examples} examples were asked for and {manifest.examples} are there; "
+            "all were used."
+        )
     having = {spec.name for spec in specs} | manifest.aliases.keys()
     lacking = [
         name
@@ -294,9 +218,8 @@ def _without(manifest: Manifest, specs: Sequence[Spec], checkpoint: Checkpoint) 
         and name not in having
         and checkpoint.places[name].role != "embedding"
     ]
-    if manifest.kind != "gram" or not lacking:
-        return []
-    return [
-        f"{len(lacking)} matrices, {lacking[0]} first, have no Gram matrix: no linear layer with "
-        "them was called. Operators take their plain mean."
-    ]
+    if manifest.kind == "gram" and lacking:
+        yield (
+            f"{len(lacking)} matrices, {lacking[0]} first, have no Gram matrix: no linear layer "
+            "with them was called. Operators take their plain mean."
+        )
