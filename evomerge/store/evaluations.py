@@ -151,9 +151,13 @@ def spent(connection: Connection, fitness_digest: str, settings_digest: str) -> 
         & evaluations.c.worker.is_not(None)
     )
     sums = (
-        select(evaluations.c.worker, func.count(), *(func.sum(evaluations.c[n]) for n in _SPENT))
+        select(
+            evaluations.c.worker,
+            func.count().label("evaluations"),
+            *(func.sum(evaluations.c[name]).label(name) for name in _SPENT),
+        )
         .where(of_run)
         .group_by(evaluations.c.worker)
         .order_by(evaluations.c.worker)
     )
-    return [Spent(*row) for row in connection.execute(sums)]
+    return [Spent(**row) for row in connection.execute(sums).mappings()]

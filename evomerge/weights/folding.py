@@ -31,7 +31,7 @@ class Fold(NamedTuple):
     offset: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """The modules of a block, as patterns of their names within it; each must be there.
 
