@@ -35,7 +35,7 @@ def available(kind: PresetKind) -> dict[str, Path]:
     """Every preset by name; ``./<kind>`` wins over what is shipped."""
     files: dict[str, Path] = {}
     for folder in (shipped(kind), Path.cwd() / kind):
-        files |= {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+        files |= {file.stem: file for file in sorted(folder.glob("*.yaml")) if file.is_file()}
     return dict(sorted(files.items()))
 
 

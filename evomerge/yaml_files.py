@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from evomerge.errors import ConfigError
+from evomerge.files import read_text
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -70,7 +71,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, or `parse_yaml` refuses it.
     """
-    return parse_yaml(_text(path), str(path))
+    return parse_yaml(read_text(path, ConfigError), str(path))
 
 
 def read_documents(path: Path) -> list[dict[str, Any]]:
@@ -79,15 +80,7 @@ def read_documents(path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: no such file, or `parse_documents` refuses it.
     """
-    return parse_documents(_text(path), str(path))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    return parse_documents(read_text(path, ConfigError), str(path))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -24,7 +24,7 @@ def write_results(run: Run) -> None:
     if run.best is None:
         return
     text, path = run.export(), run.folder / RECIPE
-    changed = not path.exists() or path.read_text("utf-8") != text
+    changed = not path.is_file() or path.read_text("utf-8") != text
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

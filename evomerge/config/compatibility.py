@@ -12,6 +12,7 @@ from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
 from evomerge.scoring.python import scorer_problems
+from evomerge.scoring.task_files import task_file_problems
 from evomerge.scoring.tasks import task_problems
 from evomerge.spaces import Space
 from evomerge.types import Gene
@@ -23,6 +24,8 @@ def check_fitness(fitness: Fitness) -> None:
     """Raise for a folder, tasks or scorers that do not exist."""
     if fitness.include_path is not None and not Path(fitness.include_path).is_dir():
         raise ConfigError(Problem(("include_path",), f"{fitness.include_path}: no such folder"))
+    if problems := task_file_problems(fitness):
+        raise ConfigError(problems)
     if problems := [*task_problems(fitness), *scorer_problems(fitness)]:
         raise ConfigError(problems)
 

@@ -105,7 +105,7 @@ def _stored(setup: WorkerSetup) -> dict[str, StoredFile]:
     for number, (folder, checkpoint) in enumerate(checkpoints.items()):
         stored[f"{number} weights"] = StoredFile(f"{folder} (weights)", checkpoint.fingerprint)
         for file in sorted(folder.iterdir()):
-            if file.suffix in _TEXTS and not file.name.endswith(".index.json"):
+            if file.is_file() and file.suffix in _TEXTS and not file.name.endswith(".index.json"):
                 stored[f"{number} {file.name}"] = StoredFile(str(file), _digest(file))
     return stored
 

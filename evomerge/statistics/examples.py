@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError
+from evomerge.files import read_text
 from evomerge.scoring.texts import Text
 
 Example = tuple[int, ...]
@@ -48,11 +49,7 @@ def from_file(path: Path, lm: Any, max_length: int) -> list[Example]:
     Raises:
         ConfigError: the file cannot be read, or holds no text.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    text = read_text(path, ConfigError)
     if not text.strip():
         raise ConfigError(f"{path}: holds no text")
     tokens = lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import StoreError
+from evomerge.files import require_regular
 from evomerge.store.schema import HEAD
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ def open_file(path: Path, *, read_only: bool, create: bool = False) -> sqlite3.C
     """A plain `sqlite3` connection to a file; see `connect`."""
     # A reader opens for writing too: only so can it roll back what a killed writer left half done,
     # and fold the log that it left.
+    for file in (path, *beside(path)):
+        with suppress(FileNotFoundError):
+            require_regular(file)
     uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
     connection = sqlite3.connect(
         uri,

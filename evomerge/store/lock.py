@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from evomerge.errors import RunError
+from evomerge.files import read_bytes
 from evomerge.store.records import to_json, utc_now
 
 
@@ -56,7 +57,7 @@ def _write(note: Path) -> None:
 
 def _holder(note: Path) -> str:
     try:
-        who: Any = json.loads(note.read_text(encoding="utf-8"))
+        who: Any = json.loads(read_bytes(note))
         return f"process {who['pid']} on {who['host']} since {who['since_utc']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

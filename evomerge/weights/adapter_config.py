@@ -5,7 +5,6 @@ Source: the file format of PEFT 0.21, ``peft/tuners/lora/config.py``.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
+from evomerge.files import read_object
 
 FILE = "adapter_config.json"
 _MERGE_IT = "Merge it into its base with PEFT's merge_and_unload and give that folder."
@@ -90,12 +90,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
             weights; all of them at once.
     """
     path = folder / FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
+    content = read_object(path, CheckpointError, "Copy it again.")
     kind = content.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(f"{path}: peft_type is {kind!r}, expected 'LORA'. {_MERGE_IT}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from evomerge.errors import CheckpointError
+from evomerge.files import read_object, require_regular
 from evomerge.recipes.places import Place
 from evomerge.weights.headers import FLOATS, read_headers
 from evomerge.weights.names import is_position, language_parts, places
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evomerge.kernels.stack import Input
+
+AGAIN = "Copy the file again."
 
 
 class MappedFiles:
@@ -35,6 +37,7 @@ class MappedFiles:
         """
         try:
             if file not in self._handles:
+                require_regular(file)
                 self._handles[file] = safe_open(file, framework="pt")
             tensor: Tensor = self._handles[file].get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
@@ -215,13 +218,7 @@ def _config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder}: holds neither config.json nor safetensors files, so it is not a model"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return config
+    return read_object(path, CheckpointError, AGAIN)
 
 
 def token_ids(folder: Path) -> dict[str, int] | None:
@@ -233,8 +230,8 @@ def token_ids(folder: Path) -> dict[str, int] | None:
     path = folder / "tokenizer.json"
     if not path.exists():
         return None
+    content = read_object(path, CheckpointError, AGAIN)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         vocabulary = content["model"]["vocab"]
         if isinstance(vocabulary, list):  # Unigram: [token, score] pairs
             ids = {str(token): row for row, (token, _) in enumerate(vocabulary)}
@@ -243,6 +240,6 @@ def token_ids(folder: Path) -> dict[str, int] | None:
         ids |= {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
         if min(ids.values(), default=0) < 0:
             raise ValueError("a negative token id")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a tokenizer: {error!r}. Copy the file again.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"{path}: not a tokenizer: {error!r}. {AGAIN}") from None
     return ids

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evomerge.errors import CheckpointError
+from evomerge.files import read_object, require_regular
 
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 DTYPES = {
@@ -91,12 +92,12 @@ def _weight_files(folder: Path, stem: str) -> tuple[list[Path], Mapping[str, lis
 
 def _indexed(index: Path) -> tuple[list[Path], Mapping[str, list[str]]]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_object(index, CheckpointError, _AGAIN)["weight_map"]
         promised: dict[str, list[str]] = {file: [] for file in sorted(set(weight_map.values()))}
         for tensor, file in weight_map.items():
             promised[file].append(tensor)
         paths = {file: index.parent / file for file in promised}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise CheckpointError(f"{index}: not a safetensors index. {_AGAIN}") from None
     problems = [
         f"{index}: names {file!r}, which is not a file beside it. Copy the model again."
@@ -119,6 +120,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         CheckpointError: the file is truncated, or its header does not describe its bytes.
     """
     try:
+        require_regular(file)
         size = file.stat().st_size
         with file.open("rb") as stream:
             prefix = stream.read(8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evomerge.errors import CheckpointError
+from evomerge.files import parse_object, read_bytes
 from evomerge.weights.checkpoint import Checkpoint, MappedFiles
 from evomerge.weights.headers import read_headers
 
@@ -150,15 +150,14 @@ def _manifest(path: Path) -> Manifest:
             f"{path.parent}: no such folder. Make it with evomerge statistics MODEL -o FOLDER."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest.model_validate(content)
+        return Manifest.model_validate(parse_object(read_bytes(path)))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path.parent}: holds no {path.name}, so these are no statistics. "
             "Make them with evomerge statistics MODEL -o FOLDER."
         ) from None
-    except (OSError, RecursionError, ValueError) as error:
-        reason = "not valid JSON"
+    except (OSError, ValueError) as error:
+        reason = str(error)
         if isinstance(error, OSError):
             reason = f"cannot be read: {error.strerror}"
         elif isinstance(error, ValidationError):

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from evomerge.errors import PlanError
+from evomerge.errors import CheckpointError, PlanError
+from evomerge.files import read_object, read_text
 from evomerge.recipes import AUTO
-from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.checkpoint import AGAIN, Checkpoint
 
 _FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
@@ -158,10 +159,11 @@ def chosen_template(setting: str | None, folders: Iterable[Path]) -> str | None:
 def _template_of(folder: Path) -> str | None:
     """The chat template of a model folder; of several the one named ``default``."""
     if (folder / _TEMPLATE_FILE).exists():
-        return (folder / _TEMPLATE_FILE).read_text(encoding="utf-8")
+        return read_text(folder / _TEMPLATE_FILE, CheckpointError)
     template = _tokenizer_config(folder).get("chat_template")
     if isinstance(template, list):
-        template = {item["name"]: item["template"] for item in template}
+        named = [item for item in template if isinstance(item, dict)]
+        template = {str(item.get("name")): item.get("template") for item in named}
     if isinstance(template, dict):
         template = template.get("default")
     return template if isinstance(template, str) else None
@@ -181,8 +183,7 @@ def write_template(template: str, folder: Path) -> None:
 
 def _tokenizer_config(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return config if isinstance(config, dict) else {}
+    return read_object(path, CheckpointError, AGAIN) if path.exists() else {}
 
 
 def _write(content: Any, path: Path) -> None:
@@ -192,5 +193,4 @@ def _write(content: Any, path: Path) -> None:
 
 def _content(model: Checkpoint) -> dict[str, Any]:
     path = model.tokenizer_folder / "tokenizer.json"
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_object(path, CheckpointError, AGAIN)

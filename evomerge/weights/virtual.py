@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 import threading
@@ -15,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.errors import CheckpointError
+from evomerge.files import read_object
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import DTYPES, TensorInfo
 from evomerge.weights.metadata import write_metadata
@@ -45,7 +46,7 @@ class VirtualCheckpoint(Checkpoint):
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         write_metadata(plan.models, self.folder, plan.recipe.dtype)
         config = self.folder / "config.json"
-        self.config = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        self.config = read_object(config, CheckpointError) if config.exists() else {}
         self._steps = {step.slot.name: step for step in plan.steps}
         self.tensors = {
             name: TensorInfo(self.folder, _CODES[str(step.dtype)], tuple(step.slot.shape), 0, 0)

@@ -140,7 +140,9 @@ def test_weights_without_a_config_of_transformers_have_no_blocks(
 def test_a_damaged_config_is_refused(tiny: Tiny, tmp_path: Path, text: str) -> None:
     shutil.copy(tiny() / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=r"config.json: (not valid JSON|expected a JSON obj)"):
+    with pytest.raises(
+        CheckpointError, match=r"config.json: (not valid JSON|expected a JSON obj|nested|cannot)"
+    ):
         Checkpoint(tmp_path)
 
 

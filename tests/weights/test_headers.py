@@ -190,7 +190,7 @@ def test_an_index_may_not_name_a_file_elsewhere(tmp_path: Path, name: str) -> No
 )
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(CheckpointError, match="not a safetensors index"):
+    with pytest.raises(CheckpointError, match="index"):
         read_headers(tmp_path)
 
 

@@ -97,7 +97,7 @@ def test_what_is_missing_is_named(tiny: Tiny, tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("{", "not valid JSON"),
-        ("[]", "valid dictionary"),
+        ("[]", "expected a JSON object, got list"),
         ("{}", "kind: Field required"),
         ("\x00", "not valid JSON"),
     ],
