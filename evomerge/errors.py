@@ -20,6 +20,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
+
+_MOST_SHOWN = 100  # characters of a wrong value, or of a key
+_MOST_SAID = 4000  # characters of one mistake
+
+
+def shown(value: Any, most: int = _MOST_SHOWN) -> str:
+    """Python's words for a value, cut to ``most`` characters; what is not shown is not made."""
+    return _cut(_shown(value, most), most)
+
+
+def _shown(value: Any, room: int) -> str:
+    """Python's words for a value, or a beginning of them that is longer than ``room``."""
+    if isinstance(value, str | bytes):
+        return repr(value[: room + 1])
+    if isinstance(value, dict):
+        return f"{{{_listed(value.items(), room)}}}"
+    if isinstance(value, list):
+        return f"[{_listed(value, room)}]"
+    if isinstance(value, tuple):
+        return f"({_listed(value, room)}{',' * (len(value) == 1)})"
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return "a number of more than 300 digits"
+    return repr(value)
+
+
+def _listed(items: Iterable[Any], room: int) -> str:
+    text = ""
+    pairs = isinstance(items, type({}.items()))
+    for item in items:
+        if len(text) > room:
+            break
+        left = room - len(text)
+        words = ": ".join(_shown(part, left) for part in item) if pairs else _shown(item, left)
+        text += f", {words}" if text else words
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +77,10 @@ class Problem:
     file: str = ""
 
     def __str__(self) -> str:
-        place = ".".join(map(str, self.path))
+        place = ".".join(_cut(str(key), _MOST_SHOWN) for key in self.path)
         sentence = ": ".join(part for part in (self.file, place, self.text) if part)
-        return f"{sentence} {self.cure.lstrip()}" if self.cure else sentence
+        sentence = _cut(sentence, _MOST_SAID)
+        return f"{sentence} {_cut(self.cure.lstrip(), _MOST_SAID)}" if self.cure else sentence
 
     def under(self, *keys: str | int) -> Problem:
         """A copy whose path begins with these keys."""
@@ -52,6 +89,10 @@ class Problem:
     def within(self, file: str) -> Problem:
         """A copy that names this file, unless a file is named already."""
         return self if self.file else replace(self, file=file)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 class WrongValuesError(ValueError):

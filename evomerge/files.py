@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import InputError
+from evomerge.errors import ConfigError, InputError, shown
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -21,6 +21,21 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 _DEEPEST = 100  # levels of a JSON file; Transformers' own have fewer than ten
+
+
+def absolute(written: str | Path, folder: Path) -> Path:
+    """The path made absolute, seen from ``folder``; ``~`` and links are followed.
+
+    Raises:
+        ConfigError: no path: an unknown user behind ``~``, links in a circle, too long a name.
+    """
+    try:
+        path = (folder / Path(written).expanduser()).resolve()
+        path.is_symlink()  # looks at the name: one that is too long is no missing file
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition(":")[0].rstrip(".")
+        raise ConfigError(f"{shown(str(written))}: not a path: {reason}. Check it.") from None
 
 
 def require_regular(path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, shown
+from evomerge.files import absolute
 from evomerge.plugins.registry import did_you_mean
 
 PresetKind = Literal["search_spaces", "fitness"]
@@ -20,14 +21,14 @@ def locate(kind: PresetKind, name: str, folder: Path) -> Path:
     Raises:
         ConfigError: there is none; the message suggests the nearest name.
     """
-    path = (folder / Path(name).expanduser()).resolve()
+    path = absolute(name, folder)
     if path.suffix in {".yaml", ".yml"}:
         if path.is_file():
             return path
         raise ConfigError(f"{path}: no such file")
     known = available(kind)
     if name not in known:
-        raise ConfigError(f"no {kind} preset is called {name!r}.{did_you_mean(name, known)}")
+        raise ConfigError(f"no {kind} preset is called {shown(name)}.{did_you_mean(name, known)}")
     return known[name]
 
 

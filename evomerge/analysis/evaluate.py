@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from evomerge.analysis.rows import Score, score
 from evomerge.config.load import fitness_from
 from evomerge.engines import Engine
-from evomerge.errors import CandidateError, ConfigError
+from evomerge.errors import CandidateError, ConfigError, shown
+from evomerge.files import absolute
+from evomerge.keys import plain
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.recipes.references import anchor
@@ -43,13 +43,13 @@ def evaluate(
         CandidateError: it cannot be scored.
     """
     if split not in (splits := get_args(Split)):
-        raise ConfigError(f"split: no {split!r}.{registry.did_you_mean(split, splits)}")
+        raise ConfigError(f"split: no {shown(split)}.{registry.did_you_mean(split, splits)}")
     goal = fitness_from(fitness, Path.cwd())
     recipe = model if isinstance(model, Recipe) else _recipe(str(model))
     options = _engine_keys(engine)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"engine: {engine!r}: expected a name, or keys with a name")
+        raise ConfigError(f"engine: {shown(engine)}: expected a name, or keys with a name")
     kind = registry.find("engines", name, Engine)
     options = kind.anchored(options, Path.cwd())
     worker = Worker(
@@ -73,18 +73,16 @@ def evaluate(
 
 def _recipe(model: str) -> Recipe:
     """The recipe in a file, or for a model the recipe that leaves it as it is."""
-    if is_recipe(Path(model)):
-        return read_recipe(Path(model))
+    file = absolute(model, Path.cwd())
+    if is_recipe(file):
+        return read_recipe(file)
     reference = anchor(model, Path.cwd())
     dtype = Library().open(reference, {"model": reference}).dtype
     return Recipe(base=reference, sources={"model": reference}, operator="linear", dtype=dtype)
 
 
 def _engine_keys(engine: str | Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        keys = parse_value(engine) if isinstance(engine, str) else engine
-    except yaml.YAMLError:
-        keys = None
+    keys = parse_value(engine, "engine") if isinstance(engine, str) else plain(engine, ("engine",))
     if isinstance(keys, str):
         return {"name": keys}
-    return dict(keys) if isinstance(keys, Mapping) else {}
+    return keys if isinstance(keys, dict) else {}

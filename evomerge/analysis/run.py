@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from evomerge.analysis.rows import Row, read_rows
 from evomerge.analysis.throughput import Throughput, throughput
 from evomerge.config.schema import SearchFile
-from evomerge.errors import ConfigError, RunError
+from evomerge.errors import ConfigError, RunError, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
@@ -122,7 +122,7 @@ class Run:
             ConfigError: neither of the two formats.
         """
         if format not in (formats := get_args(Format)):
-            raise ConfigError(f"format: no {format!r}.{did_you_mean(format, formats)}")
+            raise ConfigError(f"format: no {shown(format)}.{did_you_mean(format, formats)}")
         row, library = self.row(candidate), Library()
         if format == "evomerge":
             return to_yaml(row.recipe)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.engines import Engine
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, shown
 from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
@@ -47,7 +47,9 @@ def check_descriptors(options: Mapping[str, Any], fitness: Fitness) -> None:
     """Raise for descriptors of an optimizer that are no tasks of the fitness."""
     known = fitness.tasks
     problems = [
-        Problem(("descriptors",), f"{name!r} is no task of the fitness.", did_you_mean(name, known))
+        Problem(
+            ("descriptors",), f"{shown(name)} is no task of the fitness.", did_you_mean(name, known)
+        )
         for name in options.get("descriptors") or ()
         if name not in known
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from evomerge.config.overrides import override
 from evomerge.config.validation import ProblemCollector
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
+from evomerge.files import absolute
+from evomerge.keys import plain
 from evomerge.plugins import registry
 from evomerge.plugins.user_code import anchor_code
 from evomerge.recipes.references import anchor
@@ -40,9 +41,10 @@ def load(
         ConfigError: every problem that headers and names can show, all at once.
     """
     if isinstance(search, Mapping):
-        content, file, folder = deepcopy(dict(search)), "search", Path.cwd()
+        content, file, folder = plain(search), "search", Path.cwd()
     else:
-        content, file, folder = read_yaml(Path(search)), str(search), Path(search).resolve().parent
+        file, folder = str(search), absolute(Path(search), Path.cwd()).parent
+        content = read_yaml(Path(search))
     collect = ProblemCollector(file)
     dotted = [text for text in overrides if "." in text.partition("=")[0]]
     for text in overrides:
@@ -53,7 +55,7 @@ def load(
         collect.make(override, content, text)
     if any(text.startswith("stages.") for text in dotted):
         _inline_presets(content, folder, collect)  # they may name other presets
-    _anchor_paths(content, folder)
+    _anchor_paths(content, folder, collect)
     return compose(collect.validated(content), collect)
 
 
@@ -66,8 +68,8 @@ def fitness_from(fitness: str | os.PathLike[str] | Mapping[str, Any], folder: Pa
     Raises:
         ConfigError: there is none, or something in it is wrong.
     """
-    given = dict(fitness) if isinstance(fitness, Mapping) else os.fspath(fitness)
-    keys = _inlined(given, "fitness", folder)
+    given = fitness if isinstance(fitness, Mapping) else os.fspath(fitness)
+    keys = _inlined(plain(given), "fitness", folder)
     try:
         valid = Fitness.model_validate(keys)
     except ValidationError as error:
@@ -103,25 +105,33 @@ def _inlined(value: Any, kind: presets.PresetKind, folder: Path) -> Any:
         value, folder = read_yaml(path), path.parent
     if not isinstance(value, dict):
         return value
-    value = deepcopy(value)
+    value = plain(value)
     if isinstance(value.get("include_path"), str):
-        value["include_path"] = str((folder / value["include_path"]).resolve())
+        value["include_path"] = str(absolute(value["include_path"], folder))
     for task in value["tasks"].values() if isinstance(value.get("tasks"), dict) else ():
         if isinstance(task, dict) and isinstance(task.get("scorer"), str):
             task["scorer"] = anchor_code(task["scorer"], folder)
     return value
 
 
-def _anchor_paths(content: dict[str, Any], folder: Path) -> None:
-    if isinstance(content.get("base"), str):
-        content["base"] = anchor(content["base"], folder)
-    for key in ("sources", "statistics"):
-        if isinstance(content.get(key), dict):
-            content[key] = {
-                name: anchor(reference, folder) if isinstance(reference, str) else reference
-                for name, reference in content[key].items()
-            }
-    engine = content.get("engine")
-    if isinstance(engine, dict) and engine.get("name") in registry.names("engines"):
-        kind = registry.find("engines", engine["name"], Engine)
-        content["engine"] = kind.anchored(engine, folder)
+def _anchor_paths(content: dict[str, Any], folder: Path, collect: ProblemCollector) -> None:
+    """Make the paths of models, statistics and code absolute; a key with no path is invalid."""
+
+    def models(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: models(reference) for name, reference in value.items()}
+        return anchor(value, folder) if isinstance(value, str) else value
+
+    def engine(keys: Any) -> Any:
+        if not isinstance(keys, dict) or keys.get("name") not in registry.names("engines"):
+            return keys
+        return registry.find("engines", keys["name"], Engine).anchored(keys, folder)
+
+    for key in ("base", "sources", "statistics", "engine"):
+        if content.get(key) is None:
+            continue
+        made = collect.make(engine if key == "engine" else models, content[key], at=key)
+        if made is None:
+            collect.invalid.add((key,))
+        else:
+            content[key] = made

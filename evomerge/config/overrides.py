@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.yaml_files import parse_value
 
@@ -31,10 +29,7 @@ def override(content: dict[str, Any], text: str) -> None:
         place = _stage(place, key, text) if isinstance(place, list) else _inner(place, key, text)
     if isinstance(place, list):
         raise _refusal(text, f"name a key of this stage, e.g. {path}.budget=...")
-    try:
-        place[last] = parse_value(raw)
-    except yaml.YAMLError:
-        raise _refusal(text, "the value is not YAML") from None
+    place[last] = parse_value(raw, f"--set: {shown(text)}")
 
 
 def _inner(place: dict[str, Any], key: str, text: str) -> Any:
@@ -44,7 +39,7 @@ def _inner(place: dict[str, Any], key: str, text: str) -> Any:
         place[key] = list(inner)
         return place[key]
     if inner is not None and not isinstance(inner, (str, dict)):
-        raise _refusal(text, f"{key} is {inner!r}, it has no keys")
+        raise _refusal(text, f"{key} is {shown(inner)}, it has no keys")
     # "optimizer: cmaes" is short for "optimizer: {name: cmaes}"
     place[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
     return place[key]
@@ -54,11 +49,11 @@ def _stage(stages: list[Any], name: str, text: str) -> Any:
     names = [stage.get("name") if isinstance(stage, dict) else None for stage in stages]
     if name not in names:
         known = did_you_mean(name, [str(one) for one in names if one is not None])
-        raise _refusal(text, f"no stage is called {name!r}.{known}")
+        raise _refusal(text, f"no stage is called {shown(name)}.{known}")
     index = names.index(name)
     stages[index] = dict(stages[index])
     return stages[index]
 
 
 def _refusal(text: str, why: str) -> ConfigError:
-    return ConfigError(Problem((), f"{text!r}: {why}", file="--set"))
+    return ConfigError(Problem((), f"{shown(text)}: {why}", file="--set"))

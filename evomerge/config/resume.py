@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from evomerge.config.overrides import override
 from evomerge.config.schema import SearchFile
 from evomerge.config.validation import ProblemCollector
-from evomerge.errors import Problem
+from evomerge.errors import Problem, shown
 from evomerge.executors import Executor
 from evomerge.plugins.registry import component
 from evomerge.store import RunRecord
@@ -32,7 +32,9 @@ def stored_search(record: RunRecord, folder: str, overrides: Sequence[str] = ())
         if text.partition("=")[0].partition(".")[0] == "executor":
             collect.make(override, content, text)
         else:
-            why = f"{text!r}: a run goes on as it began. Only executor and its keys may be set."
+            why = (
+                f"{shown(text)}: a run goes on as it began. Only executor and its keys may be set."
+            )
             collect.problems.append(Problem((), why, file="--set"))
     if problem := version_problem(record, folder):
         collect.problems.append(problem)

@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from evomerge.errors import shown
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
 from evomerge.search.budget import Budget
@@ -38,7 +39,7 @@ _SPACE, _BUDGET = "space: dare_ties", "budget: {evaluations: 400}"
 def _list_of_stages(value: Any) -> Any:
     if value is None or isinstance(value, list | tuple):
         return value
-    got = f"the keys {', '.join(map(str, value))}" if isinstance(value, dict) else repr(value)
+    got = f"the keys {', '.join(list(value)[:9])}" if isinstance(value, dict) else shown(value)
     raise ValueError(
         f"expected a list of stages, got {got}. Begin every stage with '- name: ...', and give "
         "it its own space and budget."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.config.schema import SearchFile, StageKeys
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import ROLES, Recipe
 
@@ -60,7 +60,7 @@ class SourceNames:
         for name in names:
             if not is_winner(name) and name not in self.file.sources:
                 cure = self.hint([name]) or did_you_mean(name, self.file.sources)
-                text = f"{name!r} is no source of the search."
+                text = f"{shown(name)} is no source of the search."
                 problems.append(Problem(("sources",), text, cure))
         if not names:
             problems.append(Problem(("sources",), "name at least one, or leave this key out"))
@@ -81,7 +81,7 @@ class SourceNames:
             **dict.fromkeys(self.stand_ins, "an earlier stage"),
         }
         if stage in taken:
-            text = f"{stage!r} means something else already, {taken[stage]}:"
+            text = f"{shown(stage)} means something else already, {taken[stage]}:"
             raise ConfigError(f"{text} give this stage another name")
 
     def _no_stage(self, name: str, keys: StageKeys) -> str:

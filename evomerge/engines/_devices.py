@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, shown
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ def present(device: str) -> str:
     if device == "cpu":
         return device
     if (re.fullmatch(r"cuda(:\d)?", device) and not has_gpu()) or not _is_there(device):
-        text = f"{device!r} is not available here."
+        text = f"{shown(device)} is not available here."
         raise ConfigError(Problem(("engine", "device"), text, "Use cpu or auto."))
     return device
 
@@ -82,7 +82,7 @@ def _is_there(device: str) -> bool:
         wanted = torch.device(device)
         module = torch.get_device_module(wanted)
     except RuntimeError:
-        text = f"torch has no device {device!r}."
+        text = f"torch has no device {shown(device)}."
         raise ConfigError(Problem(("engine", "device"), text, "Use cpu, cuda or auto.")) from None
     # a driver may count GPUs that it cannot start
     dead = wanted.type == "cuda" and not torch.cuda.is_available()

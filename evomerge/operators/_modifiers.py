@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from evomerge.errors import shown
 from evomerge.kernels.choices import Method, Norm, Scope
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Bound:
     def problem(self, value: object) -> str | None:
         """Why a value is refused, or None."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return f"expected a number, got {value!r}"
+            return f"expected a number, got {shown(value)}"
         if not math.isfinite(value):
             return f"must lie in {self._interval()}, got {value:g}"
         if not (self.above < value <= self.most and self.least <= value):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, shown
 from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
 from evomerge.types import Evaluation, Gene, Genome, Parameter
@@ -119,7 +119,7 @@ def _find(name: str) -> type[optuna.samplers.BaseSampler]:
     known = [item for item in samplers.__all__ if item.endswith("Sampler")]
     fit = [item for item in known if item not in UNFIT]
     if name not in fit:
-        text = f"optuna.samplers has no {name!r}."
+        text = f"optuna.samplers has no {shown(name)}."
         raise ConfigError(Problem(("sampler",), text, did_you_mean(name, fit)))
     found: type[optuna.samplers.BaseSampler] = getattr(samplers, name)
     return found

@@ -18,11 +18,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from evomerge.errors import ConfigError, InputError, Problem
+from evomerge.errors import ConfigError, InputError, Problem, shown
 
 T = TypeVar("T")
 
-_SHOWN = 100  # characters of a wrong value
 # what a person writes in YAML, in place of Python's types
 _EXPECTED = {
     "tuple_type": "expected a list",
@@ -52,7 +51,7 @@ def module(package: str, name: str) -> ModuleType:
     """
     if name not in names(package):
         kind = package.removesuffix("s")
-        raise ConfigError(f"no {kind} is called {name!r}.{did_you_mean(name, names(package))}")
+        raise ConfigError(f"no {kind} is called {shown(name)}.{did_you_mean(name, names(package))}")
     return importlib.import_module(f"evomerge.{package}.{name}")
 
 
@@ -77,7 +76,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     choices = list(known)
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if near:
-        return f" Did you mean {near[0]!r}?"
+        return f" Did you mean {shown(near[0])}?"
     return f" Known: {', '.join(choices)}." if choices else ""
 
 
@@ -193,14 +192,9 @@ def explain(
                 expected = _EXPECTED.get(kind, item["msg"])
                 if kind == "model_type":
                     expected = f"{expected}: {', '.join(_keys_at(model, place))}"
-                wrong = [Problem((), f"{expected} (got {_shown(item['input'])})")]
+                wrong = [Problem((), f"{expected} (got {shown(item['input'])})")]
         problems += [problem.under(*path, *place).within(file) for problem in wrong]
     return problems
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _example(model: type[BaseModel], path: tuple[int | str, ...]) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, shown
+from evomerge.files import absolute
 from evomerge.plugins.registry import did_you_mean
 from evomerge.plugins.user_imports import UserFolder, user_imports
 
@@ -37,16 +38,17 @@ def parse(reference: str) -> CodeReference:
     """
     path, colon, function = reference.rpartition(":")
     if not colon or not path.endswith(".py") or not function.isidentifier():
-        raise ConfigError(f"expected path.py:function, got {reference!r}")
-    if not Path(path).is_file():
+        raise ConfigError(f"expected path.py:function, got {shown(reference)}")
+    file = absolute(path, Path.cwd())
+    if not file.is_file():
         raise ConfigError(f"{path}: no such file")
-    return CodeReference(Path(path).resolve(), function)
+    return CodeReference(file, function)
 
 
 def anchor_code(reference: str, folder: Path) -> str:
     """The reference with its file made absolute, seen from ``folder``."""
     path, colon, function = reference.rpartition(":")
-    return f"{(folder / Path(path).expanduser()).resolve()}:{function}" if colon else reference
+    return f"{absolute(path, folder)}:{function}" if colon else reference
 
 
 def content_digest(reference: str) -> str:
@@ -92,12 +94,12 @@ def load_function(reference: str, *arguments: Any, **keywords: Any) -> Callable[
     function = getattr(module, name, None)
     if not callable(function):
         known = [n for n, item in vars(module).items() if inspect.isfunction(item) and n[0] != "_"]
-        raise ConfigError(f"{path}: has no function {name!r}.{did_you_mean(name, known)}")
+        raise ConfigError(f"{path}: has no function {shown(name)}.{did_you_mean(name, known)}")
     try:
         inspect.signature(function).bind(*arguments, **keywords)
     except TypeError as error:
-        shown = ", ".join([*map(str, arguments), *(f"{key}=..." for key in keywords)])
-        raise ConfigError(f"{path}: {name} must take ({shown}): {error}") from None
+        takes = ", ".join([*map(str, arguments), *(f"{key}=..." for key in keywords)])
+        raise ConfigError(f"{path}: {name} must take ({takes}): {error}") from None
 
     @wraps(function)
     def called(*arguments: Any, **keywords: Any) -> Any:

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evomerge.errors import shown
+
 
 class Segments(BaseModel):
     """A weighted sum of the sources for every segment of the model's elements.
@@ -106,7 +108,7 @@ def lineage_problems(lineage: Lineage | None, sources: Collection[str]) -> Itera
             yield f"{at}.number: expected more than {last}, got {step.number}"
         for parent in step.parents:
             if parent not in known:
-                yield f"{at}.parents: {parent!r} is neither a source nor an earlier step"
+                yield f"{at}.parents: {shown(parent)} is neither a source nor an earlier step"
         if step.ends[0] <= 0 or not _ascend(step.ends):
             yield f"{at}.ends: expected elements that ascend from more than 0"
         if step.ends[-1] != lineage.size:

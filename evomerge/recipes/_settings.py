@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from evomerge.errors import WrongValuesError
+from evomerge.errors import WrongValuesError, shown
 from evomerge.plugins.registry import did_you_mean
 
 ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
@@ -118,11 +118,11 @@ def _filters(lines: Iterable[Any], path: str) -> Any:
     for number, line in enumerate(lines):
         at = f"{path}.{number}"
         if not isinstance(line, Mapping) or "value" not in line:
-            raise ValueError(f"{at}: expected the keys filter and value, got {line!r}")
+            raise ValueError(f"{at}: expected the keys filter and value, got {shown(line)}")
         _refuse_unknown(line, at, ("filter", "value"), "key")
         part = line.get("filter")
         if part is not None and not isinstance(part, str):
-            raise ValueError(f"{at}.filter: expected a part of tensor names, got {part!r}")
+            raise ValueError(f"{at}.filter: expected a part of tensor names, got {shown(part)}")
         value = _row(line["value"], f"{at}.value")
         if part in (None, "", "*"):
             while kept and kept[-1]["value"] == value:
@@ -148,7 +148,7 @@ def _scalar(value: Any, path: str) -> Scalar:
         return value
     if isinstance(value, (int, float)) and math.isfinite(value):
         return float(value) + 0.0  # -0.0 and 0.0 are the same recipe
-    raise ValueError(f"{path}: expected a finite number, a word or true/false, got {value!r}")
+    raise ValueError(f"{path}: expected a finite number, a word or true/false, got {shown(value)}")
 
 
 def _each(canonical_of: Callable[[Any, str], Any], items: Mapping[str, Any], path: str) -> Any:

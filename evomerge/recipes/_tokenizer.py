@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evomerge.errors import shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._stack import BASE
 
@@ -87,6 +88,6 @@ def template_problems(template: str | None) -> Iterator[str]:
     """Why a chat template is refused: one that is neither a text nor a known name."""
     if template and "{" not in template and template not in (AUTO, *TEMPLATE_NAMES):
         yield (
-            f"chat_template: {template!r} is neither a Jinja text nor a known name."
+            f"chat_template: {shown(template)} is neither a Jinja text nor a known name."
             f"{did_you_mean(template, [AUTO, *TEMPLATE_NAMES])}"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import RecipeError
+from evomerge.files import absolute
 from evomerge.recipes.mergekit import from_documents, is_mergekit
 from evomerge.recipes.places import PlacesOf
 from evomerge.recipes.recipe import Recipe
@@ -40,7 +41,7 @@ class RecipeReader:
         Raises:
             RecipeError: a mistake in the file, or a recipe that is made of itself.
         """
-        whole = path.resolve()
+        whole = absolute(path, Path.cwd())
         if whole in chain:
             shown = " -> ".join(str(file) for file in (*chain, whole))
             raise RecipeError(f"{path}: the recipe is made of itself: {shown}. Change a source.")
@@ -57,7 +58,7 @@ class RecipeReader:
             raise RecipeError(f"{path}: expected one recipe, got {len(documents)} YAML documents")
 
         def open_(model: str) -> str | Recipe:
-            file = whole.parent / Path(model).expanduser()
+            file = absolute(model, whole.parent)
             if is_recipe(file):
                 return self.read(file, (*chain, whole))
             return self.anchor(model, whole.parent)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from evomerge.errors import WrongValuesError
+from evomerge.errors import WrongValuesError, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._segments import Lineage, Segments, lineage_problems, segment_problems
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
@@ -110,7 +110,7 @@ class Recipe(BaseModel):
         cls, sources: dict[str, str | Recipe]
     ) -> dict[str, str | Recipe]:
         problems = [
-            f"a source may not be called {name!r}: that is a role"
+            f"a source may not be called {shown(name)}: that is a role"
             for name in sources
             if name in ROLES
         ]
@@ -129,7 +129,9 @@ class Recipe(BaseModel):
         problems += lineage_problems(self.lineage, self.sources)
         if self.segments is not None and self.lineage is not None:
             problems.append("lineage: stands in place of segments. Remove one of them")
-        problems += [f"modules: expected a prefix, got {m!r}" for m in self.modules if not _bare(m)]
+        problems += [
+            f"modules: expected a prefix, got {shown(m)}" for m in self.modules if not _bare(m)
+        ]
         problems += [
             f"statistics.{name}: no such source.{did_you_mean(name, self.sources)}"
             for name in self.statistics

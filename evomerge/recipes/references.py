@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
+from evomerge.files import absolute
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
@@ -16,8 +17,11 @@ def anchor(reference: str, folder: Path) -> str:
     """The reference with a relative folder made absolute, seen from ``folder``.
 
     A relative folder that exists wins over a hub name of the same spelling.
+
+    Raises:
+        ConfigError: no path.
     """
-    local = (folder / Path(reference).expanduser()).resolve()
+    local = absolute(reference, folder)
     return str(local) if local.exists() or hub_name(reference) is None else reference
 
 

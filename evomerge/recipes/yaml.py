@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evomerge.errors import Problem, RecipeError
+from evomerge.errors import Problem, RecipeError, shown
 from evomerge.plugins.registry import explain
 from evomerge.recipes.recipe import Recipe
 from evomerge.yaml_files import dump_yaml
@@ -39,7 +39,9 @@ def from_yaml(content: dict[str, Any], where: str, open_: OpenModel | None = Non
     """
     version = content.get(FORMAT)
     if version != VERSION:
-        raise RecipeError(f"{where}: expected '{FORMAT}: {VERSION}' at the top, got {version!r}")
+        raise RecipeError(
+            f"{where}: expected '{FORMAT}: {VERSION}' at the top, got {shown(version)}"
+        )
     return _read(content, (), where, open_ or (lambda model: model))
 
 
@@ -91,7 +93,7 @@ def _read(content: dict[str, Any], path: tuple[str, ...], file: str, open_: Open
             if isinstance(value, dict):
                 version = value.get(FORMAT, VERSION)
                 if version != VERSION:
-                    text = f"expected {VERSION}, got {version!r}"
+                    text = f"expected {VERSION}, got {shown(version)}"
                     problems.append(Problem((*path, *key, FORMAT), text, file=file))
                 return _read(value, (*path, *key), file, open_)
             return open_(value) if isinstance(value, str) else value

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from evomerge.errors import Problem, WrongValuesError
+from evomerge.errors import Problem, WrongValuesError, shown
 from evomerge.plugins.user_code import content_digest
 from evomerge.types import Split, TaskScores
 
@@ -145,7 +145,7 @@ class Fitness(BaseModel):
         if isinstance(tasks, list):
             if wrong := [item for item in tasks if not isinstance(item, str)]:
                 raise ValueError(
-                    f"expected names of lm-eval tasks, got {wrong[0]!r}. "
+                    f"expected names of lm-eval tasks, got {shown(wrong[0])}. "
                     "With settings, write name: {task: ...} and no list."
                 )
             return {name: {"task": name} for name in tasks}

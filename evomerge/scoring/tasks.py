@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring.fitness import Fitness, Task
 from evomerge.types import Split
@@ -59,7 +59,7 @@ def name_problems(name: str, settings: Task, task: Any) -> list[Problem]:
     return [
         Problem(
             ("tasks", name),
-            f"{task.config.task} has no {kind} {asked!r}.",
+            f"{task.config.task} has no {kind} {shown(asked)}.",
             did_you_mean(asked, known),
         )
         for kind, asked, known in (
@@ -105,7 +105,8 @@ def _survey(fitness: Fitness) -> tuple[list[Problem], dict[tuple[Split, str], tu
         return [], {}
     unknown = _unknown_tasks(fitness)
     problems = [
-        Problem((), f"no lm-eval task is called {name!r}.", near) for name, near in unknown.items()
+        Problem((), f"no lm-eval task is called {shown(name)}.", near)
+        for name, near in unknown.items()
     ]
     problems += _without_held_out(fitness)
     manager = task_manager(fitness, without=unknown)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from evomerge.errors import shown
 from evomerge.recipes import ROLES
 from evomerge.types import Gene, Parameter
 
@@ -118,7 +119,7 @@ class Range(BaseModel):
         if self.low is None or self.high is None:
             return ["needs low and high, or choices"]
         wrong = [
-            f"{name}: expected a number, got {value!r}"
+            f"{name}: expected a number, got {shown(value)}"
             for name, value in values.items()
             if isinstance(value, (bool, str))
         ]
@@ -134,7 +135,7 @@ class Range(BaseModel):
         # 1.0 equals True, and is none
         same = [c for c in self.choices if type(c) is type(self.initial) and c == self.initial]
         if self.initial is not None and not same:
-            problems.append(f"initial {self.initial!r} is none of the choices")
+            problems.append(f"initial {shown(self.initial)} is none of the choices")
         if self.simplex:
             problems.append("choices do not add up to 1. Remove simplex")
         return problems
@@ -147,7 +148,7 @@ class Range(BaseModel):
             return [f"no integer lies between low {low:g} and high {high:g}"]
         initial = self.initial
         if isinstance(initial, (int, float)) and not low <= initial <= high:
-            return [f"initial {initial!r} lies outside [{low:g}, {high:g}]"]
+            return [f"initial {shown(initial)} lies outside [{low:g}, {high:g}]"]
         return []
 
     def _problems_of_scale(self) -> list[str]:

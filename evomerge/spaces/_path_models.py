@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from evomerge.errors import Problem
+from evomerge.errors import Problem, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext
@@ -21,7 +21,9 @@ def _blocks(value: Any) -> Any:
     """Numbers of blocks, or ``all``."""
     numbers = value if isinstance(value, list) else [None]
     if value != "all" and not all(type(number) is int for number in numbers):
-        raise ValueError(f"expected a list of block numbers, such as [0, 1], or all, got {value!r}")
+        raise ValueError(
+            f"expected a list of block numbers, such as [0, 1], or all, got {shown(value)}"
+        )
     return value
 
 
@@ -67,7 +69,10 @@ class PathModels:
         asked = [("leading", leading), *(("sources", name) for name in sources or ())]
         problems = [
             Problem(
-                (key,), f"no model is called {name!r}.", did_you_mean(name, names), about=(name,)
+                (key,),
+                f"no model is called {shown(name)}.",
+                did_you_mean(name, names),
+                about=(name,),
             )
             for key, name in asked
             if name not in names
@@ -94,7 +99,7 @@ class PathModels:
         if self.own(name) not in used:
             known = self.own(name) in self.all
             cure = "Add it to sources." if known else did_you_mean(name, used)
-            text = f"{name!r} is not among the models of the paths."
+            text = f"{shown(name)} is not among the models of the paths."
             problems.append(Problem(("keep",), text, cure, about=(name,)))
         count = self.layers(self.own(name))
         if count is None or blocks == "all":

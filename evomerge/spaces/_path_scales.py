@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from evomerge.errors import Problem
+from evomerge.errors import Problem, shown
 from evomerge.recipes import SCALE_SPAN
 from evomerge.spaces._path_slots import Genes, PathSlot, PathSlots
 from evomerge.types import Parameter
@@ -51,7 +51,7 @@ class Scaling(BaseModel):
         if not isinstance(value, Mapping | Scaling):
             raise ValueError(
                 f"expected {', '.join(get_args(ScaleKind))}, or the keys "
-                f"{', '.join(cls.model_fields)}, got {value!r}. "
+                f"{', '.join(cls.model_fields)}, got {shown(value)}. "
                 "The scales themselves are what the search finds."
             )
         return value

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, shown
 from evomerge.plugins.registry import make
 from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
@@ -88,7 +88,9 @@ def _keep_problems(keep: Any) -> list[Problem]:
     """What is wrong with ``keep``: blocks of a source, where all blocks are the base's."""
     names = [name for name in keep if name != BASE] if isinstance(keep, Mapping) else []
     text = "every block is a merge of all models, and called base."
-    return [Problem(("path", "keep"), text, f"Write base in place of {name!r}.") for name in names]
+    return [
+        Problem(("path", "keep"), text, f"Write base in place of {shown(name)}.") for name in names
+    ]
 
 
 def _length_problems(merged: Recipe, context: SearchContext) -> list[Problem]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.config.load import fitness_from
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
 from evomerge.weights.statistics import StatisticsKind
@@ -78,7 +78,7 @@ def check(what: Collection) -> Fitness | None:
         try:
             fitness = fitness_from(what.fitness, Path.cwd())
             problems += [
-                f"tasks: {what.fitness} has no {name!r}.{did_you_mean(name, fitness.tasks)}"
+                f"tasks: {what.fitness} has no {shown(name)}.{did_you_mean(name, fitness.tasks)}"
                 for name in what.tasks
                 if name not in fitness.tasks
             ]

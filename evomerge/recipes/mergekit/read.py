@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from evomerge.errors import RecipeError
+from evomerge.errors import RecipeError, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
 from evomerge.recipes.mergekit.methods import METHODS
@@ -19,9 +19,9 @@ from evomerge.recipes.mergekit.read_models import (
     Source,
     are_whole,
     named_sources,
-    shown,
     slices_of,
     sources_of,
+    title_of,
 )
 from evomerge.recipes.mergekit.read_parameters import ParameterReader
 from evomerge.recipes.mergekit.read_settings import Parameters, Problems
@@ -68,7 +68,7 @@ def from_mergekit(
     name = str(content.get("merge_method"))
     if name not in METHODS:
         known = did_you_mean(name, METHODS)
-        raise RecipeError(f"{where}: merge_method: {name!r} cannot be read.{known}")
+        raise RecipeError(f"{where}: merge_method: {shown(name)} cannot be read.{known}")
     return _Reader(content, where, layers_of, places_of, named or {}).recipe()
 
 
@@ -99,7 +99,7 @@ def from_documents(
         return from_mergekit(documents[0], where, layers_of, places_of)
     names = [content.get("name") for content in documents]
     problems = [
-        f"{where}: {names.count(name)} documents are called {name!r}. Rename all but one."
+        f"{where}: {names.count(name)} documents are called {shown(name)}. Rename all but one."
         if name is not None
         else f"{where}: {names.count(None)} documents have no name. Give all but one a name."
         for name in dict.fromkeys(names)
@@ -158,7 +158,7 @@ class _Reader:
     def recipe(self) -> Recipe:
         self.problems.check_keys(self.content, "", _TOP)
         if self.content.get(DIALECT, "mergekit") != "mergekit":
-            self.problems.add(DIALECT, f"expected mergekit, got {self.content[DIALECT]!r}")
+            self.problems.add(DIALECT, f"expected mergekit, got {shown(self.content[DIALECT])}")
         base_model = self.content.get("base_model")
         base = None if base_model is None else self.models.model(base_model, "base_model")
         every = list(merges(self.content, base, self.models, self._places))
@@ -266,7 +266,7 @@ class _Reader:
                 if end > count:
                     self.problems.add(
                         f"slices.{number}",
-                        f"{shown(one.model)} has {count} blocks, the range ends at {end}",
+                        f"{title_of(one.model)} has {count} blocks, the range ends at {end}",
                     )
         self.problems.stop()
         ranges = slices_of(slices, sources, base)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from evomerge.errors import shown
 from evomerge.recipes import BASE, ROLES, Recipe
 from evomerge.recipes.mergekit.methods import MergeMethod
 from evomerge.recipes.mergekit.read_settings import Parameters, Problems
@@ -84,7 +85,7 @@ class ModelReader:
         if isinstance(value, dict):
             return self.model(value.get("model"), path)
         if not isinstance(value, str):
-            self.problems.add(path, f"expected a model, got {value!r}")
+            self.problems.add(path, f"expected a model, got {shown(value)}")
             return ""
         if "+" in value:
             self.problems.add(path, f"{value}: merge the adapter into its model first")
@@ -100,7 +101,7 @@ class ModelReader:
             for one in models:
                 if one.copy == 1:
                     count = sum(1 for other in models if other.model == one.model)
-                    self.problems.add(at, f"{shown(one.model)} is given {count} times")
+                    self.problems.add(at, f"{title_of(one.model)} is given {count} times")
             return [OutputSlice(models, (at, None))]
         slices = content["slices"]
         if not isinstance(slices, list) or not slices:
@@ -126,7 +127,7 @@ class ModelReader:
                 placed.append(one._replace(start=blocks[0]))
             else:
                 expected = "expected [start, end] with 0 <= start < end"
-                self.problems.add(f"{at}.{number}.layer_range", f"{expected}, got {blocks!r}")
+                self.problems.add(f"{at}.{number}.layer_range", f"{expected}, got {shown(blocks)}")
         if len(set(lengths)) > 1:
             listed = ", ".join(map(str, lengths))
             self.problems.add(at, f"the ranges differ in length: {listed} blocks")
@@ -148,7 +149,7 @@ class ModelReader:
         return tuple(models)
 
 
-def shown(model: Model) -> str:
+def title_of(model: Model) -> str:
     """What messages call a model."""
     return model if isinstance(model, str) else f"the merge with {model.operator}"
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.errors import shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Scalar
 from evomerge.recipes._settings import canonical
 from evomerge.recipes.mergekit.filters import FILTERS, TYPICAL
 from evomerge.recipes.mergekit.methods import NEEDED, RESCALED, MergeMethod
-from evomerge.recipes.mergekit.read_models import OutputSlice, Source, shown
+from evomerge.recipes.mergekit.read_models import OutputSlice, Source, title_of
 from evomerge.recipes.mergekit.read_settings import FilterLine, Parameters, Problems, read_lines
 from evomerge.recipes.mergekit.read_slices import SliceLines, joined
 from evomerge.recipes.places import Places
@@ -106,7 +107,7 @@ class ParameterReader:
     def _setting(self, theirs: str, default: Scalar, source: Source | None = None) -> Any:
         """The setting of one source, or of all; None where the YAML gives none, or a wrong one."""
         rows = self._rows(theirs, default, source)
-        title = theirs if source is None else f"{theirs} for {shown(source.model)}"
+        title = theirs if source is None else f"{theirs} for {title_of(source.model)}"
         needed = theirs in NEEDED
         if not any(row.lines for row in rows):
             if needed:
@@ -201,7 +202,7 @@ class ParameterReader:
         if scope is None:
             return
         if not isinstance(scope, dict):
-            self.problems.add(path, f"expected keys and values, got {scope!r}")
+            self.problems.add(path, f"expected keys and values, got {shown(scope)}")
             return
         for key, value in scope.items():
             if key in known or (key == "rescale" and value is False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from evomerge.errors import Problem, RecipeError
+from evomerge.errors import Problem, RecipeError, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Scalar
 
@@ -33,7 +33,7 @@ class Problems:
     def check_keys(self, content: Any, path: str, known: Sequence[str]) -> dict[str, Any]:
         """The mapping, its unknown keys reported; an empty one where it is none."""
         if not isinstance(content, dict):
-            self.add(path, f"expected keys and values, got {content!r}")
+            self.add(path, f"expected keys and values, got {shown(content)}")
             return {}
         for key in content:
             if key not in known:
@@ -103,7 +103,7 @@ def _read(setting: Any, path: str, default: Scalar, problems: Problems) -> Itera
         if part is None or isinstance(part, str):
             yield FilterLine(None if part in (None, "", "*") else part, value)
         else:
-            problems.add(f"{at}.filter", f"expected a part of tensor names, got {part!r}")
+            problems.add(f"{at}.filter", f"expected a part of tensor names, got {shown(part)}")
 
 
 def _gradient(value: Any, path: str, default: Scalar, problems: Problems) -> Gradient:
@@ -122,14 +122,14 @@ def _scalar(value: Any, path: str, default: Scalar, problems: Problems) -> Scala
     if isinstance(default, bool):
         if value in (True, False):
             return bool(value)
-        problems.add(path, f"expected true or false, got {value!r}")
+        problems.add(path, f"expected true or false, got {shown(value)}")
         return default
     try:
         if isinstance(value, bool):
             raise TypeError
         return float(value)
     except (TypeError, ValueError):
-        problems.add(path, f"expected a number or a list of numbers, got {value!r}")
+        problems.add(path, f"expected a number or a list of numbers, got {shown(value)}")
         return default
 
 

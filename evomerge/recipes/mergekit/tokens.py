@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from evomerge.errors import shown
 from evomerge.recipes import Tokenizer, TokenRow
 from evomerge.recipes._tokenizer import VOCABULARIES
-from evomerge.recipes.mergekit.read_models import Model, ModelReader, shown
+from evomerge.recipes.mergekit.read_models import Model, ModelReader, title_of
 from evomerge.recipes.mergekit.read_settings import Problems
 
 
@@ -27,7 +28,7 @@ def read_tokenizer(
         model = models.model(value, path)
         name = next((name for other, name in names if other == model), None)
         if name is None and model:
-            problems.add(path, f"expected base, union or one of the models, got {shown(model)}")
+            problems.add(path, f"expected base, union or one of the models, got {title_of(model)}")
         return name or "base"
 
     if content.get("tokenizer") is None:
@@ -39,7 +40,7 @@ def read_tokenizer(
     keys = problems.check_keys(content["tokenizer"], "tokenizer", known)
     tokens = keys.get("tokens") or {}
     if not isinstance(tokens, dict):
-        problems.add("tokenizer.tokens", f"expected tokens and their sources, got {tokens!r}")
+        problems.add("tokenizer.tokens", f"expected tokens and their sources, got {shown(tokens)}")
         tokens = {}
     return {
         "source": source(keys.get("source", "union"), "tokenizer.source"),
@@ -70,7 +71,7 @@ def _row(value: Any, path: str, problems: Problems, source_of: Callable[[Any, st
             problems.add(f"{path}.source", "expected either token or token_id")
     else:
         kind = source["kind"]
-        problems.add(f"{path}.source.kind", f"expected zero or model_token, got {kind!r}")
+        problems.add(f"{path}.source.kind", f"expected zero or model_token, got {shown(kind)}")
     return row
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from evomerge.errors import ExportError
+from evomerge.errors import ExportError, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
 from evomerge.recipes._stack import slice_lengths
@@ -50,7 +50,7 @@ def to_mergekit(
     method = METHOD_OF.get(recipe.operator)
     if method is None:
         known = did_you_mean(recipe.operator, METHOD_OF)
-        raise ExportError(f"operator: mergekit export knows no {recipe.operator!r}.{known}")
+        raise ExportError(f"operator: mergekit export knows no {shown(recipe.operator)}.{known}")
     writer = _Writer(*with_rescale(recipe, method), places)
     content = writer.content()
     if writer.problems:

@@ -1,0 +1,122 @@
+"""What the keys of a YAML may hold: known names, plain data, numbers that can be computed with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core.core_schema import ValidationInfo
+
+from evomerge.errors import ConfigError, Problem, WrongValuesError, shown
+
+MOST_LEVELS = 100  # of keys and lists inside one another
+LARGEST_SEED = 2**63 - 1  # SQLite's and torch's largest number
+LARGEST_FLOAT32 = 3.4028234663852886e38  # all arithmetic of merges is float32
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrNone = Annotated[int, Field(ge=0, le=10**9)]  # 0 for none
+Threads = Annotated[int, Field(ge=1, le=1024)]  # more of them than any machine starts
+Seconds = Annotated[float, Field(gt=0, le=1e9)]  # 30 years; what waits overflows beyond 300
+Factor = Annotated[float, Field(ge=-LARGEST_FLOAT32, le=LARGEST_FLOAT32)]
+
+
+class Keys(BaseModel):
+    """Keys that a person writes: unknown ones, infinity, NaN and flags for numbers are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        if kinds & {int, float} and not kinds & {bool, Any}:
+            flags = [path for path, inner in _leaves(value, ()) if isinstance(inner, bool)]
+            if flags:
+                text = "expected a number, got true or false"
+                raise WrongValuesError(*(Problem(path, text) for path in flags))
+        return value
+
+
+def plain(value: Any, path: tuple[str | int, ...] = ()) -> Any:
+    """A copy in the types that a YAML holds: None, flags, numbers, texts, lists, keys with values.
+
+    Raises:
+        ConfigError: another type, a key that is no text, a text that no file can hold, an infinite
+            number of levels; with the path of the first.
+    """
+    if len(path) > MOST_LEVELS:
+        raise ConfigError(Problem(path[:1], f"more than {MOST_LEVELS} levels of keys and lists"))
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if text := text_problem(value):
+            raise ConfigError(Problem(path, text))
+        return str(value)
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str) or text_problem(key)]:
+            text = f"the key {shown(odd[0])} is no text."
+            raise ConfigError(Problem(path, text, "Put it in quotes."))
+        return {str(key): plain(inner, (*path, key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner, (*path, number)) for number, inner in enumerate(value)]
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    text = f"expected a text, a number, a list or keys with values, got a {type(value).__name__}."
+    raise ConfigError(Problem(path, text, "Write it as text or numbers."))
+
+
+def text_problem(text: str) -> str | None:
+    """Why no file and no database can hold a text, or None."""
+    if "\0" in text:
+        return "a text with a null character"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "a text with half of a character (a lone surrogate)"
+    return None
+
+
+def _storable(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what a stored YAML would not give back: infinity, NaN."""
+    wrong = [
+        Problem(path, f"expected a finite number, got {inner}")
+        for path, inner in _leaves(value, ())
+        if isinstance(inner, float) and not math.isfinite(inner)
+    ]
+    if wrong:
+        raise WrongValuesError(*wrong)
+    return value
+
+
+# Keys and values of another program's, passed on as they are
+Plain = Annotated[dict[str, Any], AfterValidator(plain), AfterValidator(_storable)]
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every value that is neither a list nor keys with values, and the path to it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, (*path, number))
+    else:
+        yield path, value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of; `Any` for nested keys, which check their own."""
+    inner = get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield Any
+    elif inner:
+        for one in inner:
+            yield from _kinds(one)
+    else:
+        yield annotation
