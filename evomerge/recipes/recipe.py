@@ -77,7 +77,7 @@ class Recipe(BaseModel):
         seed: of the operator's random numbers, 0 or more.
         dtype: of the written weights; all arithmetic is float32.
         tokenizer: ``base``, ``union`` or the name of a source, to whose vocabulary the others are
-            aligned through token strings; None requires that all are equal.
+            aligned through token strings; None matches rows by number, and refuses to mix tokens.
         chat_template: a known name, a Jinja text, or ``auto`` for the one that most models have;
             None for the base's.
         experimental: True allows operators whose published equations could not be checked.

@@ -9,6 +9,7 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.names import language_config, language_parts
 from evomerge.weights.slots import Slot
+from evomerge.weights.token_names import difference_note, table_height
 
 if TYPE_CHECKING:
     from evomerge.weights.vocabulary import Vocabulary
@@ -78,23 +79,11 @@ def _language(config: Mapping[str, Any]) -> Any:
     return types[0] if types else config.get("model_type")
 
 
-def vocabulary_problems(base: Checkpoint, sources: Mapping[str, Checkpoint]) -> list[str]:
-    """Sentences about tokenizers that number tokens differently from the base's."""
-    return [
-        f"{name}: its tokenizer numbers tokens differently from the base's. "
-        "Set tokenizer: base, or drop this source."
-        for name, checkpoint in sources.items()
-        if base.vocabulary is not None and checkpoint.vocabulary not in (None, base.vocabulary)
-    ]
-
-
 def shape_problems(
     slots: tuple[Slot, ...],
     base: Checkpoint,
     sources: Mapping[str, Checkpoint],
     vocabulary: Vocabulary | None,
-    *,
-    aligns: bool,
 ) -> list[str]:
     """One sentence for each source whose tensors have other shapes, or are not floating point."""
     problems = []
@@ -113,7 +102,7 @@ def shape_problems(
             if not _fits(slot, checkpoint, slot.inputs[source], vocabulary)
         ]
         if wrong:
-            problems.append(_shape_sentence(wrong, base, source, sources, aligns=aligns))
+            problems.append(_shape_sentence(wrong, base, source, sources))
     return problems
 
 
@@ -133,8 +122,6 @@ def _shape_sentence(
     base: Checkpoint,
     source: str,
     sources: Mapping[str, Checkpoint],
-    *,
-    aligns: bool,
 ) -> str:
     checkpoint = sources[source]
 
@@ -151,9 +138,7 @@ def _shape_sentence(
         slot.inputs[source] in checkpoint.token_tables and theirs[slot.name][1:] == slot.shape[1:]
         for slot in wrong
     ):
-        cure = "Set tokenizer: base, or drop one source."
-        if aligns:
-            cure = "Save a tokenizer.json with each model to match its tokens, or drop one source."
+        cure = "Save a tokenizer.json with each model to match its tokens, or drop one source."
     verb = "tensor differs" if len(wrong) == 1 else "tensors differ"
     more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
     named = "; ".join(
@@ -208,7 +193,11 @@ def _vocabulary_note(
                 f"{name}: {lacking} has no tokenizer.json, so that vocabularies cannot be "
                 "compared; rows are taken to mean the same tokens."
             )
-    elif vocabulary is not None and not vocabulary.is_own(checkpoint):
+    elif vocabulary is None or not vocabulary.by_token:
+        if ours != theirs or table_height(base) != table_height(checkpoint):
+            note = difference_note(name, base, checkpoint)
+            yield from () if note is None else (note,)
+    elif not vocabulary.is_own(checkpoint):
         whose = "base's" if vocabulary.tokens == ours else "merged"
         unknown = sum(token not in theirs for token in vocabulary.tokens)
         yield (

@@ -18,7 +18,6 @@ from evomerge.weights.mismatches import (
     config_problems,
     notes,
     shape_problems,
-    vocabulary_problems,
 )
 from evomerge.weights.slots import (
     Slot,
@@ -28,6 +27,7 @@ from evomerge.weights.slots import (
     range_problems,
     refill,
 )
+from evomerge.weights.token_names import mixed_rows, table_height
 from evomerge.weights.tokenizers import chosen_template
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Models:
         problems = config_problems(base, sources, sliced=sliced, stacked=self._stacked)
         vocabulary, rows = None, None
         if tokenizer is None:
-            problems += vocabulary_problems(base, sources)
-        else:
+            problems += mixed_rows(base, sources)
+        if aligns or len({table_height(model) for model in self.members}) > 1:
             from evomerge.weights.vocabulary import merged_vocabulary  # which imports torch
 
             try:
@@ -101,7 +101,7 @@ class Models:
         slots = align_tensors(base, sources, self._recipe.slices, untied=self.untied, rows=rows)
         problems += module_problems(slots, modules)
         slots = keep_outside(slots, modules)
-        problems += shape_problems(slots, base, sources, vocabulary, aligns=aligns)
+        problems += shape_problems(slots, base, sources, vocabulary)
         if problems:
             raise PlanError(problems)
         return vocabulary, slots

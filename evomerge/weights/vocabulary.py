@@ -34,6 +34,8 @@ class Vocabulary:
         PlanError: tokens that are not there, all at once; a model without a tokenizer.
     """
 
+    by_token = True  # rather than by their number
+
     def __init__(
         self, base: Checkpoint, sources: Mapping[str, Checkpoint], setting: Tokenizer
     ) -> None:
@@ -176,17 +178,40 @@ class Vocabulary:
         return AlignedRows(table, own, donors, self.rows)
 
 
+class SharedRows(Vocabulary):
+    """The base's tokens, where embeddings of other heights share their first rows.
+
+    Row n is the same token in all models; rows that a model lacks are the base's.
+    """
+
+    by_token = False
+
+    def _map(self, model: Checkpoint) -> Tensor:
+        mapped = torch.full((self.padded_rows,), -1, dtype=torch.int64)
+        shared = min(_height(model), self.padded_rows)
+        mapped[:shared] = torch.arange(shared)
+        return mapped
+
+
 def merged_vocabulary(
-    base: Checkpoint, sources: Mapping[str, Checkpoint], setting: str | Tokenizer
+    base: Checkpoint, sources: Mapping[str, Checkpoint], setting: str | Tokenizer | None
 ) -> Vocabulary | None:
-    """The merged vocabulary; None where the base has no tokens to align by.
+    """The merged vocabulary; None where shapes decide whether the models fit together.
+
+    Args:
+        setting: the recipe's ``tokenizer``; None where rows are matched by their number.
 
     Raises:
         PlanError: as `Vocabulary`.
     """
+    if setting is None:
+        heights = {_height(model) for model in (base, *sources.values())}
+        if len(heights) == 1 or base.vocabulary is None or base.embedding is None:
+            return None
+        return SharedRows(base, sources, Tokenizer(source=BASE))
     whole = Tokenizer(source=setting) if isinstance(setting, str) else setting
     if whole == Tokenizer(source=BASE) and (base.vocabulary is None or base.embedding is None):
-        return None  # shapes decide whether the models fit together
+        return None
     return Vocabulary(base, sources, whole)
 
 

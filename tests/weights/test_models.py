@@ -164,28 +164,6 @@ def test_equal_vocabularies_need_no_map(tiny: Tiny, tokenizer: str | None) -> No
     assert all(isinstance(models.input(slot, "a"), Tensor) for slot in slots)
 
 
-def test_vocabularies_of_different_size_name_the_cure(tiny: Tiny) -> None:
-    with pytest.raises(PlanError) as error:
-        opened(tiny(), a=tiny(1, words=(*WORDS, "new")))
-    assert error.value.problems == (
-        "a: its tokenizer numbers tokens differently from the base's. "
-        "Set tokenizer: base, or drop this source.",
-        "2 tensors differ in shape: lm_head.weight is (40, 32) in base, (41, 32) in a; "
-        "model.embed_tokens.weight is (40, 32) in base, (41, 32) in a. "
-        "Set tokenizer: base, or drop one source.",
-    )
-
-
-def test_vocabularies_numbered_differently_name_the_cure(tiny: Tiny) -> None:
-    with pytest.raises(PlanError, match=r"numbers tokens differently .* Set tokenizer: base"):
-        opened(tiny(), a=tiny(1, words=(*SPECIAL, *reversed(WORDS[4:]))))
-
-
-def test_rows_of_padding_alone_name_the_cure(tiny: Tiny) -> None:
-    with pytest.raises(PlanError, match=r"is \(40, 32\) in base, \(48, 32\) in a.* Set tokenizer"):
-        opened(tiny(), a=tiny(1, rows=48))
-
-
 @pytest.mark.parametrize(
     ("words", "rows"),
     [
