@@ -12,6 +12,7 @@ from evomerge.recipes.files import RecipeReader
 from evomerge.recipes.references import anchor, resolve
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
+from evomerge.weights.layouts import Layout
 from evomerge.weights.models import Models, Reference, key_of
 from evomerge.weights.slots import Slices
 from evomerge.weights.virtual import VirtualCheckpoint
@@ -25,6 +26,8 @@ class Library:
 
     def __init__(self) -> None:
         self._opened: dict[str, Checkpoint] = {}
+        self._layouts: dict[Checkpoint, Layout] = {}
+        self._views: dict[tuple[Checkpoint, Checkpoint], Checkpoint] = {}
 
     def plan(self, recipe: Recipe) -> Plan:
         """The plan of a recipe; `make_plan` plans one for models that are open already.
@@ -107,7 +110,8 @@ class Library:
                 elif problems and key_of(base) not in found and _is_adapter(reference):
                     continue  # its base could not be opened, which is reported already
                 else:
-                    found[key_of(reference)] = self._open(reference)
+                    model = self._open(reference)
+                    found[key_of(reference)] = self._beside(model, found.get(key_of(base), model))
             except InputError as error:
                 where = f"{name}: " if isinstance(reference, Recipe) else ""
                 problems += [f"{where}{problem}" for problem in error.problems]
@@ -127,6 +131,15 @@ class Library:
 
                 self._opened[key] = VirtualCheckpoint(self.plan(reference), merge_one)
         return self._opened[key]
+
+    def _beside(self, model: Checkpoint, base: Checkpoint) -> Checkpoint:
+        """The model with the names of a base, however its own files name and pack its tensors."""
+        if model is base:
+            return model
+        layout = self._layouts.setdefault(base, Layout(base))
+        if (model, base) not in self._views:
+            self._views[model, base] = layout.view(model)
+        return self._views[model, base]
 
     def _open_adapter(self, reference: Reference, base: Reference) -> Checkpoint:
         assert isinstance(reference, str)
