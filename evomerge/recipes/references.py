@@ -9,8 +9,22 @@ from evomerge.errors import CheckpointError
 from evomerge.files import absolute
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-_NOT_FILES = ["*/*", "consolidated*"]  # the same weights in other formats
+# endings of files with weights, and of what comes in their place or besides
+WEIGHT_FORMATS = frozenset(
+    (
+        *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy"),
+        *(".npz", ".h5", ".keras", ".msgpack", ".ot", ".pb", ".tflite", ".onnx", ".onnx_data"),
+        *(".data", ".gguf", ".ggml", ".llamafile", ".nemo", ".pte", ".mlmodel", ".engine"),
+        *(".distcp", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z"),
+    )
+)
+# on the hub: the same weights in other formats, other models below, and what shows the model;
+# layers of sentence-transformers lie in folders that begin with their number
+_NOT_FILES = [
+    *(f"[!0-9]*{ending}" for ending in sorted(WEIGHT_FORMATS - {".safetensors"})),
+    *("[!0-9]*/*.safetensors", "consolidated*", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp"),
+    *("*.svg", "*.pdf", "*.mp3", "*.mp4", "*.wav", "*.parquet", "*.arrow"),
+]
 
 
 def anchor(reference: str, folder: Path) -> str:
@@ -52,9 +66,7 @@ def resolve(reference: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        path = snapshot_download(
-            name, revision=revision or None, allow_patterns=_FILES, ignore_patterns=_NOT_FILES
-        )
+        path = snapshot_download(name, revision=revision or None, ignore_patterns=_NOT_FILES)
         return Path(path)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), repr(error))

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.weights.block_numbers import spelled_out
 from evomerge.weights.names import DEPTH_KEYS, depth, language_parts
-from evomerge.weights.tokenizers import copy_files, write_template, write_tokenizer
+from evomerge.weights.small_files import copy, small_files
+from evomerge.weights.tokenizers import is_of_tokenizer, write_template, write_tokenizer
 
 if TYPE_CHECKING:
     from evomerge.weights.models import Models
 
 _GENERATION = "generation_config.json"
-_PROCESSORS = (
-    *("preprocessor_config.json", "processor_config.json"),
-    "video_preprocessor_config.json",
-)
 # Keys of lists with one value a block, and lists of block numbers.
 _PER_BLOCK = re.compile(r"layer|block|pattern|heads|intermediate|experts")
 _BLOCK_LISTS = (
@@ -30,24 +27,33 @@ _TOKEN_ID = re.compile(r"_token_(id|index)$")
 
 
 def write_metadata(models: Models, folder: Path, dtype: str) -> None:
-    """Write all that Transformers needs besides the weights.
+    """Write all that a model folder holds besides weights.
 
-    If the base is no Transformers model, its config, if it has one, is copied unchanged.
+    These are the base's `small_files`, but for the config, which is the merged model's if the base
+    is one of Transformers, and for tokenizer and generation config, which are those of the model
+    that the tokenizer is of.
 
     Args:
         folder: exists, and holds none of this yet.
         dtype: of the weights.
     """
+    files = small_files(models.base.folder).files
     if models.base.bare:
-        copy_files(models.base.folder, folder, ["config.json"])
+        copy(files, folder)
         return
-    config = json.dumps(merged_config(models, dtype), indent=2, sort_keys=True) + "\n"
-    (folder / "config.json").write_text(config, encoding="utf-8")
     vocabulary = models.vocabulary
     owner = models.base if vocabulary is None else vocabulary.owner
+    replaced = {"config.json", *((_GENERATION,) if owner is not models.base else ())}
+    copy(
+        {n: f for n, f in files.items() if n not in replaced and not is_of_tokenizer(n)},
+        folder,
+    )
+    config = json.dumps(merged_config(models, dtype), indent=2, sort_keys=True) + "\n"
+    (folder / "config.json").write_text(config, encoding="utf-8")
     write_tokenizer(owner, folder, () if vocabulary is None else vocabulary.added_tokens())
-    copy_files(owner.folder, folder, [_GENERATION])
-    copy_files(models.base.folder, folder, _PROCESSORS)
+    if owner is not models.base:
+        theirs = small_files(owner.folder)
+        copy({n: f for n, f in theirs.files.items() if n == _GENERATION}, folder)
     if models.chat_template is not None:
         write_template(models.chat_template, folder)
 

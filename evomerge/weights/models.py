@@ -13,6 +13,7 @@ from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Recipe
 from evomerge.weights.block_numbers import displaced, spelled_out
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.file_notes import file_notes
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.mismatches import (
     config_problems,
@@ -76,6 +77,8 @@ class Models:
         # a block that is stacked and not merged is complete, whichever other models lack it
         noted = tuple(s for s in self.slots if s.place.layer is None or not self._stacked)
         self.notes = list(notes(self.base, self.sources, noted, self.vocabulary))
+        owner = self.base if self.vocabulary is None else self.vocabulary.owner
+        self.notes += file_notes(self.base, owner)
 
     def _align(self) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
         base, sources = self.base, self.sources

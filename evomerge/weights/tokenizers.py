@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
 from evomerge.errors import CheckpointError, PlanError
 from evomerge.files import read_object, read_text
 from evomerge.recipes import AUTO
 from evomerge.weights.checkpoint import AGAIN, Checkpoint
+from evomerge.weights.model_code import ModelCode, model_code
+from evomerge.weights.small_files import copy, small_files
 
 _FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
-    *("*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*"),
+    *("*.model", "*.spm", "*.tiktoken", "bpe.codes", "normalizer.json"),
+    *("chat_template*", "additional_chat_templates/*"),
 )
 # the files that are copied where tokens were added: older formats would lack them
 _FAST_FILES = (
@@ -115,7 +117,9 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
     Args:
         added: have the ids that follow the model's own.
     """
-    copy_files(model.tokenizer_folder, folder, _FAST_FILES if added else _FILES)
+    patterns, code = _FAST_FILES if added else _FILES, tokenizer_code(model.tokenizer_folder).files
+    found = small_files(model.tokenizer_folder).files
+    copy({n: f for n, f in found.items() if n in code or _matches(n, patterns)}, folder)
     if not added:
         return
     content = _content(model)
@@ -130,14 +134,24 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
         _write(config, folder / "tokenizer_config.json")
 
 
-def copy_files(source: Path, target: Path, patterns: Sequence[str]) -> None:
-    """Copy the files that match glob patterns, but never weights."""
-    for pattern in patterns:
-        for file in sorted(source.glob(pattern)):
-            if file.is_file() and file.suffix != ".safetensors":
-                copy = target / file.relative_to(source)
-                copy.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, copy)
+def tokenizer_code(folder: Path) -> ModelCode:
+    """The Python files that a folder's tokenizer needs."""
+    return model_code(folder, ["tokenizer_config.json"])
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a file of a model folder belongs to its tokenizer.
+
+    Args:
+        name: its path, relative to the folder.
+    """
+    return _matches(name, _FILES)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    # a pattern has as many parts as the names that it stands for
+    path = PurePosixPath(name)
+    return any(len(path.parts) == p.count("/") + 1 and path.match(p) for p in patterns)
 
 
 def chosen_template(setting: str | None, folders: Iterable[Path]) -> str | None:

@@ -130,7 +130,8 @@ def test_what_belongs_to_a_model_is_copied_and_nothing_else(tiny: Tiny, tmp_path
     shutil.copytree(tiny(), base)
     (base / "additional_chat_templates").mkdir()
     wanted = ["chat_template.jinja", "additional_chat_templates/tools.jinja", "merges.txt"]
-    for name in (*wanted, "modeling_custom.py", "optimizer.bin", "secrets.txt", "README.md"):
+    wanted += ["LICENSE", "normalizer.json"]
+    for name in (*wanted, "handler.py", "optimizer.bin", ".secrets", "README.md"):
         (base / name).write_text(name)
     out = build(recipe(base, tiny(1)), tmp_path / "out", title="A title")
     assert set(files(out)) == {
