@@ -13,6 +13,7 @@ from evomerge.weights.names import DEPTH_KEYS
 if TYPE_CHECKING:
     import torch
 
+    from evomerge.engines._packing import Packed
     from evomerge.weights.merge import Out
     from evomerge.weights.models import Models
     from evomerge.weights.plan import Plan, Step
@@ -87,6 +88,8 @@ def require_fit(
     models: Models,
     kind: str,
     live: Mapping[str, torch.Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    *,
     source: str = "its config.json",
     cure: str = "Repair the config.",
 ) -> None:
@@ -95,21 +98,20 @@ def require_fit(
     Args:
         kind: name of the live model's class.
         live: its tensors by name; a tensor that shares another's memory is filled with it.
+        wanted: the shapes of the merged tensors by the names that they have in the model.
         source: what the shapes of the live model come from.
-        cure: for shapes that differ.
+        cure: for names and shapes that differ.
 
     Raises:
         PlanError: all tensors that the model lacks, that it has in another shape, or that nothing
             fills.
     """
     folder = models.base.folder
-    wanted = {slot.name: slot.shape for slot in models.slots}
     unknown = [name for name in wanted if name not in live]
     problems = []
     if unknown:
         problems.append(
-            f"{folder}: {len(unknown)} tensors, {unknown[0]} first, are not parts of {kind}. "
-            "The engine loads only checkpoints whose names are the module names."
+            f"{folder}: {len(unknown)} tensors, {unknown[0]} first, are not parts of {kind}. {cure}"
         )
     known = [name for name in wanted if name in live]
     problems += [
@@ -196,26 +198,35 @@ def _differing(
             yield key, mine
 
 
-def fill(targets: Mapping[str, torch.Tensor], plan: Plan, device: torch.device) -> None:
+def fill(targets: Mapping[str, torch.Tensor | Packed], plan: Plan, device: torch.device) -> None:
     """Merge a plan into tensors that exist already.
 
     Args:
-        targets: contiguous, by the names of the plan; all are overwritten.
+        targets: by the names of the plan, contiguous or `Packed`; all are overwritten.
         device: where the arithmetic is done.
 
     Raises:
         PlanError: the plan has other tensors.
         CandidateError, CheckpointError: as `merge_into`.
     """
+    import torch
+
     from evomerge.weights.merge import merge_into
 
     require_same_tensors(plan, targets.keys())
 
     def into(step: Step) -> Out:
-        target = targets[step.slot.name].view(-1)
+        target = targets[step.slot.name]
+        whole = target
+        if not isinstance(whole, torch.Tensor):  # it is taken apart when it is complete
+            whole = torch.empty(step.slot.shape, dtype=step.dtype, device=device)
+        flat = whole.view(-1)
 
         def out(start: int, values: torch.Tensor) -> None:
-            target[start : start + values.numel()].copy_(values)
+            end = start + values.numel()
+            flat[start:end].copy_(values)
+            if end == flat.numel() and not isinstance(target, torch.Tensor):
+                target.fill(whole)
 
         return out
 

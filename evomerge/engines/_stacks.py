@@ -15,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.engines._architecture import empty_model, fill, memory_of, require_fit
+from evomerge.engines._packing import live_arrays
+from evomerge.weights.arrays import Leaf, leaves
+from evomerge.weights.lazy_arrays import LazyArray
 from evomerge.weights.metadata import merged_config
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, Step
@@ -102,7 +105,8 @@ class ModelShell:
         dtype, device: of its buffers.
 
     Attributes:
-        tensors: the model's parameters and buffers by the names of the plan, on the meta device.
+        tensors: of the shapes of the plan by its names, on the meta device, in the dtypes of the
+            model's parameters and buffers that they are or become a part of.
 
     Raises:
         PlanError: Transformers cannot build it, or its tensors are not those of the models.
@@ -118,9 +122,16 @@ class ModelShell:
             (Path(name) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             with init_empty_weights(include_buffers=False):
                 self.model = empty_model(models, Path(name), dtype, device, **options)
-        live = self.model.state_dict(keep_vars=True)
-        require_fit(models, type(self.model).__name__, live)
-        self.tensors: dict[str, Tensor] = {slot.name: live[slot.name] for slot in models.slots}
+        self._live = self.model.state_dict(keep_vars=True)
+        self._arrays = live_arrays(models, self.model)
+        wanted = {name: array.shape for name, array in self._arrays.items()}
+        require_fit(models, type(self.model).__name__, self._live, wanted)
+        self.tensors: dict[str, Tensor] = {}
+        for name, array in self._arrays.items():
+            for leaf in leaves(array):
+                live = self._live[name]
+                own = isinstance(array, Leaf)
+                self.tensors[leaf.name] = live if own else live.new_empty(leaf.shape)
         # by memory, the modules and names that hold a tensor: several if it is tied
         self._sites = defaultdict[int, list[tuple[nn.Module, str]]](list)
         for module in self.model.modules():
@@ -130,8 +141,10 @@ class ModelShell:
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Compute with these tensors, which other shells may share."""
-        for name, tensor in tensors.items():
-            for module, leaf in self._sites[memory_of(self.tensors[name])]:
+        for name, array in self._arrays.items():
+            lazy = LazyArray(array, tensors.__getitem__)
+            tensor = tensors[array.name] if isinstance(array, Leaf) else lazy.whole()
+            for module, leaf in self._sites[memory_of(self._live[name])]:
                 if leaf in module._buffers:
                     module._buffers[leaf] = tensor
                 else:

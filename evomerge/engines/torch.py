@@ -131,7 +131,9 @@ class TorchEngine(Engine):
 
         file = Path(self._reference).name
         kind, live = type(module).__name__, tensors(module)
-        require_fit(models, kind, live, file, "Build the module that the weights are of.")
+        wanted = {slot.name: slot.shape for slot in models.slots}
+        cure = "Build the module that the weights are of."
+        require_fit(models, kind, live, wanted, source=file, cure=cure)
 
     def load(self, plan: Plan) -> None:
         """See `Engine.load`."""

@@ -1,4 +1,4 @@
-"""A live Transformers model, of any architecture whose checkpoint names are its module names."""
+"""A live Transformers model, of any architecture, filled as Transformers fills it from files."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Module
 
+    from evomerge.engines._packing import Packed
     from evomerge.engines._stacks import Stacks
     from evomerge.weights.models import Models
     from evomerge.weights.plan import Plan
@@ -76,7 +77,7 @@ class TransformersEngine(LanguageModelEngine):
         self.attention = attention
         self.threads = threads
         self._plain: Any = None
-        self._targets: dict[str, torch.Tensor] = {}
+        self._targets: dict[str, torch.Tensor | Packed] = {}
         self._stacks: Stacks | None = None
         self._models: Models | None = None
 
@@ -113,11 +114,14 @@ class TransformersEngine(LanguageModelEngine):
 
     def _open_plain(self, models: Models, folder: Path) -> Any:
         """The model whose weights are merged in place."""
+        from evomerge.engines._packing import live_arrays, targets
+
         device, dtype = torch_device(self._device), self._dtype(models)
         model = empty_model(models, folder, dtype, device, **self._options())
-        live = model.state_dict()
-        require_fit(models, type(model).__name__, live)
-        self._targets = {slot.name: live[slot.name] for slot in models.slots}
+        live, arrays = model.state_dict(), live_arrays(models, model)
+        wanted = {name: array.shape for name, array in arrays.items()}
+        require_fit(models, type(model).__name__, live, wanted)
+        self._targets = targets(arrays, live)
         if self._generation is not None:
             model.generation_config = self._generation
         self._plain = model

@@ -270,7 +270,8 @@ def _require_filled(models: Models, folder: Path) -> None:
     open_tokenizer(models, folder)
     if get_checkpoint_conversion_mapping(str(models.base.config.get("model_type"))) is None:
         model = empty_model(models, folder, torch.float32, torch.device("meta"))
-        require_fit(models, type(model).__name__, model.state_dict())
+        wanted = {slot.name: slot.shape for slot in models.slots}
+        require_fit(models, type(model).__name__, model.state_dict(), wanted)
 
 
 def _exception(kind: str, problems: list[str]) -> Exception:

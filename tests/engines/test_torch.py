@@ -339,8 +339,8 @@ def test_all_tensors_that_do_not_fit_are_reported_at_once_and_before_opening(
             make_plan(recipe(Path(odd), Path(odd)), models)
         )
     assert caught.value.problems == (
-        f"{odd}: 1 tensors, 0.scale first, are not parts of Sequential. The engine loads only "
-        "checkpoints whose names are the module names.",
+        f"{odd}: 1 tensors, 0.scale first, are not parts of Sequential. Build the module "
+        "that the weights are of.",
         f"{odd}: 0.weight is (4, 5), but (4, 3) by code.py:build. Build the module that the "
         "weights are of.",
         f"{odd}: the checkpoint lacks 1 tensors of Sequential, 3.bias first.",
