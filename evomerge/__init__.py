@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ReplayError,
         RunError,
         SearchError,
+        SourceChangedError,
         StoreError,
     )
     from evomerge.operators import apply
@@ -65,6 +66,7 @@ __all__ = [
     "Run",
     "RunError",
     "SearchError",
+    "SourceChangedError",
     "StoreError",
     "__version__",
     "apply",

@@ -13,6 +13,7 @@ EvomergeError
 ├── OutputError                a file that cannot be written, e.g. a full disk: exit code 1
 └── SearchError                the search cannot go on: exit code 1
     ├── ReplayError            a stored history that this code does not reproduce
+    ├── SourceChangedError     a model's files are no longer those that were opened
     └── StoreError             a database that cannot be read or written
 """
 
@@ -166,6 +167,10 @@ class SearchError(EvomergeError):
 
 class ReplayError(SearchError):
     """The stored history differs from what this code produces from the same seed."""
+
+
+class SourceChangedError(SearchError):
+    """A file that scores depend on is no longer as it was when the work began."""
 
 
 class StoreError(SearchError):

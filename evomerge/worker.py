@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from evomerge.engines import Engine
@@ -18,6 +19,7 @@ from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.scorer import Scorer, check_served
 from evomerge.types import Evaluation, Job, Split, TaskScores
 from evomerge.weights.library import Library
+from evomerge.weights.model_files import ModelFiles, require_unchanged
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
@@ -80,6 +82,7 @@ class Worker:
         self._library = Library()
         self.models = self._library.models(setup.composition)
         self._other = self.models  # the last models that were not those of the run
+        self._statistics: dict[str, ModelFiles] = {}  # by folder
         kind = registry.find("engines", setup.engine, Engine)
         check_served(setup.fitness, kind, setup.engine)
         self.engine = setup.new_engine()
@@ -87,6 +90,7 @@ class Worker:
         self.scorers = {
             split: Scorer(setup.fitness, split, self.engine) for split in get_args(Split)
         }
+        self.require_unchanged()
 
     def evaluate(self, job: Job) -> Evaluation:
         """Merge the job's recipe into the engine and score it.
@@ -97,6 +101,7 @@ class Worker:
             CheckpointError: a source can no longer be read, or holds NaN.
             ConfigError: a task does not score its examples.
             SearchError: the engine cannot go on; another worker may score the candidate.
+            SourceChangedError: a file of a source is no longer what it was when it was opened.
         """
         return self.evaluate_all([job])[0]
 
@@ -109,6 +114,24 @@ class Worker:
         Raises:
             CheckpointError, ConfigError, SearchError: as `evaluate`.
         """
+        self.require_unchanged(jobs)
+        try:
+            return self._evaluate_all(jobs)
+        finally:  # what was measured, and what failed, may come of files that have changed
+            self.require_unchanged(jobs)
+
+    def require_unchanged(self, jobs: Sequence[Job] = ()) -> None:
+        """Raise unless all files that the jobs are merged from are as they were at first.
+
+        Raises:
+            SourceChangedError: names those that are not.
+        """
+        self.models.require_unchanged()
+        for folder in {f for job in jobs for f in job.recipe.statistics.values()}:
+            files = self._statistics.setdefault(folder, ModelFiles(Path(folder)))
+            require_unchanged(files.changes())
+
+    def _evaluate_all(self, jobs: Sequence[Job]) -> list[Evaluation]:
         scorer = self.scorers[jobs[0].split]
         merges = [
             self._attempt(job.number, partial(self._load, slot, job))

@@ -18,11 +18,10 @@ from evomerge.errors import InputError
 from evomerge.plugins import registry
 from evomerge.version import versions
 from evomerge.weights.library import Library
+from evomerge.weights.model_files import WEIGHTS
 from evomerge.worker import WorkerSetup
 
 LIBRARIES = ("torch", "transformers", "lm_eval", "vllm", "tokenizers")
-# Of the files beside the weights: a tokenizer or a chat template changes every score.
-_TEXTS = {".json", ".jinja", ".txt", ".model", ".py"}
 _CURES = {
     "model": "Copy the model to that node again, or put it on a shared disk.",
     "engine": "Copy the module's files to that node again, or put them on a shared disk.",
@@ -103,10 +102,11 @@ def _stored(setup: WorkerSetup) -> dict[str, StoredFile]:
         stored[f"engine {name}"] = StoredFile(str(file), _digest(file))
     checkpoints = Library().models(setup.composition).checkpoints
     for number, (folder, checkpoint) in enumerate(checkpoints.items()):
-        stored[f"{number} weights"] = StoredFile(f"{folder} (weights)", checkpoint.fingerprint)
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and file.suffix in _TEXTS and not file.name.endswith(".index.json"):
-                stored[f"{number} {file.name}"] = StoredFile(str(file), _digest(file))
+        for name, digest in checkpoint.digests.items():
+            path = f"{folder} (weights)" if name == WEIGHTS else str(folder / name)
+            # a node may have the same weights in other files
+            if not name.endswith(".safetensors"):
+                stored[f"{number} {name}"] = StoredFile(path, digest)
     return stored
 
 

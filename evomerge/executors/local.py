@@ -56,9 +56,10 @@ class LocalExecutor(Executor):
             for job, evaluation in zip(jobs, self._worker.evaluate_all(jobs), strict=True):
                 self._done.append((job, replace(evaluation, worker=name)))
         if self._worker.exhausted:  # the old engine may still hold memory
-            setup = self._worker.setup
-            self._worker.close()
-            self._worker = Worker(setup)
+            before = self._worker
+            before.close()
+            self._worker = Worker(before.setup)
+            before.require_unchanged()  # between the last candidate and the new engine
         return self._done.popleft()
 
     def _next(self, most: int) -> list[Job]:

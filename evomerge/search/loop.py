@@ -83,7 +83,6 @@ class SearchLoop:
             self._keep_arrived()
             raise
         self._score_held_out()
-        self.store.finish()
         self._show()
 
     def _advance(self) -> bool:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, RunError
+from evomerge.errors import CheckpointError, InputError, RunError, SourceChangedError
 from evomerge.executors import Executor
+from evomerge.search.inputs import Inputs, Recorded, model_inputs, read_inputs, recorded
 from evomerge.search.loop import SearchLoop
 from evomerge.search.spec import Observer, Search
 from evomerge.store import Store
 from evomerge.store.records import version_problem
 from evomerge.weights.library import Library
-from evomerge.worker import WorkerSetup
+from evomerge.weights.model_files import PUT_BACK, require_unchanged
+from evomerge.weights.models import Models
+
+_CURE = "Put it back as it was, or begin a new run."
 
 
 def start(search: Search, folder: Path, observe: Observer) -> None:
@@ -28,12 +32,16 @@ def start(search: Search, folder: Path, observe: Observer) -> None:
             f"{folder}: has a run already. Go on with it: evomerge resume {folder}. "
             "Or choose another folder for this one."
         )
-    record = replace(search.record, sources_fingerprints=_read_weights(search.setup))
+    models = Library().models(search.setup.composition)
+    _require_finite(models)
+    inputs = _read(search, models)
+    record = replace(search.record, sources_fingerprints=inputs.digests)
     executor = search.new_executor()
     try:
         _open(search, executor)
+        models.require_unchanged()  # what the workers have opened is what was read
         with Store.create(folder, record) as store:
-            SearchLoop(search, store, executor, observe).finish()
+            _finish(SearchLoop(search, store, executor, observe), inputs.digests)
     finally:
         executor.close()
 
@@ -50,19 +58,22 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
         then, now = store.run(), search.record
         if problem := version_problem(then, str(folder)):
             raise RunError(problem)
-        same = {
-            "the weights of its models": then.sources_fingerprints == _fingerprints(search.setup),
-            "the files of its fitness": then.fitness_digest == now.fitness_digest,
-            "the engine's dtype, device or module": then.settings_digest == now.settings_digest,
-        }
-        if changed := [name for name, unchanged in same.items() if not unchanged]:
-            raise RunError(f"{folder}: changed since the run began: {', '.join(changed)}")
+        began_with = recorded(then.sources_fingerprints)
+        models = Library().models(search.setup.composition)
+        changed = _read(search, models).differences(began_with)
+        if not changed and then.fitness_digest != now.fitness_digest:
+            changed.append("fitness: its settings, or a file of its tasks, have changed")
+        if not changed and then.settings_digest != now.settings_digest:
+            changed.append("engine: its dtype, device or module have changed")
+        if changed:
+            raise RunError(f"{problem} since {folder} began. {_CURE}" for problem in changed)
         run = SearchLoop(search, store, search.new_executor(), observe)
         try:
             run.replay()
             if then.finished_utc is None:
                 _open(search, run.executor)
-                run.finish()
+                models.require_unchanged()
+                _finish(run, began_with)
         finally:
             run.executor.close()
 
@@ -76,20 +87,34 @@ def _open(search: Search, executor: Executor) -> None:
     executor.start(search.setup)
 
 
-def _read_weights(setup: WorkerSetup) -> dict[str, str]:
-    """Read every source once, before anything is written; returns the fingerprints.
+def _finish(run: SearchLoop, began_with: Recorded) -> None:
+    """Search to the end, which is one only if the models are those that the run began with.
+
+    Raises:
+        SourceChangedError: names the files that differ.
+    """
+    run.finish()
+    search = run.search
+    try:
+        models = Library().models(search.setup.composition)
+        inputs = model_inputs(models, search.context.statistics)
+    except InputError as error:
+        raise SourceChangedError("\n".join([*error.problems, PUT_BACK])) from None
+    compared = {key: files for key, files in began_with.items() if key in inputs.digests}
+    changed = inputs.differences(compared)
+    require_unchanged(f"{problem} since the run began." for problem in changed)
+    run.store.finish()
+
+
+def _require_finite(models: Models) -> None:
+    """Read every source once, before anything is written.
 
     Raises:
         CheckpointError: tensors that hold NaN or infinities, all of them.
     """
-    models = Library().models(setup.composition)
-    problems = [p for checkpoint in models.checkpoints.values() for p in checkpoint.non_finite()]
-    if problems:
+    if problems := [p for one in models.checkpoints.values() for p in one.non_finite()]:
         raise CheckpointError(problems)
-    return _fingerprints(setup)
 
 
-def _fingerprints(setup: WorkerSetup) -> dict[str, str]:
-    models = Library().models(setup.composition)
-    prints = {name: source.fingerprint for name, source in models.sources.items()}
-    return {"base": models.base.fingerprint, **prints}
+def _read(search: Search, models: Models) -> Inputs:
+    return read_inputs(models, search.context.statistics, search.setup)

@@ -41,7 +41,9 @@ class RunRecord:
         fitness_digest: of all that decides what is scored and how.
         settings_digest: of the engine settings that can change a score.
         versions: of ``evomerge``, ``python`` and each library that can change a score, by name.
-        sources_fingerprints: digest of the weights of each source, by its name.
+        sources_fingerprints: by the key of a search that names them (``sources.math``), file to
+            digest of all that scores depend on. Up to 0.3.0 the digest of a source's weights, by
+            its name.
         host: the machine that started the run.
         finished_utc: when the search ended; None before that, and again once it is resumed.
     """
@@ -52,7 +54,7 @@ class RunRecord:
     fitness_digest: str
     settings_digest: str
     versions: Mapping[str, str] = field(default_factory=dict)
-    sources_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    sources_fingerprints: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
     host: str = field(default_factory=socket.gethostname)
     created_utc: str = field(default_factory=utc_now)
     finished_utc: str | None = None

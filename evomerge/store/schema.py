@@ -58,7 +58,7 @@ runs = Table(
     Column("fitness_digest", Text, nullable=False),
     Column("settings_digest", Text, nullable=False),
     Column("versions", Text, nullable=False),  # JSON: name to version
-    Column("sources_fingerprints", Text, nullable=False),  # JSON: source to digest
+    Column("sources_fingerprints", Text, nullable=False),  # JSON: key to file to digest
     Column("host", Text, nullable=False),
     Column("created_utc", Text, nullable=False),
     Column("finished_utc", Text),

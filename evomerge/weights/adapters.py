@@ -12,6 +12,7 @@ from evomerge.weights._adapter_changes import STEM, Change, Changes
 from evomerge.weights.adapter_config import read_adapter_config
 from evomerge.weights.checkpoint import Checkpoint, MappedFiles
 from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
+from evomerge.weights.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,7 @@ class Adapter(Checkpoint):
         self.folder, self.base = folder, base
         self.config = base.config
         self._files = MappedFiles()
+        self.files = ModelFiles(folder)
         self.stored: dict[str, TensorInfo] = {}
         problems: list[str] = []
         try:
@@ -54,6 +56,7 @@ class Adapter(Checkpoint):
             problems += error.problems
         if problems:
             raise CheckpointError(problems)
+        self.files.weights = sorted({info.file.name for info in self.stored.values()})
         changes = Changes(self.stored, self.settings, base)
         if changes.problems:
             raise CheckpointError([f"{folder}: {problem}" for problem in changes.problems])

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, SourceChangedError
 from evomerge.files import read_object, require_regular
 from evomerge.recipes.places import Place
 from evomerge.weights.headers import FLOATS, read_headers
+from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles
 from evomerge.weights.names import is_position, language_parts, places
 
 if TYPE_CHECKING:
@@ -28,17 +29,31 @@ class MappedFiles:
 
     def __init__(self) -> None:
         self._handles: dict[Path, Any] = {}
+        self._sizes: dict[Path, int] = {}
+
+    def forget(self) -> None:
+        """Open every file again when it is read next."""
+        self._handles.clear()
+        self._sizes.clear()
 
     def read(self, file: Path, name: str) -> Tensor:
         """A tensor of a file; treat it as read-only.
 
         Raises:
             CheckpointError: the file is gone or damaged.
+            SourceChangedError: it has another length than when it was opened.
         """
         try:
+            size = file.stat().st_size
             if file not in self._handles:
                 require_regular(file)
                 self._handles[file] = safe_open(file, framework="pt")
+                self._sizes[file] = size
+            if size != self._sizes[file]:  # reading beyond its end would end the process
+                raise SourceChangedError(
+                    f"{file}: has {size} bytes, and had {self._sizes[file]} when it was opened. "
+                    f"{PUT_BACK}"
+                )
             tensor: Tensor = self._handles[file].get_tensor(name)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{file}: cannot be read: {error}") from None
@@ -54,6 +69,7 @@ class Checkpoint:
     Attributes:
         tensors: name to `TensorInfo`, sorted by name.
         config: the parsed config.json; empty where there is none.
+        files: what it is read from; None where that is other models.
 
     Raises:
         CheckpointError: anything missing, truncated or damaged; all problems at once.
@@ -61,8 +77,10 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.files: ModelFiles | None = ModelFiles(folder)  # before anything is read
         self.config = _config(folder)
         self.tensors = read_headers(folder)
+        self.files.weights = sorted({info.file.name for info in self.tensors.values()})
         self._files = MappedFiles()
 
     @property
@@ -176,6 +194,29 @@ class Checkpoint:
         from evomerge.weights.contents import digest_of
 
         return digest_of(self.tensors, self.read)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """All that a score depends on: `WEIGHTS` to the fingerprint, and file to digest.
+
+        Raises:
+            CheckpointError, SourceChangedError: as `ModelFiles.digests`.
+        """
+        return {WEIGHTS: self.fingerprint, **(self.files.digests if self.files else {})}
+
+    def changed_files(self) -> list[str]:
+        """A sentence for each of its files whose content is no longer what it was.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        if self.files is None:
+            return []
+        before = self.files.states
+        sentences = self.files.changes()
+        if self.files.states != before:  # equal files in the place of those that are mapped
+            self._files.forget()
+        return sentences
 
     def read(self, name: str) -> Tensor:
         """The tensor, mapped from its file; treat it as read-only."""

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from evomerge.kernels.passes import all_finite
 from evomerge.weights.headers import TensorInfo
+from evomerge.weights.model_files import samples
 
 _CHUNK = 1 << 22  # elements
-_SAMPLE_BYTES = 1 << 12
-_SAMPLES = 16
 
 
 def digest_of(tensors: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) -> str:
@@ -22,12 +21,8 @@ def digest_of(tensors: Mapping[str, TensorInfo], read: Callable[[str], Tensor]) 
     for name, info in tensors.items():
         digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
         data = read(name).reshape(-1).view(torch.uint8).numpy()
-        if len(data) <= _SAMPLES * _SAMPLE_BYTES:
-            digest.update(data.data)
-            continue
-        for number in range(_SAMPLES):
-            start = (len(data) - _SAMPLE_BYTES) * number // (_SAMPLES - 1)
-            digest.update(data[start : start + _SAMPLE_BYTES].data)
+        for start, stop in samples(len(data)):
+            digest.update(data[start:stop].data)
     return digest.hexdigest()
 
 

@@ -43,7 +43,7 @@ class Rearranged(Checkpoint):
 
     def __init__(self, source: Checkpoint, arrays: Mapping[str, Array]) -> None:
         self.source, self.arrays = source, dict(sorted(arrays.items()))
-        self.folder, self.config = source.folder, source.config
+        self.folder, self.config, self.files = source.folder, source.config, source.files
         self.tensors = {name: self._info(array) for name, array in self.arrays.items()}
 
     def _info(self, array: Array) -> TensorInfo:

@@ -20,6 +20,7 @@ from evomerge.weights.mismatches import (
     notes,
     shape_problems,
 )
+from evomerge.weights.model_files import require_unchanged
 from evomerge.weights.slots import (
     Slot,
     align_tensors,
@@ -183,6 +184,26 @@ class Models:
         """Every model that is read from disk, by folder; of a nested recipe, its models."""
         return {f: model for member in self.members for f, model in member.on_disk.items()}
 
+    def require_unchanged(self) -> None:
+        """Raise unless all files of all models are as they were when they were opened.
+
+        Cheap where nothing has touched them: it asks the disk for sizes and times, not contents.
+
+        Raises:
+            SourceChangedError: names every file that is another one now.
+            OSError: the disk cannot be read.
+        """
+        names = {model.folder: name for name, model in reversed(list(self._named.items()))}
+        require_unchanged(
+            f"{names[folder]}: {sentence}" if folder in names else sentence
+            for folder, model in self.checkpoints.items()
+            for sentence in model.changed_files()
+        )
+
+    @property
+    def _named(self) -> dict[str, Checkpoint]:
+        return {BASE: self.base, **self.sources}
+
     def owners(self, slot: Slot) -> Iterator[tuple[str, Checkpoint, str]]:
         """Every model that has the tensor, base first: its name, the model, its tensor's name."""
         if slot.base is not None:
@@ -247,7 +268,7 @@ class Models:
         """
         if not self._recipe.slices:
             return None
-        known = {BASE: self.base, **self.sources}
+        known = self._named
         first = [next(iter(slice_.items())) for slice_ in self._recipe.slices]
         return [(known[name], block) for name, (start, end) in first for block in range(start, end)]
 

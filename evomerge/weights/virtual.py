@@ -42,6 +42,7 @@ class VirtualCheckpoint(Checkpoint):
 
     def __init__(self, plan: Plan, merge_one: Callable[[Plan, Step], Tensor]) -> None:
         self.plan, self._merge_one = plan, merge_one
+        self.files = None
         self.folder = Path(tempfile.mkdtemp(prefix="evomerge-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         write_metadata(plan.models, self.folder, plan.recipe.dtype)

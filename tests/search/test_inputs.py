@@ -1,0 +1,240 @@
+"""What a run depends on changes before it is resumed, while it goes on, or before its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from evomerge.config.load import load
+from evomerge.errors import RunError, SourceChangedError
+from evomerge.search.inputs import Inputs, recorded
+from evomerge.search.run import resume, start
+from evomerge.store import Store
+
+Content = dict[str, Any]
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def search(layers: Content, tmp_path: Path) -> Content:
+    """A search of ten candidates among copies of single layers, whose scorer reads data."""
+    folder = tmp_path / "models"
+    shutil.copytree(Path(layers["base"]).parent, folder)
+    (folder / "scores.json").write_text("[0.5]")
+    (folder / "config.json").write_text("{}")
+    code = folder / "code.py"
+    code.write_text(code.read_text() + "\nDATA = 'scores.json'\n")
+    text = json.dumps(layers).replace(str(Path(layers["base"]).parent), str(folder))
+    space = {
+        "kind": "parameter",
+        "operator": "linear",
+        "parameters": {"weight": {"low": 0.1, "high": 1}},
+    }
+    return {
+        **json.loads(text),
+        "name": "changing",
+        "space": space,
+        "optimizer": {"name": "random"},
+        "budget": {"evaluations": 10},
+    }
+
+
+def write(folder: Path, content: Content) -> Path:
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def other_weights(file: Path, *, in_place: bool = False) -> None:
+    tensors = {name: tensor + 1 for name, tensor in load_file(file).items()}
+    new = file.with_suffix(".new")
+    save_file(tensors, new, metadata={"format": "pt"})
+    if in_place:
+        shutil.copyfile(new, file)
+        new.unlink()
+    else:
+        new.replace(file)
+
+
+def stopping_after(count: int, then: Callable[[], None] | None = None) -> Callable[[Any], None]:
+    """An observer that stops the run, or does something, once that many candidates are done."""
+    seen: list[int] = []
+
+    def observe(progress: Any) -> None:
+        if progress.done >= count and not seen:
+            seen.append(progress.done)
+            if then is None:
+                raise KeyboardInterrupt
+            then()
+
+    return observe
+
+
+def results(folder: Path) -> list[tuple[int, float | None]]:
+    with Store.open(folder, read_only=True) as store:
+        found = ((c.number, store.evaluation(c.recipe.digest)) for c in store.candidates())
+        return [(number, one.value) for number, one in found if one is not None]
+
+
+CHANGES: dict[str, tuple[str, str]] = {
+    "weights": ("sources.a", "a/model.safetensors"),
+    "config": ("sources.a", "a/config.json"),
+    "tokenizer": ("base", "base/special_tokens_map.json"),
+    "data": ("fitness", "scores.json"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_run_does_not_go_on_with_a_file_that_changed(
+    case: str, search: Content, tmp_path: Path
+) -> None:
+    key, name = CHANGES[case]
+    run, file = tmp_path / "run", tmp_path / "models" / name
+    if not file.exists():
+        file.write_text("{}")
+    with pytest.raises(KeyboardInterrupt):
+        start(load(search).search, run, stopping_after(8))
+    shutil.copy(file, tmp_path / "kept")
+    if name.endswith("safetensors"):
+        other_weights(file)
+    else:
+        file.write_text('{"changed": 1}')
+    with pytest.raises(RunError) as refused:
+        resume(load(search).search, run, lambda progress: None)
+    (problem,) = refused.value.problems
+    assert problem == (
+        f"{key}: {file}: has changed since {run} began. Put it back as it was, or begin a new run."
+    )
+    shutil.copy(tmp_path / "kept", file)
+    resume(load(search).search, run, lambda progress: None)
+    whole = tmp_path / "whole"
+    start(load(search).search, whole, lambda progress: None)
+    assert results(run) == results(whole)
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed", "cut", "config", "gone"])
+def test_a_source_that_changes_under_a_run_stops_it_before_the_next_candidate(
+    how: str, search: Content, tmp_path: Path
+) -> None:
+    run, whole, source = tmp_path / "run", tmp_path / "whole", tmp_path / "models" / "a"
+    file = source / ("config.json" if how == "config" else "model.safetensors")
+    if how == "config":
+        file.write_text("{}")
+    start(load(search).search, whole, lambda progress: None)
+    shutil.copytree(source, tmp_path / "kept")
+
+    def change() -> None:
+        if how == "cut":
+            os.truncate(file, 40)
+        elif how == "gone":
+            file.unlink()
+        elif how == "config":
+            file.write_text('{"changed": 1}')
+        else:
+            other_weights(file, in_place=how == "in place")
+
+    with pytest.raises(SourceChangedError) as stopped:
+        start(load(search).search, run, stopping_after(9, change))
+    what = {"cut": "changed, and cannot be read any more,", "gone": "was removed"}.get(
+        how, "changed"
+    )
+    assert str(stopped.value).splitlines() == [
+        f"a: {file}: {what} while it was in use.",
+        "Put the files back as they were; a run then goes on with evomerge resume.",
+    ]
+    before = results(run)
+    assert before == results(whole)[: len(before)]
+    shutil.copytree(tmp_path / "kept", source, dirs_exist_ok=True)
+    resume(load(search).search, run, lambda progress: None)
+    assert results(run) == results(whole)
+
+
+def test_sources_that_are_touched_or_copied_over_under_a_run_stop_nothing(
+    search: Content, tmp_path: Path
+) -> None:
+    run, whole, file = tmp_path / "run", tmp_path / "whole", tmp_path / "models/a/model.safetensors"
+
+    def touch() -> None:
+        os.utime(file)
+        shutil.copy(file, tmp_path / "copy")
+        (tmp_path / "copy").replace(file)
+
+    start(load(search).search, whole, lambda progress: None)
+    start(load(search).search, run, stopping_after(9, touch))
+    assert results(run) == results(whole)
+
+
+def test_a_source_that_changed_after_the_last_candidate_keeps_the_run_from_its_end(
+    search: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evomerge.search.loop import SearchLoop
+
+    run, file = tmp_path / "run", tmp_path / "models" / "a" / "model.safetensors"
+    finish = SearchLoop.finish
+
+    def late(loop: SearchLoop) -> None:
+        finish(loop)
+        other_weights(file)
+
+    shutil.copy(file, tmp_path / "kept")
+    monkeypatch.setattr(SearchLoop, "finish", late)
+    with pytest.raises(SourceChangedError, match=f"a: {file}: has changed since the run began."):
+        start(load(search).search, run, lambda progress: None)
+    monkeypatch.undo()
+    shutil.copy(tmp_path / "kept", file)
+    with Store.open(run, read_only=True) as store:
+        assert store.run().finished_utc is None
+    resume(load(search).search, run, lambda progress: None)
+    with Store.open(run, read_only=True) as store:
+        assert store.run().finished_utc is not None
+
+
+def test_a_run_that_recorded_weights_alone_goes_on_with_the_same_weights(
+    search: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evomerge.weights.library import Library
+
+    run, source = tmp_path / "run", tmp_path / "models" / "a"
+    loaded = load(search).search
+    with pytest.raises(KeyboardInterrupt):
+        start(loaded, run, stopping_after(8))
+    models = Library().models(loaded.setup.composition)
+    prints = {"base": models.base.fingerprint}
+    prints |= {name: model.fingerprint for name, model in models.sources.items()}
+    import sqlite3
+
+    with sqlite3.connect(Store.path(run)) as database:
+        text = json.dumps(prints)
+        database.execute("UPDATE runs SET sources_fingerprints = ?", (text,))
+    (source / "config.json").write_text('{"new": 1}')  # it was not recorded
+    kept = (source / "model.safetensors").read_bytes()
+    other_weights(source / "model.safetensors")
+    with pytest.raises(RunError, match=f"sources.a: {source}: its weights have changed since"):
+        resume(load(search).search, run, lambda progress: None)
+    (source / "model.safetensors").write_bytes(kept)
+    resume(load(search).search, run, lambda progress: None)
+    assert len(results(run)) > 10
+
+
+def test_weights_in_other_files_are_the_same_weights() -> None:
+    then = {"base": {"weights": "w", "model.safetensors": "1", "config.json": "c"}}
+    now = {"weights": "w", "model-00001-of-00001.safetensors": "2", "config.json": "c"}
+    assert Inputs({"base": now}, {"base": Path("/m")}).differences(then) == []
+    now = {**now, "weights": "v", "chat_template.jinja": "t"}
+    assert Inputs({"base": now}, {"base": Path("/m")}).differences(then) == [
+        "base: /m/model.safetensors: was removed",
+        "base: /m/model-00001-of-00001.safetensors: was added",
+        "base: /m/chat_template.jinja: was added",
+    ]
+    assert recorded({"base": "w", "math": "v"}) == {
+        "base": {"weights": "w"},
+        "sources.math": {"weights": "v"},
+    }
