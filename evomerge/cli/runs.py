@@ -32,14 +32,26 @@ Overrides = Annotated[
 
 
 def check(
-    search: File,
+    search: Annotated[
+        Path, typer.Argument(help="The search YAML, or a run's folder.", show_default=False)
+    ],
     overrides: Overrides = [],  # noqa: B006
     probe: Annotated[
         bool, typer.Option("--probe", help="Time one candidate on a real worker.")
     ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Of a run: take what differs as it is now.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Report all problems of a search at once, its size and its cost."""
+    """Report all problems of a search at once, its size and its cost; or what a run has lost."""
+    from evomerge.store import Store
+
+    folder = search if search.is_dir() else search.parent
+    if search in (folder, Store.path(folder)):
+        _check_run(folder, accept, as_json)
+        return
+
     from evomerge.config.estimate import estimate
     from evomerge.config.load import load
 
@@ -57,6 +69,26 @@ def check(
             console.print(f"{name.replace('_', ' '):<24} {_listed(value)}", markup=False)
     for note in loaded.notes:
         console.print(f"note: {note}", markup=False)
+
+
+def _check_run(folder: Path, accept: bool, as_json: bool) -> None:
+    """Print what differs from what the run recorded; exit 1 where something does."""
+    from evomerge.store import checking
+
+    found = left = checking.differences(folder)
+    if accept:
+        checking.accept(folder)
+        left = checking.differences(folder)
+    if as_json:
+        typer.echo(json.dumps({"differences": found, "accepted": accept and not left}, indent=2))
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        for difference in found or ["all is as it was recorded"]:
+            console.print(difference, markup=False)
+        if accept:
+            console.print("accepted as it is" if not left else "cannot be accepted: " + left[0])
+    if left:
+        raise typer.Exit(1)
 
 
 def run(

@@ -10,10 +10,11 @@ import hashlib
 import json
 from typing import Any
 
-from sqlalchemy import Connection, Text, bindparam, exists, insert, select
+from sqlalchemy import Connection, bindparam, exists, insert, select
 
 from evomerge.errors import StoreError
 from evomerge.recipes import Recipe
+from evomerge.store.checksums import with_checksum
 from evomerge.store.records import to_json, utc_now
 from evomerge.store.schema import candidates, parents, recipes
 from evomerge.types import Candidate, Genome
@@ -26,8 +27,8 @@ Genes = dict[str, Any]
 _ADD = insert(candidates)
 _ADD_PARENTS = insert(parents)
 _ADD_RECIPE = insert(recipes).from_select(
-    ["digest", "json"],
-    select(bindparam("digest", type_=Text), bindparam("json", type_=Text)).where(
+    recipes.columns.keys(),
+    select(*(bindparam(c.name, type_=c.type) for c in recipes.columns)).where(
         ~exists().where(recipes.c.digest == bindparam("digest"))
     ),
 )
@@ -40,7 +41,8 @@ def add(connection: Connection, run_id: int, candidate: Candidate, steps: Steps)
     """Insert a candidate, its parents, and its recipe unless that is known."""
     recipe = candidate.recipe
     genes, text = steps.shorten(dict(candidate.genome.genes), recipe.canonical_json())
-    connection.execute(_ADD_RECIPE, {"digest": recipe.digest, "json": text})
+    merged = {"digest": recipe.digest, "json": text}
+    connection.execute(_ADD_RECIPE, with_checksum(recipes, merged))
     row = {
         "run_id": run_id,
         **{name: getattr(candidate, name) for name in _PLAIN},
@@ -48,13 +50,13 @@ def add(connection: Connection, run_id: int, candidate: Candidate, steps: Steps)
         "recipe_digest": recipe.digest,
         "created_utc": utc_now(),
     }
-    connection.execute(_ADD, row)
+    connection.execute(_ADD, with_checksum(candidates, row))
     lineage = [
         {"run_id": run_id, "child": candidate.number, "position": position, "parent": parent}
         for position, parent in enumerate(candidate.genome.parents)
     ]
     if lineage:
-        connection.execute(_ADD_PARENTS, lineage)
+        connection.execute(_ADD_PARENTS, [with_checksum(parents, row) for row in lineage])
 
 
 def load(connection: Connection, run_id: int, steps: Steps) -> list[Candidate]:

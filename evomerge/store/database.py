@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from evomerge.errors import StoreError
 from evomerge.files import require_regular
+from evomerge.store import checksums
 from evomerge.store.schema import HEAD
 
 if TYPE_CHECKING:
@@ -169,32 +171,53 @@ def is_older(engine: Engine) -> bool:
 
 
 def prepare(engine: Engine, path: Path) -> None:
-    """Bring an existing database to the newest schema.
+    """Bring an existing database to the newest schema, once it is known to be whole.
 
     Raises:
-        StoreError: it is no run's database, or has a schema that this version does not know.
+        StoreError: it is no run's database, is damaged, or has a schema that this version does not
+            know.
     """
     revision = _revision(engine)
-    if revision == HEAD:
-        return
     if revision is None:
         raise StoreError(f"{path}: is a database, but not of an evomerge run.")
-    if revision not in _known_revisions():
+    if revision != HEAD and revision not in _known_revisions():
         raise StoreError(
             f"{path}: was written by a newer evomerge (schema {revision}, this version knows "
             f"up to {HEAD}). Upgrade evomerge."
         )
+    _verify(engine, path)
     migrate(engine)
 
 
 def migrate(engine: Engine) -> None:
-    """Run the missing migrations, all in one transaction."""
+    """Run the missing migrations, all in one transaction; their rows are taken as they are."""
+    if _revision(engine) == HEAD:
+        return
+
     from alembic import command  # slow to import, and seldom needed
 
     with engine.begin() as connection:
         config = migrations()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        checksums.renew(connection)
+
+
+def _verify(engine: Engine, path: Path) -> None:
+    """Compare all rows with their checksums, where a database has them.
+
+    Raises:
+        StoreError: one differs.
+    """
+    with engine.begin() as connection:
+        found = list(checksums.problems(connection)) if checksums.are_kept(connection) else []
+    if found:
+        more = f" And {len(found) - 1} more differences." if len(found) > 1 else ""
+        raise StoreError(
+            f"{path}: {found[0]}{more} Restore it from a copy, or start the run again in another "
+            f"folder. `evomerge check {shlex.quote(str(path.parent))}` lists all that differs from "
+            "what was recorded; with --accept, it is taken as it is."
+        )
 
 
 def migrations() -> Config:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, bindparam, func, insert, select
 
 from evomerge.errors import StoreError
+from evomerge.store.checksums import with_checksum
 from evomerge.store.records import to_json, utc_now
 from evomerge.store.schema import evaluations, task_scores
 from evomerge.types import Evaluation, Split, TaskScores
@@ -37,7 +38,8 @@ _FIND = _WITH_TASKS.where(*(evaluations.c[name] == bindparam(name) for name in K
 _OF_RUN = _WITH_TASKS.where(
     *(evaluations.c[name] == bindparam(name) for name in Key._fields if name != "recipe_digest")
 )
-_ADD = insert(evaluations).returning(evaluations.c.id)
+_NEXT = select(func.coalesce(func.max(evaluations.c.id) + 1, 1))
+_ADD = insert(evaluations)
 _ADD_TASKS = insert(task_scores)
 
 
@@ -84,16 +86,17 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
         return earlier
     _refuse_nan(key, evaluation)
     row = {
+        "id": connection.execute(_NEXT).scalar_one(),
         **key._asdict(),
         **{name: getattr(evaluation, name) for name in _PLAIN},
         "error": _printable(evaluation.error),
         "worker": evaluation.worker or None,
         "created_utc": utc_now(),
     }
-    evaluation_id = connection.execute(_ADD, row).scalar_one()
+    connection.execute(_ADD, with_checksum(evaluations, row))
     tasks = [
         {
-            "evaluation_id": evaluation_id,
+            "evaluation_id": row["id"],
             "task": task,
             "position": position,
             "score": scores.score,
@@ -104,7 +107,7 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
         for position, (task, scores) in enumerate(evaluation.tasks.items())
     ]
     if tasks:
-        connection.execute(_ADD_TASKS, tasks)
+        connection.execute(_ADD_TASKS, [with_checksum(task_scores, task) for task in tasks])
     return evaluation
 
 

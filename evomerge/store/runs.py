@@ -9,34 +9,32 @@ from typing import Literal
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from evomerge.store.checksums import with_checksum
 from evomerge.store.records import Event, RunRecord, to_json, utc_now
 from evomerge.store.schema import events, grams, runs
 from evomerge.types import PrefixGram
 
 _JSON_COLUMNS = ("versions", "sources_fingerprints")
 # Built once: building them takes longer than SQLite does.
-_GO_ON = (
-    update(runs)
-    .where(runs.c.id == bindparam("run_id"), runs.c.finished_utc.is_not(None))
-    .values(finished_utc=None)
-)
+_FINISHED = select(runs.c.finished_utc).where(runs.c.id == bindparam("run_id"))
 _NEXT = select(func.coalesce(func.max(events.c.sequence) + 1, 0)).where(
-    events.c.run_id == bindparam("of_run")
+    events.c.run_id == bindparam("run_id")
 )
-_ADD_EVENT = insert(events).values(run_id=bindparam("of_run"), sequence=_NEXT.scalar_subquery())
+_ADD_EVENT = insert(events)
 _ADD_GRAMS = insert(grams)
 
 
 def add(connection: Connection, run: RunRecord) -> None:
     """Insert a run."""
     row = asdict(run)
-    connection.execute(insert(runs), row | {name: to_json(row[name]) for name in _JSON_COLUMNS})
+    row |= {"id": 1, **{name: to_json(row[name]) for name in _JSON_COLUMNS}}
+    connection.execute(insert(runs), with_checksum(runs, row))
 
 
 def load(connection: Connection, run_id: int) -> RunRecord:
     """The run with this id."""
     columns = connection.execute(select(runs).where(runs.c.id == run_id)).one()._mapping
-    row = {name: value for name, value in columns.items() if name != "id"}
+    row = {name: value for name, value in columns.items() if name not in ("id", "checksum")}
     return RunRecord(**row | {name: json.loads(row[name]) for name in _JSON_COLUMNS})
 
 
@@ -48,12 +46,20 @@ def only_id(connection: Connection) -> int:
 
 def mark_finished(connection: Connection, run_id: int) -> None:
     """Mark the run as finished now."""
-    connection.execute(update(runs).where(runs.c.id == run_id).values(finished_utc=utc_now()))
+    _set_finished(connection, run_id, utc_now())
 
 
 def mark_going_on(connection: Connection, run_id: int) -> None:
     """Mark the run as unfinished, also where it was finished before."""
-    connection.execute(_GO_ON, {"run_id": run_id})
+    if connection.execute(_FINISHED, {"run_id": run_id}).scalar() is not None:
+        _set_finished(connection, run_id, None)
+
+
+def _set_finished(connection: Connection, run_id: int, when: str | None) -> None:
+    of_run = runs.c.id == run_id
+    row = connection.execute(select(runs).where(of_run)).one()._asdict()
+    changed = with_checksum(runs, row | {"finished_utc": when})
+    connection.execute(update(runs).where(of_run).values(changed))
 
 
 def add_event(
@@ -65,13 +71,14 @@ def add_event(
 ) -> None:
     """Append a step to a run's history."""
     row = {
-        "of_run": run_id,
+        "run_id": run_id,
+        "sequence": connection.execute(_NEXT, {"run_id": run_id}).scalar_one(),
         "kind": kind,
         "candidate": number,
         "elapsed_seconds": elapsed_seconds,
         "created_utc": utc_now(),
     }
-    connection.execute(_ADD_EVENT, row)
+    connection.execute(_ADD_EVENT, with_checksum(events, row))
 
 
 def load_events(connection: Connection, run_id: int) -> list[Event]:
@@ -94,7 +101,7 @@ def add_grams(connection: Connection, run_id: int, measured: Sequence[PrefixGram
         {"run_id": run_id, "of": of, "position": position, "products": to_json(products)}
         for of, position, products in measured
     ]
-    connection.execute(_ADD_GRAMS, rows)
+    connection.execute(_ADD_GRAMS, [with_checksum(grams, row) for row in rows])
 
 
 def load_grams(connection: Connection, run_id: int) -> list[PrefixGram]:

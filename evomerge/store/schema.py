@@ -10,12 +10,14 @@
 | `task_scores` | an evaluation's result on one task, example by example |
 | `events` | a step of the run's history; replaying them in order resumes it |
 | `grams` | inner products of the sources over their first elements, which crossing them needs |
+| `checksums` | how many rows a table has, and the sum of their checksums |
 
 A candidate's evaluation is the one with its recipe and with the digests of its run, so candidates
 that decode to the same recipe share it. The view `leaderboard` has that join, `candidate_scores`
 has it by task. Genes and recipes hold only the last step of a lineage in place of the list of all:
 earlier ones are in the rows of the ancestors that it names (`evomerge.store.candidates`). Times
-end in ``_utc`` (ISO 8601) or ``_seconds``; JSON is text; higher is better.
+end in ``_utc`` (ISO 8601) or ``_seconds``; JSON is text; higher is better. The last column of every
+row is its checksum (`evomerge.store.checksums`).
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0006"  # the newest file in migrations/versions
+HEAD = "0007"  # the newest file in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -46,6 +48,19 @@ metadata = MetaData(
         "fk": "fk_%(table_name)s_%(column_0_N_name)s",
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     }
+)
+
+
+def _checksum() -> Column[int]:
+    return Column("checksum", BigInteger)
+
+
+checksums = Table(
+    "checksums",
+    metadata,
+    Column("table_name", Text, primary_key=True),
+    Column("rows", Integer, nullable=False),
+    Column("sum", BigInteger, nullable=False),
 )
 
 runs = Table(
@@ -62,6 +77,7 @@ runs = Table(
     Column("host", Text, nullable=False),
     Column("created_utc", Text, nullable=False),
     Column("finished_utc", Text),
+    _checksum(),
 )
 
 recipes = Table(
@@ -69,6 +85,7 @@ recipes = Table(
     metadata,
     Column("digest", Text, primary_key=True),
     Column("json", Text, nullable=False),
+    _checksum(),
 )
 
 candidates = Table(
@@ -86,6 +103,7 @@ candidates = Table(
     Column("stage", Text, nullable=False, server_default=text("''")),
     # of a baseline: base, source, average or paper_defaults
     Column("role", Text),
+    _checksum(),
     CheckConstraint("kind IN ('baseline', 'search', 'mean')", name="kind"),
     CheckConstraint("role IN ('base', 'source', 'average', 'paper_defaults')", name="role"),
     Index(None, "recipe_digest"),
@@ -98,6 +116,7 @@ parents = Table(
     Column("child", Integer, primary_key=True),
     Column("position", Integer, primary_key=True),  # 0 for the first parent
     Column("parent", Integer, nullable=False),
+    _checksum(),
     ForeignKeyConstraint(["run_id", "child"], ["candidates.run_id", "candidates.number"]),
     ForeignKeyConstraint(["run_id", "parent"], ["candidates.run_id", "candidates.number"]),
     Index(None, "run_id", "parent"),
@@ -120,6 +139,7 @@ evaluations = Table(
     Column("generation_seconds", Double, nullable=False, server_default="0"),
     Column("worker", Text),
     Column("generated_tokens", BigInteger, nullable=False, server_default="0"),
+    _checksum(),
     UniqueConstraint("recipe_digest", "fitness_digest", "split", "settings_digest"),
     CheckConstraint("split IN ('search', 'held_out')", name="split"),
     CheckConstraint("status IN ('done', 'failed')", name="status"),
@@ -135,6 +155,7 @@ task_scores = Table(
     Column("examples", Integer, nullable=False),
     Column("doc_ids", Text, nullable=False),  # JSON list
     Column("example_scores", Text, nullable=False),  # JSON list, in the order of doc_ids
+    _checksum(),
 )
 
 events = Table(
@@ -146,6 +167,7 @@ events = Table(
     Column("candidate", Integer, nullable=False),
     Column("elapsed_seconds", Double, nullable=False),
     Column("created_utc", Text, nullable=False),
+    _checksum(),
     ForeignKeyConstraint(["run_id", "candidate"], ["candidates.run_id", "candidates.number"]),
     UniqueConstraint("run_id", "candidate", "kind"),
     CheckConstraint("kind IN ('ask', 'tell')", name="kind"),
@@ -158,4 +180,5 @@ grams = Table(
     Column("of", Text, primary_key=True),  # digest of the sources and of their layout
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("products", Text, nullable=False),  # JSON list, K * K row by row
+    _checksum(),
 )

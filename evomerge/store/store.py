@@ -38,6 +38,8 @@ class Store:
     - All that is recorded within `together` is one transaction. A record that fails or is
       interrupted is undone alone, and what came before it stays; a kill, or a disk so full that
       nothing can be kept, takes all of it back.
+    - What differs from what was recorded, because the disk lost it or someone changed it, is known
+      when the run is opened.
     - One writer per run folder and any number of readers beside it, who see whole transactions,
       and who may lack the right to write.
     - While it is open, a run is in ``run.sqlite`` and ``run.sqlite-wal`` together; on a network
@@ -72,6 +74,17 @@ class Store:
         return cls.path(folder).is_file()
 
     @classmethod
+    def existing(cls, folder: Path) -> Path:
+        """The file of the run in a folder.
+
+        Raises:
+            RunError: there is none.
+        """
+        if not cls.exists(folder):
+            raise RunError(f"{folder}: has no run: there is no file {_FILE_NAME} in it.")
+        return cls.path(folder)
+
+    @classmethod
     def create(cls, folder: Path, run: RunRecord) -> Self:
         """A new run in a folder, which is made if need be. A kill leaves the whole run or none.
 
@@ -100,9 +113,7 @@ class Store:
             RunError: the folder has no run, or is in use by another process.
             StoreError: the file is damaged, or of a newer evomerge.
         """
-        path = cls.path(folder)
-        if not cls.exists(folder):
-            raise RunError(f"{folder}: has no run: there is no file {path.name} in it.")
+        path = cls.existing(folder)
         with ExitStack() as resources, database.database_errors(path):
             if read_only:
                 path = readable(path, resources)

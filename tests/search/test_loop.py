@@ -24,6 +24,7 @@ from evomerge.search import budget as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
+from evomerge.store.checking import accept
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker, WorkerSetup
 
@@ -216,6 +217,7 @@ def test_a_history_that_this_code_does_not_reproduce_is_refused_and_left_as_it_i
         start(search, folder, until(9))
     with closing(sqlite3.connect(Store.path(folder))) as base, base:
         assert base.execute(change).rowcount == 1
+    accept(folder)
     before = history(folder)
     with pytest.raises(ReplayError, match=difference):
         resume(search, folder, lambda progress: None)

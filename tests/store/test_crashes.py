@@ -62,7 +62,7 @@ connection.execute("PRAGMA cache_size = 1")
 connection.execute("BEGIN IMMEDIATE")
 connection.execute("UPDATE events SET elapsed_seconds = -1")
 for number in range(2000):
-    connection.execute("INSERT INTO recipes VALUES (?, ?)", (f"{number:01000}", "{}"))
+    connection.execute("INSERT INTO recipes VALUES (?, ?, 0)", (f"{number:01000}", "{}"))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

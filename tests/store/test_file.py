@@ -15,19 +15,21 @@ from sqlalchemy import Engine, event
 
 from evomerge.errors import RunError, StoreError
 from evomerge.store import Event, Store, database
+from evomerge.store.checking import accept
 from evomerge.types import Candidate, Evaluation, Genome
 
 COLUMNS = {
     "runs": "id name search_yaml seed fitness_digest settings_digest versions"
-    " sources_fingerprints host created_utc finished_utc",
-    "recipes": "digest json",
-    "candidates": "run_id number kind label genes recipe_digest created_utc stage role",
-    "parents": "run_id child position parent",
+    " sources_fingerprints host created_utc finished_utc checksum",
+    "recipes": "digest json checksum",
+    "candidates": "run_id number kind label genes recipe_digest created_utc stage role checksum",
+    "parents": "run_id child position parent checksum",
     "evaluations": "id recipe_digest fitness_digest split settings_digest status value error"
-    " merge_seconds score_seconds created_utc generation_seconds worker generated_tokens",
-    "task_scores": "evaluation_id task position score examples doc_ids example_scores",
-    "grams": "run_id of position products",
-    "events": "run_id sequence kind candidate elapsed_seconds created_utc",
+    " merge_seconds score_seconds created_utc generation_seconds worker generated_tokens checksum",
+    "task_scores": "evaluation_id task position score examples doc_ids example_scores checksum",
+    "grams": "run_id of position products checksum",
+    "events": "run_id sequence kind candidate elapsed_seconds created_utc checksum",
+    "checksums": "table_name rows sum",
     "leaderboard": "run_id number kind label role stage status value held_out_value merge_seconds"
     " score_seconds error genes recipe_digest created_utc",
     "candidate_scores": "run_id number label split task score examples",
@@ -244,9 +246,12 @@ def test_a_damaged_file_is_a_store_error(
         ("""UPDATE recipes SET json = '{}'""", "its text was changed"),
     ],
 )
-def test_a_damaged_row_is_a_store_error(folder: Path, change: str, message: str) -> None:
+def test_a_row_that_makes_no_sense_is_a_store_error(
+    folder: Path, change: str, message: str
+) -> None:
     with closing(sqlite3.connect(Store.path(folder))) as connection, connection:
         connection.execute(change)
+    accept(folder)
     with Store.open(folder) as store, pytest.raises(StoreError, match=message):
         store.candidates()
 

@@ -14,6 +14,7 @@ import pytest
 from evomerge.errors import StoreError
 from evomerge.recipes import Recipe
 from evomerge.store import Store
+from evomerge.store.checking import accept
 from evomerge.types import Candidate, Genome
 
 SOURCES = {"x": "models/x", "y": "models/y"}
@@ -100,6 +101,7 @@ def test_rows_that_hold_all_steps_are_read_and_added_to(tmp_path: Path, run: Any
             connection.execute(
                 "UPDATE recipes SET json = ? WHERE digest = ?", (text, one.recipe.digest)
             )
+    accept(tmp_path)
     with Store.open(tmp_path) as store:
         assert store.candidates() == made[:6]
         record(store, made[6:])
@@ -137,6 +139,7 @@ def test_a_missing_ancestor_is_an_error(tmp_path: Path, run: Any) -> None:
         connection.execute(
             f"UPDATE candidates SET genes = '{{}}', recipe_digest = ({seed}) WHERE number = 3"
         )
+    accept(tmp_path)
     with (
         Store.open(tmp_path) as store,
         pytest.raises(StoreError, match="step 4: an ancestor of it"),
