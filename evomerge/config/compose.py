@@ -160,7 +160,8 @@ def _settings_digest(keys: Mapping[str, Any], engine: Engine, models: Models) ->
 
 def _record(file: SearchFile, context: SearchContext, settings_digest: str) -> RunRecord:
     """What the store keeps of a search; fingerprints come when the weights are read."""
-    whole = file.model_copy(update={"dtype": context.dtype})
+    kept = {"dtype": context.dtype, "executor": _without_values(file.executor)}
+    whole = file.model_copy(update=kept)
     return RunRecord(
         name=file.name,
         search_yaml=dump_yaml(whole.model_dump(mode="json", exclude_none=True)),
@@ -169,3 +170,12 @@ def _record(file: SearchFile, context: SearchContext, settings_digest: str) -> R
         settings_digest=settings_digest,
         versions={"python": platform.python_version(), **versions(*_LIBRARIES)},
     )
+
+
+def _without_values(executor: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of an executor, the variables of its workers by name only: they may be secrets."""
+    environment = executor.get("runtime_env")
+    if not isinstance(environment, dict) or not isinstance(environment.get("env_vars"), dict):
+        return dict(executor)
+    names = dict.fromkeys(environment["env_vars"])
+    return {**executor, "runtime_env": {**environment, "env_vars": names}}

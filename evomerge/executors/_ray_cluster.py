@@ -9,13 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import EvomergeError, InputError, Problem, SearchError
 from evomerge.executors._inspection import Inspection, differences, inspect_machine
-from evomerge.executors._ray_scratch import Scratch
+from evomerge.executors._ray_scratch import Scratch, keep_token_private
 from evomerge.worker import WorkerSetup
 
 _PROBE_SECONDS = 10.0
@@ -64,17 +64,20 @@ class Cluster:
             return
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         environment = self._runtime_env
+        alone = ExitStack()  # what a cluster of the run's own is started within
         if self.address == "local":
             self._scratch = Scratch()
-            folder = str(self._scratch.folder)
+            folder = str(self._scratch.for_ray)
             options |= {"_temp_dir": folder, "include_dashboard": False, "num_cpus": cpus}
             # what a killed worker leaves goes with the rest
-            variables = {"TMPDIR": folder, **environment.get("env_vars", {})}
+            variables = {"TMPDIR": str(self._scratch.folder), **environment.get("env_vars", {})}
             environment = {**environment, "env_vars": variables}
+            keep_token_private()
+            alone.enter_context(self._scratch.marked())
+            alone.enter_context(_loopback())
         if environment:
             options["runtime_env"] = environment
-        marked = nullcontext() if self._scratch is None else self._scratch.marked()
-        with _own_signals(), marked:
+        with _own_signals(), alone:
             try:
                 _probe(self.address)
                 _connect(self.address, options)
@@ -218,6 +221,22 @@ def _own_signals() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let what Ray starts listen on 127.0.0.1 alone, as it does where it supports no clusters.
+
+    Ray replaces a loopback address that it is given, so that other machines could connect.
+    """
+    from ray._private import ray_constants
+
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
 
 
 def broken_connections() -> tuple[type[Exception], ...]:

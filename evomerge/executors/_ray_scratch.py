@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -17,7 +18,11 @@ _MARK = "EVOMERGE_RAY_FOLDER"  # a variable of all processes of a cluster that a
 
 
 class Scratch:
-    """A temporary folder for a cluster that this process starts.
+    """A temporary folder for a cluster that this process starts, which no other user may enter.
+
+    Attributes:
+        folder: holds the temporary files of the workers.
+        for_ray: a folder in it, which Ray opens to everybody.
 
     Making one also ends and removes what is left of the clusters of killed processes. Whether a
     folder's process lives shows in a lock on the folder, which the system frees with the process;
@@ -31,6 +36,7 @@ class Scratch:
             self._lock = os.open(self.folder, os.O_RDONLY)  # no child inherits it
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             if self.folder.exists():
+                self.for_ray = self.folder / "r"  # short, as _ROOT
                 return
             os.close(self._lock)  # another run swept it away before it was locked
 
@@ -48,6 +54,28 @@ class Scratch:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
         _sweep()
+
+
+def keep_token_private() -> None:
+    """Make Ray's token for clusters that programs start unreadable for others.
+
+    Ray writes it to the home folder, for all to read, when it starts the first one.
+    """
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # Ray says what is wrong with it
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, new = tempfile.mkstemp(dir=path.parent)  # private; whole as soon as it is there
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(32))
+        with suppress(FileExistsError):
+            os.link(new, path)
+        Path(new).unlink()
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
 
 
 def _sweep() -> None:

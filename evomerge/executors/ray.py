@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections import deque
 from contextlib import suppress
@@ -53,7 +54,8 @@ class RayExecutor(Executor):
             engine ``vllm``, which starts a process per GPU; not tested with it.
         tell_order: see `Executor`.
         lookahead: with ``tell_order: asked``; by default twice the workers.
-        runtime_env: Ray's runtime environment of the workers, passed on as it is.
+        runtime_env: Ray's runtime environment of the workers, passed on as it is. Of ``env_vars``
+            a run keeps the names only: a variable without a value has that of this process.
         first_deadline_seconds: what a candidate may take until eight have been timed on its split.
         deadline_minimum_seconds: what a candidate may take at least.
         deadline_factor: how many times the 0.95 quantile of the times seen on its split a candidate
@@ -61,7 +63,7 @@ class RayExecutor(Executor):
         start_timeout_seconds: what a worker may take to open its engine, once it found room.
 
     Raises:
-        ConfigError: Ray is not installed.
+        ConfigError: Ray is not installed, or a variable of ``runtime_env`` has no value.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class RayExecutor(Executor):
         self.tell_order = tell_order
         self.lookahead = lookahead or 2 * workers
         self._resources = WorkerResources(gpus_per_worker, cpus_per_worker, nodes_per_worker)
-        self._cluster = Cluster(address, runtime_env or {})
+        self._cluster = Cluster(address, _with_values(runtime_env or {}))
         self._pool = WorkerPool(workers, self._resources, FATAL)
         self._deadlines = Deadlines(
             first_deadline_seconds, deadline_minimum_seconds, deadline_factor
@@ -270,3 +272,27 @@ class RayExecutor(Executor):
         del self._faults[job.number, job.split]
         error = f"took {FATAL} workers down, at last: {reason}"
         return job, Evaluation("failed", error=error)
+
+
+def _with_values(runtime_env: dict[str, Any]) -> dict[str, Any]:
+    """A runtime environment whose variables without a value have that of this process.
+
+    Raises:
+        ConfigError: this process has none, for all such variables.
+    """
+    variables = runtime_env.get("env_vars")
+    if not isinstance(variables, dict):
+        return runtime_env
+    values = {name: os.environ.get(name) if v is None else v for name, v in variables.items()}
+    missing = [
+        Problem(
+            ("executor", "runtime_env", "env_vars", name),
+            "has no value here: a run keeps the names of variables, not their values.",
+            f"Export {name}, or add --set executor.runtime_env.env_vars.{name}=VALUE.",
+        )
+        for name, value in values.items()
+        if value is None
+    ]
+    if missing:
+        raise ConfigError(missing)
+    return runtime_env | {"env_vars": {name: str(value) for name, value in values.items()}}

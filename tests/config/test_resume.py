@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import yaml
 
+from evomerge.config.compose import compose
+from evomerge.config.load import load
 from evomerge.config.resume import stored_search
+from evomerge.config.validation import ProblemCollector
 from evomerge.errors import ConfigError
 from evomerge.store import RunRecord
 from evomerge.version import __version__
 
-SEARCH = {
+SEARCH: dict[str, Any] = {
     "name": "stored",
     "base": "/nowhere/base",
     "sources": {"maths": "/nowhere/maths"},
@@ -59,3 +64,43 @@ def test_a_run_of_another_version_is_refused_beside_its_overrides() -> None:
         "runs/stored: evomerge 0.0.0 made this run, in which recipes may mean other models than in "
         f"evomerge {__version__}. Go on with evomerge 0.0.0, or begin a new run.",
     )
+
+
+def test_the_values_of_variables_are_not_kept_and_come_from_whoever_resumes(
+    layers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {key: SEARCH[key] for key in ("name", "budget")} | layers
+    content |= {
+        "space": {
+            "kind": "parameter",
+            "operator": "linear",
+            "parameters": {"weight": {"low": 0, "high": 1}},
+        }
+    }
+    variables = {"SECRET_TOKEN": "hunter2", "SECRET_PORT": 8080}
+    ray = {"name": "ray", "runtime_env": {"env_vars": variables, "pip": ["x"]}}
+    kept = load(content | {"executor": ray}).search.record
+    assert "hunter2" not in repr(kept)
+    assert "8080" not in repr(kept)
+    names = dict.fromkeys(variables)
+    stored = {"name": "ray", "runtime_env": {"env_vars": names, "pip": ["x"]}}
+    assert stored_search(kept, "runs/stored").executor == stored
+
+    def opened(*overrides: str) -> Any:
+        file = stored_search(kept, "runs/stored", overrides)
+        return compose(file, ProblemCollector("runs/stored")).search.new_executor()
+
+    place = "executor.runtime_env.env_vars"
+    why = "has no value here: a run keeps the names of variables, not their values."
+    with pytest.raises(ConfigError) as caught:
+        opened()
+    assert caught.value.problems == tuple(
+        f"runs/stored: {place}.{n}: {why} Export {n}, or add --set {place}.{n}=VALUE."
+        for n in variables
+    )
+    monkeypatch.setenv("SECRET_TOKEN", "of the person")
+    made = opened(f"{place}.SECRET_PORT=9090")._cluster.environment["runtime_env"]
+    assert made == {
+        "env_vars": {"SECRET_TOKEN": "of the person", "SECRET_PORT": "9090"},
+        "pip": ["x"],
+    }

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Self
 
@@ -130,15 +131,33 @@ class Run(Processes):
                     Path(line[line.index("/dev/shm/") :]) for line in lines if "/dev/shm/" in line
                 }
 
-    def left_behind(self) -> set[str]:
-        """Temporary files, and shared memory, from here or any resume."""
-        clusters = [
+    def cluster_folders(self) -> list[Path]:
+        """The folders of the clusters that it or any resume has started."""
+        return [
             folder
             for process in self.started
             for folder in Path("/tmp").glob(f"evomerge-ray-{process.pid}-*")
         ]
+
+    def left_behind(self) -> set[str]:
+        """Temporary files, and shared memory, from here or any resume."""
         shared = [place for place in self.shared if place.exists()]
-        return {str(place) for place in (*self.temporary.iterdir(), *clusters, *shared)}
+        found = (*self.temporary.iterdir(), *self.cluster_folders(), *shared)
+        return {str(place) for place in found}
+
+    def listening(self) -> set[IPv4Address | IPv6Address]:
+        """The addresses at which its processes wait for connections."""
+        sockets: set[str] = set()
+        for number in self.living():
+            with suppress(OSError):  # it ended meanwhile
+                sockets |= {str(file.readlink()) for file in Path(f"/proc/{number}/fd").iterdir()}
+        tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+        rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+        return {
+            address(row[1].partition(":")[0])
+            for row in rows
+            if row[3] == "0A" and f"socket:[{row[9]}]" in sockets
+        }
 
     def events(self) -> int:
         if not Store.exists(self.folder):
@@ -156,6 +175,15 @@ class Run(Processes):
             ).fetchone()
         assert reported == (len(rows), len(rows))  # none lost, none twice
         return rows
+
+
+def address(digits: str) -> IPv4Address | IPv6Address:
+    """The address that Linux writes as words of 32 bits in the order of this machine."""
+    words = [int(digits[start : start + 8], 16) for start in range(0, len(digits), 8)]
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    if len(packed) == 4:
+        return IPv4Address(packed)
+    return IPv6Address(packed).ipv4_mapped or IPv6Address(packed)
 
 
 def evomerge(*words: object) -> list[str]:

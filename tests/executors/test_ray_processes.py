@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ def test_a_run_on_a_cluster_of_its_own_finds_what_one_worker_finds_and_leaves_no
     process = run.begin_slowly()
     wait_for(lambda: run.events() > 3 and bool(run.workers()), process)
     run.note_shared()
+    assert {place.is_loopback for place in run.listening()} == {True}
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in run.cluster_folders()} == {0o700}
     run.hurry()
     _, talk = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, talk

@@ -15,7 +15,7 @@ import pytest
 
 from evomerge.errors import InputError, SearchError
 from evomerge.executors._ray_cluster import Cluster
-from evomerge.executors._ray_scratch import Scratch
+from evomerge.executors._ray_scratch import Scratch, keep_token_private
 
 OWNER = """
 import os, subprocess, time
@@ -103,3 +103,34 @@ def test_no_cluster_at_an_address_is_a_sentence(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match=r"address: 127\.0\.0\.1:1: no Ray cluster answers there"):
         cluster.join(1)
     cluster.leave()
+
+
+@pytest.mark.parametrize("there", [None, "of the user"])
+def test_the_token_of_ray_is_for_its_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    token = tmp_path / ".ray" / "auth_token"
+    if there is not None:
+        token.parent.mkdir()
+        token.write_text(there)
+        token.chmod(0o644)
+    keep_token_private()
+    made = token.read_text()
+    assert made == there or (there is None and len(made) == 64)
+    assert token.stat().st_mode & 0o777 == 0o600
+    keep_token_private()
+    assert token.read_text() == made
+    assert list(token.parent.iterdir()) == [token]
+
+
+@pytest.mark.parametrize("name", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"])
+def test_no_token_is_made_where_ray_would_make_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "disabled")
+    keep_token_private()
+    assert list(tmp_path.iterdir()) == []
