@@ -10,9 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.errors import shown
 from evomerge.kernels.choices import Method, Norm, Scope
@@ -32,14 +30,18 @@ class Bound:
         above: exclusive lower bound.
         least: inclusive lower bound.
         most: inclusive upper bound.
+        below: exclusive upper bound.
         whole: whether it must be a whole number.
+        together: whether a search has one value for all sources; a recipe may give each its own.
     """
 
     default: float
     above: float = float("-inf")
     least: float = float("-inf")
     most: float = float("inf")
+    below: float = float("inf")
     whole: bool = False
+    together: bool = False
 
     def problem(self, value: object) -> str | None:
         """Why a value is refused, or None."""
@@ -47,7 +49,7 @@ class Bound:
             return f"expected a number, got {shown(value)}"
         if not math.isfinite(value):
             return f"must lie in {self._interval()}, got {value:g}"
-        if not (self.above < value <= self.most and self.least <= value):
+        if not (self.above < value < self.below and self.least <= value <= self.most):
             return f"must lie in {self._interval()}, got {value:g}"
         if self.whole and value != int(value):
             return f"must be a whole number, got {value:g}"
@@ -55,11 +57,19 @@ class Bound:
 
     def _interval(self) -> str:
         low = f"[{self.least:g}" if self.least > self.above else f"({self.above:g}"
-        return f"{low}, {self.most:g}" + ("]" if math.isfinite(self.most) else ")")
+        high = f"{self.most:g}]" if self.most < self.below else f"{self.below:g})"
+        return f"{low}, {high}"
+
+
+DENSITY = Bound(1.0, least=0.0, most=1.0)
+GAMMA = Bound(0.01, least=0.0, below=1.0, together=True)
+EPSILON = Bound(0.15, least=0.0, below=0.5, together=True)
 
 
 PER_SOURCE: Mapping[str, Bound] = {
-    "sparsify_density": Bound(1.0, above=0.0, most=1.0),
+    "sparsify_density": DENSITY,
+    "sparsify_gamma": GAMMA,
+    "sparsify_epsilon": EPSILON,
     "compeft_density": Bound(0.0, least=0.0, most=1.0),  # 0: not compressed
     "compeft_alpha": Bound(1.0, above=0.0),
 }
@@ -71,20 +81,20 @@ def sparsify(
     density: Floats,
     method: Method = "magnitude",
     rescale: Literal["none", "inverse"] | Norm = "none",
-    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.01,
-    epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
+    gamma: Floats,
+    epsilon: Floats,
 ) -> "Stack":
     """The task vectors with a fraction of each kept.
 
     Args:
         x: task vectors.
-        density: (M,) fraction of each that is kept; 1 keeps it as it is.
+        density: (M,) fraction of each that is kept; 1 keeps it as it is, 0 nothing of it.
         method: what is kept: the largest ``magnitude``, a ``random`` part, a part by rank
             (``della``), the largest without outliers (``breadcrumbs``).
         rescale: ``inverse`` divides by the probability of being kept; ``l1``, ``l2`` and ``linf``
             restore a norm.
-        gamma: fraction dropped as outliers, for ``breadcrumbs``.
-        epsilon: half the spread of probabilities, for ``della``.
+        gamma: (M,) fraction dropped as outliers, for ``breadcrumbs``.
+        epsilon: (M,) half the spread of probabilities, for ``della``.
 
     Source: Yu et al. 2024, arXiv:2311.03099; Deep et al. 2024, arXiv:2406.11617; Davari and
     Belilovsky 2024, arXiv:2312.06795.

@@ -27,12 +27,12 @@ def sparsified(
     *,
     method: Method = "magnitude",
     rescale: Literal["inverse", "none"] | Norm = "none",
-    gamma: float = 0.0,
-    epsilon: float = 0.0,
+    gamma: Sequence[float] = (),
+    epsilon: Sequence[float] = (),
     per_row: bool = False,
     scope: Scope = "tensor",
 ) -> Stack:
-    """The stack with a fraction of each source kept, the rest set to zero.
+    """The stack with a fraction of each source kept, the rest set to zero; nothing at density 0.
 
     Args as for the operator `sparsify`, and:
         per_row: whether elements are ranked in each row; for ``breadcrumbs``.
@@ -47,7 +47,7 @@ def sparsified(
     if method in ("random", "della"):
         sparse = _by_chance(x, density, epsilon if method == "della" else None, inverse)
     else:
-        outliers = gamma if method == "breadcrumbs" else 0.0
+        outliers = gamma if method == "breadcrumbs" else [0.0] * x.count
         sparse = _largest(x, density, outliers, per_row, scope)
         if inverse:
             sparse = sparse.changed(lambda tile: _divided(tile.values, density))
@@ -57,13 +57,13 @@ def sparsified(
 
 
 def _largest(
-    x: Stack, density: Sequence[float], gamma: float, per_row: bool, scope: Scope
+    x: Stack, density: Sequence[float], gamma: Sequence[float], per_row: bool, scope: Scope
 ) -> Stack:
     """The ⌊dn⌋ largest magnitudes, after the ⌊γn⌋ largest (rules R2, R3, R13)."""
     measure = measures(x, scope)
     size = x.row_length if per_row else measure.size
     kept = [kept_count(d, size) for d in density]
-    top = [min(int(gamma * size + 1e-6), size - k) for k in kept]
+    top = [min(int(g * size + 1e-6), size - k) for g, k in zip(gamma, kept, strict=True)]
     ends = [t + k for t, k in zip(top, kept, strict=True)]
 
     def by_row(tile: Tile) -> Tensor:
@@ -99,29 +99,35 @@ def _band(rank: Tensor, first: int, count: int) -> Tensor:
 
 def _divided(values_M: Tensor, density: Sequence[float]) -> Tensor:
     for values, d in zip(values_M, density, strict=True):
-        divided(values, d)
+        if d > 0:
+            divided(values, d)
     return values_M
 
 
-def _by_chance(x: Stack, density: Sequence[float], epsilon: float | None, divide: bool) -> Stack:
+def _by_chance(
+    x: Stack, density: Sequence[float], epsilon: Sequence[float] | None, divide: bool
+) -> Stack:
     """Each element with probability ``density`` (DARE, rule R12).
 
     With an epsilon the probability grows with the element's rank in its row.
 
     Source: MAGPRUNE, Deep et al. 2024, arXiv:2406.11617.
     """
-    e = epsilon or 0.0
-    for d in density:
-        if epsilon is not None and d < 1 and not 0 < d - e <= d + e < 1:
+    spread = [0.0] * x.count if epsilon is None else epsilon
+    for d, e in zip(density, spread, strict=True):
+        if epsilon is not None and 0 < d < 1 and not 0 < d - e <= d + e < 1:
             raise OperatorError(
                 f"density {d:g} with epsilon {e:g}: the probabilities {d - e:g} to {d + e:g} must "
                 f"lie between 0 and 1. Set epsilon below {min(d, 1 - d):g}, or density to 1."
             )
 
     def kernel(tile: Tile) -> Tensor:
-        for values, drawn, d in zip(tile.values, tile.uniforms(), density, strict=True):
-            if d < 1:
-                chance = d if epsilon is None else keep_probabilities(values, d, epsilon)
+        drawn_M = tile.uniforms()
+        for values, drawn, d, e in zip(tile.values, drawn_M, density, spread, strict=True):
+            if d <= 0:
+                values.zero_()
+            elif d < 1:
+                chance = d if epsilon is None else keep_probabilities(values, d, e)
                 _drop(values, drawn, chance, divide=divide)
         return tile.values
 

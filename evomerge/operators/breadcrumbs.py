@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from evomerge.kernels.choices import Consensus, Negative
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
+from evomerge.operators._modifiers import DENSITY, GAMMA
 from evomerge.operators._sparsify import sparsified
 
 
 @operator(
     on="task_vectors",
-    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    per_source={"weight": Bound(1.0), "density": DENSITY, "gamma": GAMMA},
     paper_defaults={"density": 0.15, "gamma": 0.006, "lam": 0.2},
     paper="Davari and Belilovsky 2024, arXiv:2312.06795",
 )
@@ -24,7 +21,7 @@ def breadcrumbs(
     *,
     weight: Floats,
     density: Floats,
-    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.01,
+    gamma: Floats,
     per_row: bool = False,
     lam: float = 1.0,
     normalize: bool = False,
@@ -39,8 +36,8 @@ def breadcrumbs(
     Args:
         x: M task vectors.
         weight: (M,) any sign.
-        density: (M,) fraction d kept, in (0, 1].
-        gamma: fraction γ dropped as outliers, in [0, 1).
+        density: (M,) fraction d kept, in [0, 1].
+        gamma: (M,) fraction γ dropped as outliers, in [0, 1).
         per_row: whether n is a row (the paper's code) or the tensor (mergekit).
         lam: scale of the result.
         normalize: divide by |Σ w_i|; with an election by the weight of the sources that agree.

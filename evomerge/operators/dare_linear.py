@@ -6,12 +6,13 @@ from evomerge.kernels.choices import Rescale
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
+from evomerge.operators._modifiers import DENSITY
 from evomerge.operators._sparsify import sparsified
 
 
 @operator(
     on="task_vectors",
-    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    per_source={"weight": Bound(1.0), "density": DENSITY},
     paper_defaults={"weight": 0.5, "density": 0.5},
     paper="Yu et al. 2024, arXiv:2311.03099",
     random=True,
@@ -30,7 +31,7 @@ def dare_linear(
     Args:
         x: M task vectors.
         weight: (M,) any sign.
-        density: (M,) probability of keeping an element, in (0, 1].
+        density: (M,) probability of keeping an element, in [0, 1].
         lam: scale of the sum.
         normalize: divide by |Σ w_i| (by 1 where that is below 1e-8).
         rescale: ``inverse`` divides by the density (the paper), ``l1`` restores the sum of

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from evomerge.kernels.choices import Consensus, Negative, Rescale
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
+from evomerge.operators._modifiers import DENSITY, EPSILON
 from evomerge.operators._sparsify import sparsified
 
 
 @operator(
     on="task_vectors",
-    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    per_source={"weight": Bound(1.0), "density": DENSITY, "epsilon": EPSILON},
     paper_defaults={"density": 0.7, "epsilon": 0.07, "lam": 1.1},
     paper="Deep et al. 2024, arXiv:2406.11617",
     random=True,
@@ -25,7 +22,7 @@ def della(
     *,
     weight: Floats,
     density: Floats,
-    epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
+    epsilon: Floats,
     lam: float = 1.0,
     normalize: bool = True,
     consensus: Consensus | None = "sum",
@@ -40,8 +37,8 @@ def della(
     Args:
         x: M task vectors.
         weight: (M,) any sign.
-        density: (M,) mean probability d of keeping an element, in (0, 1].
-        epsilon: half the spread of the probabilities; d - ε and d + ε must lie in (0, 1). The
+        density: (M,) mean probability d of keeping an element, in [0, 1].
+        epsilon: (M,) half the spread of the probabilities; d - ε and d + ε must lie in (0, 1). The
             authors' ``window_size`` is 2ε.
         lam: scale of the result.
         normalize: divide by the absolute weight of the sources that agree.

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from evomerge.kernels.choices import Rescale
 from evomerge.kernels.stack import Merged, Stack
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
+from evomerge.operators._modifiers import DENSITY, EPSILON
 from evomerge.operators._sparsify import sparsified
 
 
 @operator(
     on="task_vectors",
-    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    per_source={"weight": Bound(1.0), "density": DENSITY, "epsilon": EPSILON},
     paper_defaults={"weight": 0.5, "density": 0.7, "epsilon": 0.07, "lam": 1.1},
     paper="Deep et al. 2024, arXiv:2406.11617",
     random=True,
@@ -25,7 +22,7 @@ def della_linear(
     *,
     weight: Floats,
     density: Floats,
-    epsilon: Annotated[float, Field(ge=0, lt=0.5)] = 0.15,
+    epsilon: Floats,
     lam: float = 1.0,
     normalize: bool = False,
     rescale: Rescale = "inverse",
@@ -35,8 +32,8 @@ def della_linear(
     Args:
         x: M task vectors.
         weight: (M,) any sign.
-        density: (M,) mean probability of keeping an element, in (0, 1].
-        epsilon: half the spread of the probabilities, as in ``della``.
+        density: (M,) mean probability of keeping an element, in [0, 1].
+        epsilon: (M,) half the spread of the probabilities, as in ``della``.
         lam: scale of the sum.
         normalize: divide by |Σ w_i| (by 1 where that is below 1e-8).
         rescale: as in ``della``.

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
-
-from pydantic import Field
 
 from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack
@@ -18,7 +15,7 @@ from evomerge.operators import operator
     paper_defaults={"t": 0.5},
     paper="Shoemake 1985, doi:10.1145/325165.325242; as in mergekit",
 )
-def slerp(x: Stack, *, t: Annotated[float, Field(ge=0, le=1)] = 0.5) -> Merged:
+def slerp(x: Stack, *, t: float = 0.5) -> Merged:
     """The point at fraction t of the arc from the first tensor to the second.
 
     The weights themselves are combined, not their directions; the angle is that between the
@@ -26,7 +23,7 @@ def slerp(x: Stack, *, t: Annotated[float, Field(ge=0, le=1)] = 0.5) -> Merged:
 
     Args:
         x: two weights: of two sources, or of the base and one source.
-        t: 0 gives the first model, 1 the second.
+        t: 0 gives the first model, 1 the second; others extrapolate.
 
     Source: Shoemake 1985, doi:10.1145/325165.325242, with mergekit's threshold.
     """

@@ -12,12 +12,13 @@ from evomerge.kernels.measures import measures
 from evomerge.kernels.stack import Merged, Stack, Tile
 from evomerge.kernels.sums import summed
 from evomerge.operators import Bound, Floats, operator
+from evomerge.operators._modifiers import DENSITY
 from evomerge.operators._sparsify import sparsified
 
 
 @operator(
     on="task_vectors",
-    per_source={"weight": Bound(1.0), "density": Bound(1.0, above=0.0, most=1.0)},
+    per_source={"weight": Bound(1.0), "density": DENSITY},
     paper_defaults={"weight": 1.0, "density": 0.2},
     paper="Yadav et al. 2023, arXiv:2306.01708",
 )
@@ -38,7 +39,7 @@ def ties(
     Args:
         x: M task vectors.
         weight: (M,) any sign.
-        density: (M,) fraction of each task vector kept by magnitude, in (0, 1].
+        density: (M,) fraction of each task vector kept by magnitude, in [0, 1].
         lam: scale of the result.
         normalize: divide by the absolute weight of the sources that agree.
         consensus: elect by the ``sum`` of the weighted values or by the ``count`` of signs.

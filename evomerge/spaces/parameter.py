@@ -109,7 +109,7 @@ class ParameterSpace(Space):
     def _spots(self, name: str, span: Range) -> Iterator[_Spot]:
         """Every place at which a parameter has a value of its own."""
         granularity = span.granularity or self._granularity
-        per_source = any(name in o.per_source for o in self._chosen.values())
+        per_source = any(_varies(o, name) for o in self._chosen.values())
         for source in self.context.sources if per_source else ("",):
             for role in granularity.roles or ("",):
                 for group in range(granularity.groups(self.context.layers)):
@@ -214,7 +214,7 @@ def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> 
         problems += [
             Problem(path, f"{owner.name} has one value for all sources.", "Remove simplex")
             for owner in owners
-            if simplex and name not in owner.per_source
+            if simplex and not _varies(owner, name)
         ]
         values = setting.extremes() if isinstance(setting, Range) else _leaves(setting)
         # `_settings` has reported infinite numbers
@@ -223,6 +223,12 @@ def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> 
             for value in finite:
                 problems += [Problem(path, text) for text in _refusals(owner, name, value)]
     return list(dict.fromkeys(problems))
+
+
+def _varies(operator: Operator, name: str) -> bool:
+    """Whether each source has a gene of its own for a parameter."""
+    bound = operator.per_source.get(name)
+    return bound is not None and not bound.together
 
 
 def _leaves(setting: Any) -> list[Any]:

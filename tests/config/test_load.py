@@ -168,7 +168,7 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
     content["space"] = {
         "kind": "parameter",
         "operator": "ties",
-        "parameters": {"density": {"low": 0, "high": 1}},
+        "parameters": {"density": {"low": -1, "high": 1}},
     }
     content["engine"]["colour"] = "red"
     content["fitness"] = {**OWN_TASKS, "tasks": ["zoo_stringz"]}

@@ -198,7 +198,7 @@ def test_all_mistakes_of_all_stages_come_at_once(tmp_path: Path) -> None:
         "space": {
             "kind": "parameter",
             "operator": "ties",
-            "parameters": {"density": {"low": 0, "high": 1}},
+            "parameters": {"density": {"low": -1, "high": 1}},
         },
         "budget": {"minutes": 3},
     }

@@ -169,7 +169,10 @@ def test_fixed_settings_follow_their_blocks(make: Make) -> None:
 
 
 def test_mistakes_of_both_are_reported_at_once(make: Make) -> None:
-    merge = {"operator": "ties", "parameters": {"density": {"low": 0, "high": 1}, "lam": [1, 2, 3]}}
+    merge = {
+        "operator": "ties",
+        "parameters": {"density": {"low": -1, "high": 1}, "lam": [1, 2, 3]},
+    }
     path = {"leading": "strings", "max_layers": 2, "repetitions": 40}
     with pytest.raises(ConfigError) as caught:
         make(merge=merge, path=path)

@@ -154,12 +154,12 @@ def test_a_parameter_may_have_a_granularity_of_its_own() -> None:
             "parameters.wieght: ties has no such parameter. Did you mean 'weight'?",
         ),
         (
-            {"operator": "ties", "parameters": {"density": {"low": 0, "high": 1}}},
-            r"parameters.density: ties: must lie in \(0, 1\], got 0",
+            {"operator": "ties", "parameters": {"density": {"low": -1, "high": 1}}},
+            r"parameters.density: ties: must lie in \[0, 1\], got -1",
         ),
         (
-            {"operator": "ties", "parameters": {"density": 0, "weight": {"low": 0, "high": 1}}},
-            r"parameters.density: ties: must lie in \(0, 1\], got 0",
+            {"operator": "ties", "parameters": {"density": -1, "weight": {"low": 0, "high": 1}}},
+            r"parameters.density: ties: must lie in \[0, 1\], got -1",
         ),
         (
             {"operator": "ties", "parameters": {"weight": {"low": 2, "high": 1}}},
@@ -178,8 +178,8 @@ def test_a_parameter_may_have_a_granularity_of_its_own() -> None:
             "parameters.weight.lo: unknown key. Did you mean 'low'?",
         ),
         (
-            {"operator": "slerp", "parameters": {"t": {"low": 0, "high": 2}}},
-            "parameters.t: slerp: Input should be less than or equal to 1",
+            {"operator": "nearswap", "parameters": {"t": {"low": -1, "high": 2}}},
+            "parameters.t: nearswap: Input should be greater than or equal to 0",
         ),
         (
             {"operator": "ties", "parameters": {"lam": {"simplex": True}}},
@@ -210,7 +210,7 @@ def test_a_parameter_may_have_a_granularity_of_its_own() -> None:
         ),
         (
             {"operator": "ties", "parameters": {"density": {"a": 0.5, "b": 2}, "lam": 1}},
-            r"parameters.density: ties: must lie in \(0, 1\], got 2",
+            r"parameters.density: ties: must lie in \[0, 1\], got 2",
         ),
         (
             {"operator": "ties", "order": True, "parameters": {}},
@@ -326,7 +326,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         space(
             operator="ties",
-            parameters={"wieght": {"low": 0, "high": 1}, "density": {"low": 0, "high": 1}},
+            parameters={"wieght": {"low": 0, "high": 1}, "density": {"low": -1, "high": 1}},
         )
     assert len(caught.value.problems) == 2
 
@@ -437,3 +437,11 @@ def test_settings_that_no_recipe_can_hold_are_a_recipe_error() -> None:
     assert caught.value.problems == (
         "recipe: lam: expected a finite number, a word or true/false, got inf",
     )
+
+
+def test_all_sources_have_one_gene_for_what_only_a_recipe_tells_apart() -> None:
+    found = space(
+        operator="della",
+        parameters={"epsilon": {"low": 0, "high": 0.1}, "density": {"low": 0.2, "high": 0.8}},
+    )
+    assert [p.name for p in found.parameters] == ["epsilon", "density.a", "density.b"]

@@ -24,7 +24,6 @@ class MergeMethod:
         shared: parameters that our operator has once, with their defaults.
         base: whether mergekit merges relative to ``base_model`` always, only if it is given, or
             never, as the base is one model among the others.
-        spread: shared parameters of which mergekit has one value per model.
         renamed: parameter to mergekit's name, where it is another one.
         fixed: parameters that mergekit lacks, with the value that it behaves as.
         dialect: parameters that make the operator repeat mergekit's numbers, faults included.
@@ -37,7 +36,6 @@ class MergeMethod:
     per_source: Constants = field(default_factory=dict)
     shared: Constants = field(default_factory=dict)
     base: Literal["required", "optional", "ignored"] = "required"
-    spread: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     fixed: Constants = field(default_factory=dict)
     dialect: Constants = field(default_factory=dict)
@@ -74,8 +72,8 @@ _WEIGHT: Constants = {"weight": 1.0}
 _SPARSE: Constants = {"weight": 1.0, "density": 1.0}
 _LAM: Constants = {"lam": 1.0, "normalize": False}
 _DROP: Constants = {**_LAM, "rescale": "inverse"}
-_DELLA: Constants = {**_DROP, "epsilon": 0.15}
-_CRUMBS: Constants = {**_LAM, "gamma": 0.01}
+_DELLA: Constants = {**_SPARSE, "epsilon": 0.15}
+_CRUMBS: Constants = {**_SPARSE, "gamma": 0.01}
 _SUM: Constants = {"consensus": "sum"}
 
 _METHODS = (
@@ -94,24 +92,21 @@ _METHODS = (
     MergeMethod(name="dare_ties", per_source=_SPARSE, shared=_DROP, fixed=_SUM),
     MergeMethod(
         name="della",
-        per_source=_SPARSE,
-        shared={**_DELLA, "normalize": True},
-        spread=("epsilon",),
+        per_source=_DELLA,
+        shared={**_DROP, "normalize": True},
         fixed=_SUM,
     ),
-    MergeMethod(name="della_linear", per_source=_SPARSE, shared=_DELLA, spread=("epsilon",)),
+    MergeMethod(name="della_linear", per_source=_DELLA, shared=_DROP),
     MergeMethod(
         name="breadcrumbs",
-        per_source=_SPARSE,
-        shared=_CRUMBS,
-        spread=("gamma",),
+        per_source=_CRUMBS,
+        shared=_LAM,
         fixed={"per_row": False},
     ),
     MergeMethod(
         name="breadcrumbs_ties",
-        per_source=_SPARSE,
-        shared=_CRUMBS,
-        spread=("gamma",),
+        per_source=_CRUMBS,
+        shared=_LAM,
         fixed={**_SUM, "per_row": False},
     ),
     MergeMethod(name="nuslerp", per_source=_WEIGHT, base="optional", least=2, most=2),

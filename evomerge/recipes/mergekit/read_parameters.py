@@ -54,9 +54,7 @@ class ParameterReader:
         for name, default in self.method.per_source.items():
             settings[name] = self._by_source(name, default)
         for name, default in self.method.shared.items():
-            if name in self.method.spread:
-                settings[name] = self._agreed(name, default)
-            elif name != "rescale":
+            if name != "rescale":
                 settings[name] = self._setting(self.method.theirs(name), default)
         settings = {name: one for name, one in settings.items() if one is not None and one != {}}
         self._rescale(settings)
@@ -77,19 +75,6 @@ class ParameterReader:
         theirs = self.method.theirs(name)
         settings = {one.name: self._setting(theirs, default, one) for one in self.sources}
         return {source: setting for source, setting in settings.items() if setting is not None}
-
-    def _agreed(self, name: str, default: Scalar) -> Any:
-        """The one setting of a parameter that mergekit sets per model, and evomerge for all."""
-        settings = self._by_source(name, default)
-        if not settings:
-            return None
-        everyone = [settings.get(source.name, default) for source in self.sources]
-        values = [canonical(setting, name, ()) for setting in everyone]
-        if any(value != values[0] for value in values):
-            self.problems.add(
-                f"parameters.{name}", "evomerge has one value for all models. Give one"
-            )
-        return values[0]
 
     def _flat(self, theirs: str, default: Scalar) -> Scalar:
         """The value of a parameter that may not differ by tensor."""
@@ -189,7 +174,7 @@ class ParameterReader:
         rescale = ("rescale",) if self.method.name in RESCALED else ()
         ours = [self.method.theirs(name) for name in self.method.defaults]
         everything = [*ours, *special, *rescale, *self.method.unused, *_HINTS]
-        own = [self.method.theirs(n) for n in (*self.method.per_source, *self.method.spread)]
+        own = [self.method.theirs(n) for n in self.method.per_source]
         own += [*_HINTS, *(name for name in self.method.unused if name == "density")]
         for scope in (*(slice_.parameters for slice_ in self.slices), *self.shared):
             self._check_scope(*scope, everything, everything)

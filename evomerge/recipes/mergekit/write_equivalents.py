@@ -111,7 +111,7 @@ def with_rescale(recipe: Recipe, method: MergeMethod) -> tuple[Recipe, MergeMeth
     if kept is None or "density" in given or given.get("sparsify_method") != kept:
         return recipe, method
     del given["sparsify_method"]
-    names = ["density", "rescale", *(["gamma"] if "gamma" in method.shared else [])]
+    names = ["density", "rescale", *(["gamma"] if "gamma" in method.per_source else [])]
     for name in names:
         if f"sparsify_{name}" in given:
             given[name] = given.pop(f"sparsify_{name}")

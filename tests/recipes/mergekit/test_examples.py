@@ -184,7 +184,7 @@ def check_values(content: dict[str, Any], one: Recipe, layers: int = LAYERS) -> 
     """Every value of a recipe is the one that mergekit reads."""
     method = METHODS[content["merge_method"]]
     own = {method.theirs(name): name for name in method.per_source}
-    shared = {method.theirs(name): name for name in method.shared if name not in method.spread}
+    shared = {method.theirs(name): name for name in method.shared}
     shared.pop("rescale", None)
     names = {model: name for name, model in one.sources.items()}
     for tensor in tensors(content, list(own), list(shared), layers):

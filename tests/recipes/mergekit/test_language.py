@@ -225,7 +225,8 @@ def test_a_sum_of_magnitudes_is_restored_before_election() -> None:
         "sparsify_rescale": "l1",
         "weight": 1.0,
     }
-    assert exported(one)["parameters"] == {"rescale": True, "gamma": 0.1}
+    assert exported(one)["parameters"] == {"rescale": True}
+    assert exported(one)["models"][0]["parameters"]["gamma"] == 0.1
     assert read(write(one)) == one
 
 
@@ -262,11 +263,6 @@ def test_parameters_get_our_names(text: str, parameters: dict[str, Any]) -> None
     ("text", "message"),
     [
         (
-            "merge_method: della\nbase_model: o/base\nparameters: {weight: 1}\n"
-            "models: [{model: o/a, parameters: {epsilon: 0.1}}, {model: o/b}]\n",
-            "parameters.epsilon: evomerge has one value for all models",
-        ),
-        (
             f"merge_method: nuslerp\n{PAIR}"
             "parameters: {weight: 1, nuslerp_flatten: [{filter: mlp, value: false}]}\n",
             "parameters.nuslerp_flatten: evomerge has one value for all tensors",
@@ -283,6 +279,15 @@ def test_parameters_get_our_names(text: str, parameters: dict[str, Any]) -> None
 )
 def test_what_operators_cannot_do_is_refused(text: str, message: str) -> None:
     assert message in complaint(text)
+
+
+@pytest.mark.parametrize(("method", "name"), [("della", "epsilon"), ("breadcrumbs_ties", "gamma")])
+def test_every_model_has_its_own_spread_and_outliers(method: str, name: str) -> None:
+    text = f"merge_method: {method}\nbase_model: o/base\nparameters: {{weight: 1}}\n"
+    text += f"models: [{{model: o/a, parameters: {{{name}: [0, 0.25, 0.125]}}}}, {{model: o/b}}]\n"
+    one = read(text)
+    assert one.parameters[name] == {"a": [0.0, 0.1, 0.2, 0.225, 0.175, 0.125]}  # b: the default
+    assert read(write(read(f"{text}dialect: mergekit\n"))) == read(f"{text}dialect: mergekit\n")
 
 
 @pytest.mark.parametrize("weight", [[{"filter": "q_proj", "value": 1}, {"value": [0, 1]}], 0.5])
