@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Annotated, Any, get_args
 
@@ -13,32 +13,50 @@ from pydantic_core.core_schema import ValidationInfo
 from evomerge.errors import ConfigError, Problem, WrongValuesError, shown
 
 MOST_LEVELS = 100  # of keys and lists inside one another
-LARGEST_SEED = 2**63 - 1  # SQLite's and torch's largest number
-LARGEST_FLOAT32 = 3.4028234663852886e38  # all arithmetic of merges is float32
+_LARGEST = 3.4028234663852886e38  # of float32, in which merges compute
 
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # SQLite's largest number
 Count = Annotated[int, Field(ge=1, le=10**9)]
-CountOrNone = Annotated[int, Field(ge=0, le=10**9)]  # 0 for none
-Threads = Annotated[int, Field(ge=1, le=1024)]  # more of them than any machine starts
-Seconds = Annotated[float, Field(gt=0, le=1e9)]  # 30 years; what waits overflows beyond 300
-Factor = Annotated[float, Field(ge=-LARGEST_FLOAT32, le=LARGEST_FLOAT32)]
+AtOnce = Annotated[int, Field(ge=1, le=10_000)]  # what is held or waited for side by side
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]  # 30 years; waiting for 300 overflows
 
 
 class Keys(BaseModel):
-    """Keys that a person writes: unknown ones, infinity, NaN and flags for numbers are refused."""
+    """Keys that a person writes: unknown ones and numbers that cannot be computed with are refused.
+
+    Refused are infinity, NaN, what float32 cannot hold, and flags in place of numbers.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
         kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
-        if kinds & {int, float} and not kinds & {bool, Any}:
-            flags = [path for path, inner in _leaves(value, ()) if isinstance(inner, bool)]
-            if flags:
-                text = "expected a number, got true or false"
-                raise WrongValuesError(*(Problem(path, text) for path in flags))
+        if kinds & {int, float} and Any not in kinds:
+            found = ((path, _number_problem(one, kinds)) for path, one in _leaves(value, ()))
+            if problems := [Problem(path, text) for path, text in found if text]:
+                raise WrongValuesError(*problems)
         return value
+
+
+def _number_problem(value: Any, kinds: Collection[Any]) -> str:
+    """Why a number cannot be computed with; empty where it can be, and for what is no number.
+
+    Args:
+        kinds: types that its key takes.
+    """
+    if isinstance(value, bool):
+        return "" if bool in kinds else f"expected a number, got {str(value).lower()}"
+    if isinstance(value, float) and math.isfinite(value) and not is_computable(value):
+        return f"expected a number that float32 can hold, got {value:g}"
+    return ""
+
+
+def is_computable(number: float) -> bool:
+    """Whether float32 can hold a number, whose tiniest are 0 there."""
+    return abs(number) <= _LARGEST  # false for NaN
 
 
 def plain(value: Any, path: tuple[str | int, ...] = ()) -> Any:
@@ -83,19 +101,23 @@ def text_problem(text: str) -> str | None:
 
 
 def _storable(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what a stored YAML would not give back: infinity, NaN."""
+    """A copy, refused where a stored YAML would not give it back: infinity, NaN, and as `plain`."""
+    try:
+        copy: dict[str, Any] = plain(value)
+    except ConfigError as error:
+        raise WrongValuesError(*error.details) from None
     wrong = [
         Problem(path, f"expected a finite number, got {inner}")
-        for path, inner in _leaves(value, ())
+        for path, inner in _leaves(copy, ())
         if isinstance(inner, float) and not math.isfinite(inner)
     ]
     if wrong:
         raise WrongValuesError(*wrong)
-    return value
+    return copy
 
 
 # Keys and values of another program's, passed on as they are
-Plain = Annotated[dict[str, Any], AfterValidator(plain), AfterValidator(_storable)]
+Plain = Annotated[dict[Any, Any], AfterValidator(_storable)]
 
 
 def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
@@ -118,5 +140,5 @@ def _kinds(annotation: Any) -> Iterator[Any]:
     elif inner:
         for one in inner:
             yield from _kinds(one)
-    else:
+    elif isinstance(annotation, type) or annotation is Any:
         yield annotation

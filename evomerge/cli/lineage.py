@@ -70,8 +70,10 @@ def _tree(ancestry: Ancestry, depth: int) -> Tree:
 
 
 def _line(one: Ancestor) -> str:
+    from evomerge.reports.table import short
+
     genes = one.genes
-    parts = [f"{one.number}" if one.value is None else f"{one.number}  {one.value:.3f}"]
+    parts = [f"{one.number}" if one.value is None else f"{one.number}  {short(one.value)}"]
     if "source" in genes:
         parts.append(f"source {genes['source']}")
     for name in genes:
@@ -97,6 +99,8 @@ def _why(one: Ancestor) -> str:
 
 
 def _table(ancestry: Ancestry) -> Table:
+    from evomerge.reports.table import short
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("ancestor", "fitness", "share of the weights", "parents", "source"):
         table.add_column(column)
@@ -104,7 +108,7 @@ def _table(ancestry: Ancestry) -> Table:
     for one in others[:_MOST_ROWS]:
         table.add_row(
             str(one.number),
-            "" if one.value is None else f"{one.value:.3f}",
+            "" if one.value is None else short(one.value),
             "" if one.share is None else f"{one.share:.1%}",
             ", ".join(map(str, one.parents)),
             str(one.genes.get("source", "")),

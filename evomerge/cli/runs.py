@@ -169,6 +169,8 @@ def _progress(folder: Path) -> Iterator[Observer]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
+    from evomerge.reports.table import short
+
     talk = Console(stderr=True)
     try:
         with Progress(*columns, console=talk) as progress:
@@ -176,7 +178,7 @@ def _progress(folder: Path) -> Iterator[Observer]:
 
             def observe(now: Standing) -> None:
                 stopping.raise_if_asked()
-                best = "-" if now.best is None else f"{now.best:.3f}"
+                best = "-" if now.best is None else short(now.best)
                 progress.update(
                     bar,
                     description=now.stage,

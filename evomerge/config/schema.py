@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -16,6 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from evomerge.errors import shown
+from evomerge.keys import Count, Keys, Seed
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
 from evomerge.search.budget import Budget
@@ -46,7 +45,7 @@ def _list_of_stages(value: Any) -> Any:
     )
 
 
-class StageKeys(BaseModel):
+class StageKeys(Keys):
     """One of ``stages:``.
 
     Attributes:
@@ -56,8 +55,6 @@ class StageKeys(BaseModel):
             the search, behind the stages that ``space`` names.
         space, optimizer, budget: as in a search without stages.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[\w.-]+$", examples=["name: merge"])
     sources: tuple[str, ...] | None = None
@@ -69,7 +66,7 @@ class StageKeys(BaseModel):
 Stages = Annotated[tuple[StageKeys, ...] | None, BeforeValidator(_list_of_stages)]
 
 
-class SearchFile(BaseModel):
+class SearchFile(Keys):
     """A search YAML.
 
     Attributes:
@@ -91,8 +88,6 @@ class SearchFile(BaseModel):
         build_best: write the best recipe's checkpoint into the run folder at the end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str = Field(pattern=r"^[\w.-]+$")
     base: str
     sources: dict[str, str] = Field(min_length=1)
@@ -100,16 +95,16 @@ class SearchFile(BaseModel):
     space: dict[str, Any] | None = Field(default=None, validate_default=True, examples=[_SPACE])
     fitness: Fitness
     optimizer: Named | None = Field(default=None, validate_default=True)
-    engine: Named = {"name": "transformers"}
-    executor: Named = {"name": "local"}
+    engine: Named = Field(default={"name": "transformers"})
+    executor: Named = Field(default={"name": "local"})
     budget: Budget | None = Field(default=None, validate_default=True, examples=[_BUDGET])
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tokenizer: Literal["base"] | None = None
-    statistics: dict[str, str] = {}
+    statistics: dict[str, str] = Field(default_factory=dict)
     experimental: bool = False
-    champions: int = Field(default=3, ge=1)
-    stop_after_failures: int = Field(default=10, ge=1)
+    champions: Count = 3
+    stop_after_failures: Count = 10
     build_best: bool = False
 
     @field_validator("sources")

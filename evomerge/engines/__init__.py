@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evomerge.engines._devices import is_cpu, present
+from evomerge.keys import Count, Keys, Plain
 from evomerge.plugins.user_code import anchor_code
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Engine(ABC):
         """Give memory and devices back."""
 
 
-class LmEvalOptions(BaseModel):
+class LmEvalOptions(Keys):
     """The keys under ``engine.lm_eval``: lm-eval's own arguments, with lm-eval's own defaults.
 
     Attributes:
@@ -167,19 +168,17 @@ class LmEvalOptions(BaseModel):
         enable_thinking, chat_template_args: passed on to the chat template.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     apply_chat_template: bool | str = False
     system_instruction: str | None = None
     fewshot_as_multiturn: bool = True
     num_fewshot: int | None = Field(default=None, ge=0)
-    gen_kwargs: dict[str, Any] = Field(default_factory=dict)
-    max_gen_toks: int | None = Field(default=None, ge=1)
+    gen_kwargs: Plain = Field(default_factory=dict)
+    max_gen_toks: Count | None = None
     add_bos_token: bool | None = None
     prefix_token_id: int | None = Field(default=None, ge=0)
     think_end_token: str | None = None
     enable_thinking: bool | None = None
-    chat_template_args: dict[str, Any] = Field(default_factory=dict)
+    chat_template_args: Plain = Field(default_factory=dict)
 
     def model_args(self) -> dict[str, Any]:
         """The keys that are arguments of lm-eval's model, without those that were left out."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.engines import Engine
 from evomerge.engines._architecture import fill, require_fit
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.engines._process import kept_generators, use_threads
 from evomerge.errors import ConfigError, Problem
+from evomerge.keys import AtOnce, Threads
 from evomerge.plugins.user_code import code_files, content_digest, load_function
 
 if TYPE_CHECKING:
@@ -53,8 +52,8 @@ class TorchEngine(Engine):
         module: str,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         device: str = "auto",
-        threads: Annotated[int, Field(ge=1)] | None = None,
-        at_once: Annotated[int, Field(ge=1)] = 1,
+        threads: Threads | None = None,
+        at_once: AtOnce = 1,
     ) -> None:
         self.device = device
         self._device = present(device)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.engines import LanguageModelEngine, LmEvalOptions, words
 from evomerge.engines._architecture import (
@@ -20,6 +18,7 @@ from evomerge.engines._architecture import (
 from evomerge.engines._devices import present, release, torch_device
 from evomerge.engines._process import use_threads
 from evomerge.errors import ConfigError, Problem
+from evomerge.keys import Count, Threads
 from evomerge.weights.metadata import write_metadata
 
 if TYPE_CHECKING:
@@ -56,10 +55,10 @@ class TransformersEngine(LanguageModelEngine):
         *,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         device: str = "auto",
-        batch_size: Annotated[int, Field(ge=1)] = 64,
-        max_length: Annotated[int, Field(ge=1)] | None = None,
+        batch_size: Count = 64,
+        max_length: Count | None = None,
         attention: str | None = None,
-        threads: Annotated[int, Field(ge=1)] | None = None,
+        threads: Threads | None = None,
         lm_eval: LmEvalOptions = LmEvalOptions(),  # noqa: B008 - frozen
     ) -> None:
         if lm_eval.max_gen_toks is not None:

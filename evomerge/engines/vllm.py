@@ -25,6 +25,7 @@ from evomerge.engines._devices import has_gpu, release
 from evomerge.engines._process import give_back, use_threads
 from evomerge.engines._vllm_start import known_arguments, require_vllm, start, stop, without_locals
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
+from evomerge.keys import AtOnce, Count, Plain, Threads
 from evomerge.weights.metadata import write_metadata
 
 if TYPE_CHECKING:
@@ -67,15 +68,15 @@ class VllmEngine(LanguageModelEngine):
         self,
         *,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-        tensor_parallel_size: Annotated[int, Field(ge=1)] = 1,
+        tensor_parallel_size: AtOnce = 1,
         gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None,
-        max_length: Annotated[int, Field(ge=1)] | None = None,
-        batch_size: Annotated[int, Field(ge=1)] | None = None,
-        seed: Annotated[int, Field(ge=0)] = 0,
-        threads: Annotated[int, Field(ge=1)] | None = None,
+        max_length: Count | None = None,
+        batch_size: AtOnce | None = None,
+        seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0,
+        threads: Threads | None = None,
         adapters: Literal["merged", "lora"] = "merged",
         enforce_eager: bool = True,
-        vllm: Annotated[dict[str, Any], AfterValidator(known_arguments)] | None = None,
+        vllm: Annotated[Plain, AfterValidator(known_arguments)] | None = None,
         lm_eval: LmEvalOptions = LmEvalOptions(),  # noqa: B008 - frozen
     ) -> None:
         require_vllm()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import socket
 from collections import deque
 from dataclasses import replace
-from typing import Annotated
-
-from pydantic import Field
 
 from evomerge.executors import Executor
+from evomerge.keys import AtOnce
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker, WorkerSetup
 
@@ -23,7 +21,7 @@ class LocalExecutor(Executor):
             run on many workers, and ``tell_order: asked`` there, both find the same.
     """
 
-    def __init__(self, *, lookahead: Annotated[int, Field(ge=1)] | None = None) -> None:
+    def __init__(self, *, lookahead: AtOnce | None = None) -> None:
         self._own_lookahead = lookahead
         self.lookahead = lookahead or 1
         self._queue: deque[Job] = deque()

@@ -22,6 +22,7 @@ from evomerge.executors._inspection import inspect_machine
 from evomerge.executors._ray_cluster import Cluster, WorkerResources, broken_connections
 from evomerge.executors._ray_pool import PoolWorker, WorkerPool
 from evomerge.executors._remote import Answer, Refusal, RoomFound
+from evomerge.keys import AtOnce, Plain, Seconds
 from evomerge.types import Evaluation, Job, Split
 from evomerge.worker import WorkerSetup
 
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 FATAL = 3  # workers that a candidate may take down, and times that a worker may fail to start
 _POLL_SECONDS = 1.0
 
-Positive = Annotated[float, Field(gt=0)]
 Finished = tuple[Job, Evaluation]
 
 
@@ -70,17 +70,17 @@ class RayExecutor(Executor):
         self,
         *,
         address: str = "auto",
-        workers: Annotated[int, Field(ge=1)] = 1,
-        gpus_per_worker: Annotated[float, Field(ge=0)] = 0,
-        cpus_per_worker: Positive = 1,
-        nodes_per_worker: Annotated[int, Field(ge=1)] = 1,
+        workers: AtOnce = 1,
+        gpus_per_worker: Annotated[float, Field(ge=0, le=10_000)] = 0,
+        cpus_per_worker: Annotated[float, Field(gt=0, le=10_000)] = 1,
+        nodes_per_worker: AtOnce = 1,
         tell_order: TellOrder = "finished",
-        lookahead: Annotated[int, Field(ge=1)] | None = None,
-        runtime_env: dict[str, Any] | None = None,
-        first_deadline_seconds: Positive = 3600,
-        deadline_minimum_seconds: Positive = 60,
-        deadline_factor: Annotated[float, Field(ge=1)] = 5,
-        start_timeout_seconds: Positive = 1800,
+        lookahead: AtOnce | None = None,
+        runtime_env: Plain | None = None,
+        first_deadline_seconds: Seconds = 3600,
+        deadline_minimum_seconds: Seconds = 60,
+        deadline_factor: Annotated[float, Field(ge=1, le=1e6)] = 5,
+        start_timeout_seconds: Seconds = 1800,
     ) -> None:
         if find_spec("ray") is None:
             cure = "Install it: pip install 'evomerge[ray]'"

@@ -7,13 +7,13 @@ merged task vector by the depth of its block. ``density`` of `sparsify` is the Y
 
 # without `annotations` from `__future__`: the types of keywords are read before torch is imported
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.errors import shown
 from evomerge.kernels.choices import Method, Norm, Scope
+from evomerge.keys import is_computable
 
 if TYPE_CHECKING:
     from evomerge.kernels.stack import Stack
@@ -47,8 +47,8 @@ class Bound:
         """Why a value is refused, or None."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return f"expected a number, got {shown(value)}"
-        if not math.isfinite(value):
-            return f"must lie in {self._interval()}, got {value:g}"
+        if not is_computable(value):
+            return f"must lie in {self._interval()}, got {shown(value)}"
         if not (self.above < value < self.below and self.least <= value <= self.most):
             return f"must lie in {self._interval()}, got {value:g}"
         if self.whole and value != int(value):

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ValidationError, create_model
 
 from evomerge.errors import ConfigError
+from evomerge.keys import Keys
 from evomerge.operators._modifiers import PER_SOURCE, SHARED, Bound
 from evomerge.plugins import registry
 
@@ -103,7 +104,6 @@ class operator(Traits):  # noqa: N801 - a decorator
         # per-source keys are there to be suggested: `Bound.problem` checks their values
         keys: dict[str, Any] = {key: (Any, bound.default) for key, bound in own.items()}
         keys |= {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in shared}
-        strict = ConfigDict(extra="forbid", allow_inf_nan=False)
         traits = {trait.name: getattr(self, trait.name) for trait in fields(self)}
         if self.on == "pair":
             traits |= {"sources": 2, "ordered": True}
@@ -112,7 +112,7 @@ class operator(Traits):  # noqa: N801 - a decorator
             name=function.__name__,
             function=function,
             shared={p.name: p.default for p in shared},
-            options=create_model(f"{function.__name__}_options", __config__=strict, **keys),
+            options=create_model(f"{function.__name__}_options", __base__=Keys, **keys),
         )
 
 

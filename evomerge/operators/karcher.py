@@ -28,7 +28,7 @@ def karcher(
     x: Stack,
     *,
     weight: Floats,
-    max_iter: Annotated[int, Field(ge=0)] = 10,
+    max_iter: Annotated[int, Field(ge=0, le=10_000)] = 10,
     tol: Annotated[float, Field(gt=0)] = 1e-5,
     space: AveragingSpace = "weights",
 ) -> Merged:

@@ -12,6 +12,7 @@ from evomerge.errors import SearchError
 from evomerge.types import Evaluation, TaskScores
 
 Scores = NDArray[np.float64]
+_LARGEST = 1e100  # sums over all examples of all members of an archive are floats
 
 
 class ExampleScores(NamedTuple):
@@ -34,8 +35,8 @@ class ExampleScores(NamedTuple):
 def example_scores(evaluation: Evaluation) -> ExampleScores:
     """The evaluation's scores, ordered by task and document.
 
-    NaN, infinity and what is below 0 count as 0. Where no task has example scores, the fitness
-    stands for the score of a single example.
+    NaN, infinity and what is below 0 count as 0, and what is above 1e100 as that. Where no task has
+    example scores, the fitness stands for the score of a single example.
     """
     tasks = {name: evaluation.tasks[name] for name in sorted(evaluation.tasks)}
     if not any(task.example_scores for task in tasks.values()):
@@ -84,4 +85,4 @@ def _by_document(task: TaskScores) -> TaskScores:
 def _shares(scores: Sequence[float]) -> Scores:
     shares = np.array(scores, np.float64)
     shares[~(shares > 0) | np.isinf(shares)] = 0.0
-    return shares
+    return np.minimum(shares, _LARGEST)

@@ -61,7 +61,8 @@ class Contest:
         if self._alpha == 0:  # divided last: whole numbers add up exactly, so equals stay equal
             shares, divisor = self._capacities, 1 + EPSILON
         elif self._alpha != 1:
-            shares = self._capacities / (np.power(self._z, self._alpha) + EPSILON)
+            with np.errstate(over="ignore"):  # what all solve is worth nothing to each
+                shares = self._capacities / (np.power(self._z, self._alpha) + EPSILON)
         sums: Scores = gains(self._s, np.zeros_like(shares), shares)
         return sums / divisor
 

@@ -65,8 +65,8 @@ class Cmaes(Optimizer):
         parameters: Sequence[Parameter],
         seed: int,
         *,
-        population_size: Annotated[int, Field(ge=4)] | None = None,
-        sigma: Annotated[float, Field(gt=0, le=1)] = 1 / 6,
+        population_size: Annotated[int, Field(ge=4, le=100_000)] | None = None,
+        sigma: Annotated[float, Field(ge=1e-6, le=1)] = 1 / 6,
     ) -> None:
         super().__init__(parameters, seed)
         values = {parameter.name: all_values(parameter) for parameter in self.parameters}

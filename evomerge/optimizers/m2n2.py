@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from evomerge.keys import Count
 from evomerge.optimizers._breeding import Breeder, Insert, Seeds, Variation
 from evomerge.optimizers._niches import Capacity, Competition, NicheArchive, NicheMates
 from evomerge.types import Parameter
@@ -56,8 +57,8 @@ class M2n2(Breeder):
         parameters: Sequence[Parameter],
         seed: int,
         *,
-        population_size: Annotated[int, Field(ge=2)] = 20,
-        alpha: Annotated[float, Field(ge=0)] = 1.0,
+        population_size: Annotated[int, Field(ge=2, le=100_000)] = 20,
+        alpha: Annotated[float, Field(ge=0, le=100)] = 1.0,
         capacity: Capacity = "best",
         subtract_worst: bool = False,
         warm_up: Annotated[int, Field(ge=0)] = 0,
@@ -67,7 +68,7 @@ class M2n2(Breeder):
         crossover: bool = True,
         mutation: Annotated[float, Field(ge=0)] = 0.0,
         insert: Insert = "asked",
-        lag: Annotated[int, Field(ge=1)] | None = None,
+        lag: Count | None = None,
     ) -> None:
         rules = Competition(alpha, capacity, subtract_worst)
         if not competition:

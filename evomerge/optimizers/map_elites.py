@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.keys import Count
 from evomerge.optimizers._breeding import Breeder, Insert, Parents, Seeds, Variation
 from evomerge.optimizers._example_scores import ExampleScores, Scores
 from evomerge.types import Parameter
@@ -55,7 +56,7 @@ class EliteGrid:
 
     def _level(self, scores: Scores) -> int:
         mean = float(np.mean(scores)) if len(scores) else 0.0
-        return min(int(mean * self.cells), self.cells - 1)
+        return int(min(mean * self.cells, self.cells - 1))
 
     def _described(self, by_task: Mapping[str, Scores]) -> Sequence[Scores]:
         """The scores whose means are the two descriptors."""
@@ -123,14 +124,14 @@ class MapElites(Breeder):
         parameters: Sequence[Parameter],
         seed: int,
         *,
-        cells: Annotated[int, Field(ge=1)] = 10,
+        cells: Count = 10,
         descriptors: list[str] | None = None,
-        initial: Annotated[int, Field(ge=1)] = 20,
+        initial: Count = 20,
         parents: Literal["chance", "score"] = "chance",
         mutation: Annotated[float, Field(ge=0)] = 0.0,
         warm_up: Annotated[int, Field(ge=0)] = 0,
         insert: Insert = "asked",
-        lag: Annotated[int, Field(ge=1)] | None = None,
+        lag: Count | None = None,
     ) -> None:
         if descriptors is not None and len(set(descriptors)) != 2:
             raise ConfigError(Problem(("descriptors",), "expected two tasks of the fitness"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.errors import ConfigError, Problem, shown
+from evomerge.keys import Plain
 from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
 from evomerge.types import Evaluation, Gene, Genome, Parameter
@@ -51,7 +52,7 @@ class Optuna(Optimizer):
         seed: int,
         *,
         sampler: str = "TPESampler",
-        sampler_options: dict[str, Any] | None = None,
+        sampler_options: Plain | None = None,
     ) -> None:
         import optuna
 

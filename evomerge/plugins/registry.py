@@ -16,9 +16,10 @@ from functools import cache
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ValidationError, create_model
 
 from evomerge.errors import ConfigError, InputError, Problem, shown
+from evomerge.keys import Keys
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ def options_model(component: Callable[..., Any]) -> type[BaseModel]:
         if p.kind is inspect.Parameter.KEYWORD_ONLY
     }
     name = getattr(component, "__name__", "component")
-    return create_model(f"{name}_options", __config__=ConfigDict(extra="forbid"), **fields)
+    return create_model(f"{name}_options", __base__=Keys, **fields)
 
 
 def validate_options(

@@ -7,16 +7,16 @@ for which no single weighted sum stands. Both lay the tensors end to end as
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evomerge.errors import shown
+from evomerge.keys import Keys
 
 
-class Segments(BaseModel):
+class Segments(Keys):
     """A weighted sum of the sources for every segment of the model's elements.
 
     Attributes:
@@ -25,8 +25,6 @@ class Segments(BaseModel):
         bounds: (S + 1,) elements at which segments begin and end, ascending from 0.
         rows: (S, K) weights of the sources, in the recipe's order.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     chromosomes: tuple[tuple[str, ...], ...] = (("rest",),)
     bounds: tuple[int, ...]
@@ -38,7 +36,7 @@ class Segments(BaseModel):
         return self.bounds[-1]
 
 
-class LineageStep(BaseModel):
+class LineageStep(Keys):
     """A child of one model or two: a weighted sum for every segment, plus normal noise.
 
     Attributes:
@@ -49,24 +47,20 @@ class LineageStep(BaseModel):
         sigma: standard deviation of the noise on every element; 0 for none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     number: int = Field(ge=0)
     parents: tuple[str | int, ...] = Field(min_length=1, max_length=2)
     ends: tuple[int, ...] = Field(min_length=1)
     weights: tuple[tuple[float, ...], ...]
-    sigma: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    sigma: float = Field(default=0.0, ge=0)
 
 
-class Lineage(BaseModel):
+class Lineage(Keys):
     """The steps from the sources to a model, which is the last step's child.
 
     Attributes:
         chromosomes: as of `Segments`.
         steps: parents before children.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     chromosomes: tuple[tuple[str, ...], ...] = (("rest",),)
     steps: tuple[LineageStep, ...] = Field(min_length=1)
@@ -92,8 +86,6 @@ def segment_problems(segments: Segments | None, sources: Collection[str]) -> Ite
     for number, row in enumerate(rows):
         if len(row) != len(sources):
             yield f"segments.rows.{number}: {len(row)} weights for {len(sources)} sources"
-        elif not all(map(math.isfinite, row)):
-            yield f"segments.rows.{number}: expected finite numbers, got {list(row)}"
 
 
 def lineage_problems(lineage: Lineage | None, sources: Collection[str]) -> Iterator[str]:
@@ -118,8 +110,6 @@ def lineage_problems(lineage: Lineage | None, sources: Collection[str]) -> Itera
                 f"{at}.weights: expected {len(step.ends)} rows, one for each segment, of "
                 f"{len(step.parents)} weights, one for each parent"
             )
-        if not all(math.isfinite(weight) for row in step.weights for weight in row):
-            yield f"{at}.weights: expected finite numbers"
         known.add(step.number)
         last = step.number
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from evomerge.errors import WrongValuesError, shown
+from evomerge.keys import is_computable
 from evomerge.plugins.registry import did_you_mean
 
 ROLES = ("attention", "mlp", "norm", "embedding", "head", "other")
@@ -146,7 +146,7 @@ def _row(setting: Any, path: str) -> Any:
 def _scalar(value: Any, path: str) -> Scalar:
     if isinstance(value, (bool, str)):
         return value
-    if isinstance(value, (int, float)) and math.isfinite(value):
+    if isinstance(value, (int, float)) and is_computable(value):
         return float(value) + 0.0  # -0.0 and 0.0 are the same recipe
     raise ValueError(f"{path}: expected a finite number, a word or true/false, got {shown(value)}")
 

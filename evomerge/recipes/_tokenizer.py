@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from evomerge.errors import shown
+from evomerge.keys import Keys
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._stack import BASE
 
@@ -15,7 +16,7 @@ AUTO = "auto"  # the chat template that most models have
 TEMPLATE_NAMES = ("alpaca", "chatml", "exaone", "llama3", "mistral")  # as in mergekit 0.1.5
 
 
-class TokenRow(BaseModel):
+class TokenRow(Keys):
     """Where the embedding row of one token comes from, for models that do not know the token.
 
     Attributes:
@@ -26,8 +27,6 @@ class TokenRow(BaseModel):
         force: take this row also for models that know the token.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     source: str | None = None
     token: str | None = None
     token_id: int | None = Field(default=None, ge=0)
@@ -35,7 +34,7 @@ class TokenRow(BaseModel):
     force: bool = False
 
 
-class Tokenizer(BaseModel):
+class Tokenizer(Keys):
     """The merged model's vocabulary; rows are matched through token strings.
 
     Attributes:
@@ -44,11 +43,9 @@ class Tokenizer(BaseModel):
         pad_to_multiple_of: rows are added up to the next multiple.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     source: str = "union"
     tokens: dict[str, TokenRow] = Field(default_factory=dict)
-    pad_to_multiple_of: int | None = Field(default=None, ge=1)
+    pad_to_multiple_of: int | None = Field(default=None, ge=1, le=65536)
 
 
 def canonical_tokenizer(tokenizer: str | Tokenizer | None) -> str | Tokenizer | None:

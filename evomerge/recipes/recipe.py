@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.errors import WrongValuesError, shown
+from evomerge.keys import Keys
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes._segments import Lineage, Segments, lineage_problems, segment_problems
 from evomerge.recipes._settings import ROLES, Scalar, canonical_settings, find, rows
@@ -35,7 +36,7 @@ _LATER = (
 )
 
 
-class Recipe(BaseModel):
+class Recipe(Keys):
     """One merged model, completely: which models, merged by which operator, at which settings.
 
     Plain data in one canonical form: no model is opened or downloaded before `evomerge.build` or an
@@ -85,8 +86,6 @@ class Recipe(BaseModel):
         lineage: for the operator `segments`, in place of ``segments``: the steps by which children
             were bred and mutated.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: str | Recipe
     sources: dict[str, str | Recipe] = Field(min_length=1)

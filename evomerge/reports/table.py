@@ -9,6 +9,8 @@ from evomerge.analysis.rows import Row, Score
 from evomerge.analysis.run import Run
 from evomerge.types import FINAL_ESTIMATE
 
+_FEW_DIGITS = 1e6
+
 
 def comparison(run: Run) -> Table:
     """The baselines, the best recipe, and all others with held-out scores, by split and task.
@@ -39,7 +41,7 @@ def comparison(run: Run) -> Table:
             *([row.candidate.stage] if staged else []),
             _with_interval(row.search),
             _with_interval(row.held_out),
-            *(f"{tasks[t]:.1%}" if t in tasks else "" for t in run.file.fitness.tasks),
+            *(_share(tasks[t]) if t in tasks else "" for t in run.file.fitness.tasks),
             style="bold" if best else "",
         )
     return table
@@ -54,4 +56,13 @@ def _name(row: Row) -> str:
 
 
 def _with_interval(score: Score | None) -> str:
-    return "" if score is None else f"{score.value:.3f} ± {score.half_width:.3f}"
+    return "" if score is None else f"{short(score.value)} ± {short(score.half_width)}"
+
+
+def short(value: float) -> str:
+    """A fitness in a few characters, whatever its size."""
+    return f"{value:.3f}" if abs(value) < _FEW_DIGITS else f"{value:.3e}"
+
+
+def _share(score: float) -> str:
+    return f"{score:.1%}" if abs(score) < _FEW_DIGITS else f"{score:.3e}"

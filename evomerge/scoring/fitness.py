@@ -6,12 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.errors import Problem, WrongValuesError, shown
+from evomerge.keys import Count, Keys, Plain, Seed
 from evomerge.plugins.user_code import content_digest
 from evomerge.types import Split, TaskScores
 
@@ -19,8 +21,10 @@ _LM_EVAL_KEYS = (
     *("held_out", "metric", "filter", "num_fewshot", "search_examples", "held_out_examples"),
 )
 
+_SQUARABLE = 1e100  # the sum of the squares of many such scores is a float
 
-class Task(BaseModel):
+
+class Task(Keys):
     """One task of a fitness: lm-eval's, or a function of the user's own.
 
     Attributes:
@@ -37,18 +41,16 @@ class Task(BaseModel):
         held_out_examples: of the rest, keep this many for the held-out score; None takes all.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     task: str | None = None
     scorer: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Plain = Field(default_factory=dict)
     held_out: str | None = None
     metric: str | None = None
     filter: str | None = None
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=1e-9, le=1e9)
     num_fewshot: int | None = Field(default=None, ge=0)
-    search_examples: int | None = Field(default=None, ge=1)
-    held_out_examples: int | None = Field(default=None, ge=1)
+    search_examples: Count | None = None
+    held_out_examples: Count | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Task:
@@ -82,14 +84,12 @@ class Task(BaseModel):
         return self.held_out or (self.task if self.search_examples is not None else None)
 
 
-class Shorten(BaseModel):
+class Shorten(Keys):
     """Prefer fewer blocks as long as the score stays within a share of the leading model's.
 
     Attributes:
         within: the share of that score that may be lost, in [0, 1).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     within: float = Field(ge=0, lt=1)
 
@@ -117,10 +117,11 @@ class Shorten(BaseModel):
         if not score >= floor:
             return score
         above = score - floor
-        return floor + 1 / (depth + 1 - above / (1 + above))
+        share = above / (1 + above) if math.isfinite(above) else 1.0
+        return floor + 1 / (depth + 1 - share)
 
 
-class Fitness(BaseModel):
+class Fitness(Keys):
     """What a search maximises: tasks, examples and weights. Names no model, engine or GPU.
 
     Attributes:
@@ -131,12 +132,10 @@ class Fitness(BaseModel):
         shorten: prefer fewer blocks among models that are good enough; scores do not change.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     tasks: dict[str, Task] = Field(min_length=1)
     include_path: str | None = None
     normalize: Literal["none", "best_source"] = "none"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     shorten: Shorten | None = None
 
     @field_validator("tasks", mode="before")
@@ -238,12 +237,20 @@ def fitness_value(
         tasks: by the task's name in the fitness; tasks without scores do not count.
         references: the best source's score by task, for ``normalize: best_source``; a task that
             no source solves at all counts unnormalized.
+
+    Returns:
+        Infinite or NaN where the scores are too large to be added up.
     """
-    total = sum(fitness.tasks[name].weight for name in tasks)
-    return math.fsum(
-        fitness.tasks[name].weight * scores.score / _reference(fitness, name, references)
+    total = sum(fitness.tasks[name].weight for name in tasks) or 1.0
+    parts = [
+        (fitness.tasks[name].weight, scores.score, _reference(fitness, name, references))
         for name, scores in tasks.items()
-    ) / (total or 1.0)
+    ]
+    with suppress(OverflowError, ValueError):  # the sum may overflow where the mean does not
+        mean = math.fsum(weight * score / best for weight, score, best in parts) / total
+        if math.isfinite(mean):
+            return mean
+    return sum(weight / total * (score / best) for weight, score, best in parts)
 
 
 def interval(
@@ -259,14 +266,16 @@ def interval(
     Source: Agresti & Coull 1998, The American Statistician 52:119.
     """
     total = sum(fitness.tasks[name].weight for name in tasks)
+    largest = max((abs(x) for scores in tasks.values() for x in scores.example_scores), default=0.0)
+    scale = largest if largest > _SQUARABLE else 1.0
     variance = 0.0
     for name, scores in tasks.items():
         share = fitness.tasks[name].weight / total / _reference(fitness, name, references)
-        examples = [*scores.example_scores, 0.0, 0.0, 1.0, 1.0]
+        examples = [x / scale for x in (*scores.example_scores, 0.0, 0.0, 1.0, 1.0)]
         mean = math.fsum(examples) / len(examples)
         scatter = math.fsum((x - mean) ** 2 for x in examples) / len(examples)
-        variance += share**2 * scatter / len(examples)
-    return 1.96 * math.sqrt(variance)
+        variance += share * share * scatter / len(examples)
+    return 1.96 * math.sqrt(variance) * scale
 
 
 def _reference(fitness: Fitness, name: str, references: Mapping[str, float] | None) -> float:

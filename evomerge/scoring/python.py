@@ -131,7 +131,11 @@ class PythonScorer:
             raise CandidateError(f"{where}, got none to search by")
         if wrong := int((~np.isfinite(scores_E)).sum()):
             raise CandidateError(f"{where}, got {wrong} of {count} that are not finite")
-        return TaskScores(float(scores_E.mean()), tuple(range(count)), tuple(scores_E.tolist()))
+        with np.errstate(over="ignore"):
+            mean = float(scores_E.mean())
+        if not np.isfinite(mean):  # the sum overflows, the mean does not
+            mean = float((scores_E / count).sum())
+        return TaskScores(mean, tuple(range(count)), tuple(scores_E.tolist()))
 
 
 def count_mismatch(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from evomerge.engines import Engine, LanguageModelEngine
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import CandidateError, ConfigError, Problem
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.python import PythonScorer
@@ -75,6 +76,9 @@ class Scorer:
         if scores and without:
             text = f"gives no {self._split} scores though others do."
             raise ConfigError(Problem(("tasks", without[0]), text))
+        for name, one in scores.items():
+            if not all(map(math.isfinite, (one.score, *one.example_scores))):
+                raise CandidateError(f"tasks.{name}: a score is not finite")
         return {name: scores[name] for name in self._fitness.tasks if name in scores}
 
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from evomerge.errors import ConfigError, Problem
+from evomerge.keys import Count, Keys, Seconds
 
 
-class Budget(BaseModel):
+class Budget(Keys):
     """When a search, or a stage of one, ends: at the first of these limits.
 
     Attributes:
@@ -21,11 +22,9 @@ class Budget(BaseModel):
             sessions, as if all workers had been open.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    evaluations: int | None = Field(default=None, ge=1)
-    seconds: float | None = Field(default=None, gt=0)
-    gpu_hours: float | None = Field(default=None, gt=0)
+    evaluations: Count | None = None
+    seconds: Seconds | None = None
+    gpu_hours: float | None = Field(default=None, gt=0, le=1e9)
 
     @model_validator(mode="after")
     def _limited(self) -> Budget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -21,8 +22,8 @@ def with_value(
     """A worker's evaluation with its fitness.
 
     It has failed where other examples were scored than for earlier candidates, which no worker can
-    know. A baseline of a normalized fitness gets no value: the best source is not known before all
-    sources are scored, and what is recorded stays as it is.
+    know, and where its fitness is not finite. A baseline of a normalized fitness gets no value: the
+    best source is not known before all sources are scored, and what is recorded stays as it is.
 
     Args:
         baselines: those asked for so far, the sources among them.
@@ -36,7 +37,11 @@ def with_value(
     if evaluation.status == "failed" or unknown:
         return evaluation
     best = references(baselines, results)
-    return replace(evaluation, value=fitness_value(fitness, evaluation.tasks, best))
+    value = fitness_value(fitness, evaluation.tasks, best)
+    if not math.isfinite(value):
+        error = f"CandidateError: the fitness is {value}: its scores are too large to be added up"
+        return replace(evaluation, status="failed", tasks={}, error=error)
+    return replace(evaluation, value=value)
 
 
 def as_preferred(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import ConfigDict, field_validator
 
 from evomerge.errors import shown
+from evomerge.keys import Keys
 from evomerge.recipes import ROLES
 from evomerge.types import Gene, Parameter
 
 Role = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 
 
-class Granularity(BaseModel):
+_LARGEST_INT = 2**53  # numbers between 0 and 1 stand for these, as floats
+_LEAST_LOG = 1.2e-38  # float32's least normal number
+
+
+class Granularity(Keys):
     """How finely a parameter varies over the model.
 
     Attributes:
@@ -23,8 +28,6 @@ class Granularity(BaseModel):
         roles: roles with a value of their own, ``other`` standing for the rest; empty: all
             roles share.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: Literal["all", "each"] | int = "all"
     roles: tuple[Role, ...] = ()
@@ -52,7 +55,7 @@ class Granularity(BaseModel):
         return layers if self.layers == "each" else min(int(self.layers), layers)
 
 
-class Range(BaseModel):
+class Range(Keys):
     """What a parameter may be.
 
     Attributes:
@@ -70,7 +73,7 @@ class Range(BaseModel):
     the start is then moved within the bounds.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(allow_inf_nan=True)  # `problems` says more of them
 
     low: float | str | None = None
     high: float | str | None = None
@@ -144,6 +147,8 @@ class Range(BaseModel):
         low, high = self.bounds
         if low > high:
             return [f"low {low:g} lies above high {high:g}"]
+        if self.kind == "int" and max(-low, high) > _LARGEST_INT:
+            return [f"an int has bounds up to 2^53, got {low:g} and {high:g}"]
         if self.kind == "int" and math.ceil(low) > math.floor(high):
             return [f"no integer lies between low {low:g} and high {high:g}"]
         initial = self.initial
@@ -154,6 +159,8 @@ class Range(BaseModel):
     def _problems_of_scale(self) -> list[str]:
         low, high = self.bounds
         problems = []
+        if self.scale == "log" and 0 < low < _LEAST_LOG:
+            problems.append(f"a log scale needs a low of at least {_LEAST_LOG:g}, got {low:g}")
         if self.scale == "log" and low <= 0:
             problems.append(f"a log scale needs a positive low, got {low:g}")
         if self.scale == "logit" and not 0 < low <= high < 1:

@@ -9,9 +9,10 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from evomerge.errors import Problem, shown
+from evomerge.keys import Keys
 from evomerge.recipes import SCALE_SPAN
 from evomerge.spaces._path_slots import Genes, PathSlot, PathSlots
 from evomerge.types import Parameter
@@ -20,7 +21,7 @@ ScaleKind = Literal["none", "hop", "matrix", "network"]
 _LEAST, _MOST = 1e-2, 1e2
 
 
-class Scaling(BaseModel):
+class Scaling(Keys):
     """Which scales a path may have on its hops from one block to the next.
 
     Attributes:
@@ -34,12 +35,10 @@ class Scaling(BaseModel):
         hidden: units of the network.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: ScaleKind = "hop"
-    low: float = Field(default=0.7, ge=_LEAST, le=_MOST, allow_inf_nan=False)
-    high: float = Field(default=1.4, ge=_LEAST, le=_MOST, allow_inf_nan=False)
-    initial: float = Field(default=1.0, allow_inf_nan=False)
+    low: float = Field(default=0.7, ge=_LEAST, le=_MOST)
+    high: float = Field(default=1.4, ge=_LEAST, le=_MOST)
+    initial: float = 1.0
     negative: bool = False
     hidden: int = Field(default=4, ge=1, le=64)
 

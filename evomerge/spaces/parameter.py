@@ -5,14 +5,14 @@ Source: Akiba et al. 2024, arXiv:2403.13187, section 3.1 (merging in the paramet
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, shown
+from evomerge.keys import is_computable
 from evomerge.operators import Operator, get
 from evomerge.plugins.registry import did_you_mean, explain
 from evomerge.recipes import ROLES, Recipe
@@ -179,8 +179,11 @@ def _settings(
         path = ("parameters", name)
         if not isinstance(value, Mapping) or _is_table(value, sources):
             settings[name] = value
-            if isinstance(value, float) and not math.isfinite(value):
-                problems.append(Problem(path, f"expected a finite number, got {value}"))
+            problems += [
+                Problem(path, f"expected a finite number, got {shown(leaf)}")
+                for leaf in _leaves(value)
+                if isinstance(leaf, int | float) and not is_computable(leaf)
+            ]
             continue
         try:
             span = Range.model_validate(value).of(len(sources))
@@ -218,7 +221,7 @@ def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> 
         ]
         values = setting.extremes() if isinstance(setting, Range) else _leaves(setting)
         # `_settings` has reported infinite numbers
-        finite = [v for v in values if not isinstance(v, float) or math.isfinite(v)]
+        finite = [v for v in values if not isinstance(v, int | float) or is_computable(v)]
         for owner in owners:
             for value in finite:
                 problems += [Problem(path, text) for text in _refusals(owner, name, value)]

@@ -294,7 +294,7 @@ def test_a_wrong_recipe_is_refused(cli: Cli, text: str, message: str, tmp_path: 
             ("evaluate", ZOO / "base", "--fitness", "zoo_skills", "--engine", "{name: vlm}"),
             "no engine is called 'vlm'",
         ),
-        (("evaluate", ZOO / "base", "--fitness", "zoo_skills", "--engine", "{"), "expected a name"),
+        (("evaluate", ZOO / "base", "--fitness", "zoo_skills", "--engine", "{"), "not valid YAML"),
     ],
 )
 def test_evaluate_refuses_what_does_not_exist(

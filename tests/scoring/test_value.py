@@ -60,3 +60,25 @@ def test_more_examples_narrow_the_interval() -> None:
     one = Fitness.model_validate({"tasks": ["x"]})
     wide, narrow = (interval(one, {"x": scores(*[1, 0] * n)}) for n in (50, 200))
     assert narrow == pytest.approx(wide / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("size", [1e307, 1e308, -1e308])
+def test_huge_scores_have_a_value_and_a_width(size: float) -> None:
+    tasks = {"a": TaskScores(size, (0, 1), (size, size)), "b": TaskScores(size, (0,), (size,))}
+    assert fitness_value(fitness(), tasks) == pytest.approx(size)
+    small = {"a": TaskScores(1.0, (0, 1), (1.0, 1.0)), "b": TaskScores(1.0, (0,), (1.0,))}
+    width = interval(fitness(), tasks)
+    assert math.isfinite(width)
+    assert width > interval(fitness(), small)
+
+
+def test_a_width_grows_with_the_scores_however_large_they_are() -> None:
+    one = Fitness.model_validate({"tasks": ["x"]})
+    small, large = (interval(one, {"x": scores(size, 0, -size, size)}) for size in (1e99, 1e101))
+    assert large == pytest.approx(100 * small)
+
+
+def test_what_cannot_be_added_up_is_not_finite() -> None:
+    tasks = {"a": TaskScores(1e308, (0,), (1e308,)), "b": TaskScores(-1e308, (0,), (-1e308,))}
+    best = {"a": 1e-300, "b": 1e-300}
+    assert not math.isfinite(fitness_value(fitness(normalize="best_source"), tasks, best))

@@ -358,13 +358,41 @@ INFINITE = float("inf")
             for choices in ([0.1, 0.5], [1, 0], [True], [True, "sum"])
         ),
         ({"choices": ["sum", "sum"]}, ".choices: a choice is named twice"),
-        ({"choices": [True, False], "initial": 1}, ": initial 1.0 is none of the choices"),
+        ({"low": 0, "high": 1e39}, ".high: expected a number that float32 can hold, got 1e+39"),
+        (
+            {"mlp": 1, "attention": 10**400},
+            ": expected a finite number, got a number of more than 300 digits",
+        ),
+        (
+            {"low": 1e-40, "high": 1, "scale": "log"},
+            ": a log scale needs a low of at least 1.2e-38, got 1e-40",
+        ),
+        (
+            {"low": 0, "high": 1e18, "kind": "int"},
+            ": an int has bounds up to 2^53, got 0 and 1e+18",
+        ),
     ],
 )
 def test_a_setting_that_no_search_can_use_is_one_problem(setting: Any, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         space(operator="ties", parameters={"lam": setting, "weight": {"low": 0, "high": 1}})
     assert caught.value.problems == (f"parameters.lam{problem}",)
+
+
+def test_a_start_is_a_choice_of_the_same_type() -> None:
+    with pytest.raises(ConfigError) as caught:
+        switch = {"choices": [True, False], "initial": 1}
+        space(operator="ties", parameters={"normalize": switch, "weight": {"low": 0, "high": 1}})
+    assert caught.value.problems == ("parameters.normalize: initial 1.0 is none of the choices",)
+
+
+def test_a_number_is_no_flag() -> None:
+    with pytest.raises(ConfigError) as caught:
+        space(operator="ties", parameters={"lam": {"choices": [True, False]}})
+    assert caught.value.problems == (
+        "parameters.lam: ties: expected a number, got true",
+        "parameters.lam: ties: expected a number, got false",
+    )
 
 
 @pytest.mark.parametrize(
