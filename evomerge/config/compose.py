@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from evomerge.config.compatibility import check_fitness
@@ -64,8 +65,11 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
         ConfigError: all problems of all parts.
     """
     library = Library()
-    open_ = library.side_by_side if _stacks_only(file) else library.open
-    located = ["base", "sources", "tokenizer"]
+    open_ = partial(
+        library.side_by_side if _stacks_only(file) else library.open,
+        allow_missing=file.allow_missing,
+    )
+    located = ["base", "sources", "tokenizer", "allow_missing"]
     models = collect.make(open_, file.base, file.sources, file.tokenizer, needs=located)
     context = SearchContext(
         base=file.base,
@@ -76,6 +80,7 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
         seed=file.seed,
         statistics=file.statistics,
         experimental=file.experimental,
+        allow_missing=file.allow_missing,
         models=models,
     )
     engine: Component[Engine] | None
@@ -138,6 +143,7 @@ def _setup(
         base=base,
         sources=sources,
         tokenizer=file.tokenizer,
+        allow_missing=file.allow_missing,
         slices=() if largest is None else largest.slices,
         operator="linear",
         dtype="float32",
@@ -162,9 +168,10 @@ def _record(file: SearchFile, context: SearchContext, settings_digest: str) -> R
     """What the store keeps of a search; fingerprints come when the weights are read."""
     kept = {"dtype": context.dtype, "executor": _without_values(file.executor)}
     whole = file.model_copy(update=kept)
+    unset = set() if file.allow_missing else {"allow_missing"}
     return RunRecord(
         name=file.name,
-        search_yaml=dump_yaml(whole.model_dump(mode="json", exclude_none=True)),
+        search_yaml=dump_yaml(whole.model_dump(mode="json", exclude_none=True, exclude=unset)),
         seed=file.seed,
         fitness_digest=file.fitness.digest,
         settings_digest=settings_digest,

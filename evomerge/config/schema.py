@@ -81,6 +81,7 @@ class SearchFile(Keys):
         seed: of everything that is random.
         dtype: of merged weights; the base's by default.
         tokenizer: ``base`` aligns vocabularies that differ.
+        allow_missing: patterns of the names of tensors that models may lack, as in a recipe.
         statistics: source name to a folder made by ``evomerge statistics``.
         experimental: whether operators may be used whose equations could not be checked.
         champions: how many of the best are scored on held-out examples.
@@ -101,6 +102,7 @@ class SearchFile(Keys):
     seed: Seed = 0
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     tokenizer: Literal["base"] | None = None
+    allow_missing: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
     statistics: dict[str, str] = Field(default_factory=dict)
     experimental: bool = False
     champions: Count = 3

@@ -117,7 +117,12 @@ class StageComposer:
         models = context.models
         if models is not None:
             open_ = self.library.side_by_side if context.mixed else self.library.open
-            models = open_(context.base, sources, self.file.tokenizer)
+            models = open_(
+                context.base,
+                sources,
+                self.file.tokenizer,
+                allow_missing=self.file.allow_missing,
+            )
         return replace(context, sources=sources, models=models)
 
     def _space(self, keys: StageKeys, context: SearchContext) -> Space:

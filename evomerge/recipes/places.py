@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-_NUMBER = re.compile(r"\.(\d+)\.")
+_NUMBER = re.compile(r"\.([0-9]{1,9})\.")
 
 
 class Place(NamedTuple):

@@ -31,7 +31,7 @@ from evomerge.recipes._tokenizer import (
 
 # Not hashed at their defaults, so that recipes from before they existed keep their digests.
 _LATER = (
-    *("slices", "scales", "modules", "statistics"),
+    *("slices", "scales", "modules", "allow_missing", "statistics"),
     *("chat_template", "experimental", "segments", "lineage"),
 )
 
@@ -74,6 +74,8 @@ class Recipe(Keys):
             either sign, magnitude in [1e-4, 1e4]; () for 1 throughout. Folded into the weights.
         modules: prefixes of the names of the tensors to merge, the others are the base's; () for
             all.
+        allow_missing: patterns (``*``, ``?``, ``[...]``) of the names of tensors that models may
+            lack; who lacks one takes no part in it. () refuses models that do.
         statistics: source name to a folder made by ``evomerge statistics``.
         seed: of the operator's random numbers, 0 or more.
         dtype: of the written weights; all arithmetic is float32.
@@ -94,6 +96,7 @@ class Recipe(Keys):
     slices: tuple[Slice, ...] = ()
     scales: tuple[Annotated[float, Field(strict=True)], ...] = ()
     modules: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
     statistics: dict[str, str] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
     dtype: Literal["float32", "bfloat16", "float16"]
@@ -132,6 +135,11 @@ class Recipe(Keys):
             f"modules: expected a prefix, got {shown(m)}" for m in self.modules if not _bare(m)
         ]
         problems += [
+            f"allow_missing: expected a pattern, got {pattern!r}"
+            for pattern in self.allow_missing
+            if not pattern.strip()
+        ]
+        problems += [
             f"statistics.{name}: no such source.{did_you_mean(name, self.sources)}"
             for name in self.statistics
             if name not in self.sources
@@ -143,6 +151,7 @@ class Recipe(Keys):
             "slices": canonical_slices(self.slices, self.sources),
             "scales": () if all(scale == 1 for scale in self.scales) else self.scales,
             "modules": _outermost(self.modules),
+            "allow_missing": tuple(sorted(set(self.allow_missing))),
             "tokenizer": canonical_tokenizer(self.tokenizer),
             "chat_template": self.chat_template or None,
         }

@@ -65,7 +65,7 @@ def is_recipe(path: Path) -> bool:
 def _content(recipe: Recipe) -> dict[str, Any]:
     """Keys and values in the order of `Recipe`, without most that are at their defaults."""
     content = recipe.model_dump(mode="json", exclude_none=True)
-    for name in ("slices", "scales", "modules", "statistics", "experimental"):
+    for name in ("slices", "scales", "modules", "allow_missing", "statistics", "experimental"):
         if not content[name]:
             del content[name]
     content["base"] = _model(recipe.base)

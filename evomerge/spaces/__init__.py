@@ -27,8 +27,8 @@ class SearchContext:
     """What every recipe of a search has in common.
 
     Attributes:
-        base, sources, dtype, tokenizer, seed, experimental: as in `Recipe`; a source is a recipe
-            where it is the winner of an earlier stage.
+        base, sources, dtype, tokenizer, seed, experimental, allow_missing: as in `Recipe`; a
+            source is a recipe where it is the winner of an earlier stage.
         statistics: source name to a folder, for the operators that need statistics.
         layers: blocks of the base.
         models: base and sources, open; None where they cannot be opened. Spaces that look at
@@ -43,6 +43,7 @@ class SearchContext:
     seed: int = 0
     statistics: Mapping[str, str] = field(default_factory=dict)
     experimental: bool = False
+    allow_missing: tuple[str, ...] = ()
     models: Models | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -79,6 +80,7 @@ class SearchContext:
             "dtype": self.dtype,
             "tokenizer": self.tokenizer,
             "experimental": self.experimental,
+            "allow_missing": self.allow_missing,
             **(stack or {}),
         }
         from evomerge.operators import get  # imports torch, which `lineage` does without

@@ -161,7 +161,7 @@ def _headers(folder: Path) -> dict[str, TensorInfo]:
         pickled = (folder / f"{STEM}.bin").exists()
         cure = "Save it as safetensors: pickles can run code." if pickled else "Copy it again."
         raise CheckpointError(f"{folder}: lacks {STEM}.safetensors. {cure}")
-    found = read_headers(folder, STEM)
+    found = read_headers(folder, STEM).tensors
     if wrong := [name for name, info in found.items() if info.dtype not in FLOATS]:
         raise CheckpointError(
             f"{folder}: {wrong[0]} is stored as {found[wrong[0]].dtype}. Save it in full precision."

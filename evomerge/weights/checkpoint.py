@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from evomerge.recipes.places import Place
 from evomerge.weights.headers import FLOATS, read_headers
 from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles
 from evomerge.weights.names import is_position, language_parts, places
+from evomerge.weights.damage import absurd_counts, damaged_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +68,7 @@ class Checkpoint:
 
     Args:
         folder: holds model.safetensors or shards with an index, and mostly a config.json.
+        allow_missing: patterns of tensors that its files may lack.
 
     Attributes:
         tensors: name to `TensorInfo`, sorted by name.
@@ -75,11 +79,13 @@ class Checkpoint:
         CheckpointError: anything missing, truncated or damaged; all problems at once.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, allow_missing: Sequence[str] = ()) -> None:
         self.folder = folder
         self.files: ModelFiles | None = ModelFiles(folder)  # before anything is read
         self.config = _config(folder)
-        self.tensors = read_headers(folder)
+        headers = read_headers(folder, bare=self.bare, allowed=allow_missing)
+        self.tensors = headers.tensors
+        self._note = headers.note
         self.files.weights = sorted({info.file.name for info in self.tensors.values()})
         self._files = MappedFiles()
 
@@ -99,7 +105,13 @@ class Checkpoint:
     @property
     def note(self) -> str | None:
         """A sentence about it that a user should know, if there is one."""
-        return None
+        return self._note
+
+    @cached_property
+    def damage(self) -> list[str]:
+        """A sentence for each small file, as of its tokenizer, that Transformers cannot read."""
+        folders = dict.fromkeys((self.folder, self.tokenizer_folder))
+        return [] if self.bare else [s for folder in folders for s in damaged_files(folder)]
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -253,13 +265,17 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder}: holds an adapter, not a model. Name it as a source of a recipe whose base "
             "it was made for."
         )
-    if not path.exists() and any(folder.glob("*.safetensors")):
+    there = os.path.lexists(path)
+    if not there and any(folder.glob("*.safetensors")):
         return {}
-    if not path.exists():
+    if not there:
         raise CheckpointError(
             f"{folder}: holds neither config.json nor safetensors files, so it is not a model"
         )
-    return read_object(path, CheckpointError, AGAIN)
+    config = read_object(path, CheckpointError, AGAIN)
+    if problems := [f"{path}: {problem}. Repair it." for problem in absurd_counts(config)]:
+        raise CheckpointError(problems)
+    return config
 
 
 def token_ids(folder: Path) -> dict[str, int] | None:
@@ -269,7 +285,7 @@ def token_ids(folder: Path) -> dict[str, int] | None:
         CheckpointError: the file is damaged.
     """
     path = folder / "tokenizer.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     content = read_object(path, CheckpointError, AGAIN)
     try:

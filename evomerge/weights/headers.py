@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from evomerge.errors import CheckpointError
-from evomerge.files import read_object, require_regular
+from evomerge.files import require_regular
+from evomerge.weights.weight_files import is_allowed, weight_files
 
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 DTYPES = {
@@ -23,6 +24,7 @@ BYTES = {  # of one element
     **{"U8": 1, "U64": 8, "U32": 4, "U16": 2, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1},
 }
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MOST_ELEMENTS = 2**63 - 1
 _AGAIN = "Copy the file again."
 
 
@@ -36,19 +38,34 @@ class TensorInfo(NamedTuple):
     end: int
 
 
-def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorInfo]:
-    """Every tensor of a model folder, sorted by name.
+class Headers(NamedTuple):
+    """What the headers of a model's files say.
+
+    Attributes:
+        tensors: by name, sorted.
+        note: a sentence about files that are not read, or read together; None where there is none.
+    """
+
+    tensors: dict[str, TensorInfo]
+    note: str | None
+
+
+def read_headers(
+    folder: Path, stem: str = "model", *, bare: bool = True, allowed: Sequence[str] = ()
+) -> Headers:
+    """Every tensor of a model folder.
 
     Args:
-        stem: the file names' beginning.
+        stem, bare, allowed: as in `weight_files`.
 
     Raises:
-        CheckpointError: files that are missing, truncated or damaged, all at once.
+        CheckpointError: files that are missing, truncated or damaged, an index that disagrees with
+            its files; all at once.
     """
     tensors: dict[str, TensorInfo] = {}
     problems: list[str] = []
-    files, promised = _weight_files(folder, stem)
-    for file in files:
+    chosen = weight_files(folder, stem, bare=bare, allowed=allowed)
+    for file in chosen.files:
         try:
             found = read_header(file)
         except CheckpointError as error:
@@ -59,58 +76,25 @@ def read_headers(folder: Path, stem: str = "model") -> dict[str, TensorInfo]:
             for name in found
             if name in tensors
         ]
-        problems += [
-            f"{file}: lacks tensor {name}, which the index says it has. Copy the model again."
-            for name in promised.get(file.name, ())
-            if name not in found
-        ]
+        if chosen.promised is not None:
+            problems += _disagreements(file, found, chosen.promised[file.name], allowed)
         tensors |= found
     if problems:
         raise CheckpointError(problems)
-    return dict(sorted(tensors.items()))
+    return Headers(dict(sorted(tensors.items())), chosen.note)
 
 
-def _weight_files(folder: Path, stem: str) -> tuple[list[Path], Mapping[str, list[str]]]:
-    """The one file, or the shards that the index names, or every safetensors file.
-
-    Returns:
-        the files, and for each shard's name the tensors that the index promises.
-    """
-    single = folder / f"{stem}.safetensors"
-    index = folder / f"{stem}.safetensors.index.json"
-    if single.exists():  # before the index, as Transformers does
-        return [single], {}
-    if index.exists():
-        return _indexed(index)
-    files = sorted(f for f in folder.glob("*.safetensors") if not f.name.startswith("adapter_"))
-    if not files:
-        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        cure = " Convert its .bin files: pickles can run code." if pickles else ""
-        raise CheckpointError(f"{folder}: holds no safetensors files.{cure}")
-    return files, {}
-
-
-def _indexed(index: Path) -> tuple[list[Path], Mapping[str, list[str]]]:
-    try:
-        weight_map = read_object(index, CheckpointError, _AGAIN)["weight_map"]
-        promised: dict[str, list[str]] = {file: [] for file in sorted(set(weight_map.values()))}
-        for tensor, file in weight_map.items():
-            promised[file].append(tensor)
-        paths = {file: index.parent / file for file in promised}
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise CheckpointError(f"{index}: not a safetensors index. {_AGAIN}") from None
-    problems = [
-        f"{index}: names {file!r}, which is not a file beside it. Copy the model again."
-        for file, path in paths.items()
-        if path.parent != index.parent or path.name != file or file == ".."
-    ] or [
-        f"{path}: named in {index.name} but missing. Copy the model again."
-        for path in paths.values()
-        if not path.is_file()
-    ]
-    if problems:
-        raise CheckpointError(problems)
-    return list(paths.values()), promised
+def _disagreements(
+    file: Path, found: Mapping[str, TensorInfo], promised: Sequence[str], allowed: Sequence[str]
+) -> Iterator[str]:
+    """Sentences about tensors that only one of a file and its index names."""
+    known = set(promised)
+    for name in promised:
+        if name not in found and not is_allowed(name, allowed):
+            yield f"{file}: lacks tensor {name}, which the index says it has. Copy the model again."
+    for name in found:
+        if name not in known and not is_allowed(name, allowed):
+            yield f"{file}: holds tensor {name}, which the index lacks. Copy the model again."
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
@@ -134,10 +118,11 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
     try:
-        entries = json.loads(raw)
+        entries = json.loads(raw, object_pairs_hook=_unique)
         if not all(isinstance(v, str) for v in entries.pop("__metadata__", {}).values()):
             raise TypeError
         tensors = {name: _info(file, entry) for name, entry in entries.items()}
+        "".join(tensors).encode()  # half a character in a name could not be written again
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{file}: its header is damaged. {_AGAIN}") from None
     unknown = [name for name, info in tensors.items() if info.dtype not in BYTES]
@@ -150,12 +135,22 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The keys and values of an object, none given twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError
+    return found
+
+
 def _info(file: Path, entry: Mapping[str, Any]) -> TensorInfo:
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not isinstance(entry["dtype"], str):
         raise TypeError
     if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
         raise ValueError
+    if math.prod(max(number, 1) for number in shape) > _MOST_ELEMENTS:
+        raise ValueError  # torch counts in 64 bits, also where another length is 0
     return TensorInfo(file, entry["dtype"], tuple(shape), start, end)
 
 

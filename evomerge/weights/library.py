@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ class Library:
             CheckpointError: models that cannot be opened, all at once.
             PlanError: models that do not fit together, all mismatches at once.
         """
-        checkpoints = self._open_all(recipe.base, recipe.sources)
+        checkpoints = self._open_all(recipe.base, recipe.sources, recipe.allow_missing)
         sources = {name: checkpoints[key_of(model)] for name, model in recipe.sources.items()}
         return Models(recipe, checkpoints[key_of(recipe.base)], sources)
 
@@ -59,13 +59,14 @@ class Library:
         sources: Mapping[str, Reference],
         tokenizer: str | Tokenizer | None = None,
         slices: Slices = (),
+        allow_missing: Sequence[str] = (),
     ) -> Models:
         """A base and its sources.
 
         Args:
             base: a folder, a hub name, or a recipe in place of one.
             sources: name to a folder, a hub name or a recipe.
-            tokenizer, slices: as in `Recipe`.
+            tokenizer, slices, allow_missing: as in `Recipe`.
 
         Raises:
             CheckpointError, PlanError: as `models`.
@@ -75,6 +76,7 @@ class Library:
             sources=dict(sources),
             tokenizer=tokenizer,
             slices=tuple(slices),
+            allow_missing=tuple(allow_missing),
             operator="linear",
             dtype="float32",
         )
@@ -85,6 +87,7 @@ class Library:
         base: Reference,
         sources: Mapping[str, Reference],
         tokenizer: str | Tokenizer | None = None,
+        allow_missing: Sequence[str] = (),
     ) -> Models:
         """Open models that are stacked, not merged, and so may differ in depth; see `open`.
 
@@ -93,24 +96,26 @@ class Library:
         Raises:
             CheckpointError, PlanError: as `models`.
         """
-        checkpoints = self._open_all(base, sources)
+        checkpoints = self._open_all(base, sources, allow_missing)
         layers = {name: checkpoints[key_of(model)].layers for name, model in sources.items()}
         same = set(layers.values()) <= {checkpoints[key_of(base)].layers}
         slices = () if same else [{name: (0, count)} for name, count in layers.items() if count]
-        return self.open(base, sources, tokenizer, slices)
+        return self.open(base, sources, tokenizer, slices, allow_missing)
 
-    def _open_all(self, base: Reference, sources: Mapping[str, Reference]) -> dict[str, Checkpoint]:
+    def _open_all(
+        self, base: Reference, sources: Mapping[str, Reference], allow_missing: Sequence[str]
+    ) -> dict[str, Checkpoint]:
         found: dict[str, Checkpoint] = {}
         problems: list[str] = []
         kinds: set[type[InputError]] = set()
         for name, reference in (("base", base), *sources.items()):
             try:
                 if key_of(base) in found and _is_adapter(reference):
-                    found[key_of(reference)] = self._open_adapter(reference, base)
+                    found[key_of(reference)] = self._open_adapter(reference, found[key_of(base)])
                 elif problems and key_of(base) not in found and _is_adapter(reference):
                     continue  # its base could not be opened, which is reported already
                 else:
-                    model = self._open(reference)
+                    model = self._open(reference, allow_missing)
                     found[key_of(reference)] = self._beside(model, found.get(key_of(base), model))
             except InputError as error:
                 where = f"{name}: " if isinstance(reference, Recipe) else ""
@@ -121,11 +126,13 @@ class Library:
             raise kind(dict.fromkeys(problems))
         return found
 
-    def _open(self, reference: Reference) -> Checkpoint:
+    def _open(self, reference: Reference, allow_missing: Sequence[str] = ()) -> Checkpoint:
         key = key_of(reference)
+        if allow_missing and isinstance(reference, str):
+            key += f" without {' '.join(allow_missing)}"  # another recipe may need all of it
         if key not in self._opened:
             if isinstance(reference, str):
-                self._opened[key] = Checkpoint(resolve(reference))
+                self._opened[key] = Checkpoint(resolve(reference), allow_missing)
             else:
                 from evomerge.weights.merge import merge_one  # which imports torch
 
@@ -141,11 +148,11 @@ class Library:
             self._views[model, base] = layout.view(model)
         return self._views[model, base]
 
-    def _open_adapter(self, reference: Reference, base: Reference) -> Checkpoint:
+    def _open_adapter(self, reference: Reference, base: Checkpoint) -> Checkpoint:
         assert isinstance(reference, str)
-        key = f"{reference} on {key_of(base)}"  # another recipe may put it on another base
+        key = f"{reference} on {id(base)}"  # another recipe may put it on another base
         if key not in self._opened:
-            self._opened[key] = Adapter(resolve(reference), self._opened[key_of(base)])
+            self._opened[key] = Adapter(resolve(reference), base)
         return self._opened[key]
 
 

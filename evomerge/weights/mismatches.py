@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from evomerge.recipes import BASE
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.names import language_config, language_parts
@@ -151,7 +152,6 @@ def _shape_sentence(
 def notes(
     base: Checkpoint,
     sources: Mapping[str, Checkpoint],
-    slots: tuple[Slot, ...],
     vocabulary: Vocabulary | None,
 ) -> Iterator[str]:
     """Sentences about what changes silently when these models are merged."""
@@ -165,21 +165,10 @@ def notes(
         if _composite(base.config) != _composite(checkpoint.config) and mine != theirs:
             yield f"{name}: its language model is {theirs!r}, the base's is {mine!r}."
         yield from _vocabulary_note(name, base, checkpoint, vocabulary)
-        missing = [s.name for s in slots if s.base is not None and name in s.lacking]
-        if missing:
-            yield (
-                f"{name}: lacks {len(missing)} tensors of the base, {missing[0]} first; "
-                "it takes no part in them."
-            )
-    extra = [slot.name for slot in slots if slot.base is None]
-    if extra:
-        yield (
-            f"base: lacks {len(extra)} tensors of a source, {extra[0]} first; "
-            "they become the average of the sources that have them."
-        )
     if len({checkpoint.tied for checkpoint in (base, *sources.values())}) == 2:
         yield "some models tie embedding and head, some do not: all are untied."
-    yield from (f"{name}: {note}" for name, one in sources.items() if (note := one.note))
+    models = {BASE: base, **sources}
+    yield from (f"{name}: {note}" for name, one in models.items() if (note := one.note))
 
 
 def _vocabulary_note(

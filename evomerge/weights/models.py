@@ -15,6 +15,7 @@ from evomerge.weights.block_numbers import displaced, spelled_out
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.file_notes import file_notes
 from evomerge.weights.headers import FLOATS
+from evomerge.weights.lacking import Lacks, lacks
 from evomerge.weights.mismatches import (
     config_problems,
     notes,
@@ -39,7 +40,15 @@ if TYPE_CHECKING:
     from evomerge.weights.vocabulary import Vocabulary
 
 Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
-_COMPOSITION = ("base", "sources", "tokenizer", "slices", "modules", "chat_template")
+_COMPOSITION = (
+    "base",
+    "sources",
+    "tokenizer",
+    "slices",
+    "modules",
+    "chat_template",
+    "allow_missing",
+)
 
 
 def key_of(reference: Reference) -> str:
@@ -75,9 +84,7 @@ class Models:
         folders = [member.folder for member in self.members]
         self.chat_template = chosen_template(recipe.chat_template, folders)
         self.known: dict[str, dict[Any, Any]] = {}
-        # a block that is stacked and not merged is complete, whichever other models lack it
-        noted = tuple(s for s in self.slots if s.place.layer is None or not self._stacked)
-        self.notes = list(notes(self.base, self.sources, noted, self.vocabulary))
+        self.notes = [*notes(self.base, self.sources, self.vocabulary), *self._lacks.notes]
         owner = self.base if self.vocabulary is None else self.vocabulary.owner
         self.notes += file_notes(self.base, owner)
 
@@ -106,6 +113,13 @@ class Models:
         problems += module_problems(slots, modules)
         slots = keep_outside(slots, modules)
         problems += shape_problems(slots, base, sources, vocabulary)
+        owner = base if vocabulary is None else vocabulary.owner
+        problems += dict.fromkeys([*base.damage, *owner.damage])
+        self._lacks = Lacks([], [])
+        if not problems:
+            allowed, blocks = self._recipe.allow_missing, self._blocks_given()
+            self._lacks = lacks(base, sources, slots, stacked=blocks, allowed=allowed)
+            problems += self._lacks.problems
         if problems:
             raise PlanError(problems)
         return vocabulary, slots
@@ -254,6 +268,14 @@ class Models:
         """The models whose blocks are stacked; none where blocks of several models are merged."""
         alone = all(len(slice_) == 1 for slice_ in self._recipe.slices)
         return {name for slice_ in self._recipe.slices for name in slice_} if alone else set()
+
+    def _blocks_given(self) -> dict[str, set[int]]:
+        """For each model whose blocks are stacked those that it gives."""
+        found: dict[str, set[int]] = {name: set() for name in self._stacked}
+        for slice_ in self._recipe.slices if self._stacked else ():
+            for name, (start, end) in slice_.items():
+                found[name].update(range(start, end))
+        return found
 
     @property
     def layers(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge.recipes.places import Place
 
-_NUMBER = re.compile(r"\.(\d+)\.")
+_NUMBER = re.compile(r"\.([0-9]{1,9})\.")
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 _LANGUAGE_KEYS = ("text_config", "llm_config", "language_config")
 
@@ -81,6 +81,11 @@ def places(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, Place]:
 def is_position(name: str) -> bool:
     """Whether the rows of an embedding are positions or segments rather than tokens."""
     return _POSITIONS.search(name) is not None
+
+
+def is_tower(name: str) -> bool:
+    """Whether a tensor is of a part of a composite model that sees or hears."""
+    return _TOWER.search(name) is not None
 
 
 def within_block(name: str) -> str:

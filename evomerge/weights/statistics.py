@@ -76,7 +76,7 @@ class Statistics:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self._tensors = read_headers(folder, STEM)
+        self._tensors = read_headers(folder, STEM).tensors
         self._files = MappedFiles()
         problems = [
             f"{info.file}: tensor {name} is stored as {info.dtype}, expected F32. Collect it again."

@@ -57,6 +57,11 @@ class VirtualCheckpoint(Checkpoint):
         self._kept: OrderedDict[str, Future[Tensor]] = OrderedDict()
 
     @property
+    def note(self) -> str | None:
+        """What a user should know of its models."""
+        return " ".join(self.plan.models.notes) or None
+
+    @property
     def on_disk(self) -> dict[Path, Checkpoint]:
         """The models of its recipe, by folder."""
         return self.plan.models.checkpoints

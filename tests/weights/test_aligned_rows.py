@@ -53,7 +53,9 @@ def test_a_folder_without_tokenizer_has_no_token_ids(tmp_path: Path) -> None:
 )
 def test_a_damaged_tokenizer_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"tokenizer.json: not a tokenizer"):
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer.json: (not a tok|not valid|expected a JSON obj|nested)"
+    ):
         token_ids(tmp_path)
 
 

@@ -160,7 +160,7 @@ def test_shards_are_read_as_one_model_sorted_by_name(tmp_path: Path) -> None:
     shards(tmp_path, {"a": "2.safetensors", "b": "1.safetensors"}, {})
     save_file(one, tmp_path / "1.safetensors")
     save_file(two, tmp_path / "2.safetensors")
-    found = read_headers(tmp_path)
+    found = read_headers(tmp_path).tensors
     assert list(found) == ["a", "b"]
     assert found["a"].file == tmp_path / "2.safetensors"
 
@@ -226,7 +226,7 @@ def test_all_damaged_shards_are_named_at_once(tmp_path: Path) -> None:
 
 def test_one_file_goes_before_an_index_as_in_transformers(file: Path) -> None:
     shards(file.parent, {"a": "1.safetensors"}, {"1.safetensors": {"a": torch.zeros(1)}})
-    assert set(read_headers(file.parent)) == set(TENSORS)
+    assert set(read_headers(file.parent).tensors) == set(TENSORS)
 
 
 def test_pickles_are_not_read_and_the_cure_is_named(tmp_path: Path) -> None:

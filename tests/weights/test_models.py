@@ -26,8 +26,11 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 WORDS = (*SPECIAL, *(f"w{number}" for number in range(36)))
 
 
-def opened(base: Path, tokenizer: str | None = None, **sources: Path) -> Models:
-    return Library().open(str(base), {name: str(path) for name, path in sources.items()}, tokenizer)
+def opened(
+    base: Path, tokenizer: str | None = None, allow: tuple[str, ...] = (), **sources: Path
+) -> Models:
+    folders = {name: str(path) for name, path in sources.items()}
+    return Library().open(str(base), folders, tokenizer, allow_missing=allow)
 
 
 def merged(models: Models, operator: str = "linear", **parameters: Any) -> dict[str, Tensor]:
@@ -83,22 +86,21 @@ def test_the_dtype_is_that_of_most_tensors(tiny: Tiny, changed: Changed, dtype: 
 
 
 def test_a_source_that_lacks_a_tensor_takes_no_part_in_it(tiny: Tiny, changed: Changed) -> None:
-    models = opened(tiny(), a=changed(tiny(1), drop(UP)), b=tiny(2))
+    models = opened(tiny(), a=changed(tiny(1), drop(UP)), b=tiny(2), allow=(UP,))
     assert torch.equal(merged(models)[UP], weights(tiny(2))[UP])
-    assert models.notes == [
-        f"a: lacks 1 tensors of the base, {UP} first; it takes no part in them."
-    ]
+    assert models.notes == [f"a: lacks 1 tensor that base has: {UP}; it takes no part."]
 
 
 def test_a_slice_of_several_models_notes_what_one_of_them_lacks(
     tiny: Tiny, changed: Changed
 ) -> None:
     sources = {"a": str(changed(tiny(1), drop(UP))), "b": str(tiny(2))}
-    merging = Library().open(str(tiny()), sources, slices=[{"a": (0, 2), "b": (0, 2)}])
-    assert merging.notes == [
-        f"a: lacks 1 tensors of the base, {UP} first; it takes no part in them."
-    ]
-    assert Library().open(str(tiny()), sources, slices=[{"b": (0, 2)}, {"a": (1, 2)}]).notes == []
+    slices = [{"a": (0, 2), "b": (0, 2)}]
+    merging = Library().open(str(tiny()), sources, slices=slices, allow_missing=[UP])
+    assert merging.notes == [f"a: lacks 1 tensor that base has: {UP}; it takes no part."]
+    assert Library().open(str(tiny()), sources, slices=[{"b": (0, 2)}, {"a": (2, 3)}]).notes == []
+    with pytest.raises(PlanError, match=f"a: lacks 1 tensor that the blocks of its kind .*{UP}"):
+        Library().open(str(tiny()), sources, slices=[{"b": (0, 2)}, {"a": (1, 2)}])
 
 
 def test_blocks_that_one_config_cannot_say_are_not_stacked(tiny: Tiny) -> None:
@@ -115,19 +117,19 @@ def test_blocks_that_one_config_cannot_say_are_not_stacked(tiny: Tiny) -> None:
 
 
 def test_a_tensor_of_the_base_alone_is_copied(tiny: Tiny, changed: Changed) -> None:
-    models = opened(tiny(), a=changed(tiny(1), drop(UP)))
+    models = opened(tiny(), a=changed(tiny(1), drop(UP)), allow=(UP,))
     assert torch.equal(merged(models, "task_arithmetic")[UP], weights(tiny())[UP])
 
 
 def test_a_tensor_that_the_base_lacks_is_the_average(tiny: Tiny, changed: Changed) -> None:
-    models = opened(changed(tiny(), drop(UP)), a=tiny(1), b=tiny(2))
+    models = opened(changed(tiny(), drop(UP)), a=tiny(1), b=tiny(2), allow=("*.up_proj.*",))
     one, two = weights(tiny(1))[UP], weights(tiny(2))[UP]
     assert torch.equal(merged(models, "ties", density=0.5)[UP], (one + two) / 2)
-    assert any("base: lacks 1 tensors" in note for note in models.notes)
+    assert any("base: lacks 1 tensor that a has" in note for note in models.notes)
 
 
 def test_of_a_pair_that_lacks_a_tensor_the_other_one_gives_it(tiny: Tiny, changed: Changed) -> None:
-    models = opened(tiny(), a=changed(tiny(1), drop(UP)), b=tiny(2))
+    models = opened(tiny(), a=changed(tiny(1), drop(UP)), b=tiny(2), allow=(UP,))
     assert torch.equal(merged(models, "slerp", t=0.3)[UP], weights(tiny(2))[UP])
 
 

@@ -48,6 +48,8 @@ def whole(recipe: Recipe) -> Iterator[str]:
             )
     if recipe.statistics:
         yield "statistics: mergekit has no operator that uses them."
+    if recipe.allow_missing:
+        yield "allow_missing: mergekit merges no models that lack tensors. Build the recipe."
     template = recipe.chat_template or ""
     if "{" in template and len(template) < _SHORTEST_TEMPLATE:
         yield "chat_template: mergekit takes a text this short for a wrong name."

@@ -1,0 +1,165 @@
+"""What Transformers says of a config, and of tensors as weights of the model that it describes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+Shape = tuple[int, ...]
+
+_SPARE = 10  # parameters of a module for each tensor of its files: some are split in memory
+
+
+class RefusedError(Exception):
+    """Transformers makes no model of a config; the text says why."""
+
+
+class Report(NamedTuple):
+    """What Transformers reports when it loads tensors.
+
+    Attributes:
+        kind: name of the model's class.
+        missing: names in memory of tensors that nothing fills.
+        unexpected: names in files of tensors that the model does not have.
+        mismatched: sentences about tensors of another shape than the config's.
+    """
+
+    kind: str
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: tuple[str, ...]
+
+
+def report(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Report | None:
+    """What Transformers reports of these tensors; None where it does not know such a model.
+
+    No weight is read: the model and its tensors have shapes alone. This takes about 10 ms, and
+    seconds for the first, which imports Transformers.
+
+    Args:
+        config: a config.json.
+        shapes: by name in the files.
+
+    Raises:
+        RefusedError: Transformers knows the type of the model, but not with this config.
+    """
+    kind = _kind(config)
+    if kind is None:
+        return None
+    import torch
+
+    with _quiet():
+        try:
+            made = _configured(kind, config, len(shapes))
+        except ImportError:
+            return None  # its code needs a library that is not there
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        try:
+            _, found = kind.from_pretrained(
+                None,
+                config=made,
+                state_dict=tensors,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        except Exception:  # a family whose own code asks for values: nothing is known of it
+            return None
+    return Report(
+        kind.__name__,
+        frozenset(found["missing_keys"]),
+        frozenset(found["unexpected_keys"]),
+        tuple(
+            f"{name} is {tuple(stored)}, but {tuple(wanted)} by the config"
+            for name, stored, wanted in sorted(found["mismatched_keys"])
+        ),
+    )
+
+
+def _kind(config: Mapping[str, Any]) -> Any | None:
+    """The class of a config's model: the first of its ``architectures``, else one of its type."""
+    if not isinstance(config.get("model_type"), str) or "auto_map" in config:
+        return None
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        known = CONFIG_MAPPING[config["model_type"]]
+    except (KeyError, ImportError):
+        return None
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else ():
+        found = getattr(transformers, name, None) if isinstance(name, str) else None
+        if getattr(found, "config_class", None) is known:
+            return found
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
+        try:
+            return auto._model_mapping[known]
+        except KeyError:
+            continue
+    return None
+
+
+def _configured(kind: Any, config: Mapping[str, Any], tensors: int) -> Any:
+    """The config as Transformers has it, once a model has been made of it.
+
+    Raises:
+        RefusedError: it cannot be made.
+        ImportError: not without a library.
+    """
+    import torch
+    from transformers.initialization import no_init_weights
+
+    try:
+        made = kind.config_class.from_dict(dict(config))
+        with torch.device("meta"), no_init_weights(), at_most(_SPARE * (tensors + 1000)):
+            kind(made)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a wrong value makes it raise
+        raise RefusedError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    return made
+
+
+@contextmanager
+def at_most(parameters: int) -> Iterator[None]:
+    """Stop a module that registers more parameters, such as one of a million blocks.
+
+    Raises:
+        ValueError: it does.
+    """
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    left = parameters
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"a model of more than {parameters} parameters")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Transformers prints from the user: the report is used, not shown."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
