@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,7 +44,9 @@ def build(
     """Merge a recipe into a Hugging Face folder."""
     from evomerge.weights.build import build as build_recipe
 
-    typer.echo(str(build_recipe(recipe, out)))
+    talk = Console(stderr=True, soft_wrap=True, highlight=False)
+    tell = partial(talk.print, markup=False)
+    typer.echo(str(build_recipe(recipe, out, tell=lambda note: tell(f"note: {note}"))))
 
 
 def evaluate(

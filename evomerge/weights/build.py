@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ def build(
     *,
     shard_bytes: int = SHARD_BYTES,
     title: str = "",
+    tell: Callable[[str], object] = lambda note: None,
 ) -> Path:
     """A new folder with the merged weights, config, tokenizer, generation config and model card.
 
@@ -44,6 +45,8 @@ def build(
         out: must not exist, or be an empty folder.
         shard_bytes: the size at which a weights file is closed and the next one begun.
         title: of the model card; the folder's name by default.
+        tell: called with each sentence about what the merge leaves out, before any work; the model
+            card keeps them.
 
     Returns:
         ``out``.
@@ -58,24 +61,28 @@ def build(
     out = Path(out)
     require_free(out)
     plan = Library().plan(recipe)
+    for note in plan.models.notes:
+        tell(note)
     with new_folder(out) as folder:
         require_space(folder, out, plan.nbytes)
         specs = [Spec(step.slot.name, step.slot.shape, step.dtype) for step in plan.steps]
         with WeightsWriter(folder, specs, shard_bytes) as writer:
             merge_into(plan, lambda step: partial(writer.write, step.slot.name))
         write_metadata(plan.models, folder, recipe.dtype)
-        card = model_card(recipe, title or out.absolute().name, bare=plan.models.base.bare)
+        name, notes = title or out.absolute().name, plan.models.notes
+        card = model_card(recipe, name, bare=plan.models.base.bare, notes=notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return out
 
 
-def model_card(recipe: Recipe, title: str, *, bare: bool = False) -> str:
+def model_card(recipe: Recipe, title: str, *, bare: bool = False, notes: Sequence[str] = ()) -> str:
     """Markdown with the metadata block that the hub reads.
 
     Args:
         recipe: what was merged.
         title: the model's name.
         bare: whether it is no Transformers model.
+        notes: about what the merge changed or left out.
     """
     hub = list(dict.fromkeys(name for model in recipe.leaves() if (name := hub_name(model))))
     metadata = {
@@ -102,7 +109,13 @@ A merge of {count} with the operator `{recipe.operator}`, made by evomerge {__ve
 ```yaml
 {to_yaml(recipe).strip()}
 ```
-"""
+{_noted(notes)}"""
+
+
+def _noted(notes: Sequence[str]) -> str:
+    """A section with the notes; empty without any."""
+    lines = "".join(f"- {' '.join(note.split())}\n" for note in notes)
+    return f"\n## Notes\n\n{lines}" if lines else ""
 
 
 def _stack(recipe: Recipe) -> str:

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from evomerge.errors import CheckpointError, SourceChangedError
 from evomerge.files import read_object, require_regular
 from evomerge.recipes.places import Place
+from evomerge.weights.damage import absurd_counts, damaged_files
 from evomerge.weights.headers import FLOATS, read_headers
 from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles
 from evomerge.weights.names import is_position, language_parts, places
-from evomerge.weights.damage import absurd_counts, damaged_files
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -109,7 +109,7 @@ def shape_problems(
 
 def _fits(slot: Slot, model: Checkpoint, name: str, vocabulary: Vocabulary | None) -> bool:
     theirs = model.tensors[name].shape
-    if slot.aligned and (vocabulary is None or vocabulary.fits(model)):
+    if slot.aligned and model.token_tables and (vocabulary is None or vocabulary.fits(model)):
         return theirs[1:] == slot.shape[1:] and name in model.token_tables
     return theirs == slot.shape
 

@@ -112,14 +112,14 @@ class Models:
         slots = align_tensors(base, sources, self._recipe.slices, untied=self.untied, rows=rows)
         problems += module_problems(slots, modules)
         slots = keep_outside(slots, modules)
-        problems += shape_problems(slots, base, sources, vocabulary)
         owner = base if vocabulary is None else vocabulary.owner
         problems += dict.fromkeys([*base.damage, *owner.damage])
+        blocks, allowed = self._blocks_given(), self._recipe.allow_missing
         self._lacks = Lacks([], [])
-        if not problems:
-            allowed, blocks = self._recipe.allow_missing, self._blocks_given()
+        if not problems:  # models of other architectures lack each other's tensors
             self._lacks = lacks(base, sources, slots, stacked=blocks, allowed=allowed)
-            problems += self._lacks.problems
+        # without its embedding nothing is known of a model's other tables
+        problems += self._lacks.problems or shape_problems(slots, base, sources, vocabulary)
         if problems:
             raise PlanError(problems)
         return vocabulary, slots

@@ -348,3 +348,13 @@ def test_all_that_is_wrong_with_a_stack_is_reported_at_once(tmp_path: Path) -> N
     found = problems(tmp_path, {**changed("space", keys), "fitness": "zoo_skils"})
     assert len(found) == 3
     assert "space.max_layers: 3, but the ends" in found[1]
+
+
+def test_what_may_be_missing_reaches_workers_and_recipes_and_is_kept_where_it_is_set() -> None:
+    plain, allowing = load(GOOD), load({**GOOD, "allow_missing": ["*.bias"]})
+    assert "allow_missing" not in plain.search.record.search_yaml
+    assert "allow_missing: ['*.bias']" in allowing.search.record.search_yaml
+    assert allowing.search.setup.composition.allow_missing == ("*.bias",)
+    assert allowing.search.context.recipe("linear").allow_missing == ("*.bias",)
+    with pytest.raises(ConfigError, match=r"allow_missing\.0: "):
+        load({**GOOD, "allow_missing": [""]})

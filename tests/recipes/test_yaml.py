@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from evomerge.errors import RecipeError
 from evomerge.recipes import Recipe
@@ -90,3 +91,16 @@ def test_a_file_is_a_recipe_by_its_ending(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     found = [path.name for path in sorted(tmp_path.iterdir()) if is_recipe(path)]
     assert found == ["r.yaml", "r.yml"]
+
+
+def test_missing_tensors_that_are_allowed_do_not_change_other_recipes() -> None:
+    keys = {"base": "b", "sources": {"a": "a"}, "operator": "linear", "dtype": "float32"}
+    plain = Recipe.model_validate(keys)
+    allowing = Recipe.model_validate(keys | {"allow_missing": ["z.*", "a.?", "z.*"]})
+    assert "allow_missing" not in to_yaml(plain) + plain.canonical_json()
+    assert allowing.allow_missing == ("a.?", "z.*")
+    assert allowing.digest != plain.digest
+    assert from_yaml(parse_yaml(to_yaml(allowing), "r"), "r") == allowing
+    assert Recipe.from_canonical_json(allowing.canonical_json()) == allowing
+    with pytest.raises(ValidationError, match="allow_missing: expected a pattern, got ' '"):
+        Recipe.model_validate(keys | {"allow_missing": [" "]})

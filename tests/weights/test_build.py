@@ -382,3 +382,20 @@ def test_the_card_of_a_nested_recipe_rebuilds_it(tiny: Tiny, tmp_path: Path) -> 
     out = build(whole, tmp_path / "out")
     text = (out / "README.md").read_text("utf-8").split("```yaml\n")[1].split("```")[0]
     assert from_yaml(yaml.safe_load(text), "card").digest == whole.digest
+
+
+def test_what_a_merge_leaves_out_is_printed_and_kept_in_the_card(
+    tiny: Callable[..., Path], tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    source = Path(shutil.copytree(tiny(1), tmp_path / "source"))
+    save_file({"exp_avg": torch.ones(3)}, source / "optimizer.safetensors")
+    keys = {"base": str(tiny()), "sources": {"a": str(source)}, "operator": "linear"}
+    recipe = Recipe.model_validate(keys | {"dtype": "float32"})
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    done = cli("build", tmp_path / "recipe.yaml", tmp_path / "out")
+    note = (
+        f"a: optimizer.safetensors in {source}: not read, the model's weights are in "
+        "model.safetensors."
+    )
+    assert (done.returncode, done.stderr) == (0, f"note: {note}\n")
+    assert (tmp_path / "out" / "README.md").read_text().endswith(f"## Notes\n\n- {note}\n")

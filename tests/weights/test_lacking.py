@@ -51,13 +51,14 @@ def test_a_tensor_that_a_model_needs_and_lacks_is_refused(
         f"{where}: lacks 1 tensor that {other} has: {name}. Copy the model again, or set "
         f"allow_missing: ['{pattern}'] to merge without."
     ]
-    (note,) = problems(folders["base"], folders["a"], pattern)
-    assert note.startswith(f"note: {where}: lacks 1 tensor that {other} has: {name}; ")
+    assert any(
+        note.startswith(f"note: {where}: lacks 1 tensor that {other} has: {name}; ")
+        for note in problems(folders["base"], folders["a"], pattern)
+    )
 
 
 def test_a_misspelt_name_is_refused_with_both_names(tiny: Tiny, changed: Changed) -> None:
-    (problem, note) = problems(tiny(), changed(tiny(1), rename(NORM, "model.norm.weighu")))[0], ""
-    assert not note
+    (problem,) = problems(tiny(), changed(tiny(1), rename(NORM, "model.norm.weighu")))
     assert problem.startswith(
         f"a: lacks 1 tensor that base has: {NORM}. It has model.norm.weighu: a misspelt {NORM}?"
     )
