@@ -12,6 +12,7 @@ EvomergeError
 │   └── OperatorError          an operator was given parameters outside its domain
 ├── OutputError                a file that cannot be written, e.g. a full disk: exit code 1
 └── SearchError                the search cannot go on: exit code 1
+    ├── MachineError           a full disk, a lost mount: nothing is recorded, the run can go on
     ├── ReplayError            a stored history that this code does not reproduce
     ├── SourceChangedError     a model's files are no longer those that were opened
     └── StoreError             a database that cannot be read or written
@@ -163,6 +164,10 @@ class OutputError(EvomergeError):
 
 class SearchError(EvomergeError):
     """The search cannot go on."""
+
+
+class MachineError(SearchError):
+    """A disk, a network or a process has failed, which says nothing of any candidate."""
 
 
 class ReplayError(SearchError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 import traceback
@@ -12,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from evomerge.engines import Engine
-from evomerge.errors import CheckpointError, ConfigError, InputError, PlanError, SearchError
+from evomerge.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    MachineError,
+    PlanError,
+    SearchError,
+    SourceChangedError,
+)
+from evomerge.faults import cure_for_machine
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe, other_base
 from evomerge.scoring.fitness import Fitness
@@ -100,6 +110,7 @@ class Worker:
         Raises:
             CheckpointError: a source can no longer be read, or holds NaN.
             ConfigError: a task does not score its examples.
+            MachineError: the machine has failed; another may score the candidate.
             SearchError: the engine cannot go on; another worker may score the candidate.
             SourceChangedError: a file of a source is no longer what it was when it was opened.
         """
@@ -179,9 +190,8 @@ class Worker:
         started = time.perf_counter()
         try:
             return _Attempt(part(), time.perf_counter() - started)
-        except (CheckpointError, ConfigError, SearchError):
-            raise  # a damaged file, a wrong YAML or a broken machine is not the candidate's fault
         except Exception as error:
+            _raise_unless_candidates(number, error)
             # also MemoryError and CUDA's own errors: the next candidate may fit
             self.exhausted |= _lacks_memory(error.__cause__ or error)
             log.debug("candidate %d failed\n%s", number, traceback.format_exc())
@@ -230,10 +240,31 @@ class Worker:
         self.engine.close()
 
 
+def _raise_unless_candidates(number: int, error: Exception) -> None:
+    """Raise an error again that is not the candidate's fault.
+
+    Raises:
+        MachineError: a disk, a network or a process has failed.
+        CheckpointError, ConfigError, SearchError: a damaged file, a wrong YAML, a broken engine.
+    """
+    if isinstance(error, MachineError | SourceChangedError):
+        raise error
+    if cure := cure_for_machine(error):
+        raise MachineError(
+            f"candidate {number}: {type(error).__name__}: {str(error).rstrip('.')}. That is the "
+            f"machine's fault, so that nothing is recorded for the candidate. {cure}, then resume "
+            "the run."
+        ) from error
+    if isinstance(error, CheckpointError | ConfigError | SearchError):
+        raise error
+
+
 def _lacks_memory(error: BaseException) -> bool:
     """Whether memory ran out. On a CPU torch raises a `RuntimeError` that says so in its text."""
     import torch
 
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
     )

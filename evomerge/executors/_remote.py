@@ -8,8 +8,9 @@ import traceback
 from dataclasses import dataclass
 
 from evomerge import errors
-from evomerge.errors import EvomergeError, InputError, SearchError
+from evomerge.errors import EvomergeError, InputError, MachineError, SearchError
 from evomerge.executors._inspection import Inspection, differences, inspect_machine
+from evomerge.faults import cure_for_machine
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker, WorkerSetup
 
@@ -36,7 +37,8 @@ class Refusal:
         if isinstance(error, EvomergeError):
             return cls(type(error).__name__, (str(error),))
         where = f"{socket.gethostname()}, process {os.getpid()}"
-        return cls("SearchError", (f"{where}: {traceback.format_exc().strip()}",))
+        kind = MachineError if cure_for_machine(error) else SearchError
+        return cls(kind.__name__, (f"{where}: {traceback.format_exc().strip()}",))
 
     def error(self) -> EvomergeError:
         kind = getattr(errors, self.kind)
@@ -47,7 +49,12 @@ class Refusal:
     @property
     def final(self) -> bool:
         """Whether another attempt would fail in the same way: the input is wrong, not a machine."""
-        return self.kind != SearchError.__name__ and not self.of_node
+        return not (self.of_node or self.of_machine or self.kind == SearchError.__name__)
+
+    @property
+    def of_machine(self) -> bool:
+        """Whether a machine has failed, and no candidate."""
+        return self.kind == MachineError.__name__
 
 
 @dataclass(frozen=True, slots=True)

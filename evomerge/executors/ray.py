@@ -40,7 +40,8 @@ class RayExecutor(Executor):
     Each worker is an actor with an engine of its own, opened once. One that dies, hangs or runs out
     of memory is replaced and its candidate evaluated elsewhere; a candidate that takes three
     workers down has failed. A candidate whose evaluation says that memory ran out fails at once.
-    A node that leaves does not count against its candidates, which start again. A worker that
+    One that ran into a full disk or a lost mount is evaluated elsewhere, and the third time the run
+    ends. A node that leaves does not count against its candidates, which start again. A worker that
     cannot be opened is tried again after a wait that doubles each time; the run ends when no
     worker can be opened.
 
@@ -252,6 +253,9 @@ class RayExecutor(Executor):
 
         Args:
             refusal: what the worker answered, if it did.
+
+        Raises:
+            MachineError: the job failed for the last time, and the machine is at fault.
         """
         job, node_left = worker.job, worker.has_lost_its_node()
         if job is None and not node_left:
@@ -270,6 +274,8 @@ class RayExecutor(Executor):
             self._queue.appendleft(job)
             return None
         del self._faults[job.number, job.split]
+        if refusal is not None and refusal.of_machine:
+            raise refusal.error()
         error = f"took {FATAL} workers down, at last: {reason}"
         return job, Evaluation("failed", error=error)
 

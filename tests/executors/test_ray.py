@@ -16,7 +16,7 @@ from processes import wait_for
 
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
-from evomerge.errors import CheckpointError, ConfigError, InputError, SearchError
+from evomerge.errors import CheckpointError, ConfigError, InputError, MachineError, SearchError
 from evomerge.executors._inspection import differences, inspect_machine
 from evomerge.executors._ray_cluster import WorkerResources
 from evomerge.executors._ray_pool import WorkerPool
@@ -40,6 +40,7 @@ ARITHMETIC = Fitness.model_validate(
 NEARNESS = Fitness.model_validate({"tasks": {"nearness": {"scorer": small.SCORER}}})
 KILLED_ONCE, KILLED_LATER_ONCE, KILLED_ALWAYS = 1.125, 1.1875, 1.25
 OUT_OF_MEMORY, UNUSABLE_ONCE = 1.5, 1.6875
+DISK_FULL_ONCE, DISK_FULL = 1.75, 1.8125
 HANGS_ONCE, HANGS_LATER_ONCE, QUICK, SLOW = 1.375, 1.4375, 0.375, 1.625
 # long for a candidate of milliseconds on a machine that others keep busy
 DEADLINES: dict[str, Any] = {"first_deadline_seconds": 10, "deadline_minimum_seconds": 10}
@@ -233,6 +234,18 @@ def test_a_candidate_whose_engine_cannot_go_on_is_evaluated_elsewhere(
     assert found[0].status == "done"
     places = {pid for weight, pid in noted(faults) if weight == UNUSABLE_ONCE}
     assert len(places) == loads(faults)[UNUSABLE_ONCE] == 2
+
+
+@pytest.mark.slow
+def test_a_full_disk_sends_a_candidate_elsewhere_and_ends_a_run_that_meets_it_everywhere(
+    executor: RayExecutor, models: Small, faults: Path
+) -> None:
+    assert results(executor, [models.job(0, DISK_FULL_ONCE)])[0].status == "done"
+    assert loads(faults)[DISK_FULL_ONCE] == 2
+    executor.submit(models.job(1, DISK_FULL))
+    with pytest.raises(MachineError, match=r"No space left on device.*Make room on the disk"):
+        executor.result()
+    assert loads(faults)[DISK_FULL] == 3
 
 
 def test_an_engine_out_of_memory_fails_its_candidate_and_is_replaced(

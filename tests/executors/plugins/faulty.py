@@ -13,6 +13,7 @@ from evomerge.errors import SearchError
 from evomerge.weights.plan import Plan
 
 KILLED_ALWAYS, OUT_OF_MEMORY, UNUSABLE_ONCE = 1.25, 1.5, 1.6875
+DISK_FULL_ONCE, DISK_FULL = 1.75, 1.8125
 KILLED_ONCE, HANGS_ONCE = {1.125, 1.1875}, {1.375, 1.4375}
 TAKES_SECONDS = {0.375: 0.1, 1.625: 1.0}
 
@@ -53,6 +54,8 @@ class FaultyEngine(_Torch):
             raise MemoryError("no room for the cache")
         if weight == UNUSABLE_ONCE and first:
             raise SearchError("the device has gone")
+        if weight == DISK_FULL or (weight == DISK_FULL_ONCE and first):
+            Path("/dev/full").write_text("x")
         time.sleep(TAKES_SECONDS.get(weight, 0.0))
 
     def _first(self, name: str) -> bool:

@@ -1,0 +1,96 @@
+"""What is a machine's fault and no candidate's: a full disk, a lost mount, no more files to open.
+
+Such an error says so by the number that the operating system gave it, or, where a library has made
+text of that, by its text. It is looked for in an error and in all that led to it.
+
+Not among them are a file that is not there and one that may not be read: a scorer's own mistake
+looks the same. Nor is memory that ran out: the next candidate may fit.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+
+from evomerge.errors import OutputError
+
+_ROOM = "Make room on the disk"
+_FILES = "Allow more open files (`ulimit -n`)"
+_PROCESSES = "Allow more processes (`ulimit -u`), and see what ended those of the scorer"
+_DISK = "Check the disk, and what is mounted"
+_NETWORK = "Check the network"
+# by the names of `errno`, of which each system has its own
+_BY_CURE = {
+    _ROOM: ("ENOSPC", "EDQUOT", "EFBIG"),
+    _FILES: ("EMFILE", "ENFILE"),
+    _PROCESSES: ("EAGAIN",),
+    _DISK: (
+        *("EIO", "EROFS", "ESTALE", "ENODEV", "ENXIO", "ENOMEDIUM", "EREMOTEIO", "EUCLEAN"),
+        *("EBADMSG", "ENOLCK", "EHWPOISON"),
+    ),
+    _NETWORK: (
+        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN"),
+        *("ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "ESHUTDOWN", "ETIMEDOUT", "ENOBUFS"),
+        *("EADDRNOTAVAIL", "ENONET", "ENOLINK", "ECOMM"),
+    ),
+}
+_CURES = {
+    getattr(errno, name): cure
+    for cure, names in _BY_CURE.items()
+    for name in names
+    if hasattr(errno, name)
+}
+# What libraries say instead of the system's words.
+_SIGNS = {
+    "PytorchStreamWriter failed writing": _ROOM,
+    "] . unexpected pos ": _ROOM,  # torch.save where less was written than it wrote
+    "disk is full": _ROOM,  # SQLite
+    "disk I/O error": _DISK,  # SQLite
+    "No usable temporary directory found": _DISK,
+    "can't start new thread": _PROCESSES,
+    "DataLoader worker (pid": _PROCESSES,  # that ended, not one that raised
+    **{os.strerror(number): cure for number, cure in _CURES.items()},
+}
+_NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")  # Rust's words, and Python's
+
+
+def cure_for_machine(error: BaseException) -> str | None:
+    """What to do about the machine's fault that is behind an error; None where none is known.
+
+    Returns:
+        The beginning of a sentence, without a full stop.
+    """
+    return next(filter(None, map(_cure, _all_behind(error))), None)
+
+
+def _all_behind(error: BaseException) -> Iterator[BaseException]:
+    """An error, and all that caused it or were being handled when it was raised."""
+    waiting, seen = [error], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        waiting += [e for e in (one.__cause__, one.__context__, *inner) if e is not None]
+
+
+def _cure(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno in _CURES:
+        return _CURES[error.errno]
+    if isinstance(error, ConnectionError | socket.gaierror) and not isinstance(
+        error, BrokenPipeError
+    ):
+        return _NETWORK
+    if isinstance(error, BrokenExecutor):
+        return _PROCESSES
+    text = str(error)
+    numbers = (_CURES.get(int(number)) for number in _NUMBER.findall(text))
+    signs = (cure for sign, cure in _SIGNS.items() if sign in text)
+    found = next(filter(None, (*numbers, *signs)), None)
+    return _DISK if found is None and isinstance(error, OutputError) else found
