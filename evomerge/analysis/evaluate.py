@@ -16,9 +16,11 @@ from evomerge.keys import plain
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.recipes.references import anchor
+from evomerge.recipes.scored import Scored
 from evomerge.recipes.yaml import is_recipe
 from evomerge.types import Job, Split
-from evomerge.weights.library import Library, read_recipe
+from evomerge.weights.inputs import require_scored
+from evomerge.weights.library import Library, read_scored_recipe
 from evomerge.worker import Worker, WorkerSetup
 from evomerge.yaml_files import parse_value
 
@@ -45,11 +47,14 @@ def evaluate(
     if split not in (splits := get_args(Split)):
         raise ConfigError(f"split: no {shown(split)}.{registry.did_you_mean(split, splits)}")
     goal = fitness_from(fitness, Path.cwd())
-    recipe = model if isinstance(model, Recipe) else _recipe(str(model))
+    recipe, scored = (model, []) if isinstance(model, Recipe) else _recipe(str(model))
     options = _engine_keys(engine)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"engine: {shown(engine)}: expected a name, or keys with a name")
+    library = Library()
+    for one in scored:
+        require_scored(library.models(one.recipe), one)
     kind = registry.find("engines", name, Engine)
     options = kind.anchored(options, Path.cwd())
     worker = Worker(
@@ -71,14 +76,15 @@ def evaluate(
     return score(goal, evaluation)
 
 
-def _recipe(model: str) -> Recipe:
+def _recipe(model: str) -> tuple[Recipe, list[Scored]]:
     """The recipe in a file, or for a model the recipe that leaves it as it is."""
     file = absolute(model, Path.cwd())
     if is_recipe(file):
-        return read_recipe(file)
+        return read_scored_recipe(file)
     reference = anchor(model, Path.cwd())
     dtype = Library().open(reference, {"model": reference}).dtype
-    return Recipe(base=reference, sources={"model": reference}, operator="linear", dtype=dtype)
+    alone = Recipe(base=reference, sources={"model": reference}, operator="linear", dtype=dtype)
+    return alone, []
 
 
 def _engine_keys(engine: str | Mapping[str, Any]) -> dict[str, Any]:

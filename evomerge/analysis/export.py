@@ -30,10 +30,8 @@ def write_results(run: Run) -> None:
     partial.replace(path)
     checkpoint = run.folder / CHECKPOINT
     if run.file.build_best and (changed or not checkpoint.exists()):
-        from evomerge.weights.build import build
-
         shutil.rmtree(checkpoint, ignore_errors=True)
-        build(run.recipe(), checkpoint, title=run.record.name)
+        run.build(checkpoint)
 
 
 def lm_eval_commands(run: Run) -> list[tuple[str, str]]:

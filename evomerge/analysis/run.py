@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -14,10 +15,13 @@ from evomerge.errors import ConfigError, RunError, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.recipes.mergekit import to_mergekit
+from evomerge.recipes.scored import FILES, Scored, references
 from evomerge.recipes.yaml import to_yaml
 from evomerge.store import RunRecord, Store
+from evomerge.store.records import recorded_files
 from evomerge.types import Candidate
 from evomerge.weights.library import Library
+from evomerge.weights.model_files import ADAPTER_CONFIG, WEIGHTS
 from evomerge.weights.outline import outline
 from evomerge.yaml_files import parse_yaml
 
@@ -111,8 +115,43 @@ class Run:
         return self.row(candidate).candidate
 
     def recipe(self, candidate: Which = "best") -> Recipe:
-        """A candidate's recipe, from which `evomerge.build` makes a model; see `row`."""
+        """A candidate's recipe; see `row`. `build` makes its model."""
         return self.row(candidate).recipe
+
+    def scored(self, candidate: Which = "best") -> Scored:
+        """A candidate's recipe with the files that its scores are of; see `row`.
+
+        A run of 0.2 has the digests of weights alone.
+        """
+        recipe, files = self.recipe(candidate), recorded_files(self.record)
+        known = {self.file.base: "base"}
+        known |= {model: f"sources.{name}" for name, model in self.file.sources.items()}
+        known |= {folder: f"statistics.{name}" for name, folder in self.file.statistics.items()}
+        found: dict[str, Mapping[str, str]] = {}
+        for key, reference in references(recipe):
+            of = files.get(known.get(reference, ""), {})
+            # the weights of an adapter are those on its base, which may be another one here
+            whole = ADAPTER_CONFIG not in of
+            found[key] = {name: one for name, one in of.items() if whole or name != WEIGHTS}
+        cure = (
+            "Put it back as it was. To build from what is there now, export the recipe and remove "
+            f"its key {FILES}."
+        )
+        return Scored(recipe, {key: of for key, of in found.items() if of}, cure)
+
+    def build(self, out: str | os.PathLike[str], candidate: Which = "best") -> Path:
+        """Build a candidate's model in a new folder, from the files that its scores are of.
+
+        Args:
+            out: must not exist, or be an empty folder.
+
+        Raises:
+            CheckpointError: models that are gone, or whose files have changed since.
+            InputError, OutputError, CandidateError, SourceChangedError: as `evomerge.build`.
+        """
+        from evomerge.weights.build import build  # torch, which no other reader needs
+
+        return build(self.scored(candidate), Path(out), title=self.record.name)
 
     def export(self, candidate: Which = "best", format: Format = "evomerge") -> str:
         """A candidate's recipe as YAML text; see `row`.
@@ -125,7 +164,9 @@ class Run:
             raise ConfigError(f"format: no {shown(format)}.{did_you_mean(format, formats)}")
         row, library = self.row(candidate), Library()
         if format == "evomerge":
-            return to_yaml(row.recipe)
+            files = self.scored(candidate).files
+            whole = any(len(of) > 1 for of in files.values())
+            return to_yaml(row.recipe, files if whole else None)
         if row.status != "done":
             library.plan(row.recipe)  # says why it cannot be merged; what was scored could be
         return to_mergekit(row.recipe, *outline(row.recipe, library.models(row.recipe)))

@@ -37,16 +37,20 @@ def export(
 
 def build(
     recipe: Annotated[
-        Path, typer.Argument(help="A recipe YAML, evomerge's or mergekit's.", show_default=False)
+        Path,
+        typer.Argument(help="A recipe YAML, evomerge's or mergekit's, or a run's folder."),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    candidate: Annotated[str, typer.Option(help="Of a run: a number, or 'best'.")] = "best",
 ) -> None:
-    """Merge a recipe into a Hugging Face folder."""
+    """Merge a recipe, or a run's candidate, into a Hugging Face folder."""
+    from evomerge.analysis.run import Run
     from evomerge.weights.build import build as build_recipe
 
+    given = Run.open(recipe).scored(candidate) if recipe.is_dir() else recipe
     talk = Console(stderr=True, soft_wrap=True, highlight=False)
     tell = partial(talk.print, markup=False)
-    typer.echo(str(build_recipe(recipe, out, tell=lambda note: tell(f"note: {note}"))))
+    typer.echo(str(build_recipe(given, out, tell=lambda note: tell(f"note: {note}"))))
 
 
 def evaluate(

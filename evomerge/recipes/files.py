@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evomerge.errors import RecipeError
@@ -11,6 +11,7 @@ from evomerge.files import absolute
 from evomerge.recipes.mergekit import from_documents, is_mergekit
 from evomerge.recipes.places import PlacesOf
 from evomerge.recipes.recipe import Recipe
+from evomerge.recipes.scored import Scored, read_scored
 from evomerge.recipes.yaml import from_yaml, is_recipe
 from evomerge.yaml_files import read_documents
 
@@ -23,11 +24,15 @@ class RecipeReader:
         anchor: makes a reference to a model absolute, seen from a folder.
         layers_of: gives a model's number of blocks.
         places_of: gives the place of every tensor of a model.
+
+    Attributes:
+        scored: of every file read so far, the recipe with what it was scored with.
     """
 
     anchor: Callable[[str, Path], str]
     layers_of: Callable[[str], int]
     places_of: PlacesOf
+    scored: list[Scored] = field(default_factory=list)
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Recipe:
         """The recipe in a file.
@@ -67,4 +72,6 @@ class RecipeReader:
         folders = {
             name: self.anchor(folder, whole.parent) for name, folder in recipe.statistics.items()
         }
-        return recipe.model_copy(update={"statistics": folders})
+        recipe = recipe.model_copy(update={"statistics": folders})
+        self.scored.append(read_scored(recipe, documents[0], str(path)))
+        return recipe

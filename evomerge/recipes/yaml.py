@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from evomerge.errors import Problem, RecipeError, shown
 from evomerge.plugins.registry import explain
 from evomerge.recipes.recipe import Recipe
+from evomerge.recipes.scored import FILES, Recorded, cut
 from evomerge.yaml_files import dump_yaml
 
 FORMAT = "evomerge"
@@ -20,9 +21,14 @@ VERSION = 1
 OpenModel = Callable[[str], str | Recipe]
 
 
-def to_yaml(recipe: Recipe) -> str:
-    """YAML text from which `from_yaml` makes the same recipe, of the same digest."""
-    text = dump_yaml({FORMAT: VERSION, **_content(recipe)})
+def to_yaml(recipe: Recipe, files: Recorded | None = None) -> str:
+    """YAML text from which `from_yaml` makes the same recipe, of the same digest.
+
+    Args:
+        files: with which it was scored; see `Scored`.
+    """
+    beside = {FILES: cut(files)} if files else {}
+    text = dump_yaml({FORMAT: VERSION, **_content(recipe), **beside})
     return f"# digest {recipe.digest}\n{text}"
 
 
@@ -42,7 +48,8 @@ def from_yaml(content: dict[str, Any], where: str, open_: OpenModel | None = Non
         raise RecipeError(
             f"{where}: expected '{FORMAT}: {VERSION}' at the top, got {shown(version)}"
         )
-    return _read(content, (), where, open_ or (lambda model: model))
+    keys = {key: value for key, value in content.items() if key != FILES}
+    return _read(keys, (), where, open_ or (lambda model: model))
 
 
 def validated(keys: dict[str, Any], where: str) -> Recipe:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, InputError, RunError, SourceChangedError
 from evomerge.executors import Executor
-from evomerge.search.inputs import Inputs, Recorded, model_inputs, read_inputs, recorded
+from evomerge.recipes.scored import Recorded
+from evomerge.search.inputs import read_inputs
 from evomerge.search.loop import SearchLoop
 from evomerge.search.spec import Observer, Search
 from evomerge.store import Store
-from evomerge.store.records import version_problem
+from evomerge.store.records import recorded_files, version_problem
+from evomerge.weights.inputs import Inputs, model_inputs
 from evomerge.weights.library import Library
 from evomerge.weights.model_files import PUT_BACK, require_unchanged
 from evomerge.weights.models import Models
@@ -58,7 +60,7 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
         then, now = store.run(), search.record
         if problem := version_problem(then, str(folder)):
             raise RunError(problem)
-        began_with = recorded(then.sources_fingerprints)
+        began_with = recorded_files(then)
         models = Library().models(search.setup.composition)
         changed = _read(search, models).differences(began_with)
         if not changed and then.fitness_digest != now.fitness_digest:

@@ -60,6 +60,16 @@ class RunRecord:
     finished_utc: str | None = None
 
 
+def recorded_files(record: RunRecord) -> dict[str, Mapping[str, str]]:
+    """`RunRecord.sources_fingerprints` as it is now, of a run of any version."""
+    return {
+        key if isinstance(of, Mapping) or key == "base" else f"sources.{key}": (
+            of if isinstance(of, Mapping) else {"weights": of}
+        )
+        for key, of in record.sources_fingerprints.items()
+    }
+
+
 def version_problem(record: RunRecord, folder: str) -> Problem | None:
     """Why this version cannot go on with a run that another one began; None for its own."""
     made_by = record.versions.get("evomerge", "an unknown version")

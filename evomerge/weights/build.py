@@ -11,9 +11,11 @@ import yaml
 
 from evomerge.recipes import Recipe
 from evomerge.recipes.references import hub_name
+from evomerge.recipes.scored import Scored
 from evomerge.recipes.yaml import to_yaml
 from evomerge.version import __version__
-from evomerge.weights.library import Library, read_recipe
+from evomerge.weights.inputs import require_scored, unchanged
+from evomerge.weights.library import Library, read_scored_recipe
 from evomerge.weights.merge import merge_into
 from evomerge.weights.metadata import write_metadata
 from evomerge.weights.writer import (
@@ -27,7 +29,7 @@ from evomerge.weights.writer import (
 
 
 def build(
-    recipe: Recipe | str | Path,
+    recipe: Recipe | Scored | str | Path,
     out: str | Path,
     *,
     shard_bytes: int = SHARD_BYTES,
@@ -37,7 +39,8 @@ def build(
     """A new folder with the merged weights, config, tokenizer, generation config and model card.
 
     What the base does not have is not written: a PyTorch model of your own may be weights alone.
-    The folder appears when it is complete; a failure leaves nothing behind.
+    The folder appears when it is complete; a failure leaves nothing behind. A recipe that says what
+    it was scored with is built from these files only.
 
     Args:
         recipe: what to merge, or a YAML file of it, evomerge's or mergekit's. Relative folders in
@@ -55,15 +58,21 @@ def build(
         InputError: ``out`` is taken, or the recipe's models cannot be opened or do not fit.
         OutputError: the disk is full, or ``out`` cannot be written.
         CandidateError: the merged weights are not finite.
+        SourceChangedError: a file of a model changes meanwhile.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = read_recipe(Path(recipe))
+    library, scored = Library(), [recipe] if isinstance(recipe, Scored) else []
+    if isinstance(recipe, Scored):
+        recipe = recipe.recipe
+    elif not isinstance(recipe, Recipe):
+        recipe, scored = read_scored_recipe(Path(recipe))
     out = Path(out)
     require_free(out)
-    plan = Library().plan(recipe)
+    plan = library.plan(recipe)
+    for one in scored:
+        require_scored(library.models(one.recipe), one)
     for note in plan.models.notes:
         tell(note)
-    with new_folder(out) as folder:
+    with new_folder(out) as folder, unchanged(plan.models, recipe.statistics.values()):
         require_space(folder, out, plan.nbytes)
         specs = [Spec(step.slot.name, step.slot.shape, step.dtype) for step in plan.steps]
         with WeightsWriter(folder, specs, shard_bytes) as writer:

@@ -10,6 +10,7 @@ from evomerge.errors import CheckpointError, InputError, PlanError
 from evomerge.recipes import Recipe, Tokenizer
 from evomerge.recipes.files import RecipeReader
 from evomerge.recipes.references import anchor, resolve
+from evomerge.recipes.scored import Scored
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
 from evomerge.weights.layouts import Layout
@@ -166,6 +167,15 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         RecipeError: neither of the two, or something in it is wrong.
     """
+    return read_scored_recipe(path)[0]
+
+
+def read_scored_recipe(path: Path) -> tuple[Recipe, list[Scored]]:
+    """A recipe, and what it and the recipe files in it say that they were scored with.
+
+    Raises:
+        RecipeError: as `read_recipe`.
+    """
 
     def opened(model: str) -> Checkpoint:
         return Checkpoint(resolve(model))
@@ -173,4 +183,4 @@ def read_recipe(path: Path) -> Recipe:
     reader = RecipeReader(
         anchor, lambda model: opened(model).layers, lambda model: opened(model).places
     )
-    return reader.read(path)
+    return reader.read(path), reader.scored

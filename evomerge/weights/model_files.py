@@ -16,6 +16,7 @@ from evomerge.errors import CheckpointError, SourceChangedError
 from evomerge.weights.headers import read_header
 
 PUT_BACK = "Put the files back as they were; a run then goes on with evomerge resume."
+ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "weights"  # in a record: the digest of all weights, however they are spread over files
 # Of the files beside the weights: settings, vocabularies, merges, templates, and code.
 _SUFFIXES = {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from evomerge.analysis.evaluate import evaluate
 from evomerge.config.load import load
-from evomerge.errors import RunError, SourceChangedError
-from evomerge.search.inputs import Inputs, recorded
+from evomerge.errors import CheckpointError, RunError, SourceChangedError
 from evomerge.search.run import resume, start
-from evomerge.store import Store
+from evomerge.store import RunRecord, Store
+from evomerge.store.records import recorded_files
+from evomerge.weights.inputs import Inputs
+from evomerge.weights.library import Library
 
 Content = dict[str, Any]
 Cli = Callable[..., Any]
@@ -198,22 +203,14 @@ def test_a_source_that_changed_after_the_last_candidate_keeps_the_run_from_its_e
 
 
 def test_a_run_that_recorded_weights_alone_goes_on_with_the_same_weights(
-    search: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: Content, tmp_path: Path
 ) -> None:
-    from evomerge.weights.library import Library
-
     run, source = tmp_path / "run", tmp_path / "models" / "a"
     loaded = load(search).search
-    with pytest.raises(KeyboardInterrupt):
-        start(loaded, run, stopping_after(8))
     models = Library().models(loaded.setup.composition)
     prints = {"base": models.base.fingerprint}
     prints |= {name: model.fingerprint for name, model in models.sources.items()}
-    import sqlite3
-
-    with sqlite3.connect(Store.path(run)) as database:
-        text = json.dumps(prints)
-        database.execute("UPDATE runs SET sources_fingerprints = ?", (text,))
+    Store.create(run, replace(loaded.record, sources_fingerprints=prints)).close()
     (source / "config.json").write_text('{"new": 1}')  # it was not recorded
     kept = (source / "model.safetensors").read_bytes()
     other_weights(source / "model.safetensors")
@@ -234,7 +231,121 @@ def test_weights_in_other_files_are_the_same_weights() -> None:
         "base: /m/model-00001-of-00001.safetensors: was added",
         "base: /m/chat_template.jinja: was added",
     ]
-    assert recorded({"base": "w", "math": "v"}) == {
+    record = RunRecord(
+        name="n",
+        search_yaml="",
+        seed=0,
+        fitness_digest="",
+        settings_digest="",
+        sources_fingerprints={"base": "w", "math": "v"},
+    )
+    assert recorded_files(record) == {
         "base": {"weights": "w"},
         "sources.math": {"weights": "v"},
     }
+
+
+def ended(search: Content, folder: Path) -> Path:
+    start(load(search).search, folder, lambda progress: None)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["a/model.safetensors", "a/config.json", "base/added_tokens.json"])
+def test_no_other_model_is_built_than_the_one_that_was_scored(
+    name: str, search: Content, cli: Cli, tmp_path: Path
+) -> None:
+    run, file, out = ended(search, tmp_path / "run"), tmp_path / "models" / name, tmp_path / "out"
+    recipe = tmp_path / "recipe.yaml"
+    assert cli("export", run, "-o", recipe).returncode == 0
+    source = "base" if name.startswith("base") else "sources.a"
+    added, kept = not file.exists(), file.read_bytes() if file.exists() else None
+    if name.endswith("safetensors"):
+        other_weights(file)
+    else:
+        file.write_text('{"changed": 1}')
+    how = "was added" if added else "has changed"
+    what = f"{source}: {file}: {how} since the recipe was scored."
+    for given in (run, recipe):
+        refused = cli("build", given, out)
+        assert (refused.returncode, refused.stderr.startswith(what)) == (2, True), refused.stderr
+        assert not out.exists()
+    with pytest.raises(CheckpointError, match=re.escape(what)):
+        evaluate(recipe, search["fitness"], engine=search["engine"])
+    # what the messages say to do
+    text = recipe.read_text()
+    (tmp_path / "free.yaml").write_text(text[: text.index("files:")])
+    assert cli("build", tmp_path / "free.yaml", tmp_path / "other").returncode == 0
+    if kept is None:
+        file.unlink()
+    else:
+        file.write_bytes(kept)
+    assert cli("build", run, out).returncode == 0
+    assert cli("build", recipe, tmp_path / "same").returncode == 0
+    built = [(folder / "model.safetensors").read_bytes() for folder in (out, tmp_path / "same")]
+    assert built[0] == built[1]
+
+
+def test_any_candidate_of_a_run_is_built_from_its_folder(
+    search: Content, cli: Cli, tmp_path: Path
+) -> None:
+    run = ended(search, tmp_path / "run")
+    assert cli("build", run, tmp_path / "first", "--candidate", 1).returncode == 0
+    built = load_file(tmp_path / "first" / "model.safetensors")
+    source = load_file(tmp_path / "models" / "a" / "model.safetensors")  # the first baseline's
+    assert all(built[name].equal(tensor) for name, tensor in source.items())
+    assert "no candidate 99" in cli("build", run, tmp_path / "no", "--candidate", 99).stderr
+
+
+def test_a_recipe_within_a_recipe_is_held_to_its_files(
+    search: Content, cli: Cli, tmp_path: Path
+) -> None:
+    run = ended(search, tmp_path / "run")
+    assert cli("export", run, "-o", tmp_path / "inner.yaml").returncode == 0
+    outer = {
+        "evomerge": 1,
+        "base": search["base"],
+        "sources": {"inner": "inner.yaml"},
+        "operator": "linear",
+        "dtype": "float32",
+    }
+    (tmp_path / "outer.yaml").write_text(yaml.safe_dump(outer))
+    assert cli("build", tmp_path / "outer.yaml", tmp_path / "one").returncode == 0
+    other_weights(tmp_path / "models" / "b" / "model.safetensors")
+    refused = cli("build", tmp_path / "outer.yaml", tmp_path / "two")
+    assert refused.returncode == 2
+    assert f"remove the key files from {tmp_path}/inner.yaml" in refused.stderr
+
+
+def test_files_that_are_no_digests_are_refused(search: Content, cli: Cli, tmp_path: Path) -> None:
+    run = ended(search, tmp_path / "run")
+    text = cli("export", run).stdout
+    for wrong in ("files: 3", "files: {base: {weights: ''}}", "files: {base: [a]}"):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text[: text.index("files:")] + wrong + "\n")
+        refused = cli("build", path, tmp_path / "out")
+        assert refused.returncode == 2
+        assert f"{path}: files: expected 16 or more hexadecimal digits" in refused.stderr
+
+
+@pytest.mark.parametrize("touched", [True, False])
+def test_a_build_whose_sources_change_meanwhile_leaves_nothing_behind(
+    touched: bool, search: Content, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evomerge.weights import merge as merging
+
+    run, file = ended(search, tmp_path / "run"), tmp_path / "models" / "a" / "model.safetensors"
+    merge = merging.merge_into
+
+    def changing(*arguments: Any) -> None:
+        merge(*arguments)
+        if touched:
+            os.utime(file)
+        else:
+            other_weights(file, in_place=True)
+
+    monkeypatch.setattr("evomerge.weights.build.merge_into", changing)
+    done = cli("build", run, tmp_path / "out")
+    assert (tmp_path / "out").exists() == touched
+    assert done.returncode == (0 if touched else 1)
+    assert touched or f"a: {file}: changed while it was in use." in done.stderr
+    assert not list(tmp_path.glob(".out*"))
