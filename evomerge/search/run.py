@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, InputError, RunError, SourceChangedError
+from evomerge.errors import (
+    CheckpointError,
+    EvomergeError,
+    InputError,
+    RunError,
+    SourceChangedError,
+)
 from evomerge.executors import Executor
 from evomerge.recipes.scored import Recorded
 from evomerge.search.inputs import read_inputs
@@ -40,10 +46,9 @@ def start(search: Search, folder: Path, observe: Observer) -> None:
     record = replace(search.record, sources_fingerprints=inputs.digests)
     executor = search.new_executor()
     try:
-        _open(search, executor)
-        models.require_unchanged()  # what the workers have opened is what was read
+        _open(search, executor, models)
         with Store.create(folder, record) as store:
-            _finish(SearchLoop(search, store, executor, observe), inputs.digests)
+            _finish(SearchLoop(search, store, executor, observe), models, inputs.digests)
     finally:
         executor.close()
 
@@ -73,29 +78,40 @@ def resume(search: Search, folder: Path, observe: Observer) -> None:
         try:
             run.replay()
             if then.finished_utc is None:
-                _open(search, run.executor)
-                models.require_unchanged()
-                _finish(run, began_with)
+                _open(search, run.executor, models)
+                _finish(run, models, began_with)
         finally:
             run.executor.close()
 
 
-def _open(search: Search, executor: Executor) -> None:
-    """Start the workers, after a look at whether they can use up the budgets."""
+def _open(search: Search, executor: Executor, read: Models) -> None:
+    """Start the workers, after a look at whether they can use up the budgets.
+
+    Args:
+        read: the models, opened before.
+    """
     if search.limits_gpu_hours:
         gpus = executor.planned_gpus(search.setup)
         for stage in search.stages:
             stage.budget.require_gpus(gpus)
     executor.start(search.setup)
+    read.require_unchanged()  # what the workers have opened is what was read
 
 
-def _finish(run: SearchLoop, began_with: Recorded) -> None:
+def _finish(run: SearchLoop, read: Models, began_with: Recorded) -> None:
     """Search to the end, which is one only if the models are those that the run began with.
+
+    Args:
+        read: the models, opened before the workers were.
 
     Raises:
         SourceChangedError: names the files that differ.
     """
-    run.finish()
+    try:
+        run.finish()
+    except EvomergeError:
+        read.require_unchanged()  # which a worker that died of a file that was cut cannot say
+        raise
     search = run.search
     try:
         models = Library().models(search.setup.composition)

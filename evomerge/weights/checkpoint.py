@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from evomerge.errors import CheckpointError, SourceChangedError
 from evomerge.files import read_object, require_regular
 from evomerge.recipes.places import Place
+from evomerge.weights.bus_errors import explain_bus_errors
 from evomerge.weights.damage import absurd_counts, damaged_files
 from evomerge.weights.headers import FLOATS, read_headers
 from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles
@@ -49,6 +50,7 @@ class MappedFiles:
         try:
             size = file.stat().st_size
             if file not in self._handles:
+                explain_bus_errors()  # of a file that is cut after the next look at its size
                 require_regular(file)
                 self._handles[file] = safe_open(file, framework="pt")
                 self._sizes[file] = size
