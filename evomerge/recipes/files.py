@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evomerge.errors import RecipeError
 from evomerge.files import absolute
-from evomerge.recipes.mergekit import from_documents, is_mergekit
+from evomerge.recipes.mergekit import Note, from_documents, ignore, is_mergekit
 from evomerge.recipes.places import PlacesOf
 from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.scored import Scored, read_scored
@@ -24,6 +24,7 @@ class RecipeReader:
         anchor: makes a reference to a model absolute, seen from a folder.
         layers_of: gives a model's number of blocks.
         places_of: gives the place of every tensor of a model.
+        note: is given a sentence for what has no effect in a mergekit file.
 
     Attributes:
         scored: of every file read so far, the recipe with what it was scored with.
@@ -32,6 +33,7 @@ class RecipeReader:
     anchor: Callable[[str, Path], str]
     layers_of: Callable[[str], int]
     places_of: PlacesOf
+    note: Note = ignore
     scored: list[Scored] = field(default_factory=list)
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Recipe:
@@ -58,6 +60,7 @@ class RecipeReader:
                 str(path),
                 lambda model: self.layers_of(self.anchor(model, here)),
                 lambda model: self.places_of(self.anchor(model, here)),
+                self.note,
             ).located(lambda model: self.anchor(model, here))
         if len(documents) > 1:
             raise RecipeError(f"{path}: expected one recipe, got {len(documents)} YAML documents")

@@ -48,8 +48,8 @@ def build(
         out: must not exist, or be an empty folder.
         shard_bytes: the size at which a weights file is closed and the next one begun.
         title: of the model card; the folder's name by default.
-        tell: called with each sentence about what the merge leaves out, before any work; the model
-            card keeps them.
+        tell: called with each sentence about what the merge leaves out and what has no effect in
+            the file, before any work; the model card keeps them.
 
     Returns:
         ``out``.
@@ -60,17 +60,19 @@ def build(
         CandidateError: the merged weights are not finite.
         SourceChangedError: a file of a model changes meanwhile.
     """
+    notes: list[str] = []
     library, scored = Library(), [recipe] if isinstance(recipe, Scored) else []
     if isinstance(recipe, Scored):
         recipe = recipe.recipe
     elif not isinstance(recipe, Recipe):
-        recipe, scored = read_scored_recipe(Path(recipe))
+        recipe, scored = read_scored_recipe(Path(recipe), notes.append)
     out = Path(out)
     require_free(out)
     plan = library.plan(recipe)
     for one in scored:
         require_scored(library.models(one.recipe), one)
-    for note in plan.models.notes:
+    notes += plan.models.notes
+    for note in notes:
         tell(note)
     with new_folder(out) as folder, unchanged(plan.models, recipe.statistics.values()):
         require_space(folder, out, plan.nbytes)
@@ -78,7 +80,7 @@ def build(
         with WeightsWriter(folder, specs, shard_bytes) as writer:
             merge_into(plan, lambda step: partial(writer.write, step.slot.name))
         write_metadata(plan.models, folder, recipe.dtype)
-        name, notes = title or out.absolute().name, plan.models.notes
+        name = title or out.absolute().name
         card = model_card(recipe, name, bare=plan.models.base.bare, notes=notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return out

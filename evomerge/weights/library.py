@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from evomerge.errors import CheckpointError, InputError, PlanError
 from evomerge.recipes import Recipe, Tokenizer
 from evomerge.recipes.files import RecipeReader
+from evomerge.recipes.mergekit import Note, ignore
 from evomerge.recipes.references import anchor, resolve
 from evomerge.recipes.scored import Scored
 from evomerge.weights.adapters import Adapter
@@ -161,26 +162,28 @@ def _is_adapter(reference: Reference) -> bool:
     return isinstance(reference, str) and holds_adapter(resolve(reference))
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, note: Note = ignore) -> Recipe:
     """A recipe from evomerge's or mergekit's YAML; relative folders are seen from the file.
+
+    Args:
+        note: is given a sentence for what has no effect in a mergekit file.
 
     Raises:
         RecipeError: neither of the two, or something in it is wrong.
     """
-    return read_scored_recipe(path)[0]
+    return read_scored_recipe(path, note)[0]
 
 
-def read_scored_recipe(path: Path) -> tuple[Recipe, list[Scored]]:
+def read_scored_recipe(path: Path, note: Note = ignore) -> tuple[Recipe, list[Scored]]:
     """A recipe, and what it and the recipe files in it say that they were scored with.
 
-    Raises:
-        RecipeError: as `read_recipe`.
+    Args, raises: as `read_recipe`.
     """
 
     def opened(model: str) -> Checkpoint:
         return Checkpoint(resolve(model))
 
     reader = RecipeReader(
-        anchor, lambda model: opened(model).layers, lambda model: opened(model).places
+        anchor, lambda model: opened(model).layers, lambda model: opened(model).places, note
     )
     return reader.read(path), reader.scored

@@ -127,7 +127,7 @@ def merges(
         RecipeError: there is nothing to merge.
     """
     modules = content.get("modules")
-    if modules is None:
+    if not modules:
         yield Merge((), content, "")
         return
     groups = _groups(content, base, reader)
@@ -156,10 +156,10 @@ def _groups(
 ) -> list[tuple[list[str], dict[str, Any]]]:
     """Groups of modules with the same keys, and these keys; without copies of the base's."""
     modules, problems = content["modules"], reader.problems
-    if not isinstance(modules, dict) or not modules:
+    if not isinstance(modules, dict):
         problems.add("modules", "expected names of modules and what they are merged from")
         modules = {}
-    if "models" in content or "slices" in content:
+    if content.get("models") or content.get("slices"):
         problems.add("modules", "give either modules, models or slices")
     groups: list[tuple[list[str], dict[str, Any]]] = []
     for module, definition in modules.items():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge.errors import RecipeError, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE, Recipe
-from evomerge.recipes.mergekit.methods import METHODS
+from evomerge.recipes.mergekit.methods import METHODS, MergeMethod
 from evomerge.recipes.mergekit.modules import merges
 from evomerge.recipes.mergekit.read_models import (
     Model,
@@ -17,6 +18,7 @@ from evomerge.recipes.mergekit.read_models import (
     OutputSlice,
     SliceModel,
     Source,
+    adapter_on,
     are_whole,
     named_sources,
     slices_of,
@@ -31,6 +33,8 @@ from evomerge.recipes.yaml import FORMAT, validated
 
 DIALECT = "dialect"
 
+Note = Callable[[str], None]
+
 _TOP = (
     "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype",
     "tokenizer_source", "tokenizer", "chat_template", "name", DIALECT,
@@ -39,12 +43,16 @@ _DEFAULT_DTYPE = "bfloat16"
 _COUNTS = {1: "one more", 2: "two more"}
 
 
+def ignore(note: str) -> None:
+    """Tell nobody."""
+
+
 def from_mergekit(
     content: dict[str, Any],
     where: str,
     layers_of: Callable[[str], int],
     places_of: PlacesOf | None = None,
-    named: Mapping[str, Recipe] | None = None,
+    note: Note = ignore,
 ) -> Recipe:
     """The recipe of one mergekit YAML document.
 
@@ -60,16 +68,20 @@ def from_mergekit(
         layers_of: gives a model's number of blocks; called only for gradients or slices.
         places_of: gives the place of every tensor of a model; called only for modules, or if
             slices set a parameter differently.
-        named: name to a recipe that stands in place of a model of that name.
+        note: is given a sentence for every key and parameter that mergekit ignores.
 
     Raises:
-        RecipeError: unknown keys, and everything that a recipe cannot say, at once.
+        RecipeError: wrong values, and everything that a recipe cannot say, at once.
     """
+    return from_documents([content], where, layers_of, places_of, note)
+
+
+def _method(content: dict[str, Any], where: str) -> MergeMethod:
     name = str(content.get("merge_method"))
     if name not in METHODS:
         known = did_you_mean(name, METHODS)
         raise RecipeError(f"{where}: merge_method: {shown(name)} cannot be read.{known}")
-    return _Reader(content, where, layers_of, places_of, named or {}).recipe()
+    return METHODS[name]
 
 
 def is_mergekit(content: dict[str, Any]) -> bool:
@@ -82,6 +94,7 @@ def from_documents(
     where: str,
     layers_of: Callable[[str], int],
     places_of: PlacesOf | None = None,
+    note: Note = ignore,
 ) -> Recipe:
     """The recipe in a mergekit file of one YAML document, or of several (``mergekit-multimerge``).
 
@@ -90,13 +103,14 @@ def from_documents(
 
     Args:
         documents: parsed.
-        where, layers_of, places_of: as for `from_mergekit`.
+        where, layers_of, places_of, note: as for `from_mergekit`.
 
     Raises:
         RecipeError: as by `from_mergekit`; two documents of one name, or one made of itself.
     """
+    facts = _Facts(cache(layers_of), None if places_of is None else cache(places_of), note)
     if len(documents) == 1:
-        return from_mergekit(documents[0], where, layers_of, places_of)
+        return _Reader(documents[0], where, facts, {}).recipe()
     names = [content.get("name") for content in documents]
     problems = [
         f"{where}: {names.count(name)} documents are called {shown(name)}. Rename all but one."
@@ -120,7 +134,7 @@ def from_documents(
             inner = [n for n in by_name if n is not None and str(n) in models]
             named = {str(n): recipe(n, (*chain, name)) for n in inner}
             label = where if name is None else f"{where}: {name}"
-            done[name] = from_mergekit(content, label, layers_of, places_of, named)
+            done[name] = _Reader(content, label, facts, named).recipe()
         return done[name]
 
     return recipe(None if None in names else names[-1], ())
@@ -133,25 +147,28 @@ def _texts(content: Any) -> set[str]:
         return set().union(*(_texts(content[key]) for key in keys))
     if isinstance(content, list):
         return set().union(*map(_texts, content))
-    return {content} if isinstance(content, str) else set()
+    # a model may have an adapter or a revision behind its name
+    return {content, *re.split(r"[+@]", content)[:1]} if isinstance(content, str) else set()
+
+
+class _Facts(NamedTuple):
+    """What is asked about models, and who is told of what has no effect."""
+
+    layers_of: Callable[[str], int]
+    places_of: PlacesOf | None
+    note: Note
 
 
 class _Reader:
     """Reads one document, gathering problems."""
 
     def __init__(
-        self,
-        content: dict[str, Any],
-        where: str,
-        layers_of: Callable[[str], int],
-        places_of: PlacesOf | None,
-        named: Mapping[str, Recipe],
+        self, content: dict[str, Any], where: str, facts: _Facts, named: Mapping[str, Recipe]
     ) -> None:
         self.content, self.where, self.named = content, where, named
-        self.method = METHODS[content["merge_method"]]
+        self.method = _method(content, where)
         self.dialect = content.get(DIALECT) == "mergekit"
-        self.layers_of = cache(layers_of)
-        self.places_of = cache(places_of) if places_of is not None else None
+        self.facts = facts
         self.problems = Problems(where)
         self.models = ModelReader(named, self.problems)
 
@@ -174,6 +191,8 @@ class _Reader:
                 merge["chat_template"] = str(self.content["chat_template"])
             inner = validated(merge, self.where)
         assert inner is not None
+        for sentence in self.problems.notes:
+            self.facts.note(sentence)
         return inner
 
     def _dtype(self) -> str:
@@ -200,17 +219,17 @@ class _Reader:
         first = base or slices[0].models[0].model
         slices = [self._with_sources(slice_, base) for slice_ in slices]
         for number, slice_ in enumerate(slices):
-            at = f"slices.{number}.sources" if "slices" in keys else "models"
+            at = f"slices.{number}.sources" if keys.get("slices") else "models"
             self._check_count(slice_.sources, base, f"{path}{at}")
         if not all(slice_.sources for slice_ in slices):
             self.problems.stop()
         sources = named_sources(slices, self.named)
         fields: dict[str, Any] = {
             "base": first,
-            "sources": {source.name: source.model for source in sources},
+            "sources": {source.name: adapter_on(source.model, first) for source in sources},
             "operator": self.method.operator,
         }
-        if "slices" in keys:
+        if keys.get("slices"):
             fields["slices"] = self._slices(slices, sources, first)
         shared: list[Parameters] = [("parameters", self.content.get("parameters"))]
         if path:
@@ -275,15 +294,15 @@ class _Reader:
     def _layers(self, model: Model) -> int:
         if isinstance(model, Recipe):
             return model.depth or self._layers(model.base)
-        return self.layers_of(model)
+        return self.facts.layers_of(model)
 
     def _places(self, model: Model) -> Places:
         """The places of a model; a recipe's are its base's, whose blocks are of one kind."""
         if isinstance(model, Recipe):
             return self._places(model.base)
-        if self.places_of is None:
+        if self.facts.places_of is None:
             raise RecipeError(
                 f"{self.where}: the tensor names of {model} are needed to read this. "
                 "Build the recipe from its file."
             )
-        return self.places_of(model)
+        return self.facts.places_of(model)

@@ -75,27 +75,47 @@ class ModelReader:
     problems: Problems
 
     def model(self, value: Any, path: str) -> Model:
-        """A model as recipes name it: a folder, ``org/name[@revision]``, or a recipe."""
-        if isinstance(value, dict) and isinstance(value.get("model"), dict):
-            if value.get("lora") or value.get("override_architecture"):
-                self.problems.add(path, "an adapter or another architecture cannot be read")
-            inner = value["model"]
-            revision = inner.get("revision")
-            return f"{inner.get('path')}@{revision}" if revision else f"{inner.get('path')}"
+        """A model as recipes name it: a folder, ``org/name[@revision]``, or a recipe.
+
+        ``model+adapter`` is the recipe that adds the adapter to the model.
+        """
+        adapter: Any = None
+        if isinstance(value, dict) and "path" not in value:
+            keys = self.problems.check_keys(value, path, ("model", "lora", "override_architecture"))
+            if keys.get("override_architecture"):
+                self.problems.add(
+                    f"{path}.override_architecture",
+                    "a model is read as what its config.json says. Change 'architectures' there, "
+                    "and remove this key",
+                )
+            value, adapter = keys.get("model"), keys.get("lora")
+        if isinstance(value, str) and adapter is None and "+" in value:
+            value, _, adapter = value.partition("+")
+        name = self._reference(value, path)
+        model = self.named.get(name, name)
+        if adapter is None or not name:
+            return model
+        lora = self._reference(adapter, f"{path}.lora" if isinstance(adapter, dict) else path)
+        return model if not lora else with_adapter(model, lora)
+
+    def _reference(self, value: Any, path: str) -> str:
+        """``org/name[@revision]`` or a folder, also from the keys path and revision."""
         if isinstance(value, dict):
-            return self.model(value.get("model"), path)
-        if not isinstance(value, str):
+            keys = self.problems.check_keys(value, path, ("path", "revision"))
+            name, revision = keys.get("path"), keys.get("revision")
+            value = f"{name}@{revision}" if isinstance(name, str) and revision else name
+        if not isinstance(value, str) or not value:
             self.problems.add(path, f"expected a model, got {shown(value)}")
             return ""
         if "+" in value:
-            self.problems.add(path, f"{value}: merge the adapter into its model first")
-        return self.named.get(value, value)
+            self.problems.add(path, f"expected a model, or model+adapter, got {shown(value)}")
+        return value
 
     def slices(self, content: dict[str, Any], path: str) -> list[OutputSlice]:
         """The slices of a YAML, or of one of its modules; ``models`` are one slice."""
-        if "models" in content and "slices" in content:
+        if content.get("models") and content.get("slices"):
             self.problems.add(f"{path}slices", "give either models or slices")
-        if "slices" not in content:
+        if not content.get("slices"):
             at = f"{path}models"
             models = self._models(content.get("models"), at, ("model", "parameters"))
             for one in models:
@@ -110,8 +130,7 @@ class ModelReader:
         return [self._slice(slice_, f"{path}slices.{n}") for n, slice_ in enumerate(slices)]
 
     def _slice(self, slice_: Any, path: str) -> OutputSlice:
-        known = ("sources", "base_model", "parameters", "residual_weight")
-        keys = self.problems.check_keys(slice_, path, known)
+        keys = self.problems.check_keys(slice_, path, ("sources", "base_model", "parameters"))
         base = keys.get("base_model")
         own = None if base is None else self.model(base, f"{path}.base_model")
         at = f"{path}.sources"
@@ -121,10 +140,10 @@ class ModelReader:
         for number, one in enumerate(models):
             source = keys["sources"][number]
             blocks: Any = source.get("layer_range") if isinstance(source, dict) else None
-            is_pair = isinstance(blocks, list) and [type(end) for end in blocks] == [int, int]
-            if is_pair and 0 <= blocks[0] < blocks[1]:
-                lengths.append(blocks[1] - blocks[0])
-                placed.append(one._replace(start=blocks[0]))
+            first, end = _range(blocks)
+            if 0 <= first < end:
+                lengths.append(end - first)
+                placed.append(one._replace(start=first))
             else:
                 expected = "expected [start, end] with 0 <= start < end"
                 self.problems.add(f"{at}.{number}.layer_range", f"{expected}, got {shown(blocks)}")
@@ -141,12 +160,52 @@ class ModelReader:
         models: list[SliceModel] = []
         for number, item in enumerate(items):
             at = f"{path}.{number}"
-            keys = self.problems.check_keys(item, at, known)
+            keys = self.problems.check_keys(item, at, (*known, "revision"))
+            if not keys:
+                self.problems.add(at, f"expected a model, got {shown(item)}")
             model = self.model(keys.get("model"), f"{at}.model") if keys else ""
+            if keys.get("revision") and isinstance(model, str):
+                meant = f"{model}@{keys['revision']}"
+                self.problems.note(
+                    f"{at}.revision", f"mergekit ignores this key. To take it, write model: {meant}"
+                )
             copy = sum(1 for other in models if model and other.model == model)
             parameters = (f"{at}.parameters", keys.get("parameters"))
             models.append(SliceModel(model, parameters, copy=copy))
         return tuple(models)
+
+
+def _range(blocks: Any) -> tuple[int, int]:
+    """First block and end, of numbers or, as mergekit reads them, their texts; (0, 0) if wrong."""
+    if not isinstance(blocks, list) or len(blocks) != 2:
+        return 0, 0
+    try:
+        first, end = (float(block) if isinstance(block, str) else block for block in blocks)
+        numbers = int(first), int(end)
+    except (TypeError, ValueError, OverflowError):
+        return 0, 0
+    return numbers if numbers == (first, end) else (0, 0)
+
+
+def with_adapter(model: Model, adapter: str) -> Recipe:
+    """The model with a LoRA adapter added, in float32."""
+    name = stem_of(adapter)
+    return Recipe(base=model, sources={name: adapter}, operator="linear", dtype="float32")
+
+
+def adapter_on(model: Model, base: Model) -> Model:
+    """The adapter alone where the model is one that is added to this base, else the model."""
+    if isinstance(model, Recipe) and len(model.sources) == 1 and model.base == base:
+        adapter = next(iter(model.sources.values()))
+        if isinstance(adapter, str) and model == with_adapter(base, adapter):
+            return adapter
+    return model
+
+
+def stem_of(reference: str) -> str:
+    """What a source is called: the last part of its path, unless that is a role."""
+    stem = reference.partition("@")[0].rstrip("/").rpartition("/")[2] or "model"
+    return f"{stem}-model" if stem in ROLES else stem
 
 
 def title_of(model: Model) -> str:
@@ -177,10 +236,10 @@ def named_sources(slices: Sequence[OutputSlice], named: Mapping[str, Recipe]) ->
         if any(other.model == one.model and other.copy == one.copy for other in sources):
             continue
         if isinstance(one.model, str):
-            stem = one.model.partition("@")[0].rstrip("/").rpartition("/")[2] or "model"
+            stem = stem_of(one.model)
         else:
-            stem = next((name for name, recipe in named.items() if recipe is one.model), "merge")
-        stem = f"{stem}-model" if stem in ROLES else stem
+            alone = next(iter(one.model.sources)) if len(one.model.sources) == 1 else "merge"
+            stem = next((name for name, recipe in named.items() if recipe is one.model), alone)
         name, number = stem, 2
         while any(name == other.name for other in sources):
             name, number = f"{stem}-{number}", number + 1

@@ -57,6 +57,7 @@ class ParameterReader:
             if name != "rescale":
                 settings[name] = self._setting(self.method.theirs(name), default)
         settings = {name: one for name, one in settings.items() if one is not None and one != {}}
+        self._clamp(settings)
         self._rescale(settings)
         if self.method.base == "optional":
             settings["space"] = "task_vector" if relative else "weights"
@@ -130,6 +131,15 @@ class ParameterReader:
 
     # Parameters that mean something else in mergekit
 
+    def _clamp(self, settings: dict[str, Any]) -> None:
+        """Bring fractions into [0, 1], which is what mergekit takes them for."""
+        for name in ("density", "select_topk"):
+            if _any(settings.get(name), lambda value: not 0 <= value <= 1):
+                settings[name] = _map(settings[name], lambda value: min(max(value, 0.0), 1.0))
+                self.problems.note(
+                    f"parameters.{name}", "below 0 mergekit takes nothing, above 1 everything."
+                )
+
     def _rescale(self, settings: dict[str, Any]) -> None:
         """Add ``rescale``: in mergekit it restores the sum of magnitudes, unlike in the papers."""
         if "rescale" in self.method.shared:
@@ -178,8 +188,14 @@ class ParameterReader:
         own += [*_HINTS, *(name for name in self.method.unused if name == "density")]
         for scope in (*(slice_.parameters for slice_ in self.slices), *self.shared):
             self._check_scope(*scope, everything, everything)
-        for one in (one for slice_ in self.slices for one in slice_.sources):
-            self._check_scope(*one.parameters, own, everything)
+        for slice_ in self.slices:
+            for one in slice_.models:
+                if any(one is other for other in slice_.sources):
+                    self._check_scope(*one.parameters, own, everything)
+                elif isinstance(one.parameters[1], dict) and one.parameters[1]:
+                    self.problems.note(
+                        one.parameters[0], f"{self.method.name} has none for the base model."
+                    )
 
     def _check_scope(
         self, path: str, scope: Any, known: Sequence[str], elsewhere: Sequence[str]
@@ -189,14 +205,21 @@ class ParameterReader:
         if not isinstance(scope, dict):
             self.problems.add(path, f"expected keys and values, got {shown(scope)}")
             return
-        for key, value in scope.items():
-            if key in known or (key == "rescale" and value is False):
-                continue
-            text = f"mergekit's {self.method.name} has no such parameter."
-            text += did_you_mean(str(key), known)
-            if key in elsewhere:
-                text = "mergekit reads this from the parameters of all models alone. Move it there."
-            self.problems.add(f"{path}.{key}", text)
+        for key in scope:
+            if key in self.method.unused:
+                self.problems.note(f"{path}.{key}", f"mergekit's {self.method.name} ignores it.")
+            elif key not in known and key in elsewhere:
+                self.problems.note(
+                    f"{path}.{key}",
+                    "mergekit reads this from the parameters of all models alone, and ignores it "
+                    "here. Move it there if it is meant.",
+                )
+            elif key not in known:
+                near = did_you_mean(str(key), known)
+                text = f"mergekit's {self.method.name} has no such parameter, and ignores it."
+                self.problems.note(
+                    f"{path}.{key}", text + (near if near.startswith(" Did") else "")
+                )
 
 
 def _lacking(lines: Sequence[FilterLine]) -> str:

@@ -11,19 +11,36 @@ from evomerge.recipes import Scalar
 
 T = TypeVar("T")
 
+# as pydantic reads them for mergekit
+_FLAGS = {
+    True: (True, "true", "t", "yes", "y", "on", "1"),
+    False: (False, "false", "f", "no", "n", "off", "0"),
+}
+
 Gradient = Scalar | list[Scalar]
 Parameters = tuple[str, Any]  # where in the YAML ``parameters`` stand, and what they are
 
 
 class Problems:
-    """What is wrong with one YAML, gathered so that all of it is reported at once."""
+    """What is wrong with one YAML, gathered so that all of it is reported at once.
+
+    Attributes:
+        notes: sentences about what mergekit ignores, and so has no effect here.
+    """
 
     def __init__(self, where: str) -> None:
         self._where, self._problems = where, list[Problem]()
+        self.notes: list[str] = []
 
     def add(self, path: str, text: str) -> None:
         """Note what is wrong at a place in the YAML."""
         self._problems.append(Problem((path,), text, file=self._where))
+
+    def note(self, path: str, text: str) -> None:
+        """Note what has no effect at a place in the YAML."""
+        sentence = str(Problem((path,), text, file=self._where))
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def stop(self) -> None:
         """Raise a `RecipeError` if anything was noted."""
@@ -31,14 +48,26 @@ class Problems:
             raise RecipeError(dict.fromkeys(self._problems))
 
     def check_keys(self, content: Any, path: str, known: Sequence[str]) -> dict[str, Any]:
-        """The mapping, its unknown keys reported; an empty one where it is none."""
+        """The mapping, its unknown keys noted, which mergekit ignores; an empty one for null.
+
+        What is neither is reported.
+        """
+        if content is None:
+            return {}
         if not isinstance(content, dict):
             self.add(path, f"expected keys and values, got {shown(content)}")
             return {}
         for key in content:
             if key not in known:
-                self.add(f"{path}.{key}".strip("."), f"unknown key.{did_you_mean(str(key), known)}")
+                text = f"mergekit ignores this key.{_near(str(key), known)}"
+                self.note(f"{path}.{key}".strip("."), text)
         return content
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    """`` Did you mean 'x'?``, if anything is near."""
+    guess = did_you_mean(word, known)
+    return guess if guess.startswith(" Did") else ""
 
 
 class FilterLine(NamedTuple):
@@ -82,7 +111,8 @@ def read_lines(
     """
     lines: list[FilterLine] = []
     for path, scope in scopes:
-        if isinstance(scope, dict) and name in scope:
+        # mergekit reads on where a list is empty
+        if isinstance(scope, dict) and name in scope and scope[name] != []:
             lines += _read(scope[name], f"{path}.{name}", default, problems)
     last = next((n for n, line in enumerate(lines) if line.filter is None), len(lines))
     return tuple(lines[: last + 1])
@@ -97,6 +127,7 @@ def _read(setting: Any, path: str, default: Scalar, problems: Problems) -> Itera
     for number, item in enumerate(setting):
         at = f"{path}.{number}"
         if not (keys := problems.check_keys(item, at, ("filter", "value"))):
+            problems.add(at, f"expected the keys filter and value, got {shown(item)}")
             continue
         value = _gradient(keys.get("value"), f"{at}.value", default, problems)
         part = keys.get("filter")
@@ -120,13 +151,13 @@ def _gradient(value: Any, path: str, default: Scalar, problems: Problems) -> Gra
 def _scalar(value: Any, path: str, default: Scalar, problems: Problems) -> Scalar:
     """A flag or a number; ``1e-3`` too, which is a word in YAML 1.1."""
     if isinstance(default, bool):
-        if value in (True, False):
-            return bool(value)
+        word = value.strip().lower() if isinstance(value, str) else value
+        for flag, words in _FLAGS.items():
+            if word in words:
+                return flag
         problems.add(path, f"expected true or false, got {shown(value)}")
         return default
     try:
-        if isinstance(value, bool):
-            raise TypeError
         return float(value)
     except (TypeError, ValueError):
         problems.add(path, f"expected a number or a list of numbers, got {shown(value)}")
