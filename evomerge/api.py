@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError
 if TYPE_CHECKING:
     from evomerge.analysis.run import Run
     from evomerge.config.compose import LoadedSearch
+    from evomerge.config.trust import Trust
     from evomerge.search.spec import Observer
 
 Pathlike = str | os.PathLike[str]
@@ -50,24 +51,28 @@ def search(
     return _finished(folder)
 
 
-def load_run(run: Pathlike, overrides: Sequence[str] = ()) -> LoadedSearch:
+def load_run(run: Pathlike, overrides: Sequence[str] = (), *, trust: Trust = False) -> LoadedSearch:
     """The search of a run that was stopped or killed, ready to be resumed.
 
     Args:
         run: its folder.
         overrides: ``executor.workers=4`` and the like: only the executor may differ.
+        trust: whether to run code that the run names, such as scorers, where somebody else began
+            it, or on another machine; or a function of what it would run, a line each.
 
     Raises:
-        RunError: no run there.
+        RunError: no run there, or one that is not trusted.
         ConfigError: a run of another version, wrong overrides, or models that are gone.
     """
     from evomerge.config.resume import stored_search
+    from evomerge.config.trust import require_trust
     from evomerge.store import Store
 
     folder = Path(run)
     with Store.open(folder, read_only=True) as store:  # of an older version it stays as it is
         record = store.run()
     file = stored_search(record, str(folder), overrides)
+    require_trust(record, file, str(folder), trust, overrides)
 
     from evomerge.config.compose import compose  # seconds of imports, after what needs none
     from evomerge.config.validation import ProblemCollector
@@ -76,7 +81,11 @@ def load_run(run: Pathlike, overrides: Sequence[str] = ()) -> LoadedSearch:
 
 
 def resume(
-    run: Pathlike, search: LoadedSearch | None = None, *, progress: Observer | None = None
+    run: Pathlike,
+    search: LoadedSearch | None = None,
+    *,
+    progress: Observer | None = None,
+    trust: Trust = False,
 ) -> Run:
     """Go on with a run that was stopped or killed; nothing finished is evaluated again.
 
@@ -84,13 +93,15 @@ def resume(
         run: its folder.
         search: from `load_run`, perhaps with another executor.
         progress: as for `search`.
+        trust: as for `load_run`, which is called where there is no ``search``.
 
     Raises:
-        RunError: no run there, in use by another process, or something has changed since it began.
+        RunError: no run there, not trusted, in use by another process, or something has changed
+            since it began.
         ConfigError: models that are gone.
         SearchError: as for `search`.
     """
-    loaded = load_run(run) if search is None else search
+    loaded = load_run(run, trust=trust) if search is None else search
 
     from evomerge.search.run import resume
 

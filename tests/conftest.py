@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+
+_STATE = tempfile.TemporaryDirectory(prefix="evomerge-tests-")
+os.environ["XDG_STATE_HOME"] = _STATE.name  # which runs are trusted is kept there
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "experiments" / "zoo"

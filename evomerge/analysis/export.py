@@ -38,16 +38,19 @@ def lm_eval_commands(run: Run) -> list[tuple[str, str]]:
     """Split and command with which lm-eval alone gives the scores of the run's checkpoint.
 
     There is no command for tasks of which only some examples are drawn, and none where the engine
-    cannot run.
+    cannot run, or would run code of its user to be made.
     """
     fitness, checkpoint = run.file.fitness, run.folder / CHECKPOINT
     if not fitness.lm_eval_tasks:
         return []
     try:
-        engine = registry.component("engine", Engine, run.file.engine).make()
+        found = registry.component("engine", Engine, run.file.engine)
+        if not issubclass(found.kind, LanguageModelEngine) or found.kind.code_keys:
+            return []  # the run may come from a stranger
+        engine = found.make()
     except ConfigError:
         return []  # a run may be looked at where its GPU is not
-    assert isinstance(engine, LanguageModelEngine), "only these answer lm-eval's tasks"
+    assert isinstance(engine, LanguageModelEngine)
     models = Library().open(str(checkpoint), {"model": str(checkpoint)})
     arguments = dict(engine.lm_eval_arguments(models))
     asked = engine.lm_eval

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,11 +118,14 @@ def resume(
         list[str],
         typer.Option("--set", help="Another executor, e.g. executor.workers=4; repeatable."),
     ] = [],  # noqa: B006
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run code that a run from elsewhere names.")
+    ] = False,
 ) -> None:
     """Go on with a run that was stopped or killed; nothing finished is evaluated again."""
     from evomerge import api
 
-    loaded = api.load_run(folder, overrides)
+    loaded = api.load_run(folder, overrides, trust=trust or _confirmed)
     with _progress(folder) as observe:
         done = api.resume(folder, loaded, progress=observe)
     _print(done)
@@ -148,6 +152,17 @@ def show(folder: Folder, as_json: Json = False) -> None:
             + ("" if speed is None else f", {speed:.0f} tokens/s generated"),
             markup=False,
         )
+
+
+def _confirmed(code: Sequence[str]) -> bool:
+    """Whether a person at a terminal lets a run from elsewhere run this."""
+    talk = Console(stderr=True, soft_wrap=True, highlight=False)
+    if not (sys.stdin.isatty() and talk.is_terminal):
+        return False
+    talk.print("This run was not begun on this machine by you. Resuming it runs:")
+    for line in code:
+        talk.print(f"  {line}", markup=False)
+    return typer.confirm("Run this?", err=True)
 
 
 def _listed(value: Any) -> str:

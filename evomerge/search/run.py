@@ -13,6 +13,7 @@ from evomerge.errors import (
     SourceChangedError,
 )
 from evomerge.executors import Executor
+from evomerge.plugins.trusted import remember
 from evomerge.recipes.scored import Recorded
 from evomerge.search.inputs import read_inputs
 from evomerge.search.loop import SearchLoop
@@ -48,6 +49,7 @@ def start(search: Search, folder: Path, observe: Observer) -> None:
     try:
         _open(search, executor, models)
         with Store.create(folder, record) as store:
+            remember(record.search_yaml)  # so that whoever began it may resume it
             _finish(SearchLoop(search, store, executor, observe), models, inputs.digests)
     finally:
         executor.close()
