@@ -160,6 +160,11 @@ def leaves(array: Array) -> Iterator[Leaf]:
         yield from leaves(array.of)
 
 
+def tensors_of(array: Array) -> list[str]:
+    """The names of the tensors that an array is made of, each once."""
+    return list(dict.fromkeys(leaf.name for leaf in leaves(array)))
+
+
 def substitute(array: Array, known: Mapping[str, Array]) -> Array:
     """The array with its tensors replaced by others, whole ones or again made of some.
 

@@ -10,96 +10,24 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError
 from evomerge.recipes.places import renumber
-from evomerge.weights.arrays import Array, Leaf, invert, leaves, substitute
+from evomerge.weights.arrays import Array, Leaf, invert, substitute, tensors_of
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.headers import TensorInfo
-from evomerge.weights.names import depth, stack
+from evomerge.weights.names import stack
+from evomerge.weights.rearranged import Rearranged
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from evomerge.kernels.stack import Input
     from evomerge.weights.loading import Loaded
 
 Block = tuple[str, int]
 _OUTSIDE: Block = ("", -1)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _NAMED = 3  # tensors that a sentence names one by one
-
-
-class Rearranged(Checkpoint):
-    """A checkpoint whose tensors are seen by the names of another one, and shaped as its.
-
-    Args:
-        source: whose files are read.
-        arrays: by the other names, what the tensors are made of.
-    """
-
-    def __init__(self, source: Checkpoint, arrays: Mapping[str, Array]) -> None:
-        self.source, self.arrays = source, dict(sorted(arrays.items()))
-        self.folder, self.config, self.files = source.folder, source.config, source.files
-        self.tensors = {name: self._info(array) for name, array in self.arrays.items()}
-
-    def _info(self, array: Array) -> TensorInfo:
-        infos = [self.source.tensors[leaf.name] for leaf in leaves(array)]
-        # as torch.cat has it where parts differ
-        dtypes = {info.dtype for info in infos}
-        return infos[0]._replace(
-            dtype=infos[0].dtype if len(dtypes) == 1 else "F32", shape=array.shape
-        )
-
-    @property
-    def on_disk(self) -> dict[Path, Checkpoint]:
-        """The models on disk whose files are read for this one, by folder."""
-        return self.source.on_disk
-
-    @property
-    def note(self) -> str | None:
-        """A sentence about it that a user should know, if there is one."""
-        return self.source.note
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """The folder that holds its tokenizer."""
-        return self.source.tokenizer_folder
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """That of the source: names are no part of what it computes."""
-        return self.source.fingerprint
-
-    def read(self, name: str) -> Tensor:
-        """The tensor; treat it as read-only."""
-        from evomerge.weights.lazy_arrays import LazyArray
-
-        array = self.arrays[name]
-        if isinstance(array, Leaf):
-            return self.source.read(array.name)
-        return LazyArray(array, self.source.read).whole()
-
-    def input(self, name: str) -> Input:
-        """The tensor, or an object that reads stretches of it when asked."""
-        from evomerge.weights.lazy_arrays import LazyArray
-
-        array = self.arrays[name]
-        if isinstance(array, Leaf):
-            return self.source.input(array.name)
-        return LazyArray(array, self.source.input)
-
-    def non_finite_in(self, name: str) -> str | None:
-        """A sentence that names file and tensor if it holds a NaN or an infinity."""
-        found = (self.source.non_finite_in(own) for own in self.owners(name))
-        return next((sentence for sentence in found if sentence is not None), None)
-
-    def owners(self, name: str) -> list[str]:
-        """The source's own tensors that a tensor is made of."""
-        return _names(self.arrays[name])
 
 
 class Layout:
@@ -148,19 +76,52 @@ class Layout:
 
         return empty_module(self._base.folder)
 
-    def _load(self, model: Checkpoint) -> Loaded:
-        """What a checkpoint becomes in memory: in the base's class, with its own depth."""
-        from evomerge.weights.loading import empty_module, loaded
-
-        module = self._module
-        same = model.config.get("model_type") == self._base.config.get("model_type")
-        if same and depth(model.config) != depth(self._base.config):
-            module = empty_module(model.folder, type(module).__name__) or module
-        return loaded(module, {name: info.shape for name, info in model.tensors.items()})
-
     @cached_property
     def _ours(self) -> Loaded:
-        return self._load(self._base)
+        return _loaded(self._module, self._base)
+
+    def _load(self, source: Checkpoint) -> Loaded:
+        """What a source becomes in memory, by the names of the base's class."""
+        best: Loaded | None = None
+        for module in self._modules(source):
+            found = self._related(_loaded(module, source), module)
+            if best is None or self._common(found) > self._common(best):
+                best = found
+            if not {*map(_pattern, self._ours.arrays)} - {*map(_pattern, best.arrays)}:
+                break
+        assert best is not None
+        return best
+
+    def _modules(self, source: Checkpoint) -> Iterator[Any]:
+        """What may load a source: its own class, the base's of its own depth, the base's."""
+        from evomerge.weights.loading import empty_module
+
+        if source.config != self._base.config:
+            for kind in (None, type(self._module).__name__):
+                if (module := empty_module(source.folder, kind)) is not None:
+                    yield module
+        yield self._module
+
+    @cached_property
+    def _patterns(self) -> frozenset[str]:
+        """Of the names in memory of the base's class."""
+        live = self._module.state_dict() if self._module is not None else {}
+        return frozenset(map(_pattern, live))
+
+    def _common(self, found: Loaded) -> int:
+        """How many tensors the base's class has, too."""
+        return sum(_pattern(name) in self._patterns for name in found.arrays)
+
+    def _related(self, found: Loaded, module: Any) -> Loaded:
+        """A model with a head and its backbone alone differ in a prefix, which goes or comes."""
+        assert self._module is not None
+        prefixes = [f"{own.base_model_prefix}." for own in (module, self._module)]
+
+        def related(name: str) -> str:
+            near = [name, *(name.removeprefix(p) for p in prefixes), *(p + name for p in prefixes)]
+            return next((one for one in near if _pattern(one) in self._patterns), name)
+
+        return replace(found, arrays={related(n): array for n, array in found.arrays.items()})
 
     @cached_property
     def _stored(self) -> dict[str, Array]:
@@ -182,7 +143,7 @@ class Layout:
         found: dict[str, Array] = {}
         used: set[int] = set()
         for name, array, known in self._wanted(theirs):
-            needed = _names(array)
+            needed = tensors_of(array)
             lacking = [own for own in needed if own not in known]
             if len(lacking) == len(needed):
                 continue
@@ -213,15 +174,15 @@ class Layout:
         """
         for name, array in self._stored.items():
             yield name, array, theirs.arrays
-        used = {own for array in self._stored.values() for own in _names(array)}
+        used = {own for array in self._stored.values() for own in tensors_of(array)}
         left = {_block(name) for name in theirs.arrays.keys() - used}
         kinds: dict[Block, list[tuple[str, Array]]] = defaultdict(list)
         for name, array in self._stored.items():
-            kinds[_block(_names(array)[0])].append((name, array))
+            kinds[_block(tensors_of(array)[0])].append((name, array))
         for path, number in sorted(left - {_OUTSIDE}):
             fitting = []
             for kind, members in kinds.items():
-                own = {n: renumber(n, number) for _, a in members for n in _names(a)}
+                own = {n: renumber(n, number) for _, a in members for n in tensors_of(a)}
                 if kind[0] == path and set(own.values()) <= theirs.arrays.keys():
                     fitting.append((members, {n: theirs.arrays[own[n]] for n in own}))
             if fitting:
@@ -245,9 +206,10 @@ class Layout:
             )
 
 
-def _names(array: Array) -> list[str]:
-    """The tensors that an array is made of, each once."""
-    return list(dict.fromkeys(leaf.name for leaf in leaves(array)))
+def _loaded(module: Any, model: Checkpoint) -> Loaded:
+    from evomerge.weights.loading import loaded
+
+    return loaded(module, {name: info.shape for name, info in model.tensors.items()})
 
 
 def _pattern(name: str) -> str:
@@ -256,10 +218,10 @@ def _pattern(name: str) -> str:
 
 
 def _in_blocks(model: Checkpoint) -> dict[str, str]:
-    """By pattern, the first tensor in a block of the model."""
+    """By pattern, the first tensor in a numbered block of the model, of a tower, too."""
     found: dict[str, str] = {}
-    for name, place in model.places.items():
-        if place.layer is not None:
+    for name in model.tensors:
+        if stack(name) is not None:
             found.setdefault(_pattern(name), name)
     return found
 

@@ -106,6 +106,20 @@ def loaded(model: Any, shapes: Mapping[str, Shape]) -> Loaded:
     return found
 
 
+def saved(model: Any, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """What ``save_pretrained`` writes of a Transformers model.
+
+    Args:
+        model: without weights, perhaps.
+        arrays: its tensors in memory, by name.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    traced = {name: _Traced(array) for name, array in arrays.items()}
+    written: Mapping[str, Any] = revert_weight_conversion(model, traced)
+    return {name: value.array for name, value in written.items()}
+
+
 class _Renaming:
     """Names in files to names in memory."""
 
@@ -120,8 +134,10 @@ class _Renaming:
 
         near = {"base_model_prefix": self._prefix, "meta_state_dict": self.live}
         target, pattern = rename_source_key(name, self._renamings, self._converters, **near)
-        if target not in self.live and name in self.live:
-            target, pattern = rename_source_key(name, [], [], **near)
+        if target not in self.live:  # named as in memory, which rules may not know
+            plain, _ = rename_source_key(name, [], [], **near)
+            if plain in self.live:
+                return plain, None
         return target, pattern
 
     def without_prefix(self, name: str) -> str:

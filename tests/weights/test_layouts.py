@@ -18,8 +18,8 @@ from evomerge.errors import CheckpointError
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.layouts import Rearranged
 from evomerge.weights.library import Library
+from evomerge.weights.rearranged import Rearranged
 from tests.weights.layouts import FAMILIES, LAYOUTS, Family, as_memory_has_it, made, saved
 
 FEW = ("mixtral", "qwen2_vl", "llava")
@@ -134,6 +134,17 @@ def test_prefixes_of_the_backbone_are_added_and_removed(
         own = own if own in halves else f"bert.{own}"
         lacking = theirs == "backbone" and own.startswith("cls.")
         assert torch.equal(merged[name], states[0][own] if lacking else halves[own]), name
+
+
+def test_a_source_is_loaded_by_its_own_class_where_the_base_s_does_not_know_its_names(
+    tmp_path: Path,
+) -> None:
+    whole = [made(FAMILIES["qwen2_vl"], seed) for seed in (0, 1)]
+    base = as_memory_has_it(whole[0].model, tmp_path / "backbone")
+    source = as_memory_has_it(whole[1], tmp_path / "whole")
+    view = opened(base, source)
+    for name, tensor in whole[1].model.state_dict().items():
+        assert torch.equal(view.read(name), tensor), name
 
 
 def opened(base: Path, source: Path) -> Checkpoint:
