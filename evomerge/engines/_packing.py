@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from evomerge.errors import PlanError
-from evomerge.weights.arrays import Array, Cut, Joined, Leaf, Reshaped, Swapped, invert, leaves
+from evomerge.weights.arrays import Array, Cut, Joined, Leaf, Reshaped, Swapped, invert, tensors_of
+from evomerge.weights.lazy_arrays import LazyArray
 from evomerge.weights.models import Models
 
 
@@ -80,6 +82,54 @@ def live_arrays(models: Models, model: Any) -> dict[str, Array]:
     return {**found.arrays, **{name: Leaf(name, shapes[name]) for name in found.unknown.values()}}
 
 
+def file_arrays(models: Models, model: Any) -> dict[str, Array]:
+    """The tensors as files have them, made of those of a plan that are named as in memory.
+
+    Empty where a plan's are named otherwise: then they are from files as they are.
+
+    Args:
+        model: the Transformers model, without weights.
+
+    Raises:
+        PlanError: as `live_arrays`.
+    """
+    from evomerge.weights.loading import saved
+
+    arrays = live_arrays(models, model)
+    files = saved(model, arrays)
+    prefix = f"{model.base_model_prefix}."
+    strays = [slot.name for slot in models.slots if slot.name not in files]
+    in_memory = any(name in arrays or prefix + name in arrays for name in strays)
+    return files if in_memory else {}
+
+
+def repacked(
+    tensors: Iterator[tuple[str, Tensor]], files: Mapping[str, Array]
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of what tensors make, each as soon as all its parts are there.
+
+    Args:
+        files: by name, what is made; the names of tensors that nothing is made of stay.
+    """
+    lacking = {name: set(tensors_of(array)) for name, array in files.items()}
+    uses: dict[str, list[str]] = defaultdict(list)
+    for name, parts in lacking.items():
+        for part in parts:
+            uses[part].append(name)
+    held: dict[str, Tensor] = {}
+    for name, value in tensors:
+        if name not in uses:
+            yield name, value
+            continue
+        held[name] = value
+        for made in uses[name]:
+            lacking[made].discard(name)
+            if not lacking[made]:
+                yield made, LazyArray(files[made], held.__getitem__).whole()
+        for part in [part for part in held if not any(lacking[made] for made in uses[part])]:
+            del held[part]
+
+
 def targets(arrays: Mapping[str, Array], live: Mapping[str, Tensor]) -> dict[str, Tensor | Packed]:
     """Where the values of every tensor of a plan go: a stretch of memory, or several.
 
@@ -90,7 +140,7 @@ def targets(arrays: Mapping[str, Array], live: Mapping[str, Tensor]) -> dict[str
     found: dict[str, Tensor | Packed] = {}
     for name, array in invert(arrays).items():
         found[name] = Packed(array, live)
-        if len({leaf.name for leaf in leaves(array)}) == 1:
+        if len(tensors_of(array)) == 1:
             try:
                 stretch = view(array, live)
             except RuntimeError:

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from evomerge.engines._packing import file_arrays, repacked
 from evomerge.engines._process import GeneratorStates, keep_freed_memory
 from evomerge.engines._vllm_start import repair_llvmlite
 from evomerge.errors import EvomergeError, InputError, PlanError
 from evomerge.recipes import Recipe
+from evomerge.weights.arrays import Array
 from evomerge.weights.library import Library
 from evomerge.weights.merge import Out, merge, merge_into
 from evomerge.weights.models import Models
@@ -75,6 +77,7 @@ class MergeExtension:
             _unname_shared_memory()
         self.evomerge_sources = _Sources(Library(), {})
         self.evomerge_live = self._evomerge_models(composition)
+        self.evomerge_files = self._evomerge_file_arrays()
         self.evomerge_stack = _stack(self.get_model(), self.evomerge_live.layers)
         kind, _, path = self.distributed_init_method.partition("://")
         return path if kind == "file" else None
@@ -94,8 +97,11 @@ class MergeExtension:
             models = self._evomerge_models(composition)
             plan = make_plan(wanted, models)
             stream = TensorStream(plan, self.evomerge_live, self.device)
+            weights = repacked(iter(stream), self.evomerge_files)
+            if self.device.type == "cpu":
+                _forget_packed_experts(self.get_model())
             with FilledParameters(self.get_model()) as filled:
-                self.reload_weights(weights_iterator=iter(stream))
+                self.reload_weights(weights_iterator=weights)
             _repack_tied_head(self.get_model())
             eager = self.vllm_config.model_config.enforce_eager  # graphs have all blocks
             if eager and self.evomerge_stack is not None:
@@ -125,6 +131,13 @@ class MergeExtension:
     def restore_generators(self) -> None:
         """Undo `seed_generators`."""
         self.evomerge_generators.restore()
+
+    def _evomerge_file_arrays(self) -> dict[str, Array]:
+        """What vLLM is given, where that is not what the plans make: it knows names of files."""
+        from evomerge.weights.loading import empty_module
+
+        module = empty_module(Path(self.vllm_config.model_config.model))
+        return {} if module is None else file_arrays(self.evomerge_live, module)
 
     def _evomerge_models(self, composition: str) -> Models:
         sources = self.evomerge_sources
@@ -178,6 +191,18 @@ def _repack_tied_head(model: torch.nn.Module) -> None:
     for head in tables:
         if isinstance(head, ParallelLMHead) and id(head.weight) in own:
             head.quant_method.process_weights_after_loading(head)
+
+
+def _forget_packed_experts(model: torch.nn.Module) -> None:
+    """Let a reload pack experts as the first load does.
+
+    On a CPU vLLM multiplies with packed copies, which it makes only where there is no kernel yet:
+    a second load would give a kernel for packed weights those of the checkpoint.
+    """
+    for module in model.modules():
+        method: Any = getattr(module, "quant_method", None)
+        if getattr(method, "moe_kernel", None) is not None:
+            method.moe_kernel = None
 
 
 class TensorStream:

@@ -268,10 +268,12 @@ def _require_filled(models: Models, folder: Path) -> None:
     import torch
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+    from evomerge.engines._packing import live_arrays
+
     open_tokenizer(models, folder)
     if get_checkpoint_conversion_mapping(str(models.base.config.get("model_type"))) is None:
         model = empty_model(models, folder, torch.float32, torch.device("meta"))
-        wanted = {slot.name: slot.shape for slot in models.slots}
+        wanted = {n: array.shape for n, array in live_arrays(models, model).items()}
         require_fit(models, type(model).__name__, model.state_dict(), wanted)
 
 

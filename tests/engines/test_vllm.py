@@ -25,6 +25,7 @@ from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.tasks import task_manager
 from evomerge.weights.build import build
 from evomerge.weights.library import Library
+from tests.weights.layouts import FAMILIES, LAYOUTS, made
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("needs vllm", allow_module_level=True)
@@ -423,6 +424,36 @@ def test_packed_bfloat16_weights_answer_as_fresh_ones(
         assert found == ask(fresh(engine, recipe, tmp_path / str(weight)), *asked)
         seen.append(tuple(found.likelihoods))
     assert len(set(seen)) == 3
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ours", LAYOUTS)
+def test_experts_in_either_layout_answer_as_fresh_ones(
+    ours: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    family = FAMILIES["mixtral"]
+    wide = {"hidden_size": 128, "intermediate_size": 128, "max_position_embeddings": 256}
+    family = family._replace(keys={**family.keys, **wide})
+    folders = [
+        LAYOUTS[how](made(family, 0), tmp_path / f"{n}") for n, how in enumerate(("files", ours))
+    ]
+    folders += [save(made(family, 1), tmp_path / how) for how, save in LAYOUTS.items()]
+    for folder in folders:
+        for file in tiny(0).glob("tokenizer*"):
+            shutil.copy(file, folder)
+    readable, base, files, memory = map(str, folders)
+    engine = VllmEngine(dtype="float32", vllm=CACHE)
+    live = Live(engine, base, {"files": files, "memory": memory})
+    engine.open(Library().open(base, live.sources))
+    for weight in (0.2, 0.6):
+        parameters = {"weight": {"files": weight, "memory": 0.9 - weight}}
+        recipe = live.recipe(parameters=parameters, dtype="float32")
+        asked = (WORDS, "\tw4 \tw9\tw12")
+        found = live.load(recipe, *asked)
+        # vLLM itself reads the layout of files alone
+        again = recipe.model_copy(update={"base": readable})
+        assert found == ask(fresh(engine, again, tmp_path / str(weight)), *asked)
     engine.close()
 
 
