@@ -15,12 +15,14 @@ import pytest
 import small
 
 from evomerge.config.load import load
+from evomerge.errors import SourceChangedError
 from evomerge.executors.local import LocalExecutor
 from evomerge.optimizers.m2n2 import M2n2
 from evomerge.search.loop import SearchLoop
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
+from evomerge.weights.model_files import PUT_BACK
 from evomerge.yaml_files import parse_yaml
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -137,3 +139,40 @@ def test_as_they_finish_every_candidate_is_reported_once(
     found = run(made, tmp_path / "run", made.new_executor)
     assert Counter(row[1] for row in found)["search"] == 14
     assert all(row[4] is not None for row in found)
+
+
+@pytest.mark.parametrize(
+    "how", ["overwritten", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "code"))]
+)
+def test_a_source_that_changes_under_the_workers_ends_the_run_and_is_named(
+    how: str, cluster: Any, context: dict[str, Any], tmp_path: Path
+) -> None:
+    source, folder = Path(context["sources"]["left"]), tmp_path / "run"
+    file = source / ("modeling.py" if how == "code" else "model.safetensors")
+    if how == "code":
+        file.write_text("x = 1")
+    kept = file.read_bytes()
+    made = search(**context, **IN_ORDER, budget={"evaluations": 400})
+
+    def change(progress: Progress) -> None:
+        if progress.done == 8:
+            file.write_bytes(kept[:40] if how == "cut" else kept[:-1] + b"?")
+
+    with pytest.raises(SourceChangedError) as stopped:
+        start(made, folder, change)
+    told = str(stopped.value).splitlines()
+    broken = ", and cannot be read any more," if how == "cut" else ""
+    assert told == [f"left: {file}: changed{broken} while it was in use.", PUT_BACK]
+    file.write_bytes(kept)
+    with Store.open(folder, read_only=True) as store:
+        before = len(store.events())
+        assert all(one.status == "done" for _, one in store.evaluations("search"))
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resume(made, folder, stop)
+    with Store.open(folder, read_only=True) as store:
+        assert len(store.events()) > before
