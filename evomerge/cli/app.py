@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 for command in (
     *(runs.check, runs.run, runs.resume, runs.show),
-    *(recipes.export, recipes.build, recipes.evaluate),
+    *(recipes.export, recipes.build, recipes.convert, recipes.evaluate),
     *(lineage.lineage, statistics.statistics),
 ):
     app.command()(command)

@@ -53,6 +53,18 @@ def build(
     typer.echo(str(build_recipe(given, out, tell=lambda note: tell(f"note: {note}"))))
 
 
+def convert(
+    model: Annotated[
+        str, typer.Argument(help="A model or adapter: a folder or a hub name.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+) -> None:
+    """Make safetensors of a model's .bin files; nothing in them is run."""
+    from evomerge.weights.conversion import convert as convert_model
+
+    typer.echo(str(convert_model(model, out)))
+
+
 def evaluate(
     model: Annotated[
         str, typer.Argument(help="A model folder, a hub name or a recipe YAML.", show_default=False)

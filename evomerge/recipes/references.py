@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
@@ -18,13 +19,13 @@ WEIGHT_FORMATS = frozenset(
         *(".distcp", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z"),
     )
 )
-# on the hub: the same weights in other formats, other models below, and what shows the model;
-# layers of sentence-transformers lie in folders that begin with their number
-_NOT_FILES = [
-    *(f"[!0-9]*{ending}" for ending in sorted(WEIGHT_FORMATS - {".safetensors"})),
-    *("[!0-9]*/*.safetensors", "consolidated*", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp"),
+SAFETENSORS = (".safetensors",)
+PICKLES = (".bin", ".pt", ".pth")
+# on the hub: what shows the model
+_NOT_FILES = (
+    *("consolidated*", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp"),
     *("*.svg", "*.pdf", "*.mp3", "*.mp4", "*.wav", "*.parquet", "*.arrow"),
-]
+)
 
 
 def anchor(reference: str, folder: Path) -> str:
@@ -46,11 +47,22 @@ def hub_name(reference: str) -> str | None:
     return reference.partition("@")[0]
 
 
-def resolve(reference: str) -> Path:
+def left_out(formats: Collection[str]) -> list[str]:
+    """Patterns of files on the hub: the same weights in other formats, other models below.
+
+    Layers of sentence-transformers lie in folders that begin with their number.
+    """
+    others = sorted(WEIGHT_FORMATS.difference(formats))
+    below = [f"[!0-9]*/*{ending}" for ending in formats]
+    return [*(f"[!0-9]*{ending}" for ending in others), *below, *_NOT_FILES]
+
+
+def resolve(reference: str, formats: Collection[str] = SAFETENSORS) -> Path:
     """The folder of a model: itself, or the hub's snapshot, downloaded once.
 
     Args:
         reference: a folder, or ``org/name[@revision]``.
+        formats: endings of the files with weights.
 
     Raises:
         CheckpointError: no such folder, and the hub does not give such a model.
@@ -66,7 +78,7 @@ def resolve(reference: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        path = snapshot_download(name, revision=revision or None, ignore_patterns=_NOT_FILES)
+        path = snapshot_download(name, revision=revision or None, ignore_patterns=left_out(formats))
         return Path(path)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), repr(error))

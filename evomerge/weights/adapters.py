@@ -13,6 +13,7 @@ from evomerge.weights.adapter_config import read_adapter_config
 from evomerge.weights.checkpoint import Checkpoint, MappedFiles
 from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
 from evomerge.weights.model_files import ModelFiles
+from evomerge.weights.weight_files import conversion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,9 +159,8 @@ class Adapter(Checkpoint):
 
 def _headers(folder: Path) -> dict[str, TensorInfo]:
     if not any(folder.glob(f"{STEM}.safetensors*")):
-        pickled = (folder / f"{STEM}.bin").exists()
-        cure = "Save it as safetensors: pickles can run code." if pickled else "Copy it again."
-        raise CheckpointError(f"{folder}: lacks {STEM}.safetensors. {cure}")
+        cure = conversion(folder) or " Copy it again."
+        raise CheckpointError(f"{folder}: lacks {STEM}.safetensors.{cure}")
     found = read_headers(folder, STEM).tensors
     if wrong := [name for name, info in found.items() if info.dtype not in FLOATS]:
         raise CheckpointError(

@@ -19,6 +19,7 @@ from evomerge.weights.damage import absurd_counts, damaged_files
 from evomerge.weights.headers import FLOATS, read_headers
 from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles
 from evomerge.weights.names import is_position, language_parts, places
+from evomerge.weights.weight_files import conversion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -272,7 +273,8 @@ def _config(folder: Path) -> dict[str, Any]:
         return {}
     if not there:
         raise CheckpointError(
-            f"{folder}: holds neither config.json nor safetensors files, so it is not a model"
+            f"{folder}: holds neither config.json nor safetensors files, so it is not a model."
+            f"{conversion(folder)}"
         )
     config = read_object(path, CheckpointError, AGAIN)
     if problems := [f"{path}: {problem}. Repair it." for problem in absurd_counts(config)]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError
 from evomerge.files import read_object
+from evomerge.recipes.references import PICKLES
 
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors", re.S)
 _AGAIN = "Copy the model again."
@@ -78,9 +80,7 @@ def weight_files(
         return _found(folder, list(promised), there, promised)
     candidates = [name for name in there if not name.startswith("adapter_")]
     if not candidates:
-        pickles = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        cure = " Convert its .bin files: pickles can run code." if pickles else ""
-        raise CheckpointError(f"{folder}: holds no safetensors files.{cure}")
+        raise CheckpointError(f"{folder}: holds no safetensors files.{conversion(folder)}")
     sets = _sets(candidates)
     if sets:
         return _found(folder, _one_set(folder, sets, stem, allowed), there)
@@ -90,6 +90,21 @@ def weight_files(
             f"is the model. Call it {single}, or move the others away."
         )
     return _found(folder, candidates, there)
+
+
+def conversion(folder: Path) -> str:
+    """`` Make them ...`` and the command, where weights are pickles, or may be so on the hub."""
+    cached = re.fullmatch(r"models--(.+?)--(.+)", folder.parent.parent.name)
+    if any(path for ending in PICKLES for path in folder.glob(f"*{ending}")):
+        model = str(folder)
+    elif cached:
+        model = f"{cached[1]}/{cached[2]}@{folder.name}"  # only safetensors are downloaded
+    else:
+        return ""
+    return (
+        " Make them of its .bin files, of which nothing is run: "
+        f"evomerge convert {shlex.quote(model)} OUT"
+    )
 
 
 def _found(

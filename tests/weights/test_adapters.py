@@ -309,7 +309,7 @@ def test_a_truncated_file_and_a_pickle_are_refused(tiny: Tiny, made: Made) -> No
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     said = refusals(tiny(), cut, pickled)
     assert "truncated" in said
-    assert "Save it as safetensors: pickles can run code." in said
+    assert f"evomerge convert {pickled} OUT" in said
 
 
 def test_an_adapter_is_no_base_and_needs_one_that_opens(

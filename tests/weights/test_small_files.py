@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
-from evomerge.recipes.references import _NOT_FILES
+from evomerge.recipes.references import PICKLES, SAFETENSORS, left_out
 from evomerge.weights import small_files as rule
 from evomerge.weights.build import build
 from evomerge.weights.library import Library
@@ -256,4 +256,8 @@ def test_the_hub_is_asked_for_small_files_and_one_form_of_weights() -> None:
     wanted += ["additional_chat_templates/rag.jinja", "source.spm", "normalizer.json"]
     left = ["pytorch_model.bin", "consolidated.safetensors", "onnx/model.onnx", "x.gguf"]
     left += ["checkpoint-5/model.safetensors", "figures/a.png", "original/consolidated.00.pth"]
-    assert [n for n in (*wanted, *left) if not any(fnmatch(n, p) for p in _NOT_FILES)] == wanted
+    assert [
+        n for n in (*wanted, *left) if not any(fnmatch(n, p) for p in left_out(SAFETENSORS))
+    ] == wanted
+    pickles = [n for n in left if not any(fnmatch(n, p) for p in left_out(PICKLES))]
+    assert pickles == ["pytorch_model.bin"]
