@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def load_run(run: Pathlike, overrides: Sequence[str] = (), *, trust: Trust = Fal
         RunError: no run there, or one that is not trusted.
         ConfigError: a run of another version, wrong overrides, or models that are gone.
     """
-    from evomerge.config.resume import stored_search
+    from evomerge.config.resume import stored_search, version_notes
     from evomerge.config.trust import require_trust
     from evomerge.store import Store
 
@@ -77,7 +78,8 @@ def load_run(run: Pathlike, overrides: Sequence[str] = (), *, trust: Trust = Fal
     from evomerge.config.compose import compose  # seconds of imports, after what needs none
     from evomerge.config.validation import ProblemCollector
 
-    return compose(file, ProblemCollector(str(folder)))
+    loaded = compose(file, ProblemCollector(str(folder)))
+    return replace(loaded, notes=(*loaded.notes, *version_notes(record)))
 
 
 def resume(

@@ -76,6 +76,8 @@ class Worker:
     """Keeps sources, engine and tasks open from the first job to the last.
 
     Attributes:
+        code: what else the scores depend on: digests of fitness and engine. Nothing of it is read
+            again while the worker is open.
         exhausted: memory has run out. The engine can no longer be relied on: close this worker
             and make another.
 
@@ -97,6 +99,7 @@ class Worker:
         check_served(setup.fitness, kind, setup.engine)
         self.engine = setup.new_engine()
         self.engine.open(self.models)
+        self.code = (setup.fitness.digest, self.engine.identity(self.models))
         self.scorers = {
             split: Scorer(setup.fitness, split, self.engine) for split in get_args(Split)
         }

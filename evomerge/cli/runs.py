@@ -126,6 +126,8 @@ def resume(
     from evomerge import api
 
     loaded = api.load_run(folder, overrides, trust=trust or _confirmed)
+    for note in loaded.notes:
+        Console(stderr=True, soft_wrap=True).print(f"note: {note}", markup=False)
     with _progress(folder) as observe:
         done = api.resume(folder, loaded, progress=observe)
     _print(done)

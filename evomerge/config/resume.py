@@ -12,7 +12,20 @@ from evomerge.executors import Executor
 from evomerge.plugins.registry import component
 from evomerge.store import RunRecord
 from evomerge.store.records import version_problem
+from evomerge.version import versions
 from evomerge.yaml_files import parse_yaml
+
+
+def version_notes(record: RunRecord) -> tuple[str, ...]:
+    """A sentence for each library whose version is another one than when a run began."""
+    then = {name: made_by for name, made_by in record.versions.items() if name != "python"}
+    now = versions(*(name for name in then if name != "evomerge"))
+    return tuple(
+        f"the run began with {name} {made_by}, and goes on with {now[name]}: scores may differ. "
+        f"To compare like with like, install {name}=={made_by}."
+        for name, made_by in then.items()
+        if now[name] != made_by
+    )
 
 
 def stored_search(record: RunRecord, folder: str, overrides: Sequence[str] = ()) -> SearchFile:

@@ -6,9 +6,11 @@ import socket
 from collections import deque
 from dataclasses import replace
 
+from evomerge.errors import SourceChangedError
 from evomerge.executors import Executor
 from evomerge.keys import AtOnce
 from evomerge.types import Evaluation, Job
+from evomerge.weights.model_files import PUT_BACK
 from evomerge.worker import Worker, WorkerSetup
 
 
@@ -54,11 +56,23 @@ class LocalExecutor(Executor):
             for job, evaluation in zip(jobs, self._worker.evaluate_all(jobs), strict=True):
                 self._done.append((job, replace(evaluation, worker=name)))
         if self._worker.exhausted:  # the old engine may still hold memory
-            before = self._worker
-            before.close()
-            self._worker = Worker(before.setup)
-            before.require_unchanged()  # between the last candidate and the new engine
+            self._reopen(self._worker)
         return self._done.popleft()
+
+    def _reopen(self, before: Worker) -> None:
+        """Replace the worker by one that has the same files and code.
+
+        Raises:
+            SourceChangedError: it would have others.
+        """
+        before.close()
+        self._worker = Worker(before.setup)
+        before.require_unchanged()
+        if self._worker.code != before.code:
+            raise SourceChangedError(
+                "fitness or engine: their code, tasks or data changed while the run was going on. "
+                f"{PUT_BACK}"
+            )
 
     def _next(self, most: int) -> list[Job]:
         """The oldest jobs of the queue, at most so many, all of one split."""

@@ -31,6 +31,7 @@ from evomerge.statistics.gram import GramMatrices
 from evomerge.statistics.squared_gradients import Fisher, SecondMoments
 from evomerge.version import __version__
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.inputs import unchanged
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
@@ -100,7 +101,7 @@ def collect(
         gatherer = _gatherer(what, lm.model, owners)
         moments = what.kind == "second_moments"
         batched = shuffled_batches(chosen, size, what.seed) if moments else batches(chosen, size)
-        with new_folder(out) as partial:
+        with new_folder(out) as partial, unchanged(models, ()):
             done = 0
             for batch in batched:
                 gatherer.add(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ import yaml
 
 from evomerge.config.compose import compose
 from evomerge.config.load import load
-from evomerge.config.resume import stored_search
+from evomerge.config.resume import stored_search, version_notes
 from evomerge.config.validation import ProblemCollector
 from evomerge.errors import ConfigError
 from evomerge.store import RunRecord
-from evomerge.version import __version__
+from evomerge.version import __version__, versions
 
 SEARCH: dict[str, Any] = {
     "name": "stored",
@@ -104,3 +105,14 @@ def test_the_values_of_variables_are_not_kept_and_come_from_whoever_resumes(
         "env_vars": {"SECRET_TOKEN": "of the person", "SECRET_PORT": "9090"},
         "pip": ["x"],
     }
+
+
+def test_other_versions_of_libraries_than_at_the_beginning_are_told() -> None:
+    now = versions("torch", "optuna")
+    same = replace(record(), versions={"python": "3.0", **now})
+    assert version_notes(same) == ()
+    (note,) = version_notes(replace(same, versions={**now, "torch": "1.0"}))
+    assert note == (
+        f"the run began with torch 1.0, and goes on with {now['torch']}: scores may differ. "
+        "To compare like with like, install torch==1.0."
+    )

@@ -23,6 +23,7 @@ from evomerge.store import RunRecord, Store
 from evomerge.store.records import recorded_files
 from evomerge.weights.inputs import Inputs
 from evomerge.weights.library import Library
+from evomerge.worker import Worker
 
 Content = dict[str, Any]
 Cli = Callable[..., Any]
@@ -349,3 +350,27 @@ def test_a_build_whose_sources_change_meanwhile_leaves_nothing_behind(
     assert done.returncode == (0 if touched else 1)
     assert touched or f"a: {file}: changed while it was in use." in done.stderr
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_worker_that_is_made_anew_has_the_same_code(
+    search: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, code = tmp_path / "run", tmp_path / "models" / "code.py"
+    kept = code.read_text()
+    changed: list[int] = []
+
+    def run_out_of_memory(worker: Worker, jobs: Any) -> Any:
+        if any(job.number == 8 for job in jobs) and not changed:
+            changed.append(8)
+            code.write_text(kept + "\n# another one\n")
+            worker.exhausted = True
+        return evaluate_all(worker, jobs)
+
+    evaluate_all = Worker.evaluate_all
+    monkeypatch.setattr(Worker, "evaluate_all", run_out_of_memory)
+    with pytest.raises(SourceChangedError, match="fitness or engine: their code"):
+        start(load(search).search, run, lambda progress: None)
+    assert changed
+    code.write_text(kept)
+    resume(load(search).search, run, lambda progress: None)
+    assert len(results(run)) > 10
