@@ -57,14 +57,14 @@ def evaluate(
         require_scored(library.models(one.recipe), one)
     kind = registry.find("engines", name, Engine)
     options = kind.anchored(options, Path.cwd())
-    worker = Worker(
-        WorkerSetup(
-            composition=recipe,
-            fitness=goal,
-            engine=name,
-            engine_options=registry.validate_options(kind, options, "engine"),
-        )
+    setup = WorkerSetup(
+        composition=recipe,
+        fitness=goal,
+        engine=name,
+        engine_options=registry.validate_options(kind, options, "engine"),
     )
+    setup.new_engine().try_open(Library().models(recipe))
+    worker = Worker(setup)
     try:
         evaluation = worker.evaluate(Job(0, recipe, split))
     finally:

@@ -93,6 +93,11 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
         served = file.fitness, engine.kind, file.engine["name"]
         collect.make(check_served, *served, at="fitness", needs=["fitness"])
         closed = collect.make(engine.make)
+    if models is not None and closed is not None:
+        known = len(collect.problems)
+        collect.make(closed.try_open, models)
+        if len(collect.problems) > known:
+            collect.stop()  # spaces ask of models what Transformers makes of them
     unstarted = None if executor is None else collect.make(executor.make)
     if unstarted is not None and closed is not None:
         collect.make(unstarted.validate, closed)

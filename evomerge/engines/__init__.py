@@ -136,6 +136,13 @@ class Engine(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has one slot")
 
+    def try_open(self, models: Models) -> None:  # noqa: B027 - most engines take all
+        """Raise for models that it could not open; takes none of their memory.
+
+        Raises:
+            PlanError: config, generation config or tokenizer that `open` would refuse.
+        """
+
     def validate(self, plan: Plan) -> None:  # noqa: B027 - most engines take all
         """Raise for a plan that the engine could not load; it need not be open.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import PlanError
+from evomerge.weights.conformity import parameters_like, reason
 from evomerge.weights.metadata import merged_config
 from evomerge.weights.names import DEPTH_KEYS
 
@@ -35,17 +36,20 @@ def empty_model(
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
+    tensors = sum(len(one.tensors) for one in models.members)
+    # a wrong value in the config makes it raise anything; where it takes memory, so may the machine
+    expected = (Exception,) if device.type == "meta" else (ValueError, ImportError)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.get_text_config().tie_word_embeddings = not models.untied
         # every weight is filled by a plan: drawing random ones first takes minutes at 7B
-        with device, no_init_weights():
+        with device, no_init_weights(), parameters_like(tensors):
             model = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, trust_remote_code=False, **options
             )
-    except (ValueError, ImportError) as error:
+    except expected as error:
         raise PlanError(
-            f"{models.base.folder}: Transformers cannot build this model: {error}"
+            f"{models.base.folder}: Transformers cannot build this model: {reason(error)}"
         ) from None
     model.tie_weights()
     return model.eval().requires_grad_(False)
@@ -78,9 +82,32 @@ def open_tokenizer(models: Models, folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special
         raise PlanError(
-            f"{models.base.folder}: Transformers cannot open its tokenizer: {error}"
+            f"{models.base.folder}: Transformers cannot open its tokenizer: {reason(error)}"
+        ) from None
+
+
+def generation_config(models: Models, folder: Path) -> Any:
+    """The merged model's `GenerationConfig`; None where it has none.
+
+    Args:
+        folder: holds its file.
+
+    Raises:
+        PlanError: Transformers cannot read it.
+    """
+    from transformers import GenerationConfig
+
+    if not (folder / "generation_config.json").exists():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # whatever a wrong value in it makes it raise
+        raise PlanError(
+            f"{models.base.folder}: Transformers cannot read its generation config: {reason(error)}"
         ) from None
 
 

@@ -11,6 +11,7 @@ from evomerge.engines import LanguageModelEngine, LmEvalOptions, words
 from evomerge.engines._architecture import (
     empty_model,
     fill,
+    generation_config,
     open_tokenizer,
     require_config,
     require_fit,
@@ -87,14 +88,12 @@ class TransformersEngine(LanguageModelEngine):
         """
         # seconds of import each, so not at the top
         from lm_eval.models.huggingface import HFLM
-        from transformers import GenerationConfig
 
         use_threads(self.threads)
         with TemporaryDirectory(prefix="evomerge-") as name:
             folder = Path(name)
             write_metadata(models, folder, models.dtype)
-            generates = (folder / "generation_config.json").exists()
-            self._generation = GenerationConfig.from_pretrained(folder) if generates else None
+            self._generation = generation_config(models, folder)
             if models.origins is None:
                 model = self._open_plain(models, folder)
             else:
@@ -135,6 +134,22 @@ class TransformersEngine(LanguageModelEngine):
 
     def _options(self) -> dict[str, Any]:
         return {} if self.attention is None else {"attn_implementation": self.attention}
+
+    def try_open(self, models: Models) -> None:
+        """See `Engine.try_open`."""
+        import torch
+
+        from evomerge.engines._packing import live_arrays
+
+        with TemporaryDirectory(prefix="evomerge-") as name:
+            folder = Path(name)
+            write_metadata(models, folder, models.dtype)
+            generation_config(models, folder)
+            meta = torch.device("meta")
+            model = empty_model(models, folder, torch.float32, meta, **self._options())
+            wanted = {name: array.shape for name, array in live_arrays(models, model).items()}
+            require_fit(models, type(model).__name__, model.state_dict(), wanted)
+            open_tokenizer(models, folder)
 
     def validate(self, plan: Plan) -> None:
         """See `Engine.validate`: Transformers must be able to build the model."""

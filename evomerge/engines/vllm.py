@@ -15,6 +15,7 @@ from evomerge import errors
 from evomerge.engines import LanguageModelEngine, LmEvalOptions, words
 from evomerge.engines._architecture import (
     empty_model,
+    generation_config,
     has_the_blocks,
     open_tokenizer,
     require_config,
@@ -135,6 +136,13 @@ class VllmEngine(LanguageModelEngine):
         self._lm = live_lm(self._llm, folder, self.seed, self._break, **options)
         self._models, self._broken = models, False
         self._lora = Adapters(self._llm, folder) if self.adapters == "lora" else None
+
+    def try_open(self, models: Models) -> None:
+        """See `Engine.try_open`."""
+        with TemporaryDirectory(prefix="evomerge-") as name:
+            write_metadata(models, Path(name), models.dtype)
+            generation_config(models, Path(name))
+            _require_filled(models, Path(name))
 
     def validate(self, plan: Plan) -> None:
         """See `Engine.validate`."""

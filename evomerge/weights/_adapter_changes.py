@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from evomerge.errors import listed
 from evomerge.weights.adapter_config import AdapterConfig
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import TensorInfo
@@ -25,7 +26,6 @@ _HEADS = ("lm_head.", "embed_out.")
 _SAVE_AGAIN = "Save the adapter again"
 _OTHER_BASE = "Give the base that the adapter was made for"
 STEM = "adapter_model"
-_NAMED = 3  # tensors that a sentence names one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Changes:
 
     @property
     def problems(self) -> list[str]:
-        return [f"{what}: {_listed(names)}. {cure}." for (what, cure), names in self._wrong.items()]
+        return [f"{what}: {listed(names)}. {cure}." for (what, cure), names in self._wrong.items()]
 
     def _fault(self, what: str, cure: str, name: str) -> None:
         self._wrong[what, cure].append(name)
@@ -212,9 +212,3 @@ class Changes:
             return name
         near = [own for own in tensors if own.endswith(f".{name}") or name.endswith(f".{own}")]
         return near[0] if len(near) == 1 else None
-
-
-def _listed(names: list[str]) -> str:
-    """``a, b, c and 4 more``."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

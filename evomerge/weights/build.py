@@ -16,6 +16,7 @@ from evomerge.recipes.yaml import to_yaml
 from evomerge.version import __version__
 from evomerge.weights.inputs import require_scored, unchanged
 from evomerge.weights.library import Library, read_scored_recipe
+from evomerge.weights.load_notes import load_notes
 from evomerge.weights.merge import merge_into
 from evomerge.weights.metadata import write_metadata
 from evomerge.weights.writer import (
@@ -72,6 +73,7 @@ def build(
     for one in scored:
         require_scored(library.models(one.recipe), one)
     notes += plan.models.notes
+    notes += load_notes(plan.models, recipe.dtype)
     for note in notes:
         tell(note)
     with new_folder(out) as folder, unchanged(plan.models, recipe.statistics.values()):

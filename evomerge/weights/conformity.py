@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 Shape = tuple[int, ...]
 
+_LONGEST = 300  # characters of what Transformers says
 _SPARE = 10  # parameters of a module for each tensor of its files: some are split in memory
 
 
@@ -112,27 +116,35 @@ def _configured(kind: Any, config: Mapping[str, Any], tensors: int) -> Any:
     import torch
     from transformers.initialization import no_init_weights
 
-    try:
-        made = kind.config_class.from_dict(dict(config))
-        with torch.device("meta"), no_init_weights(), at_most(_SPARE * (tensors + 1000)):
-            kind(made)
-    except ImportError:
-        raise
-    except Exception as error:  # whatever a wrong value makes it raise
-        raise RefusedError(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    with TemporaryDirectory(prefix="evomerge-") as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        try:
+            made = kind.config_class.from_pretrained(folder)
+            with torch.device("meta"), no_init_weights(), parameters_like(tensors):
+                kind(made)
+        except ImportError:
+            raise
+        except Exception as error:  # whatever a wrong value makes it raise
+            raise RefusedError(reason(error)) from None
     return made
 
 
+def reason(error: Exception) -> str:
+    """One line that says what was raised."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_LONGEST]}" + ("..." if len(text) > _LONGEST else "")
+
+
 @contextmanager
-def at_most(parameters: int) -> Iterator[None]:
-    """Stop a module that registers more parameters, such as one of a million blocks.
+def parameters_like(tensors: int) -> Iterator[None]:
+    """Stop a module that registers far more parameters than tensors, such as a million blocks.
 
     Raises:
         ValueError: it does.
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    left = parameters
+    parameters = left = _SPARE * (tensors + 1000)
 
     def count(*_: Any) -> None:
         nonlocal left

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+from evomerge.errors import listed
 from evomerge.recipes import BASE
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.conformity import RefusedError, Report, Shape, report
@@ -23,7 +24,6 @@ from evomerge.weights.slots import Slot
 from evomerge.weights.weight_files import is_allowed
 
 _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
-_NAMED = 3  # tensors that a sentence names one by one
 
 
 _Asked = tuple[frozenset[str], tuple[tuple[str, Shape], ...]]
@@ -203,7 +203,7 @@ def _problem(
 def _refusal(name: str, whose: str, names: Sequence[str], instead: str = "") -> str:
     patterns = list(dict.fromkeys(_NUMBER.sub("*", n) for n in names))
     return (
-        f"{name}: lacks {_count(names)} that {whose}: {_listed(names)}.{instead} Copy the model "
+        f"{name}: lacks {_count(names)} that {whose}: {listed(names)}.{instead} Copy the model "
         f"again, or set allow_missing: {patterns} to merge without."
     )
 
@@ -216,17 +216,11 @@ def _owners(name: str, slots: Sequence[Slot]) -> int:
 def _note(name: str, owner: str, names: Sequence[str]) -> str:
     if name == BASE:
         return (
-            f"base: lacks {_count(names)} that {owner} has: {_listed(names)}; the merged model "
+            f"base: lacks {_count(names)} that {owner} has: {listed(names)}; the merged model "
             "has the average of the sources that have them."
         )
-    return f"{name}: lacks {_count(names)} that {owner} has: {_listed(names)}; it takes no part."
+    return f"{name}: lacks {_count(names)} that {owner} has: {listed(names)}; it takes no part."
 
 
 def _count(names: Sequence[str]) -> str:
     return "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """``a, b, c and 4 more``."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -133,11 +133,18 @@ def _states(folder: Path) -> dict[str, FileState]:
     with suppress(FileNotFoundError, NotADirectoryError):  # gone, also while it is looked at
         for entry in os.scandir(folder):
             if entry.name == _TEMPLATES and entry.is_dir():
-                inner = (e for e in os.scandir(entry.path) if e.is_file())
+                inner = (e for e in os.scandir(entry.path) if _is_file(e))
                 found |= {f"{_TEMPLATES}/{e.name}": FileState.of(e) for e in inner}
-            elif _is_read(entry.name) and entry.is_file():
+            elif _is_read(entry.name) and _is_file(entry):
                 found[entry.name] = FileState.of(entry)
     return dict(sorted(found.items()))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 @cache  # asked of the same names for every candidate

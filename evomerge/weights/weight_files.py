@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, listed
 from evomerge.files import read_object
 from evomerge.recipes.references import PICKLES
 
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors", re.S)
 _AGAIN = "Copy the model again."
-_NAMED = 3  # files that a sentence names one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +40,11 @@ class WeightFiles:
         folder = self.files[0].parent
         if self.unread:
             return (
-                f"{_listed(self.unread)} in {folder}: not read, the model's weights are in "
-                f"{_listed(names)}."
+                f"{listed(self.unread)} in {folder}: not read, the model's weights are in "
+                f"{listed(names)}."
             )
         if self.promised is None and len(names) > 1 and not _sets(names):
-            return f"{_listed(names)} in {folder}: read together, as one model."
+            return f"{listed(names)} in {folder}: read together, as one model."
         return None
 
 
@@ -86,7 +85,7 @@ def weight_files(
         return _found(folder, _one_set(folder, sets, stem, allowed), there)
     if len(candidates) > 1 and not bare:
         raise CheckpointError(
-            f"{folder}: holds {_listed(candidates)}, and neither {single} nor an index says which "
+            f"{folder}: holds {listed(candidates)}, and neither {single} nor an index says which "
             f"is the model. Call it {single}, or move the others away."
         )
     return _found(folder, candidates, there)
@@ -135,7 +134,7 @@ def _one_set(
     """The names of the only set, or of the only one with the stem."""
     own = {key: files for key, files in sets.items() if key[0] == stem} or sets
     if len(own) > 1:
-        first = _listed([next(iter(files.values())) for files in own.values()])
+        first = listed([next(iter(files.values())) for files in own.values()])
         raise CheckpointError(
             f"{folder}: holds the sets of {first}, and no index says which is the model. "
             "Move the others away."
@@ -175,7 +174,7 @@ def _promised(index: Path, allowed: Sequence[str]) -> dict[str, list[str]]:
         lost = [f for f in gone if not all(is_allowed(name, allowed) for name in promised[f])]
         problems = [
             f"{index.parent / file}: named in {index.name} but missing, with "
-            f"{_listed(promised[file])}. {_AGAIN}"
+            f"{listed(promised[file])}. {_AGAIN}"
             for file in lost
         ]
         promised = {file: names for file, names in promised.items() if file not in gone}
@@ -185,9 +184,3 @@ def _promised(index: Path, allowed: Sequence[str]) -> dict[str, list[str]]:
     if problems:
         raise CheckpointError(problems)
     return promised
-
-
-def _listed(names: Sequence[str]) -> str:
-    """``a, b, c and 4 more``."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

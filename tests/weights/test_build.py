@@ -309,7 +309,7 @@ def test_a_stack_of_the_same_blocks_computes_the_same(tiny: Tiny, tmp_path: Path
 
 
 def test_what_a_config_says_of_each_block_follows_the_block(tiny: Tiny, tmp_path: Path) -> None:
-    kinds = ["full", "slow", "fast"]
+    kinds = ["full_attention", "sliding_attention", "chunked_attention"]
     folders = []
     for seed, turned in ((0, kinds), (1, kinds[::-1])):
         folder = tmp_path / f"model-{seed}"
@@ -323,7 +323,7 @@ def test_what_a_config_says_of_each_block_follows_the_block(tiny: Tiny, tmp_path
     slices = [{"base": [0, 3], "s1": [0, 3]}, {"s1": [1, 3]}]
     out = config_of(build(recipe(*folders, slices=slices), tmp_path / "out"))
     for part in (out, out["text_config"]):
-        assert part["layer_types"] == [*kinds, "slow", "full"]
+        assert part["layer_types"] == [*kinds, *kinds[1::-1]]
         assert part["num_hidden_layers"] == 5
     assert out["mlp_only_layers"] == [0, 3]
     assert out["eos_token_id"] == [1, 2, 3]
