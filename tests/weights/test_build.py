@@ -316,6 +316,7 @@ def test_what_a_config_says_of_each_block_follows_the_block(tiny: Tiny, tmp_path
         shutil.copytree(tiny(seed), folder)
         config = config_of(folder) | {
             **{"layer_types": turned, "mlp_only_layers": [seed], "eos_token_id": [1, 2, 3]},
+            "model_type": "unheard_of",
             "text_config": {"num_hidden_layers": 3, "layer_types": turned},
         }
         (folder / "config.json").write_text(json.dumps(config))
