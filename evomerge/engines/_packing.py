@@ -10,7 +10,17 @@ from typing import Any
 from torch import Tensor
 
 from evomerge.errors import PlanError
-from evomerge.weights.arrays import Array, Cut, Joined, Leaf, Reshaped, Swapped, invert, tensors_of
+from evomerge.weights.arrays import (
+    Array,
+    Cut,
+    Joined,
+    Leaf,
+    Reshaped,
+    Shape,
+    Swapped,
+    invert,
+    tensors_of,
+)
 from evomerge.weights.lazy_arrays import LazyArray
 from evomerge.weights.models import Models
 
@@ -62,16 +72,22 @@ def view(array: Array, live: Mapping[str, Tensor]) -> Tensor:
     return of.view(array.shape)
 
 
-def live_arrays(models: Models, model: Any) -> dict[str, Array]:
+def live_arrays(
+    models: Models, model: Any, shapes: Mapping[str, Shape] | None = None
+) -> dict[str, Array]:
     """The tensors of a live Transformers model by name, made of those of a plan.
 
     Those of the plan that the model does not have are left as they are, for `require_fit` to name.
+
+    Args:
+        shapes: of other tensors that it is made of, by name.
 
     Raises:
         PlanError: tensors that Transformers cannot pack as the model needs them.
     """
     live = model.state_dict()
-    shapes = {slot.name: slot.shape for slot in models.slots}
+    if shapes is None:
+        shapes = {slot.name: slot.shape for slot in models.slots}
     if all(name in live and live[name].shape == shape for name, shape in shapes.items()):
         return {name: Leaf(name, shape) for name, shape in shapes.items()}
     from evomerge.weights.loading import loaded

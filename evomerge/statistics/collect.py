@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import Parameter
 
+from evomerge.engines._packing import live_arrays
 from evomerge.engines.transformers import TransformersEngine
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, PlanError
 from evomerge.kernels.passes import all_finite
 from evomerge.recipes import Recipe
 from evomerge.recipes.references import anchor
@@ -30,6 +31,7 @@ from evomerge.statistics.examples import (
 from evomerge.statistics.gram import GramMatrices
 from evomerge.statistics.squared_gradients import Fisher, SecondMoments
 from evomerge.version import __version__
+from evomerge.weights.arrays import Leaf
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.inputs import unchanged
 from evomerge.weights.library import Library
@@ -96,7 +98,7 @@ def collect(
         max_length = min(what.max_length, lm.max_length)
         available, origin = _examples(what, fitness, lm, max_length)
         chosen = draw(available, what.examples, what.seed)
-        owners, shared = _owners(models.base, lm.model)
+        owners, shared = _owners(models, lm.model)
         size = what.batch_size or BATCH_SIZES[what.kind]
         gatherer = _gatherer(what, lm.model, owners)
         moments = what.kind == "second_moments"
@@ -170,17 +172,31 @@ def _examples(
     return from_texts(search_texts(fitness, lm), lm, max_length), origin
 
 
-def _owners(checkpoint: Checkpoint, model: Any) -> tuple[dict[str, Parameter], dict[str, str]]:
-    """Every parameter by the first of its names in the checkpoint; further names to the first."""
+def _owners(models: Models, model: Any) -> tuple[dict[str, Parameter], dict[str, str]]:
+    """Every parameter by the first of its names in the checkpoint; further names to the first.
+
+    Raises:
+        PlanError: parameters that are joined or split when they are read from the checkpoint.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    tensors = models.base.tensors
+    arrays = live_arrays(models, model, {name: info.shape for name, info in tensors.items()})
+    packed = [name for name, array in arrays.items() if not isinstance(array, Leaf)]
+    if packed:
+        raise PlanError(
+            f"{models.base.folder}: {len(packed)} tensors of {type(model).__name__}, {packed[0]} "
+            "first, are joined or split when they are read from its files, and statistics are "
+            "collected of whole tensors only. Take an operator that needs none."
+        )
+    live = {array.name: name for name, array in arrays.items() if isinstance(array, Leaf)}
     firsts: dict[int, str] = {}
     shared: dict[str, str] = {}
-    for name in checkpoint.tensors:
-        if name in parameters:  # rather than a buffer
-            first = firsts.setdefault(id(parameters[name]), name)
+    for name in sorted(live):
+        if live[name] in parameters:  # rather than a buffer
+            first = firsts.setdefault(id(parameters[live[name]]), name)
             if first != name:
                 shared[name] = first
-    return {name: parameters[name] for name in firsts.values()}, shared
+    return {name: parameters[live[name]] for name in firsts.values()}, shared
 
 
 def _specs(gatherer: _Gatherer) -> list[Spec]:

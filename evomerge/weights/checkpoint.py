@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,6 +240,21 @@ class Checkpoint:
     def input(self, name: str) -> Input:
         """The tensor, or an object that computes stretches of it when asked."""
         return self.read(name)
+
+    def statistic(
+        self,
+        name: str,
+        read: Callable[[str], Tensor | None],
+        *,
+        elementwise: bool,
+    ) -> Tensor | None:
+        """The statistic of a tensor, from those recorded of this model; None without one.
+
+        Args:
+            read: gives the statistics by the names in the model's files.
+            elementwise: whether they have a value for each of a tensor's.
+        """
+        return read(name)
 
     def non_finite(self) -> list[str]:
         """A sentence for each tensor that holds a NaN or an infinity. Reads all weights once."""

@@ -91,7 +91,13 @@ class Plan:
         """(M,) statistics of each source's tensor; empty where the operator needs none."""
         if self.operator.statistics is None:
             return []
-        return [self.statistics[name].read(tensor) for name, tensor in slot.inputs.items()]
+        elementwise = self.operator.statistics != "grams"
+        return [
+            self.models.sources[name].statistic(
+                tensor, self.statistics[name].read, elementwise=elementwise
+            )
+            for name, tensor in slot.inputs.items()
+        ]
 
     @property
     def nbytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +75,26 @@ class Rearranged(Checkpoint):
         if isinstance(array, Leaf):
             return self.source.input(array.name)
         return LazyArray(array, self.source.input)
+
+    def statistic(
+        self, name: str, read: Callable[[str], Tensor | None], *, elementwise: bool
+    ) -> Tensor | None:
+        """The statistic of a tensor, from those of the source's own tensors; None without one.
+
+        One that is not elementwise is of a whole tensor.
+        """
+        from evomerge.weights.lazy_arrays import LazyArray
+
+        array = self.arrays[name]
+        own = {
+            n: self.source.statistic(n, read, elementwise=elementwise) for n in self.owners(name)
+        }
+        known = {name: value for name, value in own.items() if value is not None}
+        if isinstance(array, Leaf):
+            return known.get(array.name)
+        if not elementwise or len(known) < len(own):
+            return None
+        return LazyArray(array, known.__getitem__).whole()
 
     def non_finite_in(self, name: str) -> str | None:
         """A sentence that names file and tensor if it holds a NaN or an infinity."""

@@ -27,6 +27,7 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.statistics import Statistics, open_statistics
+from tests.weights.layouts import FAMILIES, LAYOUTS, made
 
 Tiny = Callable[..., Path]
 LENGTH = 12  # tokens of an example in these tests
@@ -237,6 +238,20 @@ def test_a_tensor_stored_under_two_names_has_one_statistic(
     tensor = found.read("lm_head.weight")
     assert tensor is not None
     assert torch.equal(tensor, expected["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_neox"])
+def test_tensors_have_statistics_by_their_names_in_files_if_files_have_them_whole(
+    family: str, tiny: Tiny, text: Path, tmp_path: Path
+) -> None:
+    model = LAYOUTS["files"](made(FAMILIES[family], 0), tmp_path / "model")
+    for file in tiny().glob("tokenizer*"):
+        shutil.copy(file, model)
+    if family == "mixtral":
+        with pytest.raises(PlanError, match=r"4 tensors of MixtralForCausalLM, .* are joined"):
+            gather(model, tmp_path / "out", text=text)
+        return
+    assert "embed_out.weight" in gather(model, tmp_path / "out", text=text).names
 
 
 @pytest.mark.parametrize("kind", ["fisher", "gram", "second_moments"])

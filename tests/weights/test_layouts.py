@@ -20,6 +20,7 @@ from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import Library
 from evomerge.weights.rearranged import Rearranged
+from evomerge.weights.statistics import Manifest
 from tests.weights.layouts import FAMILIES, LAYOUTS, Family, as_memory_has_it, made, saved
 
 FEW = ("mixtral", "qwen2_vl", "llava")
@@ -213,6 +214,36 @@ def test_blocks_of_a_deeper_source_in_another_layout_are_stacked(
     block = {n: t for n, t in state.items() if n.startswith("model.layers.2.")}
     assert_equal(block, {n: theirs[n.replace(".2.", ".3.", 1)] for n in block})
     assert len(block) == len([n for n in theirs if n.startswith("model.layers.3.")])
+
+
+def recorded(layout: str, of: Path, folder: Path) -> Path:
+    """Statistics of a source, that are the squares of another model's weights."""
+    LAYOUTS[layout](made(FAMILIES["mixtral"], 5), folder)
+    squares = {n: t.square() for n, t in load_file(folder / "model.safetensors").items()}
+    save_file(squares, folder / "statistics.safetensors")
+    (folder / "model.safetensors").unlink()
+    content = {
+        **{"evomerge": "0", "kind": "fisher", "model": "m", "examples": 1, "tokens": 2},
+        **{"data": {"text": "x.txt"}, "data_digest": "d", "max_length": 3, "seed": 0},
+        "fingerprint": Checkpoint(of).fingerprint,
+    }
+    manifest = Manifest.model_validate(content)
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def test_statistics_of_a_source_are_rearranged_with_it(
+    mixtral: dict[str, Path], tmp_path: Path
+) -> None:
+    merged = []
+    for how in LAYOUTS:
+        folder = recorded(how, mixtral[how], tmp_path / f"statistics-{how}")
+        keys = {"base": str(mixtral["base"]), "sources": {"s": str(mixtral[how])}}
+        recipe = Recipe.model_validate(
+            {**keys, "operator": "fisher", "dtype": "float32", "statistics": {"s": str(folder)}}
+        )
+        merged.append(load_file(build(recipe, tmp_path / how) / "model.safetensors"))
+    assert_equal(merged[1], merged[0])
 
 
 def changed(folder: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
