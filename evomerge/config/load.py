@@ -20,6 +20,7 @@ from evomerge.files import absolute
 from evomerge.keys import plain
 from evomerge.plugins import registry
 from evomerge.plugins.user_code import anchor_code
+from evomerge.recipes.mergekit.other_files import instead_of_search
 from evomerge.recipes.references import anchor
 from evomerge.scoring import Fitness
 from evomerge.yaml_files import read_yaml
@@ -45,6 +46,8 @@ def load(
     else:
         file, folder = str(search), absolute(Path(search), Path.cwd()).parent
         content = read_yaml(Path(search))
+    if text := instead_of_search(content):
+        raise ConfigError(f"{file}: {text}")
     collect = ProblemCollector(file)
     dotted = [text for text in overrides if "." in text.partition("=")[0]]
     for text in overrides:

@@ -9,6 +9,7 @@ from pathlib import Path
 from evomerge.errors import RecipeError
 from evomerge.files import absolute
 from evomerge.recipes.mergekit import Note, from_documents, ignore, is_mergekit
+from evomerge.recipes.mergekit.other_files import other_program
 from evomerge.recipes.places import PlacesOf
 from evomerge.recipes.recipe import Recipe
 from evomerge.recipes.scored import Scored, read_scored
@@ -53,6 +54,8 @@ class RecipeReader:
             shown = " -> ".join(str(file) for file in (*chain, whole))
             raise RecipeError(f"{path}: the recipe is made of itself: {shown}. Change a source.")
         documents = read_documents(path)
+        if wrong := [text for content in documents if (text := other_program(content))]:
+            raise RecipeError([f"{path}: {text}" for text in dict.fromkeys(wrong)])
         if all(is_mergekit(content) for content in documents):
             here = Path.cwd()
             return from_documents(

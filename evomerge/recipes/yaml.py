@@ -47,6 +47,7 @@ def from_yaml(content: dict[str, Any], where: str, open_: OpenModel | None = Non
     if version != VERSION:
         raise RecipeError(
             f"{where}: expected '{FORMAT}: {VERSION}' at the top, got {shown(version)}"
+            ". A mergekit file has merge_method there."
         )
     keys = {key: value for key, value in content.items() if key != FILES}
     return _read(keys, (), where, open_ or (lambda model: model))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from evomerge.errors import shown
 from evomerge.recipes import BASE, ROLES, Recipe
 from evomerge.recipes.mergekit.methods import MergeMethod
 from evomerge.recipes.mergekit.read_settings import Parameters, Problems
+from evomerge.recipes.references import PICKLES, SAFETENSORS
 
 Model = str | Recipe
 
@@ -109,6 +111,13 @@ class ModelReader:
             return ""
         if "+" in value:
             self.problems.add(path, f"expected a model, or model+adapter, got {shown(value)}")
+        if value.endswith((*SAFETENSORS, *PICKLES)) and not Path(value).is_dir():
+            self.problems.add(
+                path,
+                f"{shown(value)} is a file, as mergekit-pytorch takes them. Put it in a folder of "
+                "its own as model.safetensors, which evomerge convert FOLDER OUT makes of a .bin "
+                "file, and name the folder",
+            )
         return value
 
     def slices(self, content: dict[str, Any], path: str) -> list[OutputSlice]:
