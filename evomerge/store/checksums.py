@@ -76,6 +76,12 @@ def renew(connection: Connection) -> None:
         driver.execute(f"INSERT INTO {checksums.name} VALUES (?, ?, ?)", (table, len(found), total))
 
 
+def totals(connection: Connection) -> list[Any]:
+    """A value that differs wherever other rows are recorded."""
+    query = f"SELECT table_name, rows, sum FROM {checksums.name} ORDER BY table_name"
+    return _driver(connection).execute(query).fetchall()
+
+
 def problems(connection: Connection) -> Iterator[str]:
     """What differs from what was recorded, in rows and in SQLite's own structures: sentences."""
     driver = _driver(connection)

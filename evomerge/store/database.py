@@ -25,11 +25,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from evomerge.errors import StoreError
 from evomerge.files import require_regular
 from evomerge.store import checksums
+from evomerge.store.file_systems import is_local
 from evomerge.store.schema import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+State = tuple[int, int, int]  # inode, bytes and modification time of a file
 BUSY_SECONDS = 30.0
 CACHE_KIB = 65536
 # How SQLite waits for the disk: without a log, and with one, which the syncer brings to the disk.
@@ -44,16 +46,6 @@ _CURES = {
     "not a database": " Restore it from a copy, or start the run again in another folder.",
     "malformed": " Restore it from a copy, or start the run again in another folder.",
 }
-
-# Linux's own account of what is mounted; see proc(5). Other systems have none.
-MOUNTS = Path("/proc/self/mountinfo")
-
-# On these, all who open a file share its pages in memory. On nfs, nfs4, cifs, smb3, lustre, beegfs,
-# gpfs, ceph, 9p, virtiofs and fuse.* they may not: another machine may have it open.
-_LOCAL = (
-    *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "bcachefs", "f2fs", "jfs", "reiserfs"),
-    *("tmpfs", "ramfs", "overlay"),
-)
 
 
 @contextmanager
@@ -124,6 +116,17 @@ def connect(path: Path, *, read_only: bool, create: bool = False) -> Engine:
             context.is_disconnect = False
 
     return engine
+
+
+@contextmanager
+def raw(engine: Engine) -> Iterator[sqlite3.Connection]:
+    """The driver's own connection, outside of a transaction."""
+    pooled = engine.raw_connection()
+    try:
+        assert isinstance(pooled.driver_connection, sqlite3.Connection)
+        yield pooled.driver_connection
+    finally:
+        pooled.close()
 
 
 def _without_log(connection: sqlite3.Connection) -> None:
@@ -243,6 +246,15 @@ def _known_revisions() -> list[str]:
     return [script.revision for script in scripts.walk_revisions()]
 
 
+def state(file: Path) -> State | None:
+    """A value that changes whenever the file is written to; None where there is no file."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def sync(path: Path) -> None:
     """Bring what is in a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -250,33 +262,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def is_local(folder: Path) -> bool:
-    """Whether no other machine can have the folder's files open; False where that is not known."""
-    return file_system(folder) in _LOCAL
-
-
-def file_system(folder: Path) -> str | None:
-    """The type of the file system, e.g. ``ext4`` or ``nfs4``; None if it is not known."""
-    real = folder.resolve()
-    real.stat()  # mounts what is mounted on demand
-    try:
-        lines = MOUNTS.read_bytes().decode("utf-8", "surrogateescape").splitlines()
-    except OSError:
-        return None
-    nearest, depth = None, 0
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        point = Path(_unescaped(before.split(" ")[4]))
-        # what is mounted later hides what was mounted there before
-        if len(point.parts) >= depth and real.is_relative_to(point):
-            nearest, depth = after.split(" ")[0], len(point.parts)
-    return nearest
-
-
-def _unescaped(text: str) -> str:
-    """A path in which blanks, tabs, ends of lines and backslashes were written in octal."""
-    for code in ("040", "011", "012", "134"):
-        text = text.replace(f"\\{code}", chr(int(code, 8)))
-    return text

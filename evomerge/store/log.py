@@ -1,4 +1,4 @@
-"""Transactions, and the write-ahead log, by which they do not wait for the disk and lose little.
+"""The write-ahead log, by which transactions do not wait for the disk and lose little.
 
 A commit appends to the log, which is moved into the database some MiB at a time. Unlike a rollback
 journal it need not be on disk to keep the database whole: a power cut takes back the last commits,
@@ -10,14 +10,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
 
 from evomerge.store import database
+from evomerge.store.database import State
 
 # At this length whoever commits moves the log, for the thread that does so cannot catch up.
 MOST_PAGES = 65536
@@ -40,17 +39,29 @@ class WriteAheadLog:
         self._syncer = Syncer(path)
         self._begun = False
 
+    @property
+    def moves(self) -> bool:
+        """Whether it is being moved into the database, which changes that meanwhile."""
+        return self._syncer.moves
+
+    @property
+    def moved(self) -> State | None:
+        """The state of the database when it was last moved; None before."""
+        return self._syncer.moved
+
     def begin(self) -> None:
         """Commit to the log from here on; where there is none, SQLite keeps its journal."""
         if self._begun or not self._wanted:
             return
-        with _connection(self._engine) as connection:
+        with database.raw(self._engine) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode == "wal":
                 connection.execute(f"PRAGMA synchronous = {database.SYNCHRONOUS_WITH_LOG}")
                 connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")
                 # its size says how much is in it
                 connection.execute("PRAGMA journal_size_limit = 0")
+                # what is not in the log is in memory from here on, as far as it fits: `FileWatch`
+                connection.execute("PRAGMA quick_check").fetchall()
                 self._syncer.start()
         self._begun = True
 
@@ -61,6 +72,11 @@ class WriteAheadLog:
             OSError, sqlite3.Error: an earlier commit could not be.
         """
         self._syncer.wake()
+
+    def abandon(self) -> None:
+        """Do no more with it: its database is no longer there."""
+        self._wanted = False
+        self._syncer.stop()
 
     def end(self) -> None:
         """Fold the log into the database and remove it.
@@ -78,23 +94,12 @@ class WriteAheadLog:
             self._syncer.sync()
 
 
-@contextmanager
-def _connection(engine: Engine) -> Iterator[sqlite3.Connection]:
-    """The driver's own connection, outside of a transaction."""
-    pooled = engine.raw_connection()
-    try:
-        assert isinstance(pooled.driver_connection, sqlite3.Connection)
-        yield pooled.driver_connection
-    finally:
-        pooled.close()
-
-
 def _folded(engine: Engine) -> bool:
     """Whether the database has a rollback journal again, and all that was in the log."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            with _connection(engine) as connection:
+            with database.raw(engine) as connection:
                 mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
                 return bool(mode == ("delete",))
         except sqlite3.Error as error:  # here SQLite does not wait for others by itself
@@ -116,6 +121,8 @@ class Syncer:
         self._dirty, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._error: OSError | sqlite3.Error | None = None
+        self.moves = False  # see `WriteAheadLog`
+        self.moved: State | None = None
 
     def start(self) -> None:
         """Begin to wait for `wake`."""
@@ -151,11 +158,20 @@ class Syncer:
                 while self._dirty.wait() and not self._ended.is_set():
                     self._dirty.clear()
                     self.sync()
-                    if self._log.stat().st_size >= MOVE_BYTES:
-                        _move(connection)
+                    with suppress(FileNotFoundError):  # that it is gone, `FileWatch` says
+                        if self._log.stat().st_size >= MOVE_BYTES:
+                            self._move(connection)
                     self._ended.wait(SYNC_SECONDS)
         except (OSError, sqlite3.Error) as error:
             self._error = error
+
+    def _move(self, connection: sqlite3.Connection) -> None:
+        self.moves = True
+        try:
+            _move(connection)
+            self.moved = database.state(self._path)
+        finally:
+            self.moves = False
 
 
 def _move(connection: sqlite3.Connection) -> None:
@@ -166,78 +182,3 @@ def _move(connection: sqlite3.Connection) -> None:
         if "is full" not in str(error):
             raise
         # all of it is in the log, and stays there
-
-
-class Transactions:
-    """The transactions of a store.
-
-    Args:
-        where: the file that errors name.
-    """
-
-    def __init__(self, engine: Engine, log: WriteAheadLog, where: Path) -> None:
-        self._engine, self._log, self._where = engine, log, where
-        self._grouping = False
-        self._group: Connection | None = None  # once something is recorded in it
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Make one transaction of all that are begun within."""
-        assert not self._grouping, "a group within a group"
-        self._grouping = True
-        try:
-            yield
-        finally:
-            self._grouping = False
-            group, self._group = self._group, None
-            if group is not None:
-                with database.database_errors(self._where):
-                    with group:
-                        group.commit()
-                    self._log.committed()
-
-    @contextmanager
-    def begin(self, *, records: bool = False) -> Iterator[Connection]:
-        """A transaction, or a part of the one of `together`, which is undone alone if it fails.
-
-        Args:
-            records: whether it writes.
-        """
-        with database.database_errors(self._where):
-            if self._grouping:
-                with self._part_of_group() as connection:
-                    yield connection
-                return
-            if records:
-                self._log.begin()
-            with self._engine.begin() as connection:
-                yield connection
-            if records:
-                self._log.committed()
-
-    @contextmanager
-    def _part_of_group(self) -> Iterator[Connection]:
-        if self._group is None:
-            self._log.begin()
-            self._group = self._engine.connect()
-        group, whole = self._group, False
-        # SQLAlchemy's own savepoints take longer than all that a record does
-        group.exec_driver_sql("SAVEPOINT record")
-        try:
-            yield group
-            whole = True
-            group.exec_driver_sql("RELEASE record")
-        except BaseException:
-            if not whole:
-                self._undo(group)
-            raise
-
-    def _undo(self, group: Connection) -> None:
-        """Take back a record that is half done, and keep the rest of the group."""
-        try:
-            group.exec_driver_sql("ROLLBACK TO record")
-            group.exec_driver_sql("RELEASE record")
-        except SQLAlchemyError:
-            # SQLite has undone the whole group already, or cannot say what is left of it
-            group.close()
-            self._group = None

@@ -36,14 +36,14 @@ def readable(path: Path, resources: ExitStack) -> Path:
         if _can_be_read(path):
             return path
         files = (path, *database.beside(path)[:2])
-        before = [_state(file) for file in files]
+        before = [database.state(file) for file in files]
         with ExitStack() as copy:
             folder = Path(copy.enter_context(TemporaryDirectory(prefix="evomerge-")))
             for file in files:
                 with suppress(FileNotFoundError):
                     shutil.copyfile(file, folder / file.name)
             # whoever resumes the run meanwhile moves its log into it, of which half was copied
-            if [_state(file) for file in files] == before:
+            if [database.state(file) for file in files] == before:
                 with _engine(folder / path.name, read_only=False) as engine:
                     database.prepare(engine, path)
                 resources.push(copy.pop_all())
@@ -68,15 +68,6 @@ def _engine(path: Path, *, read_only: bool) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
-
-
-def _state(file: Path) -> tuple[int, int, int] | None:
-    """A value that changes whenever the file is written to; None where there is no file."""
-    try:
-        status = file.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _wants_to_write(error: DBAPIError, path: Path) -> bool:

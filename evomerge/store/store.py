@@ -13,10 +13,12 @@ from evomerge.errors import RunError, StoreError
 from evomerge.store import candidates, database, evaluations, runs
 from evomerge.store.candidates import Steps
 from evomerge.store.evaluations import Key, Spent
+from evomerge.store.file_systems import is_local
 from evomerge.store.lock import WriterLock
-from evomerge.store.log import Transactions, WriteAheadLog
+from evomerge.store.log import WriteAheadLog
 from evomerge.store.reading import readable
 from evomerge.store.records import Event, RunRecord
+from evomerge.store.transactions import Transactions
 from evomerge.types import Candidate, Evaluation, PrefixGram, Split
 
 _FILE_NAME = "run.sqlite"
@@ -38,6 +40,8 @@ class Store:
     - All that is recorded within `together` is one transaction. A record that fails or is
       interrupted is undone alone, and what came before it stays; a kill, or a disk so full that
       nothing can be kept, takes all of it back.
+    - Where its files are removed, replaced or overwritten under a writer, its next record fails,
+      and all that was recorded is saved.
     - What differs from what was recorded, because the disk lost it or someone changed it, is known
       when the run is opened.
     - One writer per run folder and any number of readers beside it, who see whole transactions,
@@ -129,14 +133,14 @@ class Store:
         database.prepare(engine, path)
         with engine.begin() as connection:
             run_id = runs.only_id(connection)
-        log = WriteAheadLog(engine, path, wanted=not read_only and database.is_local(path.parent))
+        log = WriteAheadLog(engine, path, wanted=not read_only and is_local(path.parent))
         resources.callback(log.end)
         return cls(engine, log, run_id, path, resources)
 
     def close(self) -> None:
         """Let go of the file and the lock. Closing twice is harmless."""
-        with database.database_errors(self._where):
-            self._resources.close()
+        with database.database_errors(self._where), self._resources:
+            self._transactions.end()
 
     def __enter__(self) -> Self:
         return self

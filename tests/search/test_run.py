@@ -207,6 +207,26 @@ def test_a_run_that_was_killed_ends_as_if_it_never_was(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["rm run.sqlite", "rm -r"])
+def test_a_run_whose_files_are_taken_away_stops_and_ends_as_if_they_never_were(
+    what: str, cli: Cli, result: Result, finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    running = Stopped(19, "run", write(tmp_path, small_search()), "--run", folder)
+    if what == "rm -r":
+        shutil.rmtree(folder)
+    else:
+        Store.path(folder).unlink()
+    code, talk = running.end(signal.SIGCONT)
+    assert code == 1, talk
+    assert f"written anew. Go on with: evomerge resume {folder}" in " ".join(talk.split())
+    assert 5 < tells(folder)[0] < 18
+    assert cli("resume", folder).returncode == 0
+    assert result(folder) == result(finished)
+    assert tells(folder) == (18, 18)
+
+
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(
     cli: Cli, result: Result, finished: Path, tmp_path: Path
 ) -> None:

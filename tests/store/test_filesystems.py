@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.store import database
+from evomerge.store import file_systems
 
 MOUNTS = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
@@ -38,21 +38,21 @@ def test_a_folder_has_the_kind_of_the_mount_it_lies_on(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS.format(tmp_path))
-    monkeypatch.setattr(database, "MOUNTS", mounts)
+    monkeypatch.setattr(file_systems, "MOUNTS", mounts)
     (tmp_path / "nfs" / "run").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "nfs" / "run")
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    assert database.file_system(tmp_path / place) == kind
-    assert database.is_local(tmp_path / place) == local
+    assert file_systems.file_system(tmp_path / place) == kind
+    assert file_systems.is_local(tmp_path / place) == local
 
 
 def test_where_nothing_tells_what_is_mounted_no_folder_counts_as_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "MOUNTS", tmp_path / "no such file")
-    assert database.file_system(tmp_path) is None
-    assert not database.is_local(tmp_path)
+    monkeypatch.setattr(file_systems, "MOUNTS", tmp_path / "no such file")
+    assert file_systems.file_system(tmp_path) is None
+    assert not file_systems.is_local(tmp_path)
 
 
 def test_this_machine_tells_what_proc_is() -> None:
-    assert database.file_system(Path("/proc/self")) == "proc"
+    assert file_systems.file_system(Path("/proc/self")) == "proc"

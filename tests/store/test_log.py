@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import StoreError
-from evomerge.store import Store, database
+from evomerge.store import Store, database, file_systems
 from evomerge.store.log import Syncer
 from evomerge.types import PrefixGram
 
@@ -30,7 +30,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def mounted(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     mounts = folder.parent / f"{folder.name}.mounts"
     mounts.write_text(f"27 1 254:0 / / rw - {kind} /dev/vda rw\n")
-    monkeypatch.setattr(database, "MOUNTS", mounts)
+    monkeypatch.setattr(file_systems, "MOUNTS", mounts)
     return folder
 
 
