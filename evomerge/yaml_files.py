@@ -14,6 +14,7 @@ from yaml.constructor import SafeConstructor
 from evomerge.errors import ConfigError, shown
 from evomerge.files import read_text
 from evomerge.keys import MOST_LEVELS, plain, text_problem
+from evomerge.printable import is_printable
 
 _MOST_COPIES = 50_000  # values that aliases may add to those that are written out
 _MOST_BYTES = 1 << 26  # of a file: nobody writes more, and weights are more
@@ -206,7 +207,24 @@ def _text(path: Path) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists on one line, so that a per-layer list reads as a row."""
+    """Lists on one line, so that a per-layer list reads as a row; no text that a terminal obeys."""
+
+    def analyze_scalar(self, scalar: str) -> Any:
+        analysis: Any = super().analyze_scalar(scalar)
+        if not _is_seen(scalar):
+            analysis.allow_flow_plain = analysis.allow_block_plain = False
+            analysis.allow_single_quoted = analysis.allow_block = False
+        return analysis
+
+    def write_double_quoted(self, text: str, split: bool = True) -> None:
+        given = self.allow_unicode
+        self.allow_unicode = given and _is_seen(text)
+        super().write_double_quoted(text, split)
+        self.allow_unicode = given
+
+
+def _is_seen(text: str) -> bool:
+    return is_printable(re.sub(r"[\n\t]", "", text))
 
 
 _Dumper.add_representer(

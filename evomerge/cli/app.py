@@ -8,9 +8,9 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from evomerge.cli import lineage, listing, recipes, runs, statistics
+from evomerge.cli._console import guard, talk
 from evomerge.cli._stopping import stopping
 from evomerge.errors import EvomergeError, InputError
 from evomerge.version import __version__
@@ -55,6 +55,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
     stopping.listen()
+    guard()
     try:
         _run()
     except SystemExit as end:
@@ -66,24 +67,23 @@ def main() -> None:
 
 def _run() -> None:
     """The application, with its errors as words on stderr and an exit code."""
-    talk = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         app()
     except InputError as error:
         if len(error.problems) > 1:
-            _say(talk, f"{len(error.problems)} problems:")
+            _say(f"{len(error.problems)} problems:")
         for problem in error.problems:
-            _say(talk, problem)
+            _say(problem)
         sys.exit(2)
     except EvomergeError as error:
-        _say(talk, str(error))
+        talk().print_lines(str(error), style="red")
         sys.exit(1)
     except OSError as error:
-        _say(talk, f"{error.filename or 'evomerge'}: {error.strerror or error}")
+        _say(f"{error.filename or 'evomerge'}: {error.strerror or error}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
 
-def _say(talk: Console, text: str) -> None:
-    talk.print(text, markup=False, style="red")
+def _say(text: str) -> None:
+    talk().print(text, style="red")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from rich.tree import Tree
+
+from evomerge.cli._console import console, print_json
 
 if TYPE_CHECKING:
     from evomerge.analysis.ancestry import Ancestor, Ancestry
@@ -31,26 +30,25 @@ def lineage(
 
     ancestry = Run.open(folder).ancestry(candidate)
     if as_json:
-        typer.echo(json.dumps(asdict(ancestry), indent=2))
+        print_json(asdict(ancestry))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(_tree(ancestry, depth))
+    out = console(width=200)
+    out.print(_tree(ancestry, depth))
     if ancestry.sources:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in ancestry.sources.items())
-        console.print(f"\nsources    {shares}", markup=False)
+        out.print()
+        out.print(f"sources    {shares}")
     if len(ancestry.ancestors) > 1:
-        console.print(_table(ancestry))
+        out.print(_table(ancestry))
     if len(ancestry.ancestors) > _MOST_ROWS + 1:
         more = len(ancestry.ancestors) - 1 - _MOST_ROWS
-        console.print(f"and {more} more ancestors: --json has all", markup=False)
+        out.print(f"and {more} more ancestors: --json has all")
 
 
 def _tree(ancestry: Ancestry, depth: int) -> Tree:
     """Every ancestor once with its parents, elsewhere by its number."""
     known = {one.number: one for one in ancestry.ancestors}
-    root = Tree(Text(_line(known[ancestry.candidate])))
+    root = Tree(_line(known[ancestry.candidate]))
     shown = {ancestry.candidate}
     level = [(root, ancestry.candidate)]
     for generation in range(depth):
@@ -61,7 +59,7 @@ def _tree(ancestry: Ancestry, depth: int) -> Tree:
                 line = f"{parent}, see elsewhere" if again else _line(known[parent])
                 if not again and generation == depth - 1 and known[parent].parents:
                     line += " …"
-                twig = branch.add(Text(line))
+                twig = branch.add(line)
                 if not again:
                     shown.add(parent)
                     below.append((twig, parent))

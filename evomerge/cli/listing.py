@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
+
+from evomerge.cli._console import console, print_json
 
 Group = Literal["operators", "optimizers", "spaces", "fitness", "engines"]
 OPERATOR_COLUMNS = ("name", "paper", "needs", "genes")  # --json has the parameters, too
@@ -24,7 +24,7 @@ def list_(
     """List operators, optimizers, engines, or the presets of spaces and fitnesses."""
     rows = _rows(group)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     columns = OPERATOR_COLUMNS if group == "operators" else tuple(rows[0] if rows else ["name"])
@@ -32,10 +32,7 @@ def list_(
         table.add_column(column)
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
+    console(width=160).print(table)
 
 
 def _rows(group: Group) -> list[dict[str, Any]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
+
+from evomerge.cli._console import console, print_data, print_json, talk
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 
@@ -29,10 +28,10 @@ def export(
 
     text = Run.open(folder).export(candidate, format_)
     if out is None:
-        typer.echo(text, nl=False)
+        print_data(text)
     else:
         out.write_text(text, encoding="utf-8")
-        Console(stderr=True, soft_wrap=True).print(f"wrote {out}", markup=False)
+        talk().print(f"wrote {out}")
 
 
 def build(
@@ -48,9 +47,8 @@ def build(
     from evomerge.weights.build import build as build_recipe
 
     given = Run.open(recipe).scored(candidate) if recipe.is_dir() else recipe
-    talk = Console(stderr=True, soft_wrap=True, highlight=False)
-    tell = partial(talk.print, markup=False)
-    typer.echo(str(build_recipe(given, out, tell=lambda note: tell(f"note: {note}"))))
+    made = build_recipe(given, out, tell=lambda note: talk().print(f"note: {note}"))
+    print_data(f"{made}\n")
 
 
 def convert(
@@ -83,13 +81,12 @@ def evaluate(
 
     score = evaluate_model(model, fitness, split=split, engine=engine)
     if as_json:
-        typer.echo(json.dumps({**asdict(score), "split": split}, indent=2))
+        print_json({**asdict(score), "split": split})
         return
-    console = Console(highlight=False)
+    result = console()
     for name, value in score.tasks.items():
-        console.print(f"{name:<24} {value:.4f}", markup=False)
-    console.print(
+        result.print(f"{name:<24} {value:.4f}")
+    result.print(
         f"{'fitness':<24} {score.value:.4f} ± {score.half_width:.4f} "
-        f"({score.examples} {split} examples)",
-        markup=False,
+        f"({score.examples} {split} examples)"
     )

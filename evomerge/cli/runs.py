@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -12,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from evomerge.cli._console import console, print_json, talk
 from evomerge.cli._stopping import stopping
+from evomerge.printable import printable
 from evomerge.version import __version__
 
 if TYPE_CHECKING:
@@ -59,17 +60,17 @@ def check(
     loaded = load(search, overrides)
     facts = estimate(loaded, probe=probe)
     if as_json:
-        typer.echo(json.dumps({**facts, "notes": loaded.notes}, indent=2))
+        print_json({**facts, "notes": loaded.notes})
         return
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     for name, value in facts.items():
         if name in ("stages", "timed_stages"):
             for stage, inner in value.items():
-                console.print(f"{f'stage {stage}':<24} {_listed(inner)}", markup=False)
+                out.print(f"{f'stage {stage}':<24} {_listed(inner)}", soft_wrap=True)
         else:
-            console.print(f"{name.replace('_', ' '):<24} {_listed(value)}", markup=False)
+            out.print(f"{name.replace('_', ' '):<24} {_listed(value)}", soft_wrap=True)
     for note in loaded.notes:
-        console.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}", soft_wrap=True)
 
 
 def _check_run(folder: Path, accept: bool, as_json: bool) -> None:
@@ -81,13 +82,14 @@ def _check_run(folder: Path, accept: bool, as_json: bool) -> None:
         checking.accept(folder)
         left = checking.differences(folder)
     if as_json:
-        typer.echo(json.dumps({"differences": found, "accepted": accept and not left}, indent=2))
+        print_json({"differences": found, "accepted": accept and not left})
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        out = console()
         for difference in found or ["all is as it was recorded"]:
-            console.print(difference, markup=False)
+            out.print(difference, soft_wrap=True)
         if accept:
-            console.print("accepted as it is" if not left else "cannot be accepted: " + left[0])
+            last = "accepted as it is" if not left else f"cannot be accepted: {left[0]}"
+            out.print(last, soft_wrap=True)
     if left:
         raise typer.Exit(1)
 
@@ -105,7 +107,7 @@ def run(
 
     loaded = load(search, overrides)
     for note in loaded.notes:
-        Console(stderr=True, soft_wrap=True).print(f"note: {note}", markup=False)
+        talk().print(f"note: {note}")
     folder = folder or Path("runs") / loaded.file.name
     with _progress(folder) as observe:
         done = api.search(loaded, run=folder, progress=observe)
@@ -127,7 +129,7 @@ def resume(
 
     loaded = api.load_run(folder, overrides, trust=trust or _confirmed)
     for note in loaded.notes:
-        Console(stderr=True, soft_wrap=True).print(f"note: {note}", markup=False)
+        talk().print(f"note: {note}")
     with _progress(folder) as observe:
         done = api.resume(folder, loaded, progress=observe)
     _print(done)
@@ -139,31 +141,31 @@ def show(folder: Folder, as_json: Json = False) -> None:
 
     run = Run.open(folder)
     if as_json:
-        typer.echo(json.dumps(run.as_json(), indent=2))
+        print_json(run.as_json())
         return
     _print(run)
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     if run.throughput.candidates_per_hour is not None:
-        console.print(f"{run.throughput.candidates_per_hour:.0f} candidates per hour")
+        out.print(f"{run.throughput.candidates_per_hour:.0f} candidates per hour")
     for share in run.throughput.workers:
         speed = share.tokens_per_second
-        console.print(
+        out.print(
             f"worker {share.worker}: {share.evaluations} evaluations, merge {share.merge:.0%}, "
             f"generation {share.generation:.0%}, scoring {share.scoring:.0%}, "
             f"waiting {share.waiting:.0%}"
             + ("" if speed is None else f", {speed:.0f} tokens/s generated"),
-            markup=False,
+            soft_wrap=True,
         )
 
 
 def _confirmed(code: Sequence[str]) -> bool:
     """Whether a person at a terminal lets a run from elsewhere run this."""
-    talk = Console(stderr=True, soft_wrap=True, highlight=False)
-    if not (sys.stdin.isatty() and talk.is_terminal):
+    err = talk()
+    if not (sys.stdin.isatty() and err.is_terminal):
         return False
-    talk.print("This run was not begun on this machine by you. Resuming it runs:")
+    err.print("This run was not begun on this machine by you. Resuming it runs:")
     for line in code:
-        talk.print(f"  {line}", markup=False)
+        err.print(f"  {line}")
     return typer.confirm("Run this?", err=True)
 
 
@@ -179,7 +181,7 @@ def _listed(value: Any) -> str:
 def _progress(folder: Path) -> Iterator[Observer]:
     """A progress bar: yields its observer, and says how to resume when the search is stopped."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("best {task.fields[best]}"),
@@ -188,9 +190,9 @@ def _progress(folder: Path) -> Iterator[Observer]:
     )
     from evomerge.reports.table import short
 
-    talk = Console(stderr=True)
+    err = talk()
     try:
-        with Progress(*columns, console=talk) as progress:
+        with Progress(*columns, console=err) as progress:
             bar = progress.add_task("opening models", total=None, best="-", left="")
 
             def observe(now: Standing) -> None:
@@ -198,7 +200,7 @@ def _progress(folder: Path) -> Iterator[Observer]:
                 best = "-" if now.best is None else short(now.best)
                 progress.update(
                     bar,
-                    description=now.stage,
+                    description=printable(now.stage),
                     completed=now.done,
                     total=now.total,
                     best=best,
@@ -211,10 +213,8 @@ def _progress(folder: Path) -> Iterator[Observer]:
 
         if Store.exists(folder):
             where = shlex.quote(str(folder))
-            talk.print(
-                f"Stopped; nothing that was finished is lost. Go on with: evomerge resume {where}",
-                soft_wrap=True,
-                markup=False,
+            err.print(
+                f"Stopped; nothing that was finished is lost. Go on with: evomerge resume {where}"
             )
         raise
 
@@ -230,32 +230,30 @@ def _print(run: Run) -> None:
     from evomerge.analysis.export import CHECKPOINT, RECIPE, lm_eval_commands
     from evomerge.reports.table import comparison
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
+    out = console(width=120)
     state = "finished" if run.record.finished_utc else "not finished"
     done = sum(row.status == "done" for row in run.candidates)
     failed = [row for row in run.candidates if row.status == "failed"]
-    console.print(
+    out.print(
         f"{run.record.name}: {state}, {len(run.candidates)} candidates "
         f"({done} done, {len(failed)} failed), {run.elapsed_seconds:.0f} s",
-        markup=False,
     )
-    console.print(comparison(run))
+    out.print(comparison(run))
     for row in failed[:3]:
-        console.print(f"candidate {row.number} failed: {row.error}", markup=False, soft_wrap=True)
+        out.print_lines(f"candidate {row.number} failed: {row.error}")
     if len(failed) > 3:
-        console.print(f"and {len(failed) - 3} more failed")
+        out.print(f"and {len(failed) - 3} more failed")
     recipe, checkpoint = run.folder / RECIPE, run.folder / CHECKPOINT
     if recipe.exists():
-        console.print(f"recipe      {recipe}", markup=False, soft_wrap=True)
+        out.print(f"recipe      {recipe}", soft_wrap=True)
     if checkpoint.exists():
-        console.print(f"checkpoint  {checkpoint}", markup=False, soft_wrap=True)
+        out.print(f"checkpoint  {checkpoint}", soft_wrap=True)
         for split, command in lm_eval_commands(run):
-            console.print(f"score it ({split}):  {command}", markup=False, soft_wrap=True)
+            text = f"score it ({split}):  {printable(command, lines=True)}"
+            out.print(Text(text), soft_wrap=True)
     made_by = run.record.versions.get("evomerge")
     if run.record.finished_utc is None and made_by != __version__:
-        console.print(f"go on with  evomerge {made_by}, which made it", markup=False)
+        out.print(f"go on with  evomerge {made_by}, which made it")
     elif run.record.finished_utc is None:
         where = shlex.quote(str(os.path.relpath(run.folder)))
-        console.print(f"go on with  evomerge resume {where}", markup=False, soft_wrap=True)
+        out.print(f"go on with  evomerge resume {where}", soft_wrap=True)

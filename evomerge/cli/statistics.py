@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
+from evomerge.cli._console import print_data, print_json, talk
 from evomerge.cli._stopping import stopping
 
 
@@ -58,8 +57,8 @@ def statistics(
         batch_size=batch_size,
         diagonal=diagonal,
     )
-    talk = Console(stderr=True)
-    with Progress(console=talk) as progress:
+    err = talk()
+    with Progress(console=err) as progress:
         bar = progress.add_task("opening the model", total=None)
 
         def observe(done: int, total: int) -> None:
@@ -68,7 +67,7 @@ def statistics(
 
         collected = collect(what, out, observe)
     for note in collected.notes:
-        talk.print(f"note: {note}", markup=False, soft_wrap=True)
+        err.print(f"note: {note}")
     if as_json:
         content = {
             "folder": str(out),
@@ -77,6 +76,6 @@ def statistics(
             "notes": collected.notes,
             "manifest": collected.manifest.model_dump(exclude_none=True),
         }
-        typer.echo(json.dumps(content, indent=2))
+        print_json(content)
     else:
-        typer.echo(str(out))
+        print_data(f"{out}\n")

@@ -48,12 +48,9 @@ def require_trust(
     if not code or trusted.is_known(record.search_yaml):
         return
     if not (trust(code) if callable(trust) else trust):
-        listed = "".join(f"\n  {line}" for line in code)
-        text = (
-            "was not begun on this machine by this user, and resuming it runs code that it names:"
-            f"{listed}\n"
-        )
-        raise RunError(Problem((), text, "Look at it, then add --trust.", file=folder))
+        text = "was not begun on this machine by this user, and resuming it runs what follows."
+        first = Problem((), text, "Look at it, then add --trust.", file=folder)
+        raise RunError([first, *(Problem((), line, file=folder) for line in code)])
     trusted.remember(record.search_yaml)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from evomerge.analysis.rows import Row, Score
 from evomerge.analysis.run import Run
+from evomerge.printable import printable
 from evomerge.types import FINAL_ESTIMATE
 
 _FEW_DIGITS = 1e6
@@ -32,19 +34,24 @@ def comparison(run: Run) -> Table:
     table.add_column("search ± 95 %", justify="right")
     table.add_column("held-out ± 95 %", justify="right")
     for task in run.file.fitness.tasks:
-        table.add_column(task, justify="right")
+        table.add_column(_plain(task), justify="right")
     for row in rows:
         best, shown = row is run.best, row.held_out or row.search
         tasks = shown.tasks if shown else {}
         table.add_row(
-            f"best recipe: {_name(row)}" if best else _name(row),
-            *([row.candidate.stage] if staged else []),
+            _plain(f"best recipe: {_name(row)}" if best else _name(row)),
+            *([_plain(row.candidate.stage)] if staged else []),
             _with_interval(row.search),
             _with_interval(row.held_out),
             *(_share(tasks[t]) if t in tasks else "" for t in run.file.fitness.tasks),
             style="bold" if best else "",
         )
     return table
+
+
+def _plain(name: str) -> Text:
+    """A name that no console takes for anything else."""
+    return Text(printable(name))
 
 
 def _name(row: Row) -> str:

@@ -74,9 +74,9 @@ def test_a_run_from_elsewhere_goes_on_only_where_it_is_trusted(
     with pytest.raises(RunError) as caught:
         resume(stranger)
     assert caught.value.problems == (
-        f"{stranger}: was not begun on this machine by this user, and resuming it runs code that "
-        f"it names:\n  {listed[0]}\n  {listed[1]}\n  {listed[2]}\n  {listed[3]}\n "
-        "Look at it, then add --trust.",
+        f"{stranger}: was not begun on this machine by this user, and resuming it runs what "
+        "follows. Look at it, then add --trust.",
+        *(f"{stranger}: {line}" for line in listed),
     )
     asked: list[Sequence[str]] = []
 
