@@ -12,7 +12,7 @@ from evomerge.weights._adapter_changes import STEM, Change, Changes
 from evomerge.weights.adapter_config import read_adapter_config
 from evomerge.weights.checkpoint import Checkpoint, MappedFiles
 from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
-from evomerge.weights.model_files import ModelFiles
+from evomerge.weights.model_files import ModelFiles, weights_digest
 from evomerge.weights.weight_files import conversion
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ class Adapter(Checkpoint):
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the base's fingerprint, the adapter's tensors and what they change."""
-        from evomerge.weights.contents import digest_of
-
-        own = digest_of(self.stored, self.tensor)
+        own = weights_digest(self.stored)
         parts = [self.base.fingerprint, own, repr(sorted(self.changes.items()))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -17,7 +17,7 @@ from evomerge.recipes.places import Place
 from evomerge.weights.bus_errors import explain_bus_errors
 from evomerge.weights.damage import absurd_counts, damaged_files
 from evomerge.weights.headers import FLOATS, read_headers
-from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles
+from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles, weights_digest
 from evomerge.weights.names import is_position, language_parts, places
 from evomerge.weights.weight_files import conversion
 
@@ -206,9 +206,7 @@ class Checkpoint:
 
         It depends neither on the folder nor on how the tensors are spread over files.
         """
-        from evomerge.weights.contents import digest_of
-
-        return digest_of(self.tensors, self.read)
+        return weights_digest(self.tensors)
 
     @property
     def digests(self) -> dict[str, str]:

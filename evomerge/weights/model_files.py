@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Container, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from fnmatch import fnmatch
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from evomerge.errors import CheckpointError, SourceChangedError
-from evomerge.weights.headers import read_header
+from evomerge.files import require_regular
+from evomerge.weights.headers import TensorInfo, read_header
 
 PUT_BACK = "Put the files back as they were; a run then goes on with evomerge resume."
 ADAPTER_CONFIG = "adapter_config.json"
@@ -114,7 +115,11 @@ class ModelFiles:
 
     def _digest(self, name: str) -> str:
         path = self.folder / name
-        return weights_digest(path) if name.endswith(".safetensors") else file_digest(path)
+        return (
+            weights_digest(read_header(path))
+            if name.endswith(".safetensors")
+            else file_digest(path)
+        )
 
 
 def require_unchanged(sentences: Iterable[str]) -> None:
@@ -179,30 +184,37 @@ def _without_names(value: Any) -> Any:
     return [_without_names(item) for item in value] if isinstance(value, list) else value
 
 
-def weights_digest(path: Path) -> str:
-    """sha256 of a safetensors file's tensors: names, dtypes, shapes, and samples of each.
+def weights_digest(tensors: Mapping[str, TensorInfo]) -> str:
+    """sha256 of tensors: names, dtypes, shapes, and samples of each, in this order.
 
-    Nothing is mapped, so that a file that changes meanwhile costs no more than a wrong digest.
+    Nothing is mapped: that would read much around each sample, and a file that is cut meanwhile
+    would end the process.
 
     Raises:
-        CheckpointError: truncated or damaged.
+        CheckpointError: a file cannot be read.
     """
     digest = hashlib.sha256()
-    tensors = read_header(path)
-    try:
-        with path.open("rb", buffering=0) as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            for name, info in tensors.items():
+    starts: dict[Path, int] = {}  # of the data in a file
+    with ExitStack() as opened:
+        files: dict[Path, BinaryIO] = {}
+        for name, info in tensors.items():
+            try:
+                if info.file not in files:
+                    require_regular(info.file)
+                    files[info.file] = opened.enter_context(info.file.open("rb", buffering=0))
+                    starts[info.file] = 8 + int.from_bytes(files[info.file].read(8), "little")
                 digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
-                for first, last in samples(info.end - info.start):
-                    file.seek(start + info.start + first)
-                    digest.update(file.read(last - first))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+                for first, last in _samples(info.end - info.start):
+                    files[info.file].seek(starts[info.file] + info.start + first)
+                    digest.update(files[info.file].read(last - first))
+            except OSError as error:
+                raise CheckpointError(
+                    f"{info.file}: cannot be read: {error.strerror or error}"
+                ) from None
     return digest.hexdigest()
 
 
-def samples(size: int) -> Iterator[tuple[int, int]]:
+def _samples(size: int) -> Iterator[tuple[int, int]]:
     """The stretches of a tensor's bytes that are looked at: all of a small one's."""
     if size <= _SAMPLES * _SAMPLE_BYTES:
         yield 0, size

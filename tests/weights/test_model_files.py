@@ -208,3 +208,9 @@ def test_a_digest_of_a_file_that_is_no_json_is_that_of_its_bytes(tmp_path: Path)
     one.write_text("{")
     two.write_text("{ ")
     assert file_digest(one) != file_digest(two)
+
+
+def test_a_fingerprint_is_the_one_that_runs_of_0_3_0_recorded(zoo: Path) -> None:
+    assert Checkpoint(zoo / "base").fingerprint == (
+        "aaf7f94fe09a3f6f6042202f6445b0bff3f88d0670aeed85e4e366a455aaaa2a"
+    )
