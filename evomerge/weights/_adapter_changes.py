@@ -11,11 +11,13 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from evomerge.errors import listed
 from evomerge.weights.adapter_config import AdapterConfig
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import TensorInfo
+from evomerge.weights.layouts import Layout
 
 _PREFIX = "base_model.model."
 _PART = re.compile(
@@ -206,9 +208,16 @@ class Changes:
             self._fault(what, "Merge it with PEFT, which decides what that means", embedding)
 
     def _find(self, name: str) -> str | None:
-        """The base's tensor of that name, or the only one that differs by a prefix."""
+        """The base's tensor of that name, with another prefix, or that is loaded by that name."""
         tensors = self._base.tensors
         if name in tensors:
             return name
         near = [own for own in tensors if own.endswith(f".{name}") or name.endswith(f".{own}")]
-        return near[0] if len(near) == 1 else None
+        return near[0] if len(near) == 1 else self._in_files.get(name)
+
+    @cached_property
+    def _in_files(self) -> Mapping[str, str]:
+        """The base's tensors by their names in memory, where those are not the files'."""
+        modules, saved = self._sorted()
+        names = [f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias")]
+        return Layout(self._base).own_names([*names, *saved])

@@ -12,6 +12,7 @@ from evomerge.recipes import BASE
 from evomerge.recipes.scored import Recorded, Scored
 from evomerge.weights.model_files import WEIGHTS, ModelFiles, file_digest, require_unchanged
 from evomerge.weights.models import Models
+from evomerge.weights.rearranged import Rearranged
 from evomerge.weights.virtual import VirtualCheckpoint
 
 
@@ -67,8 +68,9 @@ def model_inputs(models: Models, statistics: Mapping[str, str], prefix: str = ""
     folders: dict[str, Path] = {}
     for key, model in named.items():
         digests[key], folders[key] = model.digests, model.folder
-        if isinstance(model, VirtualCheckpoint):
-            inner = model.plan
+        own = model.source if isinstance(model, Rearranged) else model
+        if isinstance(own, VirtualCheckpoint):
+            inner = own.plan
             within = model_inputs(inner.models, inner.recipe.statistics, f"{key}.")
             digests |= within.digests
             folders |= within.folders

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, listed
 from evomerge.recipes.places import renumber
 from evomerge.weights.arrays import Array, Leaf, invert, substitute, tensors_of
 from evomerge.weights.checkpoint import Checkpoint
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Block = tuple[str, int]
 _OUTSIDE: Block = ("", -1)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
-_NAMED = 3  # tensors that a sentence names one by one
 
 
 class Layout:
@@ -59,6 +58,20 @@ class Layout:
                 view = Rearranged(source, arrays)
         self._refuse_strays(view)
         return view
+
+    def own_names(self, names: Sequence[str]) -> dict[str, str]:
+        """The base's tensors by names in another layout, of those that are whole in both."""
+        if self._base.bare or self._module is None:
+            return {}
+        from evomerge.weights.loading import loaded
+
+        known = loaded(self._module, dict.fromkeys(names, ())).arrays
+        pairs = [(array, self._ours.arrays.get(name)) for name, array in known.items()]
+        return {
+            theirs.name: ours.name
+            for theirs, ours in pairs
+            if isinstance(theirs, Leaf) and isinstance(ours, Leaf)
+        }
 
     def _differs(self, source: Checkpoint) -> bool:
         """Whether each has tensors that the other has not, or has turned; in whatever block."""
@@ -135,7 +148,7 @@ class Layout:
         lost = [name for name in self._base.tensors if name not in known]
         problems = [f"{self._base.folder}: {problem}" for problem in self._ours.problems]
         if lost and not problems:
-            problems = [f"{self._base.folder}: a part of {_listed(lost)} is not loaded"]
+            problems = [f"{self._base.folder}: a part of {listed(lost)} is not loaded"]
         return problems
 
     def _arrays(self, source: Checkpoint, theirs: Loaded, problems: list[str]) -> dict[str, Array]:
@@ -149,7 +162,7 @@ class Layout:
                 continue
             if lacking:
                 problems.append(
-                    f"{source.folder}: lacks {_listed(lacking)}, of which the base's {name} is "
+                    f"{source.folder}: lacks {listed(lacking)}, of which the base's {name} is "
                     "made. Copy the model again, or drop this source."
                 )
                 continue
@@ -200,8 +213,8 @@ class Layout:
         lacking = [name for key, name in ours.items() if key not in theirs]
         if strays and lacking:
             raise CheckpointError(
-                f"{view.folder}: its blocks hold {_listed(strays)}, those of the base "
-                f"{self._base.folder} {_listed(lacking)}, and Transformers declares no rule that "
+                f"{view.folder}: its blocks hold {listed(strays)}, those of the base "
+                f"{self._base.folder} {listed(lacking)}, and Transformers declares no rule that "
                 "makes one of the other. Name its tensors as the base's, or drop this source."
             )
 
@@ -232,9 +245,3 @@ def _block(name: str) -> Block:
     if path is None:
         return _OUTSIDE
     return path, int(name.removeprefix(f"{path}.").partition(".")[0])
-
-
-def _listed(names: Sequence[str]) -> str:
-    """``a, b, c and 4 more``."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -58,6 +58,10 @@ class Rearranged(Checkpoint):
         """That of the source: names are no part of what it computes."""
         return self.source.fingerprint
 
+    def changed_files(self) -> list[str]:
+        """A sentence for each of its files whose content is no longer what it was."""
+        return self.source.changed_files()
+
     def read(self, name: str) -> Tensor:
         """The tensor; treat it as read-only."""
         from evomerge.weights.lazy_arrays import LazyArray

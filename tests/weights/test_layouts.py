@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,38 @@ def test_a_source_is_loaded_by_its_own_class_where_the_base_s_does_not_know_its_
     view = opened(base, source)
     for name, tensor in whole[1].model.state_dict().items():
         assert torch.equal(view.read(name), tensor), name
+
+
+@pytest.mark.parametrize("ours", LAYOUTS)
+@pytest.mark.parametrize("older", [False, True])
+def test_an_adapter_s_names_are_found_in_a_base_of_either_layout(
+    ours: str, older: bool, tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = made(FAMILIES["llava"], 0)
+    base = LAYOUTS[ours](model, tmp_path / "base")
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=r".*language_model.*(q_proj|down_proj)")
+    adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(tmp_path / "adapter")
+    if older:  # as a PEFT saved it for which the modules had the names that files still have
+        file = tmp_path / "adapter" / "adapter_model.safetensors"
+        names = ("model.model.language_model", "model.language_model.model")
+        save_file({n.replace(*names): t for n, t in load_file(file).items()}, file)
+    recipe = Recipe(
+        base=str(base),
+        sources={"adapter": str(tmp_path / "adapter")},
+        operator="linear",
+        dtype="float32",
+    )
+    state = loads("LlavaForConditionalGeneration", build(recipe, tmp_path / "merged"))
+    expected = adapted.merge_and_unload().state_dict()
+    for name in expected:
+        torch.testing.assert_close(state[name], expected[name], rtol=0, atol=1e-6)
 
 
 def opened(base: Path, source: Path) -> Checkpoint:
