@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, shown
 from evomerge.files import read_object
 
 FILE = "adapter_config.json"
@@ -42,6 +42,20 @@ _REFUSED = {
     "kasa_config": f"its matrices have a diagonal between them. {_MERGE_IT}",
     "monteclora_config": f"its matrices are drawn at random. {_MERGE_IT}",
 }
+# Keys that are read or passed over all the same, and what PEFT has there.
+_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias"), bool),
+    **{"base_model_name_or_path": str, "bias": str, "init_lora_weights": bool | str},
+    **{"target_modules": list | str, "exclude_modules": list | str},
+}
+_WORDS: Mapping[Any, str] = {
+    bool: "true or false",
+    str: "a word",
+    bool | str: "true, false or a word",
+    list | str: "a list of modules",
+}
+_LARGEST = 1e300  # of a factor
+
 # Initializations that change the base's weights, so that the adapter fits another checkpoint.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -93,7 +107,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     content = read_object(path, CheckpointError, "Copy it again.")
     kind = content.get("peft_type")
     if kind != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {kind!r}, expected 'LORA'. {_MERGE_IT}")
+        raise CheckpointError(f"{path}: peft_type is {shown(kind)}, expected 'LORA'. {_MERGE_IT}")
     if problems := [f"{path}: {problem}" for problem in _problems(content)]:
         raise CheckpointError(problems)
     return AdapterConfig(
@@ -118,28 +132,31 @@ def _problems(content: Mapping[str, Any]) -> Iterator[str]:
     start = str(content.get("init_lora_weights")).lower()
     if start.startswith(_CHANGES_BASE):
         yield (
-            f"init_lora_weights is {start!r}, which changes the base too. Save the adapter with "
-            "PEFT's path_initial_model_for_weight_conversion."
+            f"init_lora_weights is {shown(start)}, which changes the base too. Save the adapter "
+            "with PEFT's path_initial_model_for_weight_conversion."
         )
+    for key, kinds in _KINDS.items():
+        if not isinstance(content.get(key), kinds | None):
+            yield f"{key}: expected {_WORDS[kinds]}, got {shown(content[key])}"
     if not _is_rank(content.get("r")):
-        yield f"r: expected a whole number above 0, got {content.get('r')!r}"
+        yield f"r: expected a whole number above 0, got {shown(content.get('r'))}"
     if not _is_number(content.get("lora_alpha")):
-        yield f"lora_alpha: expected a number, got {content.get('lora_alpha')!r}"
+        yield f"lora_alpha: expected a number, got {shown(content.get('lora_alpha'))}"
     for key, fits in (("rank_pattern", _is_rank), ("alpha_pattern", _is_number)):
         pattern = content.get(key) or {}
         if not isinstance(pattern, dict):
-            yield f"{key}: expected modules and numbers, got {pattern!r}"
+            yield f"{key}: expected modules and numbers, got {shown(pattern)}"
             continue
         for module, value in pattern.items():
             if not fits(value):
-                yield f"{key}.{module}: expected a number above 0, got {value!r}"
+                yield f"{key}.{module}: expected a number above 0, got {shown(value)}"
             try:
                 re.compile(module)
             except re.error:
                 yield f"{key}.{module}: not a regular expression"
     saved = content.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
-        yield f"modules_to_save: expected a list of modules, got {saved!r}"
+        yield f"modules_to_save: expected a list of modules, got {shown(saved)}"
 
 
 def _is_rank(value: Any) -> bool:
@@ -147,7 +164,7 @@ def _is_rank(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < _LARGEST
 
 
 def _matching(patterns: Mapping[str, Any], module: str) -> Iterator[Any]:

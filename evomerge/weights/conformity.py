@@ -144,7 +144,7 @@ def parameters_like(tensors: int) -> Iterator[None]:
     """
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    parameters = left = _SPARE * (tensors + 1000)
+    parameters = left = _SPARE * (tensors + 200)
 
     def count(*_: Any) -> None:
         nonlocal left

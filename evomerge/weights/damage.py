@@ -38,9 +38,11 @@ def damaged_files(folder: Path) -> list[str]:
             continue
         try:
             if name in _OBJECTS:
-                read_object(path, CheckpointError, _AGAIN)
+                content = read_object(path, CheckpointError, _AGAIN)
+                problems += _template_problems(path, content.get("chat_template"))
             elif name in _TEXTS:
-                problems += _template_problems(path, read_text(path, CheckpointError))
+                text = read_text(path, CheckpointError)
+                problems += _template_problems(path, text if path.suffix == ".jinja" else None)
             else:
                 require_regular(path)
         except CheckpointError as error:
@@ -50,8 +52,9 @@ def damaged_files(folder: Path) -> list[str]:
     return problems
 
 
-def _template_problems(path: Path, text: str) -> Iterator[str]:
-    if path.suffix == ".jinja" and (reason := template_fault(text)):
+def _template_problems(path: Path, template: Any) -> Iterator[str]:
+    """A sentence if a template is none; of several under names, those are left to who asks them."""
+    if isinstance(template, str) and (reason := template_fault(template)):
         yield f"{path}: not a chat template: {reason}. {_AGAIN}"
 
 
@@ -66,6 +69,8 @@ def template_fault(text: str) -> str | None:
         return None if "unknown tag" in str(error) else str(error)
     except RecursionError:
         return "nested too deep"
+    except ValueError as error:  # a number of thousands of digits
+        return str(error)
     return None
 
 

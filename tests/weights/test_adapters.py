@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -256,6 +257,16 @@ def test_a_sum_that_is_too_large_is_the_candidates_fault(
         ({"modules_to_save": ["lm_head"]}, "modules_to_save that its file lacks: lm_head"),
         ({"r": 8}, "q_proj has 4, expected 8"),
         ({"use_dora": True}, "layers that contradict use_dora"),
+        ({"r": "x"}, "r: expected a whole number above 0, got 'x'"),
+        ({"lora_alpha": 10**400}, "lora_alpha: expected a number, got a number of more"),
+        ({"lora_alpha": math.nan}, "lora_alpha: expected a number, got nan"),
+        ({"target_modules": 3}, "target_modules: expected a list of modules, got 3"),
+        ({"use_dora": "no"}, "use_dora: expected true or false, got 'no'"),
+        ({"init_lora_weights": []}, "init_lora_weights: expected true, false or a word, got []"),
+        (
+            {"base_model_name_or_path": {"a": 1}},
+            "base_model_name_or_path: expected a word, got {'a'",
+        ),
     ],
 )
 def test_a_config_that_cannot_be_followed_is_refused_by_name(
