@@ -17,7 +17,7 @@ from evomerge.errors import listed
 from evomerge.weights.adapter_config import AdapterConfig
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import TensorInfo
-from evomerge.weights.layouts import Layout
+from evomerge.weights.key_layouts import KeyLayout
 
 _PREFIX = "base_model.model."
 _PART = re.compile(
@@ -220,4 +220,4 @@ class Changes:
         """The base's tensors by their names in memory, where those are not the files'."""
         modules, saved = self._sorted()
         names = [f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias")]
-        return Layout(self._base).own_names([*names, *saved])
+        return KeyLayout(self._base).own_names([*names, *saved])

@@ -14,7 +14,7 @@ from evomerge.recipes.references import anchor, resolve
 from evomerge.recipes.scored import Scored
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
-from evomerge.weights.layouts import Layout
+from evomerge.weights.key_layouts import KeyLayout
 from evomerge.weights.models import Models, Reference, key_of
 from evomerge.weights.slots import Slices
 from evomerge.weights.virtual import VirtualCheckpoint
@@ -28,7 +28,7 @@ class Library:
 
     def __init__(self) -> None:
         self._opened: dict[str, Checkpoint] = {}
-        self._layouts: dict[Checkpoint, Layout] = {}
+        self._layouts: dict[Checkpoint, KeyLayout] = {}
         self._views: dict[tuple[Checkpoint, Checkpoint], Checkpoint] = {}
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -118,7 +118,8 @@ class Library:
                     continue  # its base could not be opened, which is reported already
                 else:
                     model = self._open(reference, allow_missing)
-                    found[key_of(reference)] = self._beside(model, found.get(key_of(base), model))
+                    beside = found.get(key_of(base), model)
+                    found[key_of(reference)] = self._beside(model, beside, allow_missing)
             except InputError as error:
                 where = f"{name}: " if isinstance(reference, Recipe) else ""
                 problems += [f"{where}{problem}" for problem in error.problems]
@@ -141,13 +142,15 @@ class Library:
                 self._opened[key] = VirtualCheckpoint(self.plan(reference), merge_one)
         return self._opened[key]
 
-    def _beside(self, model: Checkpoint, base: Checkpoint) -> Checkpoint:
+    def _beside(
+        self, model: Checkpoint, base: Checkpoint, allow_missing: Sequence[str]
+    ) -> Checkpoint:
         """The model with the names of a base, however its own files name and pack its tensors."""
         if model is base:
             return model
-        layout = self._layouts.setdefault(base, Layout(base))
         if (model, base) not in self._views:
-            self._views[model, base] = layout.view(model)
+            layout = self._layouts.setdefault(base, KeyLayout(base))
+            self._views[model, base] = layout.view(model, allow_missing)
         return self._views[model, base]
 
     def _open_adapter(self, reference: Reference, base: Checkpoint) -> Checkpoint:

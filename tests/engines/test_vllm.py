@@ -25,7 +25,7 @@ from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.tasks import task_manager
 from evomerge.weights.build import build
 from evomerge.weights.library import Library
-from tests.weights.layouts import FAMILIES, LAYOUTS, made
+from tests.weights.two_layouts import FAMILIES, LAYOUTS, made
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("needs vllm", allow_module_level=True)

@@ -27,7 +27,7 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.statistics import Statistics, open_statistics
-from tests.weights.layouts import FAMILIES, LAYOUTS, made
+from tests.weights.two_layouts import FAMILIES, LAYOUTS, made
 
 Tiny = Callable[..., Path]
 LENGTH = 12  # tokens of an example in these tests

@@ -22,7 +22,7 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import Library
 from evomerge.weights.rearranged import Rearranged
 from evomerge.weights.statistics import Manifest
-from tests.weights.layouts import FAMILIES, LAYOUTS, Family, as_memory_has_it, made, saved
+from tests.weights.two_layouts import FAMILIES, LAYOUTS, Family, as_memory_has_it, made, saved
 
 FEW = ("mixtral", "qwen2_vl", "llava")
 OTHERS = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in FAMILIES]

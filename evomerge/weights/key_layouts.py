@@ -20,6 +20,7 @@ from evomerge.weights.arrays import Array, Leaf, invert, substitute, tensors_of
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.names import stack
 from evomerge.weights.rearranged import Rearranged
+from evomerge.weights.weight_files import is_allowed
 
 if TYPE_CHECKING:
     from evomerge.weights.loading import Loaded
@@ -29,7 +30,7 @@ _OUTSIDE: Block = ("", -1)
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-class Layout:
+class KeyLayout:
     """The names of a base and how its tensors are packed, to see sources so.
 
     Args:
@@ -39,8 +40,11 @@ class Layout:
     def __init__(self, base: Checkpoint) -> None:
         self._base = base
 
-    def view(self, source: Checkpoint) -> Checkpoint:
+    def view(self, source: Checkpoint, allow_missing: Sequence[str] = ()) -> Checkpoint:
         """The source with the base's names: itself where they are its own.
+
+        Args:
+            allow_missing: patterns of names that either may lack.
 
         Raises:
             CheckpointError: tensors in the blocks that neither name nor rule matches, all at once.
@@ -56,7 +60,7 @@ class Layout:
                 raise CheckpointError(problems)
             if not all(isinstance(a, Leaf) and a.name == name for name, a in arrays.items()):
                 view = Rearranged(source, arrays)
-        self._refuse_strays(view)
+        self._refuse_strays(view, allow_missing)
         return view
 
     def own_names(self, names: Sequence[str]) -> dict[str, str]:
@@ -202,15 +206,15 @@ class Layout:
                 members, known = max(fitting, key=lambda pair: len(pair[0]))
                 yield from ((renumber(name, number), array, known) for name, array in members)
 
-    def _refuse_strays(self, view: Checkpoint) -> None:
+    def _refuse_strays(self, view: Checkpoint, allowed: Sequence[str]) -> None:
         """Raise for tensors in the blocks of each model that the other has by no name.
 
         Raises:
             CheckpointError: there are such.
         """
         ours, theirs = _in_blocks(self._base), _in_blocks(view)
-        strays = [name for key, name in theirs.items() if key not in ours]
-        lacking = [name for key, name in ours.items() if key not in theirs]
+        strays = [n for key, n in theirs.items() if key not in ours and not is_allowed(n, allowed)]
+        lacking = [n for key, n in ours.items() if key not in theirs and not is_allowed(n, allowed)]
         if strays and lacking:
             raise CheckpointError(
                 f"{view.folder}: its blocks hold {listed(strays)}, those of the base "
