@@ -19,16 +19,18 @@ class Fault(NamedTuple):
 
 ROWS = Fault("nuslerp_row_wise does columns, and its absence rows")
 CLAMP = Fault("model_stock extrapolates where task vectors point apart")
+FUSION = Fault(
+    "the divergence is calculated in float32, in which it cancels; in float64 mergekit's "
+    "equations give evomerge's result",
+    repeated=True,
+)
 FAULTS = {
     "chat_template: llama3": Fault(
         "mergekit's llama3 template has a line break behind each turn, Llama 3's own has none",
         repeated=True,
     ),
-    "arcee_fusion": Fault(
-        "the divergence is calculated in float32, in which it cancels; in float64 mergekit's "
-        "equations give evomerge's result",
-        repeated=True,
-    ),
+    "arcee_fusion": FUSION,
+    "arcee_fusion, idle weight": FUSION,
     "averaged-layers": Fault("mergekit refuses its own example: a model twice", repeated=True),
     "base in slices": Fault(
         "what comes after the blocks is merged from the first models of the last slice, as many "
@@ -47,6 +49,11 @@ FAULTS = {
     ),
     "model_stock": CLAMP,
     "model_stock, filter_wise": CLAMP,
+    "model_stock, idle weight": CLAMP,
+    "fewer rows than the base": Fault(
+        "the base's rows that another model lacks are cut off, and config.json still has them",
+        repeated=True,
+    ),
     "nuslerp": ROWS,
     "nuslerp, flatten: false": ROWS,
     "nuslerp, rows, base": ROWS,

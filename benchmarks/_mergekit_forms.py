@@ -1,4 +1,4 @@
-"""What mergekit's documentation describes and none of its examples shows, one YAML each."""
+"""What mergekit's documentation describes or people write, and no example shows, one YAML each."""
 
 from __future__ import annotations
 
@@ -93,5 +93,79 @@ parameters: {weight: 0.5, density: 0.7}
     ),
     "chat_template: llama3": (
         f"merge_method: linear\n{PAIR}parameters: {{weight: 0.5}}\nchat_template: llama3\n"
+    ),
+    "idle keys": (
+        "merge_method: linear\nrandom_seed: 3\nmodels: [{model: org/a, revision: null, weight: 3}, "
+        "{model: org/b}]\nparameters: {weight: 0.5, density: 0.3, gamma: 1}\n"
+    ),
+    "model_stock, idle weight": (
+        "merge_method: model_stock\nbase_model: org/base\n"
+        "models: [{model: org/a, parameters: {weight: 0.3}}, {model: org/b}, {model: org/c}]\n"
+        "parameters: {weight: 2, normalize: true}\n"
+    ),
+    "sce, idle weight": f"merge_method: sce\n{BASED}{HALF}, select_topk: 0.4}}\n",
+    "arcee_fusion, idle weight": (
+        f"merge_method: arcee_fusion\nbase_model: org/base\nmodels: [{{model: org/a}}]\n{HALF}}}\n"
+    ),
+    "slerp, idle normalize": (
+        f"merge_method: slerp\nbase_model: org/a\n{PAIR}parameters: {{t: 0.3, normalize: true}}\n"
+    ),
+    "slerp, t beyond": (
+        f"merge_method: slerp\nbase_model: org/a\n{PAIR}parameters: {{t: [-0.5, 1.5]}}\n"
+    ),
+    "nuslerp, t beyond": (
+        "merge_method: nuslerp\nmodels: [{model: org/a, parameters: {weight: -0.5}}, "
+        "{model: org/b, parameters: {weight: 1.5}}]\n"
+    ),
+    "della, epsilon by model": (
+        "merge_method: della\nbase_model: org/base\nmodels: [{model: org/a, parameters: "
+        "{epsilon: 0.1}}, {model: org/b, parameters: {epsilon: [0.02, 0.2]}}]\n"
+        f"{HALF}}}\n"
+    ),
+    "breadcrumbs, gamma by model": (
+        "merge_method: breadcrumbs\nbase_model: org/base\nmodels: [{model: org/a, parameters: "
+        f"{{gamma: 0.1}}}}, {{model: org/b}}]\n{HALF}}}\n"
+    ),
+    "breadcrumbs, rescale, gamma by model": (
+        "merge_method: breadcrumbs\nbase_model: org/base\nmodels: [{model: org/a, parameters: "
+        f"{{gamma: 0.1}}}}, {{model: org/b}}]\n{HALF}, rescale: true}}\n"
+    ),
+    "ties, density from 0": (
+        f"merge_method: ties\n{BASED}parameters: {{weight: 0.5, density: [0, 0.4, 1.2]}}\n"
+    ),
+    "empty keys": (
+        f"merge_method: linear\nbase_model: null\nslices: null\nmodules: null\n{PAIR}"
+        "tokenizer: null\ntokenizer_source: null\nchat_template: null\n"
+        "parameters: {weight: 0.5}\n"
+    ),
+    "numbers as texts": (
+        "merge_method: task_arithmetic\nbase_model: org/base\nmodels: [{model: org/a, parameters: "
+        "{weight: '0.5'}}, {model: org/b, parameters: {weight: []}}]\n"
+        "parameters: {weight: ['0.25', '1e-1'], normalize: 'true', lambda: '1.5'}\n"
+    ),
+    "gradients by filter": (
+        f"merge_method: linear\n{PAIR}parameters: {{weight: [{{filter: mlp, value: [0.1, 0.9]}}, "
+        "{filter: self_attn, value: [1, 0.5, 0.2]}, {value: 0.3}]}\n"
+    ),
+    "adapters": (
+        "merge_method: task_arithmetic\nbase_model: org/base\nmodels: "
+        f"[{{model: org/base+org/lora-a}}, {{model: org/base+org/lora-b}}, {{model: org/c}}]\n"
+        f"{HALF}}}\n"
+    ),
+    "adapters on models": (
+        "merge_method: linear\nmodels: [{model: org/a+org/lora-a}, {model: {model: {path: org/b}, "
+        "lora: {path: org/lora-b}}}]\nparameters: {weight: 0.5}\n"
+    ),
+    "more rows than the base": (
+        "merge_method: task_arithmetic\nbase_model: org/base\nmodels: [{model: org/a}, "
+        f"{{model: org/longer}}]\n{HALF}}}\n"
+    ),
+    "fewer rows than the base": (
+        "merge_method: task_arithmetic\nbase_model: org/longer\nmodels: [{model: org/a}, "
+        f"{{model: org/b}}]\n{HALF}}}\n"
+    ),
+    "renamed token": (
+        "merge_method: task_arithmetic\nbase_model: org/base\nmodels: [{model: org/a}, "
+        f"{{model: org/renamed}}]\n{HALF}}}\n"
     ),
 }

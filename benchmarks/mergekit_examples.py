@@ -26,7 +26,7 @@ import yaml
 from _mergekit import install
 from _mergekit_faults import FAULTS
 from _mergekit_forms import FORMS
-from _tiny_models import make_model
+from _tiny_models import make_adapter, make_model
 from jinja2 import Environment
 from safetensors.torch import load_file
 from torch import Tensor
@@ -51,11 +51,14 @@ from mergekit.scripts.multimerge import main as many
 from mergekit.scripts.run_yaml import main as one
 for path in map(Path, sys.argv[1:]):
     out = str(path.parent / "mergekit")
-    arguments = [str(path), out]
-    if "\\n---\\n" in path.read_text():
-        arguments = [str(path), "--out-path", out, "-I", str(path.parent / "between")]
+    arguments = [str(path), "--lora-merge-cache", str(path.parent / "adapted")]
+    several = "\\n---\\n" in path.read_text()
+    if several:
+        arguments += ["--out-path", out, "-I", str(path.parent / "between")]
+    else:
+        arguments += [out, "--unsafe-truncate-embeddings"]
     try:
-        (many if len(arguments) > 2 else one)(arguments, standalone_mode=False)
+        (many if several else one)(arguments, standalone_mode=False)
     except Exception:
         (path.parent / "error").write_text(traceback.format_exc())
 """
@@ -128,8 +131,12 @@ def prepare(documents: Sequence[dict[str, Any]], models: Path, folder: Path) -> 
             return [replaced(value) for value in content]
         if not (isinstance(content, str) and content.startswith("org/")):
             return content
+        if "+" in content:
+            return "+".join(replaced(part) for part in content.split("+"))
         name = content.removeprefix("org/")
         place = models / f"{blocks}-{'own' if own_tokens else 'one'}" / name
+        if "lora" in name:
+            return str(make_adapter(place, name, blocks))
         return str(make_model(place, name, blocks, own_tokens))
 
     written = [_comparable(replaced(one)) for one in documents]

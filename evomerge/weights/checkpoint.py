@@ -279,7 +279,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if holds_adapter(folder):
         raise CheckpointError(
             f"{folder}: holds an adapter, not a model. Name it as a source of a recipe whose base "
-            "it was made for."
+            "it was made for, or in a mergekit file as model+adapter."
         )
     there = os.path.lexists(path)
     if not there and any(folder.glob("*.safetensors")):

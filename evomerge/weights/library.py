@@ -184,7 +184,7 @@ def read_scored_recipe(path: Path, note: Note = ignore) -> tuple[Recipe, list[Sc
     """
 
     def opened(model: str) -> Checkpoint:
-        return Checkpoint(resolve(model))
+        return Checkpoint(resolve(model), ("*",))  # what it lacks is told when it is merged
 
     reader = RecipeReader(
         anchor, lambda model: opened(model).layers, lambda model: opened(model).places, note

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from evomerge.errors import InputError
 from evomerge.weights.adapters import Adapter
 from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
@@ -140,3 +143,32 @@ def test_the_cure_of_mixed_rows_works_in_a_mergekit_file(tiny: Tiny, tmp_path: P
     found = built(tmp_path, f"{text}tokenizer_source: base\n")[EMBEDDING]
     own, theirs = weights(tiny())[EMBEDDING], weights(other)[EMBEDDING]
     assert torch.equal(found[4:], 0.5 * own[4:] + 0.5 * theirs[4:].flip(0))
+
+
+def test_the_cure_of_a_missing_tensor_works_in_a_mergekit_file(tiny: Tiny, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny(1), other)
+    tensors = weights(other)
+    del tensors[DOWN]
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    text = f"merge_method: linear\nmodels: [{{model: {tiny()}}}, {{model: {other}}}]\n"
+    text += "parameters: {weight: [0.5, 0.5, 1]}\ndtype: float32\n"
+    with pytest.raises(InputError) as caught:
+        built(tmp_path, text)
+    cure = re.search(r"allow_missing: \[.*?\]", str(caught.value))
+    assert cure is not None
+    notes: list[str] = []
+    found = built(tmp_path, f"{text}{cure[0]}\n", notes)
+    assert torch.equal(found[DOWN], weights(tiny())[DOWN])
+    assert any("lacks 1 tensor" in note for note in notes)
+
+
+def test_the_cure_of_an_adapter_in_place_of_a_model_works(
+    tiny: Tiny, made: Made, tmp_path: Path
+) -> None:
+    adapter = made(tiny(), 3)
+    text = "merge_method: passthrough\nmodels: [{{model: {0}}}]\ndtype: float32\n"
+    with pytest.raises(InputError, match=r"in a mergekit file as model\+adapter"):
+        built(tmp_path, text.format(adapter))
+    found = built(tmp_path, text.format(f"{tiny()}+{adapter}"))
+    assert torch.equal(found[DOWN], with_lora(tiny(), adapter, DOWN))

@@ -37,9 +37,10 @@ Note = Callable[[str], None]
 
 _TOP = (
     "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype",
-    "tokenizer_source", "tokenizer", "chat_template", "name", DIALECT,
+    "tokenizer_source", "tokenizer", "chat_template", "name", DIALECT, "allow_missing",
 )  # fmt: skip
 _DEFAULT_DTYPE = "bfloat16"
+_DTYPES = ("float32", "bfloat16", "float16")  # of what is written; arithmetic is float32
 _COUNTS = {1: "one more", 2: "two more"}
 
 
@@ -182,9 +183,10 @@ class _Reader:
         inner: Recipe | None = None
         for number, (modules, keys, path) in enumerate(every):
             merge = self._merge(keys, path, base)
-            self.problems.stop()
             last = number == len(every) - 1
             merge |= {"modules": modules, "dtype": self._dtype() if last else "float32"}
+            self.problems.stop()
+            merge["allow_missing"] = self.content.get("allow_missing") or ()
             if inner is not None:
                 merge["base"] = inner  # outside its own modules it is the base, exactly
             if last and self.content.get("chat_template"):
@@ -196,8 +198,14 @@ class _Reader:
         return inner
 
     def _dtype(self) -> str:
-        dtype = self.content.get("out_dtype") or self.content.get("dtype") or _DEFAULT_DTYPE
-        return str(dtype).removeprefix("torch.")
+        key = next((key for key in ("out_dtype", "dtype") if self.content.get(key)), "")
+        dtype = str(self.content.get(key, _DEFAULT_DTYPE)).removeprefix("torch.")
+        if dtype not in _DTYPES:
+            text = (
+                f"expected {', '.join(_DTYPES)}, got {shown(dtype)}. Set out_dtype to one of them"
+            )
+            self.problems.add(key, text)
+        return dtype
 
     # One merge
 

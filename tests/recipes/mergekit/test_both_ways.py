@@ -645,7 +645,10 @@ def test_a_norm_after_the_blocks_of_another_value_stays_a_filter() -> None:
         (f"{TIES}chat_template: chatlm", "a known name. Did you mean 'chatml'?"),
         (f"{TIES}tokenizer_source: o/c", "tokenizer_source: expected base, union or one of the"),
         (f"{TIES}dialect: lazy", "dialect: expected mergekit, got 'lazy'"),
-        (f"{TIES}dtype: float64", "dtype: Input should be 'float32', 'bfloat16' or 'float16'"),
+        (
+            f"{TIES}dtype: float64",
+            "dtype: expected float32, bfloat16, float16, got 'float64'. Set out_",
+        ),
         (f"{TIES}parameters: [1]", "parameters: expected keys and values, got [1]"),
         (
             TIES.replace("weight: 0.5", "density: 1"),

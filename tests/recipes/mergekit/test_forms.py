@@ -280,3 +280,17 @@ def test_another_architecture_is_refused_with_what_to_do() -> None:
 def test_a_method_in_capitals_is_named() -> None:
     with pytest.raises(RecipeError, match=r"merge_method: 'Linear' .* Did you mean 'linear'?"):
         read(LINEAR.replace("linear", "Linear"))
+
+
+def test_the_cure_of_another_dtype_works() -> None:
+    assert read(f"{LINEAR}dtype: float64\nout_dtype: float32\n").dtype == "float32"
+    with pytest.raises(RecipeError, match=r"out_dtype: expected float32, .* got 'bf16'. Set out_"):
+        read(f"{LINEAR}out_dtype: bf16\n")
+
+
+def test_tensors_may_be_missing_as_in_a_recipe() -> None:
+    notes: list[str] = []
+    one = read(f"{LINEAR}allow_missing: ['*.bias']\n", notes)
+    assert (one.allow_missing, notes) == (("*.bias",), [])
+    with pytest.raises(RecipeError, match="allow_missing"):
+        read(f"{LINEAR}allow_missing: 3\n")
