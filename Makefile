@@ -13,7 +13,7 @@ STAMP = $(VENV)/.installed
 PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint types test test-slow test-all check docs demo zoo m2n2 bench wheel clean
+.PHONY: help setup format lint types test test-slow test-all fuzz check docs demo zoo m2n2 bench wheel clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ test-slow: $(STAMP)  ## The other tests: repetitions, kill schedules, clusters, 
 test-all: $(STAMP)  ## All tests (10 min)
 	@echo "Running all tests: about 10 minutes on 2 cores"
 	@$(PYTEST)
+
+fuzz: $(STAMP)  ## Ten times as many mutated files as in the tests, see tests/fuzz (20 min)
+	@FUZZ=10 $(PYTEST) tests/fuzz
 
 check: lint types test  ## What a change must pass before it is committed (6 min)
 

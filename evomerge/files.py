@@ -92,7 +92,7 @@ def read_object(path: Path, error: type[InputError], cure: str = "") -> dict[str
     try:
         return parse_object(read_bytes(path))
     except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"{path}: cannot be read: {_reason(problem)} {cure}".rstrip()) from None
+        raise error(f"{path}: cannot be read: {_reason(problem)}. {cure}".rstrip()) from None
     except ValueError as problem:
         raise error(f"{path}: {problem}. {cure}".rstrip()) from None
 

@@ -42,7 +42,9 @@ def test_only_files_are_opened(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         read_yaml(path)
     assert str(error.value) == f"{path}: cannot be read: it is {kind}, not a file"
-    with pytest.raises(CheckpointError, match=f"cannot be read: it is {kind}, not a file Copy it."):
+    with pytest.raises(
+        CheckpointError, match=f"cannot be read: it is {kind}, not a file. Copy it."
+    ):
         read_object(path, CheckpointError, "Copy it.")
 
 

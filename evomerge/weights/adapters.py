@@ -11,7 +11,7 @@ from evomerge.errors import CheckpointError
 from evomerge.weights._adapter_changes import STEM, Change, Changes
 from evomerge.weights.adapter_config import read_adapter_config
 from evomerge.weights.checkpoint import Checkpoint, MappedFiles
-from evomerge.weights.headers import FLOATS, TensorInfo, read_headers
+from evomerge.weights.headers import FLOATS, Headers, TensorInfo, read_headers
 from evomerge.weights.model_files import ModelFiles, weights_digest
 from evomerge.weights.weight_files import conversion
 
@@ -46,13 +46,15 @@ class Adapter(Checkpoint):
         self._files = MappedFiles()
         self.files = ModelFiles(folder)
         self.stored: dict[str, TensorInfo] = {}
+        self._note: str | None = None
         problems: list[str] = []
         try:
             self.settings = read_adapter_config(folder)
         except CheckpointError as error:
             problems += error.problems
         try:
-            self.stored = _headers(folder)
+            headers = _headers(folder)
+            self.stored, self._note = headers.tensors, headers.note
         except CheckpointError as error:
             problems += error.problems
         if problems:
@@ -80,10 +82,11 @@ class Adapter(Checkpoint):
         """A sentence where its config names another base than it has here."""
         named = self.settings.base
         if not named or Path(named).name in (self.base.folder.name, *self.base.folder.parts):
-            return None
-        return (
+            return self._note
+        other = (
             f"the adapter says that it was made for {named}, its base here is {self.base.folder}."
         )
+        return f"{other} {self._note}" if self._note else other
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -155,13 +158,14 @@ class Adapter(Checkpoint):
         return non_finite_sentence(self.stored[name], name, self.tensor(name))
 
 
-def _headers(folder: Path) -> dict[str, TensorInfo]:
+def _headers(folder: Path) -> Headers:
     if not any(folder.glob(f"{STEM}.safetensors*")):
         cure = conversion(folder) or " Copy it again."
         raise CheckpointError(f"{folder}: lacks {STEM}.safetensors.{cure}")
-    found = read_headers(folder, STEM).tensors
-    if wrong := [name for name, info in found.items() if info.dtype not in FLOATS]:
+    found = read_headers(folder, STEM)
+    if wrong := [name for name, info in found.tensors.items() if info.dtype not in FLOATS]:
+        stored = found.tensors[wrong[0]].dtype
         raise CheckpointError(
-            f"{folder}: {wrong[0]} is stored as {found[wrong[0]].dtype}. Save it in full precision."
+            f"{folder}: {wrong[0]} is stored as {stored}. Save it in full precision."
         )
     return found

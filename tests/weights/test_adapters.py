@@ -354,3 +354,15 @@ def test_an_export_to_mergekit_says_to_build_the_adapter_first(tiny: Tiny, made:
     shapes = {slot.name: slot.shape for slot in slots}
     with pytest.raises(ExportError, match=r"sources\.s1: mergekit rounds an adapter and its base"):
         to_mergekit(one, places, shapes)
+
+
+def test_a_file_beside_an_adapters_own_is_noted(tiny: Tiny, made: Made) -> None:
+    folder = made(tiny())
+    save_file({"exp_avg": torch.ones(3)}, folder / "optimizer.safetensors")
+    (folder / "adapter_config.json").write_text(
+        (folder / "adapter_config.json").read_text().replace(str(tiny()), "")
+    )
+    assert Adapter(folder, Checkpoint(tiny())).note == (
+        f"optimizer.safetensors in {folder}: not read, the model's weights are in "
+        "adapter_model.safetensors."
+    )
