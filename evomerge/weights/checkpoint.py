@@ -139,6 +139,13 @@ class Checkpoint:
         return token_ids(self.tokenizer_folder)
 
     @cached_property
+    def special_tokens(self) -> frozenset[str]:
+        """The tokens that its tokenizer.json, which has been read, calls special."""
+        content = read_object(self.tokenizer_folder / "tokenizer.json", CheckpointError, AGAIN)
+        added = content.get("added_tokens") or []
+        return frozenset(item["content"] for item in added if item.get("special"))
+
+    @cached_property
     def embedding(self) -> str | None:
         """Name of the tensor with a row for every token; the tallest, where there are several."""
         tables = [

@@ -8,14 +8,13 @@ that were renamed in place, as ChatML's are; the merged model keeps the base's t
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 from evomerge.recipes import BASE
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.tokenizers import added_tokens
 
 _NAMED = 3  # tokens that a sentence names one by one
 # Names of rows that were made to be renamed: <|reserved_special_token_5|>, [unused5], <SPECIAL_5>.
@@ -47,18 +46,21 @@ class TokenNames:
     def rows(self) -> dict[str, int]:
         """Token string to row, for the tokens that have one."""
         vocabulary = self.model.vocabulary or {}
-        if self.height is None:
+        if self.height is None or max(vocabulary.values(), default=-1) < self.height:
             return vocabulary
         return {token: row for token, row in vocabulary.items() if row < self.height}
 
-    @cached_property
-    def _special(self) -> set[str]:
-        added = added_tokens(self.model)
-        return {token for token, item in added.items() if item.get("special")}
+    def held(self, rows: Collection[int]) -> dict[int, list[str]]:
+        """The tokens of some rows."""
+        found: dict[int, list[str]] = {row: [] for row in rows}
+        for token, row in self.rows.items() if found else ():
+            if row in found:
+                found[row].append(token)
+        return found
 
     def is_special(self, token: str) -> bool:
         """Whether a token is none of the text's own, so that its row may have another name."""
-        return token in self._special or is_spare(token)
+        return token in self.model.special_tokens or is_spare(token)
 
 
 def is_spare(token: str) -> bool:
@@ -71,51 +73,38 @@ def table_height(model: Checkpoint) -> int | None:
     return None if model.embedding is None else model.tensors[model.embedding].shape[0]
 
 
-@dataclass(slots=True)
-class _Known:
-    """What the models so far call each row; of a token the first one that has it.
+def _mixed(names: TokenNames, before: Sequence[TokenNames]) -> Iterator[str]:
+    """A phrase for each token of a model whose row holds another one in a model before it.
 
     Two sources that agree with the base may still differ in rows that it does not name.
     """
-
-    owner: dict[str, TokenNames] = field(default_factory=dict)
-    at: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, names: TokenNames) -> None:
-        for token, row in names.rows.items():
-            if token not in self.owner:
-                self.owner[token] = names
-                self.at[row].append(token)
-
-    def mixed(self, names: TokenNames) -> Iterator[str]:
-        """A phrase for each token of a model whose row holds another one in a model before it."""
-        for token, row in names.rows.items():
-            before = self.owner.get(token)
-            if before is not None:
-                if before.rows[token] != row and not is_spare(token):
-                    yield (
-                        f"{token!r} is row {row} in {names.name}, {before.rows[token]} in "
-                        f"{before.name}"
-                    )
-                continue
-            if names.is_special(token):
-                continue
-            others = self.at.get(row, ())
-            same = any(names.rows.get(other) == row for other in others)
-            for other in others if not same else ():
-                owner = self.owner[other]
-                # one that has moved is named already
-                if other not in names.rows and not owner.is_special(other):
-                    yield f"row {row} is {token!r} in {names.name}, {other!r} in {owner.name}"
-                    break
+    differing = sorted(names.rows.items() - before[0].rows.items(), key=itemgetter(1))
+    held = [other.held({row for _, row in differing}) for other in before]
+    for token, row in differing:
+        owner = next((other for other in before if token in other.rows), None)
+        if owner is not None:
+            if owner.rows[token] != row and not is_spare(token):
+                yield (
+                    f"{token!r} is row {row} in {names.name}, {owner.rows[token]} in {owner.name}"
+                )
+            continue
+        if names.is_special(token):
+            continue
+        others = [(o, other) for o, rows in zip(before, held, strict=True) for other in rows[row]]
+        if any(names.rows.get(other) == row for _, other in others):
+            continue  # another name of the same token
+        for owner, other in others:
+            # one that has moved is named already
+            if other not in names.rows and not owner.is_special(other):
+                yield f"row {row} is {token!r} in {names.name}, {other!r} in {owner.name}"
+                break
 
 
 def mixed_rows(base: Checkpoint, sources: Mapping[str, Checkpoint]) -> list[str]:
     """A sentence for each source with rows that stand for other tokens than the others'."""
     if base.vocabulary is None:
         return []
-    known = _Known()
-    known.add(TokenNames(BASE, base))
+    before = [TokenNames(BASE, base)]
     seen: list[object] = [(base.vocabulary, table_height(base))]
     problems = []
     for name, source in sources.items():
@@ -124,13 +113,13 @@ def mixed_rows(base: Checkpoint, sources: Mapping[str, Checkpoint]) -> list[str]
             continue
         seen.append(own)
         names = TokenNames(name, source)
-        if found := list(known.mixed(names)):
+        if found := list(_mixed(names, before)):
             count = "1 token stands" if len(found) == 1 else f"{len(found)} tokens stand"
             problems.append(
                 f"{name}: its tokenizer numbers tokens differently: {count} in other rows, which "
                 f"would be mixed: {_some(found)}. {MATCH_ROWS}, or drop this source."
             )
-        known.add(names)
+        before.append(names)
     return problems
 
 
@@ -150,17 +139,17 @@ def difference_note(name: str, base: Checkpoint, source: Checkpoint) -> str | No
 def _facts(ours: TokenNames, theirs: TokenNames) -> Iterator[str]:
     """Phrases about a source's rows and tokens."""
     height, other = ours.height, theirs.height
-    named = _by_row(ours.rows)
-    new = {token: row for token, row in theirs.rows.items() if token not in ours.rows}
-    renamed = [f"row {r} is {t!r}, the base's {named[r]!r}" for t, r in new.items() if r in named]
+    last = height if height is not None else max(ours.rows.values(), default=-1) + 1
+    new = sorted((theirs.rows[t], t) for t in theirs.rows.keys() - ours.rows.keys())
+    named = ours.held({row for row, _ in new})
+    renamed = [f"row {r} is {t!r}, the base's {named[r][-1]!r}" for r, t in new if named[r]]
     if renamed:
         yield f"{_count(len(renamed), 'token')} renamed in place: {_some(renamed)}"
-    last = height if height is not None else max(ours.rows.values(), default=-1) + 1
-    kept = [f"{t!r} at row {r}" for t, r in new.items() if r not in named and r < last]
+    kept = [f"{t!r} at row {r}" for r, t in new if not named[r] and r < last]
     if kept:
         yield f"{_count(len(kept), 'row')} that the base has without a token: {_some(kept)}"
     if height is not None and other is not None and other > height:
-        lost = [f"{t!r} at row {r}" for t, r in new.items() if r >= height]
+        lost = [f"{t!r} at row {r}" for r, t in new if r >= height]
         yield f"{_count(other - height, 'row')} beyond the base's {height} left out" + (
             f": {_some(lost)}; tokenizer: union of a recipe (tokenizer_source: union of a mergekit "
             "file) would keep them"
@@ -170,29 +159,24 @@ def _facts(ours: TokenNames, theirs: TokenNames) -> Iterator[str]:
     if height is not None and other is not None and other < height:
         yield f"{_count(height - other, 'row')} of the base's {height} not there: the base's stay"
     every = theirs.model.vocabulary or {}
-    without = [repr(t) for t in every if t not in theirs.rows and t not in ours.rows]
+    idle = [t for t in every.keys() - theirs.rows.keys() if t not in ours.rows]
+    without = [repr(token) for token in sorted(idle, key=every.__getitem__)]
     if without:
         yield f"{_count(len(without), 'token')} without a row in its embedding: {_some(without)}"
-    taken = set(theirs.rows.values())
+    gone = sorted((ours.rows[t], t) for t in ours.rows.keys() - theirs.rows.keys())
+    taken = theirs.held({row for row, _ in gone})
     unknown = [
-        f"{t!r} at row {r}"
-        for t, r in ours.rows.items()
-        if t not in theirs.rows and r not in taken and (other is None or r < other)
+        f"{t!r} at row {r}" for r, t in gone if not taken[r] and (other is None or r < other)
     ]
     if unknown:
         yield f"{_count(len(unknown), 'token')} of the base not named: {_some(unknown)}"
-
-
-def _by_row(rows: Mapping[str, int]) -> dict[int, str]:
-    return {row: token for token, row in rows.items()}
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _some(phrases: Sequence[str] | Iterable[str]) -> str:
+def _some(phrases: Sequence[str]) -> str:
     """The first few phrases, and how many more there are."""
-    listed = list(phrases)
-    more = f"; and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return "; ".join(listed[:_NAMED]) + more
+    more = f"; and {len(phrases) - _NAMED} more" if len(phrases) > _NAMED else ""
+    return "; ".join(phrases[:_NAMED]) + more
