@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.weights.block_numbers import spelled_out
-from evomerge.weights.names import DEPTH_KEYS, depth, language_parts
+from evomerge.weights.config_changes import changed_config
+from evomerge.weights.names import language_parts
 from evomerge.weights.small_files import copy, small_files
 from evomerge.weights.tokenizers import is_of_tokenizer, write_template, write_tokenizer
 
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
     from evomerge.weights.models import Models
 
 _GENERATION = "generation_config.json"
-# Keys of lists with one value a block, and lists of block numbers.
-_PER_BLOCK = re.compile(r"layer|block|pattern|heads|intermediate|experts")
-_BLOCK_LISTS = (
-    *("mlp_only_layers", "moe_layers", "cross_attention_layers"),
-    *("global_attn_layers", "full_attn_idxs"),
-)
-_TOKEN_ID = re.compile(r"_token_(id|index)$")
 
 
 def write_metadata(models: Models, folder: Path, dtype: str) -> None:
@@ -60,8 +52,8 @@ def write_metadata(models: Models, folder: Path, dtype: str) -> None:
 
 def merged_config(models: Models, dtype: str) -> dict[str, Any]:
     """The base's config with what the merge changed."""
-    base = models.base.config
-    config = _with_dtype(base if models.origins is None else spelled_out(base), dtype)
+    changed = changed_config(models.base, models.blocks, models.vocabulary)
+    config = _with_dtype(changed, dtype)
     config.pop("_name_or_path", None)
     config["dtype"] = dtype
     # written even where the base leaves it out: the default differs by architecture (rule R10)
@@ -69,10 +61,6 @@ def merged_config(models: Models, dtype: str) -> dict[str, Any]:
     for part in (config, *language_parts(config)):
         if part is config or "tie_word_embeddings" in part:
             part["tie_word_embeddings"] = tied
-        if models.vocabulary is not None:
-            part |= _vocabulary_keys(models, part)
-        if models.origins is not None:
-            part |= _block_keys(models, part)
     return config
 
 
@@ -84,51 +72,3 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         if key not in ("dtype", "torch_dtype")
     }
     return copy | {"dtype": dtype} if len(copy) < len(config) else copy
-
-
-def _vocabulary_keys(models: Models, part: Mapping[str, Any]) -> dict[str, Any]:
-    """The size of the vocabulary, and the ids of special tokens, where they change."""
-    vocabulary = models.vocabulary
-    assert vocabulary is not None
-    if vocabulary.owner is models.base and vocabulary.padded_rows == vocabulary.own_rows:
-        return {}
-    changed = {key: vocabulary.padded_rows for key in ("vocab_size",) if key in part}
-    if vocabulary.owner is models.base:
-        return changed
-    ours = {row: token for token, row in (models.base.vocabulary or {}).items()}
-    theirs = vocabulary.owner.config
-    for key, value in part.items():
-        if key in theirs and _TOKEN_ID.search(key):
-            changed[key] = theirs[key]  # begin, end and padding of the owner's texts
-        elif isinstance(value, int) and _TOKEN_ID.search(key):
-            changed[key] = vocabulary.tokens.get(ours.get(value, ""), value)
-    return changed
-
-
-def _block_keys(models: Models, part: Mapping[str, Any]) -> dict[str, Any]:
-    """The number of blocks, and the lists that have a value for each of them."""
-    assert models.origins is not None
-    before = depth(models.base.config)
-    changed: dict[str, Any] = {
-        key: len(models.origins) for key in DEPTH_KEYS if key in part and part[key] == before
-    }
-    for key, value in part.items():
-        if not isinstance(value, list):
-            continue
-        if key in _BLOCK_LISTS:
-            changed[key] = [
-                number
-                for number, (model, own) in enumerate(models.origins)
-                if own in _list_of(model.config, key, value)
-            ]
-        elif len(value) == before and _PER_BLOCK.search(key):
-            theirs = [(_list_of(model.config, key, value), own) for model, own in models.origins]
-            changed[key] = [list_[own] if own < len(list_) else value[-1] for list_, own in theirs]
-    return changed
-
-
-def _list_of(config: Mapping[str, Any], key: str, default: list[Any]) -> list[Any]:
-    """The list under a key of a config, `spelled_out`, or of its language part."""
-    whole = spelled_out(config)
-    values = (part[key] for part in (whole, *language_parts(whole)) if key in part)
-    return next((value for value in values if isinstance(value, list)), default)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Recipe
-from evomerge.weights.block_numbers import displaced, spelled_out
+from evomerge.weights.block_numbers import Described, Origins
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.file_notes import file_notes
 from evomerge.weights.headers import FLOATS
@@ -80,13 +80,14 @@ class Models:
         self.base, self.sources = base, dict(sources)
         self._references = dict(recipe.sources)
         self.untied = any(not c.tied for c in self.members)
+        self._stack_notes: list[str] = []
         self.vocabulary, self.slots = self._align()
         folders = [member.folder for member in self.members]
         self.chat_template = chosen_template(recipe.chat_template, folders)
         self.known: dict[str, dict[Any, Any]] = {}
         self.notes = [*notes(self.base, self.sources, self.vocabulary), *self._lacks.notes]
         owner = self.base if self.vocabulary is None else self.vocabulary.owner
-        self.notes += file_notes(self.base, owner)
+        self.notes += [*file_notes(self.base, owner), *self._stack_notes]
 
     def _align(self) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
         base, sources = self.base, self.sources
@@ -108,7 +109,12 @@ class Models:
         wrong = list(range_problems(self._recipe.slices, base, sources))
         if wrong:
             raise PlanError([*problems, *wrong])
-        problems += displaced((spelled_out(m.config), own) for m, own in self.origins or ())
+        if self.blocks is not None and not base.bare:
+            from evomerge.weights.stacking import stack_verdict  # which imports Transformers
+
+            verdict = stack_verdict(Described(base.config, base.layers), self.blocks)
+            problems += verdict.problems
+            self._stack_notes = verdict.notes
         slots = align_tensors(base, sources, self._recipe.slices, untied=self.untied, rows=rows)
         problems += module_problems(slots, modules)
         slots = keep_outside(slots, modules)
@@ -293,6 +299,13 @@ class Models:
         known = self._named
         first = [next(iter(slice_.items())) for slice_ in self._recipe.slices]
         return [(known[name], block) for name, (start, end) in first for block in range(start, end)]
+
+    @property
+    def blocks(self) -> Origins | None:
+        """As `origins`, with no more of the models than their configs."""
+        if self.origins is None:
+            return None
+        return [(Described(model.config, model.layers), own) for model, own in self.origins]
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16", "float16"]:

@@ -18,7 +18,7 @@ DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_dec
 _LANGUAGE_KEYS = ("text_config", "llm_config", "language_config")
 
 # Parts of a composite model that see or hear; their blocks are not the language model's.
-_TOWER = re.compile(r"vision|visual|audio|speech|image", re.IGNORECASE)
+_TOWER = re.compile(r"vision|visual|audio|speech|image|video|qformer", re.IGNORECASE)
 # Tried in this order on the parts of a name; the first that matches decides.
 _BLOCK_WORDS = (
     ("attention", re.compile(r"attn|attention", re.IGNORECASE)),

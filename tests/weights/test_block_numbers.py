@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_configs import tiny_config
 from torch import nn
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
-from evomerge.weights.block_numbers import displaced, spelled_out
+from evomerge.weights.block_numbers import Described, stack_config
 from evomerge.weights.build import build
 from evomerge.weights.library import Library
-from evomerge.weights.metadata import _BLOCK_LISTS
-from evomerge.weights.names import DEPTH_KEYS
+from evomerge.weights.stacking import stack_verdict
 
 COMMON = {
     **{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4},
@@ -92,8 +91,8 @@ def test_a_stack_of_blocks_that_slide_by_their_number_is_that_of_the_modules(
 def test_blocks_that_divide_by_their_number_stay_where_they_are(tmp_path: Path) -> None:
     folder = make(tmp_path / "gpt2", "gpt2", scale_attn_by_inverse_layer_idx=True)
     said = (
-        r"^slices: block 1 would be another as block 2 of 7: of gpt2, scale_attn_by_inverse_layer_"
-        r"idx goes by the number of a block, and the config has no list of it. Leave the blocks"
+        r"^slices: block 1 would be another as block 2 of 7: of gpt2, attn.scaling goes by the "
+        r"number of a block, and the config has no list of it. Leave the blocks where they are.$"
     )
     with pytest.raises(PlanError, match=said):
         Library().plan(stack(folder, BLOCKS))
@@ -105,76 +104,101 @@ def test_blocks_that_divide_by_their_number_stay_where_they_are(tmp_path: Path) 
     assert Library().plan(stack(plain, BLOCKS)).models.layers == len(BLOCKS)
 
 
-def test_a_pattern_in_letters_is_no_list(tmp_path: Path) -> None:
-    folder = make(tmp_path / "exaone4", "exaone4", forget=())
-    content = json.loads((folder / "config.json").read_text())
-    content["sliding_window_pattern"] = "LLG"
-    (folder / "config.json").write_text(json.dumps(content))
-    assert Library().plan(stack(folder, BLOCKS)).models.layers == len(BLOCKS)
-    del content["layer_types"]
-    (folder / "config.json").write_text(json.dumps(content))
-    with pytest.raises(PlanError, match="of exaone4, layer_types goes by the number of a block"):
-        Library().plan(stack(folder, BLOCKS))
-
-
 @pytest.mark.parametrize(
-    ("said", "moved", "in_place"),
+    ("family", "keys", "trait", "moved", "in_place"),
     [
-        ({"model_type": "deepseek_v3", "first_k_dense_replace": 1}, (0, 0, 1), (0, 2, 1, 2, 3)),
-        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, (1, 1), (2, 1, 0, 3)),
-        ({"model_type": "gemma4_text", "num_kv_shared_layers": 2}, (0, 1, 2), (0, 1, 2, 3)),
-        ({"model_type": "diffllama"}, (1, 0), (0, 1)),
+        ("deepseek_v3", {"first_k_dense_replace": 1}, "mlp", (0, 0, 1), (0, 2, 1, 2, 3)),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "mlp", (1, 1), (2, 1, 0, 3)),
+        ("diffllama", {}, "self_attn.lambda_init", (1, 0), (0, 1)),
+        ("rwkv", {}, "pre_ln", (0, 0, 1), (0, 2, 1)),
+        ("minimax", {}, "self_attn.slope_rate", (0, 1, 1, 3), (0, 1, 2, 3)),
+        ("modernbert", {}, "attn_norm", (1, 0, 2), (0, 2, 2, 1)),
+        ("t5", {}, "layer.0.SelfAttention.relative_attention_bias", (1, 0), (0, 3, 3)),
+        ("jamba", {"attn_layer_period": 2, "attn_layer_offset": 1}, "the block", (1, 0), (2, 1, 0)),
+        ("deberta-v2", {"conv_kernel_size": 3}, "conv_kernel_size", (1, 0), (0, 2, 2)),
+        ("minicpm3", {}, "residual_scale", (0, 1, 2), (2, 1, 0, 0)),
     ],
 )
 def test_a_block_may_stand_where_its_number_makes_it_what_it_was(
-    said: dict[str, Any], moved: tuple[int, ...], in_place: tuple[int, ...]
+    family: str,
+    keys: dict[str, Any],
+    trait: str,
+    moved: tuple[int, ...],
+    in_place: tuple[int, ...],
 ) -> None:
-    config = {**said, "num_hidden_layers": 4}
-    for key in ("layer_types", "mlp_layer_types"):
-        config[key] = ["x"] * 4
-    assert any(list(said)[-1] in text or "lambda" in text for text in problems_of(config, moved))
-    assert not problems_of(config, in_place)
+    config = json_of(tiny_config(family, **keys))
+    assert any(
+        f"of {family}, {trait} goes by the number" in text for text in refused(config, moved)
+    )
+    assert refused(config, in_place) == []
 
 
-def problems_of(config: dict[str, Any], blocks: tuple[int, ...]) -> list[str]:
-    return list(displaced((config, block) for block in blocks))
+def json_of(config: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=str))
+    return found
 
 
-def test_what_transformers_makes_up_of_numbers_is_known_of_every_family() -> None:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    met = set()
-    for kind in sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) & set(CONFIG_MAPPING.keys())):
-        found = made_up(kind, 7)
-        if found is None:
-            continue
-        said, lists = found
-        ours = spelled_out(said)
-        unknown = {key for key, value in lists.items() if ours.get(key) != value}
-        refused = " ".join(problems_of(ours, (1, 0, *range(2, 7))))
-        assert not unknown or f"of {kind}, " in refused, f"{kind}: {unknown}"
-        met |= {kind} if lists else set()
-    assert {"gpt_oss", "gemma4_text", "qwen3_next"} <= met
+def refused(config: dict[str, Any], blocks: tuple[int, ...]) -> list[str]:
+    model = Described(config, 4)
+    return stack_verdict(model, [(model, block) for block in blocks]).problems
 
 
-def made_up(kind: str, layers: int) -> tuple[dict[str, Any], dict[str, list[Any]]] | None:
-    """A config that says its depth alone, and lists of it whose values differ by block."""
-    from transformers import AutoConfig
+@pytest.mark.parametrize(
+    ("family", "keys", "key", "before", "after"),
+    [
+        ("bamba", {"attn_layer_indices": [1, 3]}, "attn_layer_indices", [1, 3], [2, 3, 5]),
+        ("recurrent_gemma", {}, "block_types", ["recurrent", "recurrent", "attention"], "rraarr"),
+        ("gemma2", {}, "layer_types", ["sliding_attention", "full_attention"] * 2, "sffsfs"),
+        ("bart", {}, "decoder_layers", 4, 6),
+        ("llama", {}, "num_hidden_layers", 4, 6),
+        ("qwen3_moe", {"mlp_only_layers": [1]}, "mlp_only_layers", [1], [1, 2]),
+    ],
+)
+def test_settings_move_with_their_blocks(
+    family: str, keys: dict[str, Any], key: str, before: Any, after: Any
+) -> None:
+    config = json_of(tiny_config(family, **keys))
+    assert config[key] == before
+    moves = {"bamba": (0, 2, 1, 3, 2, 3), "recurrent_gemma": (0, 1, 2, 2, 3, 1)}
+    blocks = moves.get(family, (0, 1, 1, 2, 3, 2))
+    assert refused(config, blocks) == []
+    model = Described(config, 4)
+    moved = stack_config(model, [(model, block) for block in blocks])[key]
+    assert moved == after or "".join(item[0] for item in moved) == after
 
-    for key in DEPTH_KEYS:
-        said = {"model_type": kind, key: layers}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                config = AutoConfig.for_model(**said).to_dict()
-            except Exception:
-                continue  # it has no such key, or cannot be made of nothing
-        if config.get(key) == layers:
-            lists = {
-                key: value
-                for key, value in config.items()
-                if isinstance(value, list) and len(value) == layers and key not in _BLOCK_LISTS
-            }
-            return said, {k: v for k, v in lists.items() if len({str(item) for item in v}) > 1}
-    return None
+
+def test_settings_keyed_by_block_numbers_move_with_their_blocks() -> None:
+    base = Described({"per_layer_config": {"0": {"head_dim": 8}, "3": {"head_dim": 16}}}, 4)
+    other = Described({"per_layer_config": {"1": {"head_dim": 4}}}, 4)
+    moved = stack_config(base, [(base, 3), (other, 1), (base, 1), (base, 0)])
+    assert moved["per_layer_config"] == {
+        "0": {"head_dim": 16},
+        "1": {"head_dim": 4},
+        "3": {"head_dim": 8},
+    }
+
+
+def test_tensors_with_a_part_for_every_block_keep_the_blocks_in_place() -> None:
+    config = json_of(tiny_config("gemma4_text"))
+    said = (
+        "slices: of gemma4_text, model.embed_tokens_per_layer.weight has a part for every block, "
+        "which does not move with it. Leave the blocks where they are."
+    )
+    assert said in refused(config, (0, 2, 1, 3))  # though it is as deep as the model
+    assert refused(config, (0, 1, 2, 3)) == []
+
+
+def test_blocks_that_share_weights_come_from_one_model() -> None:
+    ours, theirs = (Described(json_of(tiny_config("zamba2")), 4) for _ in range(2))
+    mixed = [(theirs if block == 1 else ours, block) for block in range(4)]
+    (said,) = stack_verdict(ours, mixed).problems
+    assert said.endswith("in common. Take all blocks from one model.")
+    assert stack_verdict(ours, [(ours, block) for block in range(4)]).problems == []
+
+
+def test_a_family_that_transformers_does_not_have_is_noted() -> None:
+    model = Described({"model_type": "own", "num_hidden_layers": 3}, 3)
+    problems, notes = stack_verdict(model, [(model, 1), (model, 0)])
+    assert (problems, len(notes)) == ([], 1)
+    assert notes[0].startswith("slices: Transformers builds no own here")
+    assert stack_verdict(model, [(model, block) for block in range(3)]) == ([], [])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from evomerge.weights.block_numbers import spelled_out
+from evomerge.weights.block_numbers import Described, spelled_out
 
 
 @pytest.mark.parametrize(
@@ -28,4 +28,4 @@ from evomerge.weights.block_numbers import spelled_out
 def test_blocks_are_what_transformers_takes_them_for(keys: dict[str, Any]) -> None:
     config = {**keys, "num_hidden_layers": 6}
     theirs = AutoConfig.for_model(**config)
-    assert spelled_out(config)["layer_types"] == theirs.layer_types
+    assert spelled_out(Described(config, 6))["layer_types"] == theirs.layer_types
