@@ -44,9 +44,14 @@ class Rearranged(Checkpoint):
         return self.source.on_disk
 
     @property
-    def note(self) -> str | None:
-        """A sentence about it that a user should know, if there is one."""
-        return self.source.note
+    def note(self) -> str:
+        """A sentence about it that a user should know."""
+        other = [n for n, a in self.arrays.items() if not isinstance(a, Leaf) or a.name != n]
+        own = "" if self.source.note is None else f" {self.source.note}"
+        return (
+            f"{len(other)} tensors, {other[0]} first, have other names in its files than in the "
+            f"base's, or are packed otherwise; they are matched as Transformers loads them.{own}"
+        )
 
     @property
     def tokenizer_folder(self) -> Path:

@@ -204,6 +204,7 @@ def test_a_rearranged_source_is_the_same_model_in_all_that_is_asked_of_it(
 ) -> None:
     plain, view = (opened(mixtral["base"], mixtral[how]) for how in ("files", "memory"))
     assert isinstance(view, Rearranged)
+    assert view.note.startswith("26 tensors, model.layers.0.block_sparse_moe.experts.0.w1.weight")
     assert view.places == plain.places
     assert {n: i.shape for n, i in view.tensors.items()} == {
         n: i.shape for n, i in plain.tensors.items()
