@@ -52,6 +52,8 @@ _PROGRAMS = (
 
 def other_program(content: Mapping[str, Any]) -> str | None:
     """A sentence if a parsed YAML is for another program of mergekit than mergekit-yaml."""
+    if "evomerge" in content or "merge_method" in content:
+        return None  # a recipe, or a merge with a key that mergekit ignores
     for program in _PROGRAMS:
         if any(key in content for key in program.keys):
             return f"a file of {program.name}, {program.instead}"

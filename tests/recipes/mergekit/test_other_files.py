@@ -85,3 +85,13 @@ def test_a_folder_may_be_called_like_a_file(tmp_path: Path) -> None:
     file = tmp_path / "merge.yaml"
     file.write_text(f"merge_method: passthrough\nmodels: [{{model: {tmp_path / 'model.pt'}}}]\n")
     assert read_recipe(file).base == str(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("key", ["experts", "donor", "genome", "max_rank"])
+def test_a_merge_with_such_a_key_is_a_merge(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "merge.yaml"
+    text = "merge_method: linear\nmodels: [{model: o/a, parameters: {weight: 1}}]\n"
+    file.write_text(f"{text}{key}: 1\n")
+    notes: list[str] = []
+    assert read_recipe(file, notes.append).sources == {"a": "o/a"}
+    assert notes == [f"{file}: {key}: mergekit ignores this key."]
