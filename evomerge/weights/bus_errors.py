@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import threading
 from functools import cache
 from typing import Any
 
@@ -30,9 +31,17 @@ define void @on_bus_error(i32 %number) {{
 """
 
 
-@cache  # once a process; what it returns keeps the code alive
-def explain_bus_errors() -> Any:
+_one_at_a_time = threading.Lock()
+
+
+def explain_bus_errors() -> None:
     """Let SIGBUS end this process with `SENTENCE` and exit code 1, unless others listen for it."""
+    with _one_at_a_time:  # threads that open their first files together
+        _install()
+
+
+@cache  # once a process; what it returns keeps the code alive
+def _install() -> Any:
     import llvmlite.binding as llvm  # 50 ms, where numba is not imported yet
 
     llvm.initialize_native_target()

@@ -21,18 +21,28 @@ tensor = model.read("lm_head.weight")
 os.truncate(folder / "model.safetensors", 0)
 print(tensor.sum())
 """
+TOGETHER = """
+import threading
+from evomerge.weights.bus_errors import explain_bus_errors
+
+threads = [threading.Thread(target=explain_bus_errors) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
 HANDLED = "import faulthandler\nfaulthandler.enable()\n"
 
 
 @pytest.mark.slow  # a process dies in each
-@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("before", ["", TOGETHER, HANDLED], ids=["", "threads", "handled"])
 def test_a_process_whose_mapped_file_is_cut_ends_with_a_sentence(
-    others: bool, tiny: Callable[..., Path], tmp_path: Path
+    before: str, tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     shutil.copytree(tiny(), tmp_path / "model")
-    code = [sys.executable, "-c", (HANDLED if others else "") + CUT, str(tmp_path / "model")]
+    code = [sys.executable, "-c", before + CUT, str(tmp_path / "model")]
     ended = subprocess.run(code, capture_output=True, text=True, timeout=300)
-    if others:  # who asked for a traceback first gets it
+    if before == HANDLED:  # who asked for a traceback first gets it
         assert ended.returncode < 0
         assert "Fatal Python error: Bus error" in ended.stderr
     else:
