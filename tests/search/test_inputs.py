@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 from evomerge.analysis.evaluate import evaluate
 from evomerge.config.load import load
 from evomerge.errors import CheckpointError, RunError, SourceChangedError
+from evomerge.executors.local import LocalExecutor
 from evomerge.search.run import resume, start
 from evomerge.store import RunRecord, Store
 from evomerge.store.records import recorded_files
-from evomerge.weights.inputs import Inputs
+from evomerge.types import Job
+from evomerge.weights.inputs import Inputs, model_inputs
 from evomerge.weights.library import Library
 from evomerge.worker import Worker
 
@@ -374,3 +376,40 @@ def test_a_worker_that_is_made_anew_has_the_same_code(
     code.write_text(kept)
     resume(load(search).search, run, lambda progress: None)
     assert len(results(run)) > 10
+
+
+def test_a_source_that_changes_while_the_workers_open_is_no_start(
+    search: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "models" / "a" / "model.safetensors"
+    open_all = LocalExecutor.start
+
+    def late(executor: LocalExecutor, setup: Any) -> None:
+        other_weights(file)
+        open_all(executor, setup)
+
+    monkeypatch.setattr(LocalExecutor, "start", late)
+    with pytest.raises(SourceChangedError, match=f"a: {file}: changed"):
+        start(load(search).search, run, lambda progress: None)
+    assert not run.exists()
+
+
+def test_statistics_are_files_that_candidates_are_merged_from(
+    search: Content, tmp_path: Path
+) -> None:
+    setup = load(search).search.setup
+    folder = tmp_path / "statistics"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    recipe = setup.composition.model_copy(update={"statistics": {"a": str(folder)}})
+    worker = Worker(setup)
+    job = Job(0, recipe, "search")
+    worker.require_unchanged([job])
+    worker.require_unchanged([job])
+    (folder / "manifest.json").write_text("{ }")
+    with pytest.raises(SourceChangedError, match=r"manifest\.json: changed while it was in use"):
+        worker.require_unchanged([job])
+    worker.close()
+    models = Library().models(setup.composition)
+    key = model_inputs(models, {"a": str(folder)}).digests["statistics.a"]
+    assert list(key) == ["manifest.json"]
