@@ -48,9 +48,7 @@ def empty_model(
                 config, dtype=dtype, trust_remote_code=False, **options
             )
     except expected as error:
-        raise PlanError(
-            f"{models.base.folder}: Transformers cannot build this model: {reason(error)}"
-        ) from None
+        raise _refusal(models, "Transformers cannot build this model", error) from None
     model.tie_weights()
     return model.eval().requires_grad_(False)
 
@@ -85,9 +83,18 @@ def open_tokenizer(models: Models, folder: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # the tokenizers library raises nothing more special
-        raise PlanError(
-            f"{models.base.folder}: Transformers cannot open its tokenizer: {reason(error)}"
-        ) from None
+        raise _refusal(models, "Transformers cannot open its tokenizer", error) from None
+
+
+def _refusal(models: Models, what: str, error: Exception) -> PlanError:
+    """What is raised in place of an error of Transformers."""
+    why = reason(error)
+    if "trust_remote_code" in str(error):  # its own words, and no key of ours
+        why = (
+            "it needs Python of its own, which evomerge never runs. Merge it with 'evomerge "
+            "build', or search with engine: torch and a module of yours."
+        )
+    return PlanError(f"{models.base.folder}: {what}: {why}")
 
 
 def generation_config(models: Models, folder: Path) -> Any:

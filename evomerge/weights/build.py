@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from evomerge.printable import printable
 from evomerge.recipes import Recipe
 from evomerge.recipes.references import hub_name
 from evomerge.recipes.scored import Scored
@@ -104,12 +105,13 @@ def model_card(recipe: Recipe, title: str, *, bare: bool = False, notes: Sequenc
         **({"base_model": hub, "base_model_relation": "merge"} if hub else {}),
     }
     count = "1 source" if len(recipe.sources) == 1 else f"{len(recipe.sources)} sources"
-    sources = "\n".join(f"| {name} | {_cell(model)} |" for name, model in recipe.sources.items())
-    return f"""---
+    rows = [f"| {printable(name)} | {_cell(model)} |" for name, model in recipe.sources.items()]
+    sources = "\n".join(rows)
+    card = f"""---
 {yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).strip()}
 ---
 
-# {title}
+# {printable(title)}
 
 A merge of {count} with the operator `{recipe.operator}`, made by evomerge {__version__}.
 {_stack(recipe)}The recipe below rebuilds these weights byte for byte with `evomerge build`.
@@ -123,6 +125,7 @@ A merge of {count} with the operator `{recipe.operator}`, made by evomerge {__ve
 {to_yaml(recipe).strip()}
 ```
 {_noted(notes)}"""
+    return printable(card, lines=True)
 
 
 def _noted(notes: Sequence[str]) -> str:
@@ -168,6 +171,6 @@ def _listed(words: Sequence[str]) -> str:
 
 def _cell(model: str | Recipe) -> str:
     if isinstance(model, str):
-        return f"`{model}`"
+        return f"`{printable(model)}`"
     inner = ", ".join(f"`{name}`" for name in dict.fromkeys(model.leaves()))
     return f"a merge with `{model.operator}` of {inner}"

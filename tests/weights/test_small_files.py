@@ -102,8 +102,9 @@ def test_the_code_of_a_model_is_never_run_and_is_named(mine: Path, tmp_path: Pat
         file.write_text(bomb + file.read_text())
     one = recipe(mine, mine)
     notes = Library().models(one).notes
-    build(one, tmp_path / "out")
+    out = build(one, tmp_path / "out")
     assert not (tmp_path / "ran").exists()
+    assert f"- {notes[-1]}\n" in (out / "README.md").read_text("utf-8")
     assert notes == [
         "the merged model comes with Python of its models, which Transformers runs only with "
         "trust_remote_code=True: configuration_mine.py, modeling_mine.py, more_mine.py, "
