@@ -176,3 +176,40 @@ def test_a_source_that_changes_under_the_workers_ends_the_run_and_is_named(
         resume(made, folder, stop)
     with Store.open(folder, read_only=True) as store:
         assert len(store.events()) > before
+
+
+DYING = """
+import os, signal
+from pathlib import Path
+
+def score(module, split, options):
+    cut = Path(options["cut"])
+    if Path(options["when"]).exists():
+        os.truncate(cut, 10)
+        os.kill(os.getpid(), signal.SIGBUS)
+    return [float(next(module.parameters()).abs().mean())]
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_die_of_a_source_that_was_cut_end_the_run_with_its_name(
+    cluster: Any, context: dict[str, Any], tmp_path: Path
+) -> None:
+    file, when = Path(context["sources"]["left"]) / "model.safetensors", tmp_path / "when"
+    (tmp_path / "dying.py").write_text(DYING)
+    options = {"cut": str(file), "when": str(when)}
+    scorer = {"scorer": f"{tmp_path}/dying.py:score", "options": options}
+    made = search(**context | {"fitness": {"tasks": {"one": scorer}}}, **IN_ORDER)
+
+    def change(progress: Progress) -> None:
+        if progress.done == 8:
+            when.write_text("")
+
+    with pytest.raises(SourceChangedError) as stopped:
+        start(made, tmp_path / "run", change)
+    assert str(stopped.value).splitlines() == [
+        f"left: {file}: changed, and cannot be read any more, while it was in use.",
+        PUT_BACK,
+    ]
+    with Store.open(tmp_path / "run", read_only=True) as store:
+        assert all(one.status == "done" for _, one in store.evaluations("search"))
