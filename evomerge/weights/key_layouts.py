@@ -130,12 +130,19 @@ class KeyLayout:
         return sum(_pattern(name) in self._patterns for name in found.arrays)
 
     def _related(self, found: Loaded, module: Any) -> Loaded:
-        """A model with a head and its backbone alone differ in a prefix, which goes or comes."""
+        """By names of the base's class, which differ in a prefix.
+
+        A model with a head and its backbone alone do, and a language model alone and as a part.
+        """
         assert self._module is not None
         prefixes = [f"{own.base_model_prefix}." for own in (module, self._module)]
+        backbone = type(getattr(module, module.base_model_prefix, module))
+        parts = [n for n, part in self._module.named_modules() if type(part) is backbone]
+        inner = [f"{parts[0]}."] if len(parts) == 1 and parts[0] else []
 
         def related(name: str) -> str:
-            near = [name, *(name.removeprefix(p) for p in prefixes), *(p + name for p in prefixes)]
+            bare = [name.removeprefix(prefix) for prefix in prefixes]
+            near = [name, *bare, *(p + name for p in prefixes), *(p + bare[0] for p in inner)]
             return next((one for one in near if _pattern(one) in self._patterns), name)
 
         return replace(found, arrays={related(n): array for n, array in found.arrays.items()})

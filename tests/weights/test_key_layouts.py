@@ -150,6 +150,23 @@ def test_a_source_is_loaded_by_its_own_class_where_the_base_s_does_not_know_its_
 
 
 @pytest.mark.parametrize("ours", LAYOUTS)
+def test_a_language_model_alone_is_merged_with_that_of_a_model_that_sees(
+    ours: str, tmp_path: Path
+) -> None:
+    seeing = made(FAMILIES["llava"], 0)
+    base = LAYOUTS[ours](seeing, tmp_path / "base")
+    text = dict(FAMILIES["llava"].keys["text_config"])
+    alone = made(Family("LlamaForCausalLM", "LlamaConfig", text), 1)
+    merged = build(half(base, LAYOUTS["files"](alone, tmp_path / "alone")), tmp_path / "merged")
+    state, before = loads(FAMILIES["llava"].model, merged), seeing.state_dict()
+    inner = "model.language_model."
+    theirs = {n.replace("model.", inner): t for n, t in alone.state_dict().items()}
+    for name, tensor in before.items():
+        mixed = 0.5 * tensor + 0.5 * theirs[name] if name in theirs else tensor
+        assert torch.equal(state[name], mixed), name
+
+
+@pytest.mark.parametrize("ours", LAYOUTS)
 @pytest.mark.parametrize("older", [False, True])
 def test_an_adapter_s_names_are_found_in_a_base_of_either_layout(
     ours: str, older: bool, tmp_path: Path

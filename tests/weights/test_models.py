@@ -486,10 +486,14 @@ def test_the_language_of_a_model_that_sees_is_merged_and_its_eyes_are_kept(
 
 
 def test_a_model_with_other_names_throughout_is_refused(
-    llava: Callable[[int], Path], tiny: Tiny
+    llava: Callable[[int], Path], tiny: Tiny, changed: Changed
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"its blocks hold model\.layers.* declares no rule"):
-        chosen(llava(0), ["language_model"], a=tiny(1))
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            tensors[f"x{name}"] = tensors.pop(name)
+
+    with pytest.raises(CheckpointError, match=r"its blocks hold xmodel\.layers.* declares no rule"):
+        chosen(llava(0), ["language_model"], a=changed(tiny(1), rename))
 
 
 def test_another_kind_of_language_model_is_noted(
