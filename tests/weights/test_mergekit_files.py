@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,3 +173,21 @@ def test_the_cure_of_an_adapter_in_place_of_a_model_works(
         built(tmp_path, text.format(adapter))
     found = built(tmp_path, text.format(f"{tiny()}+{adapter}"))
     assert torch.equal(found[DOWN], with_lora(tiny(), adapter, DOWN))
+
+
+def test_the_command_tells_notes_and_refuses_other_programs_files(
+    tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    file = tmp_path / "merge.yaml"
+    text = f"merge_method: model_stock\nbase_model: {tiny()}\nmodels:\n"
+    text += f"- {{model: {tiny(1)}, parameters: {{weight: 1}}}}\n- {{model: {tiny(2)}}}\n"
+    file.write_text(text)
+    done = cli("build", file, tmp_path / "out")
+    said = (
+        "models.0.parameters.weight: mergekit's model_stock has no such parameter, and ignores it."
+    )
+    assert (done.returncode, done.stderr) == (0, f"note: {file}: {said}\n")
+    file.write_text("gate_mode: random\nbase_model: x\nexperts: [{source_model: y}]\n")
+    done = cli("build", file, tmp_path / "other")
+    assert done.returncode == 2
+    assert "a file of mergekit-moe" in done.stderr

@@ -114,6 +114,13 @@ def from_documents(
         return _Reader(documents[0], where, facts, {}).recipe()
     names = [content.get("name") for content in documents]
     problems = [
+        f"{where}: name: expected a text, got {shown(name)}. Put a name there."
+        for name in names
+        if isinstance(name, (dict, list))
+    ]
+    if problems:
+        raise RecipeError(problems)
+    problems = [
         f"{where}: {names.count(name)} documents are called {shown(name)}. Rename all but one."
         if name is not None
         else f"{where}: {names.count(None)} documents have no name. Give all but one a name."

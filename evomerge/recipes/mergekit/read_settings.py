@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -158,8 +159,11 @@ def _scalar(value: Any, path: str, default: Scalar, problems: Problems) -> Scala
         problems.add(path, f"expected true or false, got {shown(value)}")
         return default
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+    except (TypeError, ValueError, OverflowError):
         problems.add(path, f"expected a number or a list of numbers, got {shown(value)}")
         return default
 

@@ -294,3 +294,16 @@ def test_tensors_may_be_missing_as_in_a_recipe() -> None:
     assert (one.allow_missing, notes) == (("*.bias",), [])
     with pytest.raises(RecipeError, match="allow_missing"):
         read(f"{LINEAR}allow_missing: 3\n")
+
+
+@pytest.mark.parametrize("name", ["[x]", "{x: 1}"])
+def test_a_document_is_called_by_a_text(name: str) -> None:
+    with pytest.raises(RecipeError, match="m: name: expected a text, got "):
+        read(f"name: {name}\n{LINEAR}---\n{LINEAR}")
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "'1e400'", "[0, .inf]"])
+def test_numbers_without_a_value_are_refused_where_they_stand(value: str) -> None:
+    text = f"merge_method: multislerp\n{PAIR}parameters: {{weight: 1, eps: {value}}}\n"
+    with pytest.raises(RecipeError, match=r"m: parameters.eps: expected a number"):
+        read(text)
