@@ -128,11 +128,18 @@ class Worker:
         Raises:
             CheckpointError, ConfigError, SearchError: as `evaluate`.
         """
-        self.require_unchanged(jobs)
+        self._look(jobs)
         try:
             return self._evaluate_all(jobs)
         finally:  # what was measured, and what failed, may come of files that have changed
+            self._look(jobs)
+
+    def _look(self, jobs: Sequence[Job]) -> None:
+        try:
             self.require_unchanged(jobs)
+        except OSError as error:
+            _raise_unless_candidates(jobs[0].number, error)
+            raise
 
     def require_unchanged(self, jobs: Sequence[Job] = ()) -> None:
         """Raise unless all files that the jobs are merged from are as they were at first.

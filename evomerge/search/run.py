@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def _finish(run: SearchLoop, read: Models, began_with: Recorded) -> None:
     try:
         run.finish()
     except EvomergeError:
-        read.require_unchanged()  # which a worker that died of a file that was cut cannot say
+        with suppress(OSError):  # which is the machine's fault already
+            read.require_unchanged()  # a worker that died of a file that was cut cannot say so
         raise
     search = run.search
     try:

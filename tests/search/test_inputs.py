@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.analysis.evaluate import evaluate
 from evomerge.config.load import load
-from evomerge.errors import CheckpointError, RunError, SourceChangedError
+from evomerge.errors import CheckpointError, MachineError, RunError, SourceChangedError
 from evomerge.executors.local import LocalExecutor
 from evomerge.search.run import resume, start
 from evomerge.store import RunRecord, Store
@@ -413,3 +414,22 @@ def test_statistics_are_files_that_candidates_are_merged_from(
     models = Library().models(setup.composition)
     key = model_inputs(models, {"a": str(folder)}).digests["statistics.a"]
     assert list(key) == ["manifest.json"]
+
+
+def test_a_disk_that_cannot_be_looked_at_is_no_change_but_the_machines_fault(
+    search: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = tmp_path / "run", ended(search, tmp_path / "whole")
+
+    def lose_the_mount() -> None:
+        def scandir(path: Any) -> Any:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    with pytest.raises(MachineError, match=r"Stale file handle.*then resume the run"):
+        start(load(search).search, run, stopping_after(9, lose_the_mount))
+    monkeypatch.undo()
+    assert results(run) == results(whole)[: len(results(run))]
+    resume(load(search).search, run, lambda progress: None)
+    assert results(run) == results(whole)
