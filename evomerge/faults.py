@@ -55,6 +55,11 @@ _SIGNS = {
     "DataLoader worker (pid": _PROCESSES,  # that ended, not one that raised
     **{os.strerror(number): cure for number, cure in _CURES.items()},
 }
+# What torch, C++, the loader of shared libraries and Python say where memory has run out.
+_SIGNS_OF_MEMORY = (
+    *("DefaultCPUAllocator", "CUDA out of memory", "std::bad_alloc", "Cannot allocate memory"),
+    *("failed to map segment from shared object", "can't start new thread", "Unable to allocate"),
+)
 _NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")  # Rust's words, and Python's
 
 
@@ -65,6 +70,16 @@ def cure_for_machine(error: BaseException) -> str | None:
         The beginning of a sentence, without a full stop.
     """
     return next(filter(None, map(_cure, _all_behind(error))), None)
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether memory, or threads, of which each takes some, ran out behind an error."""
+    return any(
+        isinstance(one, MemoryError)
+        or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
+        or any(sign in str(one) for sign in _SIGNS_OF_MEMORY)
+        for one in _all_behind(error)
+    )
 
 
 def _all_behind(error: BaseException) -> Iterator[BaseException]:

@@ -1,4 +1,4 @@
-"""Files that a person names or that lie in a folder of theirs, read without surprises.
+"""Files that a person names or that lie in a folder of theirs, read and written without surprises.
 
 Only regular files are opened: a named pipe in place of one would be waited for without an end.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import ConfigError, InputError, shown
+from evomerge.errors import ConfigError, InputError, OutputError, shown
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -120,6 +122,40 @@ def parse_object(text: bytes) -> dict[str, Any]:
         except UnicodeEncodeError:
             raise ValueError("holds half of a character (a lone surrogate)") from None
     return content
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file, or leave what was there: under another name first, then renamed.
+
+    Raises:
+        OutputError: it cannot be written, e.g. a full disk.
+    """
+    partial: Path | None = None
+    try:
+        if path.exists() and not path.is_file():  # /dev/stdout, say; a folder fails
+            path.write_text(text, encoding="utf-8")
+            return
+        whole = path.resolve()  # a link stays one
+        mode = whole.stat().st_mode if whole.exists() else 0o666 & ~umask()
+        descriptor, name = tempfile.mkstemp(prefix=f".{whole.name[:200]}.", dir=whole.parent)
+        partial = Path(name)
+        os.close(descriptor)
+        partial.write_text(text, encoding="utf-8")
+        partial.chmod(stat.S_IMODE(mode))  # mkstemp makes private files
+        partial.replace(whole)
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """The permissions that this process does not give to what it makes."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _depth(content: Any) -> int:

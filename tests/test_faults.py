@@ -10,6 +10,7 @@ import resource
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -23,7 +24,7 @@ import yaml
 from safetensors.torch import save_file
 
 from evomerge.errors import CheckpointError, MachineError, OutputError
-from evomerge.faults import cure_for_machine
+from evomerge.faults import cure_for_machine, memory_ran_out
 from evomerge.store import Store
 
 FULL, BROKEN = Path("/dev/full"), Path("/proc/self/mem")
@@ -249,3 +250,54 @@ def test_a_machine_error_is_a_search_error_for_python() -> None:
 
     assert issubclass(evomerge.MachineError, evomerge.SearchError)
     assert evomerge.MachineError is MachineError
+
+
+def _no_threads() -> None:
+    try:
+        raise RuntimeError("can't start new thread")
+    except RuntimeError as error:
+        raise ValueError("a pool was not made") from error
+
+
+def _no_library() -> None:
+    text = "libtorch_cpu.so: failed to map segment from shared object"
+    raise ImportError(text)
+
+
+def _too_large() -> None:
+    torch.empty(1 << 60)
+
+
+def _too_large_list() -> None:
+    [0] * (1 << 60)
+
+
+@pytest.mark.parametrize("fault", [_no_threads, _no_library, _too_large, _too_large_list])
+def test_memory_that_ran_out_is_known_by_what_is_behind_an_error(
+    fault: Callable[[], None],
+) -> None:
+    with pytest.raises(Exception) as caught:
+        fault()
+    assert memory_ran_out(caught.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.ENOSPC, "full"), KeyError(1)])
+def test_what_is_no_lack_of_memory_is_none(error: Exception) -> None:
+    assert not memory_ran_out(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mebibytes", [500, 600, 700, 800, 900])
+def test_a_command_says_that_memory_ran_out(mebibytes: int, tmp_path: Path) -> None:
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, ({mebibytes} << 20,) * 2)
+from evomerge.cli import main
+main()
+"""
+    words = ["check", str(Path(__file__).parents[1] / "experiments" / "quickstart" / "search.yaml")]
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "memory ran out, or no thread could be started: " in done.stderr
+    assert "Traceback" not in done.stderr

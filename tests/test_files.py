@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from evomerge.errors import CheckpointError, ConfigError
-from evomerge.files import parse_object, read_object, read_text, require_regular
+from evomerge.errors import CheckpointError, ConfigError, OutputError
+from evomerge.files import (
+    parse_object,
+    read_object,
+    read_text,
+    require_regular,
+    umask,
+    write_text,
+)
 from evomerge.yaml_files import read_yaml
 
 
@@ -92,3 +102,57 @@ def test_all_other_json_objects_are_read() -> None:
     text = f'{{"a": {deep}, "b": "\\ud83d\\ude00", "c": 1e400, "c": 12345678901234567890}}'
     found = parse_object(text.encode())
     assert (found["b"], found["c"]) == ("\N{GRINNING FACE}", 12345678901234567890)
+
+
+def test_a_file_is_written_whole_and_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    write_text(path, "one")
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+    path.chmod(0o640)
+    write_text(path, "two é")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == ("two é".encode(), 0o640)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/file")
+    write_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize("name", ["missing/other", ".", "f" * 300, "loop", "half \udcff"])
+def test_what_cannot_be_written_is_named_and_what_was_there_stays(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    path, text = tmp_path / name, "text"
+    if "half" in name:  # the text, not the name
+        path, text = tmp_path / "file", name
+        path.write_text("before")
+    with pytest.raises(OutputError, match=re.escape(f"{path}: cannot be written: ")):
+        write_text(path, text)
+    assert path.name != "file" or path.read_text() == "before"
+    assert {one.name for one in tmp_path.iterdir()} <= {"loop", "file"}
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("before")
+    code = f"""
+import resource, signal
+from pathlib import Path
+from evomerge.files import write_text
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_text(Path({str(path)!r}), "x" * 10_000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert f"OutputError: {path}: cannot be written: File too large" in done.stderr
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [(path.name, "before")]
+
+
+def test_a_device_is_written_as_it_is() -> None:
+    write_text(Path("/dev/null"), "text")
+    assert not Path("/dev/null").is_file()

@@ -11,6 +11,7 @@ from typing import Any
 from evomerge.analysis.run import Run
 from evomerge.engines import Engine, LanguageModelEngine
 from evomerge.errors import ConfigError
+from evomerge.files import write_text
 from evomerge.plugins import registry
 from evomerge.scoring import Fitness
 from evomerge.weights.library import Library
@@ -25,9 +26,7 @@ def write_results(run: Run) -> None:
         return
     text, path = run.export(), run.folder / RECIPE
     changed = not path.is_file() or path.read_text("utf-8") != text
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)
     checkpoint = run.folder / CHECKPOINT
     if run.file.build_best and (changed or not checkpoint.exists()):
         shutil.rmtree(checkpoint, ignore_errors=True)

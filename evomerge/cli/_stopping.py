@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 import time
 from types import FrameType
+from typing import NoReturn
 
 SHUTDOWN_GRACE_SECONDS = 20.0  # for workers and engines to end; then a signal insists
+
+_MOMENT_SECONDS = 0.05  # after which a finalizer has ended
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -16,10 +21,12 @@ class Stopping:
 
     Attributes:
         number: of the signal that came first; None while none has come.
+        message: what to say at the end; empty where it is said already.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.message = "Stopped."
         self._raised = 0.0  # monotonic seconds
 
     def listen(self) -> None:
@@ -31,10 +38,19 @@ class Stopping:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hear)
 
-    def ignore(self) -> None:
-        """Ignore both signals, which would kill an interpreter that is shutting down."""
+    def leave(self) -> None:
+        """Let either signal end this process at once, from now on."""
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+            if signal.getsignal(number) == self._hear:
+                signal.signal(number, signal.SIG_DFL)
+
+    def end(self) -> NoReturn:
+        """Exit as shells have it, 130 after Ctrl-C and 143 after SIGTERM, whatever comes now."""
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # it would kill an interpreter that shuts down
+        if self.message:
+            print(self.message, file=sys.stderr)
+        sys.exit(128 + (self.number or signal.SIGINT))
 
     def raise_if_asked(self) -> None:
         """Raise KeyboardInterrupt once a signal has come, for work that has not noticed.
@@ -45,6 +61,20 @@ class Stopping:
         if self.number is not None:
             self._raised = time.monotonic()
             raise KeyboardInterrupt
+
+    def hear_again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Raise an interrupt once more that came in a finalizer, which cannot pass it on.
+
+        Without it, as `sys.unraisablehook`, Python prints a traceback and goes on.
+        """
+        if self.number is None or not isinstance(lost.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
+            return
+        self._raised = -SHUTDOWN_GRACE_SECONDS  # long ago
+        main = threading.main_thread().ident
+        again = threading.Timer(_MOMENT_SECONDS, signal.pthread_kill, (main, self.number))
+        again.daemon = True
+        again.start()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

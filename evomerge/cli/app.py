@@ -13,9 +13,12 @@ from evomerge.cli import lineage, listing, recipes, runs, statistics
 from evomerge.cli._console import guard, talk
 from evomerge.cli._stopping import stopping
 from evomerge.errors import EvomergeError, InputError
+from evomerge.faults import memory_ran_out
 from evomerge.version import __version__
 
 _INTERRUPTED = 130  # typer exits with it too
+_MOST_PROBLEMS = 100
+_MEMORY = "Give this process more (see `ulimit -v`, `ulimit -u`), or end others."
 
 app = typer.Typer(
     name="evomerge",
@@ -54,15 +57,14 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
-    stopping.listen()
     guard()
     try:
         _run()
     except SystemExit as end:
         if stopping.number is None or end.code != _INTERRUPTED:
+            stopping.leave()
             raise
-        stopping.ignore()
-        sys.exit(128 + stopping.number)
+        stopping.end()
 
 
 def _run() -> None:
@@ -72,17 +74,28 @@ def _run() -> None:
     except InputError as error:
         if len(error.problems) > 1:
             _say(f"{len(error.problems)} problems:")
-        for problem in error.problems:
+        for problem in error.problems[:_MOST_PROBLEMS]:
             _say(problem)
+        if (more := len(error.problems) - _MOST_PROBLEMS) > 0:
+            _say(f"and {more} more")
         sys.exit(2)
-    except EvomergeError as error:
-        talk().print_lines(str(error), style="red")
-        sys.exit(1)
-    except OSError as error:
-        _say(f"{error.filename or 'evomerge'}: {error.strerror or error}")
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    except Exception as error:
+        if memory_ran_out(error):
+            words = " ".join(str(error).split()) or type(error).__name__
+            # without the console, which takes some
+            print(
+                f"memory ran out, or no thread could be started: {words}. {_MEMORY}",
+                file=sys.stderr,
+            )
+        elif isinstance(error, EvomergeError):
+            talk().print_lines(str(error), style="red")
+        elif isinstance(error, OSError):
+            _say(f"{error.filename or 'evomerge'}: {error.strerror or error}")
+        else:
+            raise
+        sys.exit(1)
 
 
 def _say(text: str) -> None:

@@ -25,12 +25,13 @@ def export(
 ) -> None:
     """Write a candidate's recipe as YAML."""
     from evomerge.analysis.run import Run
+    from evomerge.files import write_text
 
     text = Run.open(folder).export(candidate, format_)
     if out is None:
         print_data(text)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
         talk().print(f"wrote {out}")
 
 

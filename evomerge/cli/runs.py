@@ -213,6 +213,7 @@ def _progress(folder: Path) -> Iterator[Observer]:
 
         if Store.exists(folder):
             where = shlex.quote(str(folder))
+            stopping.message = ""
             err.print(
                 f"Stopped; nothing that was finished is lost. Go on with: evomerge resume {where}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import InputError, OutputError
+from evomerge.files import umask
 from evomerge.weights.headers import DTYPES
 
 SHARD_BYTES = 5_000_000_000  # what save_pretrained uses
@@ -210,6 +212,8 @@ def require_space(partial: Path, out: Path, needed_bytes: int) -> None:
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that becomes ``out`` without an error, and is deleted after one.
 
+    What is left of such a folder whose maker was killed is deleted first.
+
     Args:
         out: must not exist, or be an empty folder.
 
@@ -218,13 +222,16 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     new_parents = [parent for parent in out.absolute().parents if not parent.exists()]
     partial: Path | None = None
+    lock: int | None = None
+    prefix = f".{out.name}.partial-"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+        _remove_abandoned(out.parent, prefix)
+        while partial is None or not partial.exists():  # taken for abandoned before it was locked
+            partial = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+            lock = _locked(partial, wait=True)
         yield partial
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o777 & ~mask)  # mkdtemp makes private folders
+        partial.chmod(0o777 & ~umask())  # mkdtemp makes private folders
         if out.exists():
             out.rmdir()
         partial.rename(out)
@@ -233,10 +240,38 @@ def new_folder(out: Path) -> Iterator[Path]:
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
         if not out.exists():
             for parent in new_parents:
                 with suppress(OSError):
                     parent.rmdir()
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Delete the folders of this name that no living process is writing."""
+    for folder in parent.iterdir():
+        if folder.name.startswith(prefix) and folder.is_dir() and not folder.is_symlink():
+            lock = _locked(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _locked(folder: Path, *, wait: bool = False) -> int | None:
+    """A descriptor that holds a folder until it is closed or its process ends.
+
+    None where another process holds it, unless told to wait, and where nothing can be locked.
+    """
+    descriptor: int | None = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _partial(path: Path) -> Path:

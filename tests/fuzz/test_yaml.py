@@ -213,7 +213,7 @@ def _overrides(number: int) -> list[str]:
     rng = random.Random(-number)
     if number % 5:
         return []
-    keys = (
+    keys: tuple[str, ...] = (
         "seed",
         "budget.evaluations",
         "optimizer.sigma",

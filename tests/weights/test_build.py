@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from evomerge.errors import CandidateError, CheckpointError, InputError, OutputE
 from evomerge.recipes import Recipe
 from evomerge.recipes.yaml import to_yaml
 from evomerge.weights.build import build, model_card
+from evomerge.weights.writer import new_folder
 
 Tiny = Callable[..., Path]
 TOKENS = torch.arange(4, 24)[None]
@@ -400,3 +403,36 @@ def test_what_a_merge_leaves_out_is_printed_and_kept_in_the_card(
     )
     assert (done.returncode, done.stderr) == (0, f"note: {note}\n")
     assert (tmp_path / "out" / "README.md").read_text().endswith(f"## Notes\n\n- {note}\n")
+
+
+def test_what_a_killed_build_left_is_removed_by_the_next(tiny: Tiny, tmp_path: Path) -> None:
+    left = tmp_path / ".out.partial-abandoned"
+    living, other = tmp_path / ".out.partial-living", tmp_path / ".out2.partial-abandoned"
+    for folder in (left, living, other):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".out.partial-link").symlink_to(other)
+    held = os.open(living, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)  # as the process that writes it
+    try:
+        build(recipe(tiny(0), tiny(1)), tmp_path / "out")
+    finally:
+        os.close(held)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"out", living.name, other.name, ".out.partial-link"}
+    assert (living / "model.safetensors").read_bytes() == b"half"
+
+
+def test_two_builds_of_one_name_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "out") as first:
+        with (
+            pytest.raises(OutputError, match="cannot be written"),
+            new_folder(tmp_path / "out") as second,
+        ):
+            (first / "a").write_text("1")
+            (second / "b").write_text("2")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "taken").touch()
+        shutil.rmtree(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
