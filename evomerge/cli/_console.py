@@ -16,19 +16,23 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from evomerge.printable import printable
+from evomerge.printable import REPLACED, printable, spelled
 
 # what libraries may do to a terminal: colours, and the return to the beginning of a line
 _OF_LIBRARIES = re.compile(r"(\x1b\[[0-9;]*m|\r|\t)")
 
 
 class PlainConsole(Console):
-    """A console that prints a string as one line, as it is, control characters escaped."""
+    """A console that prints a string as one line, as it is, control characters escaped.
+
+    A terminal that lacks a letter, such as ``±``, gets another in its place.
+    """
 
     def render_str(self, text: str, **options: Any) -> Text:
         """See `Console`: no markup, emoji or highlights, which a name could hold as well."""
         plain = {"emoji": False, "markup": False, "highlight": False}
-        return super().render_str(printable(text), **{**options, **plain})
+        shown = spelled(printable(text), self.encoding)  # before its width is counted
+        return super().render_str(shown, **{**options, **plain})
 
     def print_lines(self, text: str, style: str = "") -> None:
         """Print text of several lines, all after the first one indented."""
@@ -60,8 +64,15 @@ def print_json(content: Any) -> None:
 
 
 def print_data(text: str) -> None:
-    """Print text that a program may read: as it is, except on a terminal."""
-    typer.echo(printable(text, lines=True) if sys.stdout.isatty() else text, nl=False)
+    """Print text that a program may read: as it is, in UTF-8, except on a terminal."""
+    if sys.stdout.isatty():
+        typer.echo(printable(text, lines=True), nl=False)
+    elif (binary := getattr(sys.stdout, "buffer", None)) is None:  # redirected in this process
+        sys.stdout.write(text)
+    else:
+        sys.stdout.flush()
+        binary.write(text.encode())
+        binary.flush()
 
 
 class _Guarded:
@@ -94,9 +105,12 @@ def _own(stream: TextIO) -> TextIO:
 def guard() -> None:
     """Escape what logs, warnings, tracebacks and libraries write from now on, too.
 
-    Standard output is left alone where a program reads it.
+    Standard output is left alone where a program reads it, but for letters that it cannot be given.
     """
     streams: Any = sys
+    for stream in (streams.stdout, streams.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=REPLACED)
     streams.stderr = _Guarded(sys.stderr)
     if sys.stdout.isatty():
         streams.stdout = _Guarded(sys.stdout)

@@ -91,7 +91,7 @@ def _inline_presets(content: dict[str, Any], folder: Path, collect: ProblemColle
         if isinstance(stage, dict)
     ]
     for path, owner, key in [((), content, "space"), ((), content, "fitness"), *spaces]:
-        if key in owner and (*path, key) not in collect.invalid:
+        if owner.get(key) is not None and (*path, key) not in collect.invalid:
             kind: presets.PresetKind = "fitness" if key == "fitness" else "search_spaces"
             part = collect.part(*path, label=path)
             keys = part.make(_inlined, owner[key], kind, folder, at=key)

@@ -29,7 +29,10 @@ def override(content: dict[str, Any], text: str) -> None:
         place = _stage(place, key, text) if isinstance(place, list) else _inner(place, key, text)
     if isinstance(place, list):
         raise _refusal(text, f"name a key of this stage, e.g. {path}.budget=...")
-    place[last] = parse_value(raw, f"--set: {shown(text)}")
+    try:
+        place[last] = parse_value(raw, shown(text))
+    except ConfigError as error:
+        raise ConfigError([problem.within("--set") for problem in error.details]) from None
 
 
 def _inner(place: dict[str, Any], key: str, text: str) -> Any:

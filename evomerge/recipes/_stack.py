@@ -23,7 +23,7 @@ def other_base(names: Collection[str]) -> str:
 
 def slice_lengths(slices: Sequence[Slice]) -> list[int]:
     """The number of output blocks that each slice gives."""
-    ranges = [next(iter(slice_.values())) for slice_ in slices]
+    ranges = [next(iter(slice_.values()), (0, 0)) for slice_ in slices]
     return [end - start for start, end in ranges]
 
 

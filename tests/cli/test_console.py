@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from evomerge.cli._console import PlainConsole, guard
-from evomerge.printable import is_printable, printable
+from evomerge.printable import is_printable, printable, spelled
 from evomerge.yaml_files import dump_yaml, parse_yaml
 
 Cli = Callable[..., Any]
@@ -136,3 +138,62 @@ def test_names_in_a_search_are_escaped_wherever_they_are_printed(
             assert name in json.loads(done.stdout)["best"]["tasks"]
         elif words[0] in ("show", "run") and not code:
             assert r"source: n\x1b]0;owned\x07\u202e[red]" in done.stdout
+
+
+def test_letters_that_a_terminal_lacks_are_spelled_before_columns_are_laid_out() -> None:
+    buffer = io.BytesIO()
+    out = io.TextIOWrapper(buffer, encoding="ascii")
+    console = PlainConsole(file=out, width=60)
+    table = Table("search ± 95 %", "café 数")
+    table.add_row("0.5 ± 0.1", "…")
+    table.add_row("0.5", "x")
+    console.print(table)
+    out.flush()
+    lines = buffer.getvalue().decode("ascii").splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert "search +/- 95 %" in lines[1] and r"cafe \u6570" in lines[1]
+    assert "0.5 +/- 0.1" in lines[3] and "..." in lines[3]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp437"])
+def test_every_letter_can_be_written_whatever_the_encoding(encoding: str) -> None:
+    text = "± é 数 🙂 … \udcff →"
+    assert spelled(text, encoding).encode(encoding)
+    assert spelled("plain", encoding) == "plain"
+
+
+@pytest.mark.slow
+def test_commands_work_where_only_ascii_can_be_shown(zoo: Path, tmp_path: Path) -> None:
+    fitness = {"tasks": {"größe": {"scorer": "scores.py:size"}}}
+    (tmp_path / "scores.py").write_text("def size(module, split):\n    return [1.0, 0.5]\n")
+    (tmp_path / "fitness.yaml").write_text(yaml.safe_dump(fitness, allow_unicode=True))
+    search = {
+        **{"name": "x", "base": str(zoo / "base"), "sources": {"é": str(zoo / "kanji")}},
+        **{"space": "task_arithmetic", "fitness": "fitness.yaml", "budget": {"evaluations": 1}},
+    }
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(search, allow_unicode=True))
+    commands = [["check", "search.yaml"], ["run", "search.yaml", "--run", "r"], ["show", "r"]]
+    commands += [
+        ["export", "r"],
+        ["lineage", "r"],
+        ["check", "nöne.yaml"],
+        ["check", "\udcff.yaml"],
+    ]
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, "-c", "from evomerge.cli import main; main()", *words],
+            capture_output=True,
+            cwd=tmp_path,
+            env=os.environ | ascii_only,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == (2 if ".yaml" in words[1] and "search" not in words[1] else 0), (
+            said
+        )
+        assert b"Traceback" not in said
+        assert words[0] == "export" or said.isascii()
+        if words[0] == "show":
+            assert b"+/-" in said and b"grosse" in said.replace(b"gro\\xdfe", b"grosse")
+        if words[0] == "export":
+            assert "é:" in done.stdout.decode()

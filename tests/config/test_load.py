@@ -358,3 +358,34 @@ def test_what_may_be_missing_reaches_workers_and_recipes_and_is_kept_where_it_is
     assert allowing.search.context.recipe("linear").allow_missing == ("*.bias",)
     with pytest.raises(ConfigError, match=r"allow_missing\.0: "):
         load({**GOOD, "allow_missing": [""]})
+
+
+def test_a_key_without_a_value_is_said_to_be_missing(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, GOOD | {"space": None})
+    assert "search.yaml: space: this key is required" in problem
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("base", "~nosuchuser/x"),
+        ("sources.strings", "a" * 300),
+        ("statistics", {"strings": "loop/x"}),
+        ("fitness", "loop/x.yaml"),
+        ("space", "a" * 300 + ".yaml"),
+        ("engine", {"name": "torch", "module": "~nosuchuser/x.py:build"}),
+        ("fitness", {"tasks": {"x": {"scorer": "loop/x.py:f"}}}),
+    ],
+)
+def test_what_is_no_path_is_said_with_its_key(path: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    found = problems(tmp_path, changed(path, value))
+    assert any(f"search.yaml: {path.partition('.')[0]}: " in p and "not a path" in p for p in found)
+
+
+def test_every_preset_and_override_is_read_as_strictly(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("kind: !!set {a}")
+    (found,) = problems(tmp_path, GOOD | {"space": "space.yaml"})
+    assert "space.yaml: not valid YAML: line 1, column 7: the tag '!!set' is not known" in found
+    (found,) = problems(tmp_path, GOOD, "seed=!!int x")
+    assert found.startswith("--set: 'seed=!!int x': not valid YAML: line 1, column 1: 'x' is no")

@@ -85,7 +85,7 @@ class Mutator:
             documents, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=10**6
         )
         written = re.sub(r"'?@(\d+)@'?", lambda found: raw[int(found[1])], written)
-        if rng.random() < 0.25 or not raw:
+        if rng.random() < 0.2:
             return self._scribble(written, rng)
         return written.encode(errors="surrogatepass")
 

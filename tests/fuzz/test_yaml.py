@@ -259,7 +259,7 @@ def _tried(words: list[str], folder: Path, cli: Callable[..., Any]) -> tuple[Any
 
 def _is_no_number(said: str) -> bool:
     """Whether a recipe that is right gives weights that are none: known when they are merged."""
-    return "not finite" in said
+    return "not finite" in said or "cannot hold" in said
 
 
 def _listing(folder: Path) -> list[tuple[str, int, int]]:

@@ -229,6 +229,7 @@ def test_a_tokenizer_that_says_no_more_than_a_word_is_one() -> None:
         ({"slices": [{"maths": (0, 1)}]}, "slices.0.maths: no such source. Did you mean 'math'?"),
         ({"slices": [{"math": (1, 1)}]}, "slices.0.math: expected 0 <= start < end, got [1, 1]"),
         ({"slices": [{"base": (0, 1)}]}, "slices.0: expected the range of at least one source"),
+        ({"slices": [{"math": (0, 1)}, {}]}, "slices.1: expected the range of at least one source"),
         (
             {"slices": [{"math": (0, 2), "ja": (0, 3)}]},
             "slices.0: the ranges differ in length: math 2, ja 3 blocks",

@@ -113,6 +113,8 @@ def from_documents(
     if len(documents) == 1:
         return _Reader(documents[0], where, facts, {}).recipe()
     names = [content.get("name") for content in documents]
+    if odd := [name for name in names if name is not None and not isinstance(name, str)]:
+        raise RecipeError(f"{where}: name: expected a text, got {shown(odd[0])}")
     problems = [
         f"{where}: name: expected a text, got {shown(name)}. Put a name there."
         for name in names
