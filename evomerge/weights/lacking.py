@@ -77,26 +77,31 @@ def lacks(
             if rest:
                 found.notes.append(_note(name, owner, rest))
     for name, blocks in stacked.items():
-        gaps = [n for n in _gaps(models[name], blocks, base) if not is_allowed(n, allowed)]
+        gaps = [
+            n for n in _gaps(models[name], blocks, models.values()) if not is_allowed(n, allowed)
+        ]
         if gaps:
             found.problems.append(_refusal(name, "the blocks of its kind have", gaps))
     return found
 
 
-def _gaps(model: Checkpoint, blocks: Set[int], base: Checkpoint) -> list[str]:
+def _gaps(model: Checkpoint, blocks: Set[int], others: Iterable[Checkpoint]) -> list[str]:
     """What blocks of a model lack to be whole; by the names in memory, where those are known."""
-    expected, own = _by_block(base), _by_block(model)
-    partial = {n: {w: expected[n][w] for w in expected.get(n, {}).keys() - own[n].keys()}
-               for n in sorted(blocks & own.keys())}  # fmt: skip
-    if not any(partial.values()):
+    own = _by_block(model)
+    richer = [
+        (own[number].keys(), theirs[number])
+        for theirs in map(_by_block, others)
+        for number in sorted(blocks & own.keys() & theirs.keys())
+        if theirs[number].keys() - own[number].keys()
+    ]
+    if not richer:  # as most often, and nobody need be asked
         return []
-    found = _report(model)
-    if found is None:
-        names = [name for n in partial if own[n].keys() < expected[n].keys()
-                 for name in partial[n].values()]  # fmt: skip
-        return sorted(names)
-    inside = [(name, re.search(r"\.([0-9]+)\.", name)) for name in sorted(found.missing)]
-    return [name for name, number in inside if number and int(number[1]) in blocks]
+    if (found := _report(model)) is not None:
+        numbered = [(name, _NUMBER.search(name)) for name in sorted(found.missing)]
+        return [name for name, number in numbered if number and int(number[0]) in blocks]
+    # a block of another kind has tensors of its own, too
+    partial = [(ours, theirs) for ours, theirs in richer if ours < theirs.keys()]
+    return sorted({t[within] for ours, t in partial for within in t.keys() - ours})
 
 
 def _by_block(model: Checkpoint) -> dict[int, dict[str, str]]:

@@ -84,6 +84,13 @@ DAMAGED = {
     "boolean shape": raw(entry(shape=[True]), bytes(4)),
     "infinite offset": raw(b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,1e999]}}', bytes(4)),
     "three offsets": raw(entry(offsets=[0, 4, 8]), bytes(4)),
+    "more elements than can be counted": raw(entry(shape=[2**63, 0], offsets=[0, 0])),
+    "as many, over several lengths": raw(entry(shape=[2**40, 0, 2**40], offsets=[0, 0])),
+    "an offset of 5,000 digits": raw(
+        json.dumps(entry(offsets=[0, "@"])).encode().replace(b'"@"', b"9" * 5000), bytes(4)
+    ),
+    "a tensor given twice": raw(json.dumps(entry())[:-1].encode() + b"," + b'"w": 3}', bytes(4)),
+    "half a character": raw(json.dumps({"\ud800": entry()["w"]}).encode(), bytes(4)),
     "metadata is no mapping": raw({"__metadata__": 3}),
     "metadata holds numbers": raw({"__metadata__": {"format": 1}}),
 }

@@ -101,6 +101,9 @@ def test_a_slice_of_several_models_notes_what_one_of_them_lacks(
     assert Library().open(str(tiny()), sources, slices=[{"b": (0, 2)}, {"a": (2, 3)}]).notes == []
     with pytest.raises(PlanError, match=f"a: lacks 1 tensor that the blocks of its kind .*{UP}"):
         Library().open(str(tiny()), sources, slices=[{"b": (0, 2)}, {"a": (1, 2)}])
+    base, stack = str(changed(tiny(), drop(UP))), [{"b": (0, 2)}, {"base": (1, 2)}]
+    with pytest.raises(PlanError, match="base: lacks 1 tensor that the blocks of its kind have"):
+        Library().open(base, {"b": str(tiny(2))}, slices=stack)
 
 
 def test_blocks_that_one_config_cannot_say_are_not_stacked(tiny: Tiny) -> None:

@@ -469,6 +469,7 @@ def test_two_documents_of_one_name_are_refused() -> None:
     [
         (recipe("regmean", statistics={"a": "/s"}), "operator: mergekit export knows no 'regmean'"),
         (recipe("linear", statistics={"a": "/s"}), "statistics: mergekit has no operator that"),
+        (recipe("linear", allow_missing=["*.bias"]), "allow_missing: mergekit merges no models"),
         (recipe("ties", parameters={"lines_alpha": 0.5}), "lines_alpha: unknown to mergekit's"),
         (recipe("ties", parameters={"scope": "global"}), "ties has no 'global'. Set it to tensor."),
         (
