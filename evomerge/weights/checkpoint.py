@@ -159,14 +159,22 @@ class Checkpoint:
 
     @cached_property
     def token_tables(self) -> frozenset[str]:
-        """Names of the tensors with a row for every token: embedding, head and the head's bias."""
+        """Names of the tensors with a row for every token: embedding, head and the head's bias.
+
+        Where Transformers does not build the model, roles and heights tell.
+        """
         if self.embedding is None:
             return frozenset()
+        from evomerge.weights.token_tables import token_tables  # which imports Transformers
+
         rows = self.tensors[self.embedding].shape[0]
-        return frozenset(
+        shapes = {name: info.shape for name, info in self.tensors.items()}
+        tables, known = token_tables(self.config, shapes, rows)
+        return tables | frozenset(
             name
             for name, place in self.places.items()
             if place.role in ("embedding", "head")
+            and name not in known
             and self.tensors[name].shape[:1] == (rows,)
             and not is_position(name)
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.weights.block_numbers import Described, Origins, stack_config
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.names import language_parts
+from evomerge.weights.token_tables import resized
 
 if TYPE_CHECKING:
     from evomerge.weights.vocabulary import Vocabulary
@@ -29,9 +30,12 @@ def changed_config(
         config = stack_config(Described(base.config, base.layers), origins)
     else:
         config = {k: dict(v) if isinstance(v, Mapping) else v for k, v in base.config.items()}
-    if vocabulary is not None:
-        for part in (config, *language_parts(config)):
-            part |= _vocabulary_keys(base, vocabulary, part)
+    if vocabulary is None:
+        return config
+    if vocabulary.base_rows != vocabulary.padded_rows:
+        config = resized(config, vocabulary.base_rows, vocabulary.padded_rows)
+    for part in (config, *language_parts(config)):
+        part |= _vocabulary_keys(base, vocabulary, part)
     return config
 
 

@@ -11,6 +11,7 @@ from evomerge.weights.headers import FLOATS
 from evomerge.weights.names import language_config, language_parts
 from evomerge.weights.slots import Slot
 from evomerge.weights.token_names import difference_note, table_height
+from evomerge.weights.token_tables import with_rows
 
 if TYPE_CHECKING:
     from evomerge.weights.vocabulary import Vocabulary
@@ -110,7 +111,7 @@ def shape_problems(
 def _fits(slot: Slot, model: Checkpoint, name: str, vocabulary: Vocabulary | None) -> bool:
     theirs = model.tensors[name].shape
     if slot.aligned and model.token_tables and (vocabulary is None or vocabulary.fits(model)):
-        return theirs[1:] == slot.shape[1:] and name in model.token_tables
+        return with_rows(theirs, 0) == with_rows(slot.shape, 0) and name in model.token_tables
     return theirs == slot.shape
 
 
@@ -136,7 +137,8 @@ def _shape_sentence(
     theirs = {slot.name: checkpoint.tensors[slot.inputs[source]].shape for slot in wrong}
     cure = "Drop one source."
     if all(
-        slot.inputs[source] in checkpoint.token_tables and theirs[slot.name][1:] == slot.shape[1:]
+        slot.inputs[source] in checkpoint.token_tables
+        and with_rows(theirs[slot.name], 0) == with_rows(slot.shape, 0)
         for slot in wrong
     ):
         cure = "Save a tokenizer.json with each model to match its tokens, or drop one source."

@@ -31,6 +31,7 @@ from evomerge.weights.slots import (
     refill,
 )
 from evomerge.weights.token_names import mixed_rows, table_height
+from evomerge.weights.token_tables import as_column
 from evomerge.weights.tokenizers import chosen_template
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Models:
             try:
                 vocabulary = merged_vocabulary(base, sources, tokenizer)
                 rows = None if vocabulary is None else vocabulary.padded_rows
+                problems += () if vocabulary is None else vocabulary.problems()
             except PlanError as error:
                 problems += error.problems
                 rows = 0  # so that tables of different heights are not reported as well
@@ -255,7 +257,8 @@ class Models:
     def _input(self, slot: Slot, model: Checkpoint, name: str) -> Input:
         if not slot.aligned or self.vocabulary is None:
             return model.input(name)
-        return self.vocabulary.align(model, model.read(name), lambda: self._tables(slot))
+        table = as_column(model.read(name))
+        return self.vocabulary.align(model, table, lambda: self._tables(slot))
 
     def _tables(self, slot: Slot) -> list[tuple[Checkpoint, Tensor]]:
         """The token tables of all models that have one, whether or not it is merged here."""
@@ -266,7 +269,7 @@ class Models:
             if name is None and slot.place.role == "head" and model.tied and len(slot.shape) == 2:
                 name = model.embedding
             if name is not None:
-                found.append((model, model.read(name)))
+                found.append((model, as_column(model.read(name))))
         return found
 
     @property

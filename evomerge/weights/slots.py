@@ -13,6 +13,7 @@ from evomerge.recipes.places import Place, precedes_blocks, renumber
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import FLOATS
 from evomerge.weights.names import stack
+from evomerge.weights.token_tables import with_rows
 
 Range = tuple[int, int]
 Slices = Sequence[Mapping[str, Range]]
@@ -177,7 +178,7 @@ def align_tensors(
         return Slot(
             name=name,
             place=first.place,
-            shape=(rows, *info.shape[1:]) if aligned and rows is not None else info.shape,
+            shape=with_rows(info.shape, rows) if aligned and rows is not None else info.shape,
             base=of_base[name].tensor if name in of_base else None,
             inputs={
                 source: given[name].tensor for source, given in of_sources.items() if name in given

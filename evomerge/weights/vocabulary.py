@@ -12,6 +12,7 @@ from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Tokenizer, TokenRow
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.lazy_rows import AlignedRows
+from evomerge.weights.token_tables import token_counts
 from evomerge.weights.tokenizers import AddedToken, added_tokens, next_id
 
 UNION = "union"
@@ -27,6 +28,7 @@ class Vocabulary:
         owner: the model whose tokenizer the merged one has; the base for a union.
         tokens: token string to row.
         added: tokens that the owner's tokenizer lacks, with their rows, which follow one another.
+        own_rows, base_rows: of the owner's embedding, of the base's.
         rows: of the merged embedding, without padding.
         padded_rows: with padding.
 
@@ -53,7 +55,7 @@ class Vocabulary:
         self._donors = self.models if setting.source == UNION else ()
         self.added = _new_tokens(self.owner, self._donors, setting.tokens)
         self.tokens = own | self.added
-        self.own_rows = _height(self.owner)
+        self.own_rows, self.base_rows = _height(self.owner), _height(base)
         self.rows = max(self.own_rows, 1 + max(self.added.values(), default=-1))
         step = setting.pad_to_multiple_of or 1
         self.padded_rows = -(-self.rows // step) * step
@@ -80,6 +82,28 @@ class Vocabulary:
         return _height(model) == self.padded_rows and bool(
             (self.rows_of(model) == torch.arange(self.padded_rows)).all()
         )
+
+    def problems(self) -> Iterator[str]:
+        """A sentence for each model of which it is not known what all its rows are."""
+        for model in self.models:
+            height, moved = _height(model), not self.is_own(model)
+            counts = dict(token_counts(model.config))
+            if moved and counts and height not in counts.values():
+                named = ", ".join(f"{key} {count}" for key, count in counts.items())
+                yield (
+                    f"tokenizer: {model.embedding} of {model.folder} has {height} rows, but its "
+                    f"config counts {named}, so that nobody knows what the others are. Leave the "
+                    "key tokenizer out, or drop this model."
+                )
+            for key, count in counts.items():
+                kept = self.rows_of(model)[:count]
+                stays = bool((kept == torch.arange(len(kept))).all())
+                if key.startswith("vocab_size_") and count != height and not stays:
+                    yield (
+                        f"tokenizer: of {model.config.get('model_type')}, {key} counts "
+                        f"{count} tokens and the embedding {height}, and tokens have other "
+                        f"rows in {model.folder}. Leave the key tokenizer out, or drop it."
+                    )
 
     def added_tokens(self) -> list[AddedToken]:
         """The added tokens as items of a tokenizer.json; flags are those of the first model."""

@@ -22,7 +22,8 @@ _MOST = tuple(
     (re.compile(pattern), most)
     for pattern, most in (
         (r"type_vocab_size$", 4),
-        (r"vocab", VOCABULARY),
+        (r"^(decoder_|src_|tgt_)?vocab_size(_per_layer_input)?$", VOCABULARY),
+        (r"vocab", 24),
         (
             r"^(num_)?n?(_|text_|encoder_|decoder_|hidden_|t2u_|speech_|conf_|vision_)*layers?$",
             LAYERS,
