@@ -71,7 +71,7 @@ def print_data(text: str) -> None:
         sys.stdout.write(text)
     else:
         sys.stdout.flush()
-        binary.write(text.encode())
+        binary.write(text.encode(errors="surrogateescape"))  # a path has its own bytes
         binary.flush()
 
 

@@ -18,7 +18,7 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 from rich.tree import Tree
 
-from evomerge.cli._console import PlainConsole, guard
+from evomerge.cli._console import PlainConsole, guard, print_data
 from evomerge.printable import is_printable, printable, spelled
 from evomerge.yaml_files import dump_yaml, parse_yaml
 
@@ -89,6 +89,15 @@ def test_what_libraries_write_is_escaped_but_for_colours_and_the_bars_of_progres
     assert err.getvalue().count(SEEN.replace(r"\ud800\n", "\n")) == 2
     assert err.getvalue().endswith("\r 50%|█|\x1b[31mred\x1b[0m\t")
     assert out.getvalue() == f"{text}\n"
+
+
+def test_a_program_reads_a_path_in_its_own_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    print_data("a\udcff\x1b/数\n")
+    out.flush()
+    assert raw.getvalue() == b"a\xff\x1b/" + "数\n".encode()
 
 
 def test_yaml_with_such_names_is_escaped_and_reads_back_equal() -> None:
