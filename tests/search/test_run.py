@@ -425,6 +425,61 @@ def test_a_source_that_changed_since_is_refused(cli: Cli, tmp_path: Path) -> Non
     assert f"sources.arithmetic: {weights}: has changed since" in again.stderr
 
 
+def copied(tmp_path: Path) -> tuple[Content, Path]:
+    """The small search among copies of its models, and the folder of one of them."""
+    for name in ("base", "arithmetic", "strings"):
+        shutil.copytree(ZOO / name, tmp_path / "models" / name)
+    search = small_search(base=str(tmp_path / "models" / "base"))
+    search["sources"] = {name: str(tmp_path / "models" / name) for name in search["sources"]}
+    return search, tmp_path / "models" / "arithmetic"
+
+
+def values(content: Content) -> list[tuple[Any, ...]]:
+    rows = [*content["baselines"], *content["candidates"]]
+    return [(row["number"], row["value"], row["held_out"]) for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["in place", "renamed", "cut", "rope", "template"])
+def test_a_process_whose_source_changes_stops_and_goes_on_once_it_is_back(
+    how: str, cli: Cli, result: Result, finished: Path, tmp_path: Path
+) -> None:
+    search, source = copied(tmp_path)
+    other = ZOO / "kanji" / "model.safetensors"
+    names = {"rope": "config.json", "template": "chat_template.jinja"}
+    file = source / names.get(how, "model.safetensors")
+    running = Stopped(19, "run", write(tmp_path, search), "--run", tmp_path / "run")
+    kept = file.read_bytes() if file.exists() else None
+    if how == "in place":
+        shutil.copyfile(other, file)
+    elif how == "renamed":
+        shutil.copyfile(other, tmp_path / "new")
+        (tmp_path / "new").replace(file)
+    elif how == "cut":
+        os.truncate(file, 100)
+    elif how == "rope":
+        config = json.loads(file.read_text())
+        rope = {**config.get("rope_parameters", {}), "rope_theta": 77.0}
+        file.write_text(json.dumps({**config, "rope_parameters": rope}))
+    else:
+        file.write_text("{{ messages }}")
+    code, talk = running.end(signal.SIGCONT)
+    assert code == 1
+    assert f"arithmetic: {file}: " in talk
+    assert "evomerge resume" in talk
+    assert "Traceback" not in talk
+    refused = cli("resume", tmp_path / "run")
+    assert refused.returncode == 2
+    assert how == "cut" or f"sources.arithmetic: {file}: " in refused.stderr
+    if kept is None:
+        file.unlink()
+    else:
+        file.write_bytes(kept)
+    assert cli("resume", tmp_path / "run").returncode == 0
+    assert values(result(tmp_path / "run")) == values(result(finished))
+    assert tells(tmp_path / "run") == (18, 18)
+
+
 def test_nothing_is_left_behind_in_shared_places(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} <= {
         "run.sqlite",
