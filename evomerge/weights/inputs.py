@@ -32,7 +32,7 @@ class Inputs:
     def differences(self, recorded: Recorded) -> list[str]:
         """A phrase for each file that is not as it was recorded. What was not, is not compared.
 
-        Weights are the same in other files, such as smaller shards.
+        Weights are the same in files of other names, such as smaller shards.
 
         Args:
             recorded: digests may be cut short.
@@ -41,9 +41,11 @@ class Inputs:
         of_others: list[str] = []
         for key, then in recorded.items():
             where = self.folders.get(key, Path())
-            changed = dict(_changed(then, self.digests.get(key, {}), where))
+            now = self.digests.get(key, {})
+            changed = dict(_changed(then, now, where))
             if changed.pop(WEIGHTS, None) is None and WEIGHTS in then:
-                changed = {n: what for n, what in changed.items() if not _is_weights(n)}
+                if _weights(then) != _weights(now):
+                    changed = {n: what for n, what in changed.items() if not _is_weights(n)}
             elif WEIGHTS in then and not any(map(_is_weights, changed)):
                 # those of an adapter depend on its base, those of a recipe on all of its models
                 of_others.append(f"{key}: {where}: its weights have changed")
@@ -128,6 +130,10 @@ def _changed(
     # paths of fitness and engine are absolute: what a text may name depends on the working folder
     if then.keys() - {WEIGHTS}:
         yield from ((n, "was added") for n in now if n not in then and not Path(n).is_absolute())
+
+
+def _weights(files: Mapping[str, str]) -> set[str]:
+    return set(filter(_is_weights, files))
 
 
 def _is_weights(name: str) -> bool:

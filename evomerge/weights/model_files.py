@@ -30,6 +30,8 @@ _UNREAD = ("*.index.json", "trainer_state.json", "*results.json", "requirements*
 _UNREAD_KEYS = ("_name_or_path", "transformers_version")  # of a config
 _SAMPLE_BYTES = 1 << 12
 _SAMPLES = 16  # of a tensor
+_SAMPLED = _SAMPLES * _SAMPLE_BYTES
+_WHOLE = 1 << 20  # bytes of a tensor that are looked at where a file is compared with itself
 
 
 class FileState(NamedTuple):
@@ -115,11 +117,9 @@ class ModelFiles:
 
     def _digest(self, name: str) -> str:
         path = self.folder / name
-        return (
-            weights_digest(read_header(path))
-            if name.endswith(".safetensors")
-            else file_digest(path)
-        )
+        if not name.endswith(".safetensors"):
+            return file_digest(path)
+        return weights_digest(dict(sorted(read_header(path).items())), _WHOLE)
 
 
 def require_unchanged(sentences: Iterable[str]) -> None:
@@ -184,8 +184,11 @@ def _without_names(value: Any) -> Any:
     return [_without_names(item) for item in value] if isinstance(value, list) else value
 
 
-def weights_digest(tensors: Mapping[str, TensorInfo]) -> str:
+def weights_digest(tensors: Mapping[str, TensorInfo], whole: int = _SAMPLED) -> str:
     """sha256 of tensors: names, dtypes, shapes, and samples of each, in this order.
+
+    Args:
+        whole: bytes up to which all of a tensor is looked at.
 
     Nothing is mapped: that would read much around each sample, and a file that is cut meanwhile
     would end the process.
@@ -204,7 +207,7 @@ def weights_digest(tensors: Mapping[str, TensorInfo]) -> str:
                     files[info.file] = opened.enter_context(info.file.open("rb", buffering=0))
                     starts[info.file] = 8 + int.from_bytes(files[info.file].read(8), "little")
                 digest.update(f"{name} {info.dtype} {info.shape}\n".encode())
-                for first, last in _samples(info.end - info.start):
+                for first, last in _samples(info.end - info.start, whole):
                     files[info.file].seek(starts[info.file] + info.start + first)
                     digest.update(files[info.file].read(last - first))
             except OSError as error:
@@ -214,9 +217,9 @@ def weights_digest(tensors: Mapping[str, TensorInfo]) -> str:
     return digest.hexdigest()
 
 
-def _samples(size: int) -> Iterator[tuple[int, int]]:
+def _samples(size: int, whole: int) -> Iterator[tuple[int, int]]:
     """The stretches of a tensor's bytes that are looked at: all of a small one's."""
-    if size <= _SAMPLES * _SAMPLE_BYTES:
+    if size <= whole:
         yield 0, size
         return
     for number in range(_SAMPLES):

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import SourceChangedError
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.inputs import Inputs
 from evomerge.weights.library import Library
 from evomerge.weights.model_files import ModelFiles, file_digest
 
@@ -214,3 +216,31 @@ def test_a_fingerprint_is_the_one_that_runs_of_0_3_0_recorded(zoo: Path) -> None
     assert Checkpoint(zoo / "base").fingerprint == (
         "aaf7f94fe09a3f6f6042202f6445b0bff3f88d0670aeed85e4e366a455aaaa2a"
     )
+
+
+def test_a_byte_between_two_samples_of_a_fingerprint_is_noticed_in_the_same_file(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    file = tmp_path / "model.safetensors"
+    save_file({"w": torch.zeros(1 << 17)}, file)  # 512 KiB
+    model = Checkpoint(tmp_path)
+    before = Inputs({"base": model.digests}, {"base": tmp_path})
+    with file.open("r+b") as opened:
+        opened.seek(-100_000, os.SEEK_END)
+        opened.write(b"!")
+    assert Checkpoint(tmp_path).fingerprint == model.fingerprint
+    assert model.changed_files() == [f"{file}: changed while it was in use."]
+    now = Inputs({"base": Checkpoint(tmp_path).digests}, {"base": tmp_path})
+    assert now.differences(before.digests) == [f"base: {file}: has changed"]
+
+
+def test_tensors_stored_in_another_order_are_the_same_file(tmp_path: Path) -> None:
+    one, two = torch.zeros(4), torch.ones(8, dtype=torch.float64)
+    files = []
+    for name, tensors in (("a", {"x": one, "y": two}), ("b", {"x": one, "y": two})):
+        (tmp_path / name).mkdir()
+        metadata = {"format": "pt", "made": "elsewhere"} if name == "b" else None
+        save_file(tensors, tmp_path / name / "model.safetensors", metadata=metadata)
+        files.append(ModelFiles(tmp_path / name).digests)
+    assert files[0] == files[1]
