@@ -27,6 +27,8 @@ _NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
 
 
 _Asked = tuple[frozenset[str], tuple[tuple[str, Shape], ...]]
+# Kept, for a search opens its models in one stack after the other.
+_BLOCKS: MutableMapping[Checkpoint, dict[int, dict[str, str]]] = WeakKeyDictionary()
 _REPORTS: MutableMapping[Checkpoint, dict[_Asked, Report | None]] = WeakKeyDictionary()
 
 
@@ -106,11 +108,13 @@ def _gaps(model: Checkpoint, blocks: Set[int], others: Iterable[Checkpoint]) -> 
 
 def _by_block(model: Checkpoint) -> dict[int, dict[str, str]]:
     """By block, the names within it and in full."""
-    found: dict[int, dict[str, str]] = defaultdict(dict)
-    for name, place in model.places.items():
-        if place.layer is not None:
-            found[place.layer][within_block(name)] = name
-    return found
+    if model not in _BLOCKS:
+        found: dict[int, dict[str, str]] = defaultdict(dict)
+        for name, place in model.places.items():
+            if place.layer is not None:
+                found[place.layer][within_block(name)] = name
+        _BLOCKS[model] = dict(found)
+    return _BLOCKS[model]
 
 
 def _wrong(model: Checkpoint, owner: Checkpoint, slots: Sequence[Slot]) -> list[Slot]:
@@ -166,10 +170,7 @@ def _report(
     left_out: frozenset[str] = frozenset(),
     extra: tuple[tuple[str, Shape], ...] = (),
 ) -> Report | None:
-    """What Transformers says of a model's tensors but for some, and with others; None if nothing.
-
-    Kept, for a search opens its models in one stack after the other.
-    """
+    """What Transformers says of a model's tensors, without some and with others."""
     known = _REPORTS.setdefault(model, {})
     if (left_out, extra) not in known:
         own = {n: info.shape for n, info in model.tensors.items() if n not in left_out}
