@@ -121,9 +121,9 @@ class KeyLayout:
 
     @cached_property
     def _patterns(self) -> frozenset[str]:
-        """Of the names in memory of the base's class."""
-        live = self._module.state_dict() if self._module is not None else {}
-        return frozenset(map(_pattern, live))
+        """Of the names in memory of the base's class, and of what it does not know of the base."""
+        assert self._module is not None
+        return frozenset(map(_pattern, (*self._module.state_dict(), *self._ours.arrays)))
 
     def _common(self, found: Loaded) -> int:
         """How many tensors the base's class has, too."""
@@ -155,8 +155,7 @@ class KeyLayout:
     @property
     def _problems(self) -> list[str]:
         """Why the base itself cannot be taken to memory and back."""
-        known = self._stored.keys() | set(self._ours.unknown.values())
-        lost = [name for name in self._base.tensors if name not in known]
+        lost = [name for name in self._base.tensors if name not in self._stored]
         problems = [f"{self._base.folder}: {problem}" for problem in self._ours.problems]
         if lost and not problems:
             problems = [f"{self._base.folder}: a part of {listed(lost)} is not loaded"]
@@ -184,10 +183,8 @@ class KeyLayout:
             used.update(id(known[own]) for own in needed)
         for name, array in theirs.arrays.items():
             if id(array) not in used:
-                found.setdefault(name, array)
-        for known_as, own in theirs.unknown.items():
-            name = self._ours.unknown.get(known_as, own)
-            found.setdefault(name, Leaf(own, source.tensors[own].shape))
+                stray = isinstance(array, Leaf) and _pattern(name) not in self._patterns
+                found.setdefault(tensors_of(array)[0] if stray else name, array)
         return found
 
     def _wanted(self, theirs: Loaded) -> Iterator[tuple[str, Array, Mapping[str, Array]]]:
@@ -231,9 +228,12 @@ class KeyLayout:
 
 
 def _loaded(module: Any, model: Checkpoint) -> Loaded:
+    """What a class is filled with, and what it does not know as it is."""
     from evomerge.weights.loading import loaded
 
-    return loaded(module, {name: info.shape for name, info in model.tensors.items()})
+    found = loaded(module, {name: info.shape for name, info in model.tensors.items()})
+    others = {n: Leaf(own, model.tensors[own].shape) for n, own in found.unknown.items()}
+    return replace(found, arrays={**others, **found.arrays})
 
 
 def _pattern(name: str) -> str:

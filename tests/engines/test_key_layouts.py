@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from two_layouts import FAMILIES, LAYOUTS, made
 
 from evomerge.engines._packing import Packed
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
 from evomerge.weights.library import Library
-from tests.weights.two_layouts import FAMILIES, LAYOUTS, made
 
 Tiny = Callable[..., Path]
 TEXTS = ("gpt_neox", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "granitemoe", "jamba")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pytest
+from two_layouts import FAMILIES, LAYOUTS, made
 
 from evomerge.engines import LmEvalOptions, _vllm_start
 from evomerge.errors import ConfigError, PlanError, SearchError
@@ -25,7 +26,6 @@ from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.tasks import task_manager
 from evomerge.weights.build import build
 from evomerge.weights.library import Library
-from tests.weights.two_layouts import FAMILIES, LAYOUTS, made
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("needs vllm", allow_module_level=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from two_layouts import FAMILIES, LAYOUTS, made
 
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CheckpointError, ConfigError, InputError, OutputError, PlanError
@@ -27,7 +28,6 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.statistics import Statistics, open_statistics
-from tests.weights.two_layouts import FAMILIES, LAYOUTS, made
 
 Tiny = Callable[..., Path]
 LENGTH = 12  # tokens of an example in these tests

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from two_layouts import FAMILIES, LAYOUTS, Family, as_memory_has_it, made, saved
 
 from evomerge.errors import CheckpointError
 from evomerge.recipes import Recipe
@@ -22,7 +23,6 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import Library
 from evomerge.weights.rearranged import Rearranged
 from evomerge.weights.statistics import Manifest
-from tests.weights.two_layouts import FAMILIES, LAYOUTS, Family, as_memory_has_it, made, saved
 
 FEW = ("mixtral", "qwen2_vl", "llava")
 OTHERS = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in FAMILIES]
