@@ -51,7 +51,7 @@ def test_list_tells_genes_and_parameters_of_operators(data: Cli) -> None:
     assert ties["needs"] == ["a base"]
     assert ties["modifiers"] is True
     density = next(p for p in ties["parameters"] if p["name"] == "density")
-    assert (density["per_source"], density["domain"], density["default"]) == (True, "(0, 1]", 1.0)
+    assert (density["per_source"], density["domain"], density["default"]) == (True, "[0, 1]", 1.0)
     (gene,) = (gene for gene in ties["genes"] if gene["name"] == "density")
     assert gene == {
         **{"name": "density", "per_source": True},
