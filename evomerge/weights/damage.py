@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, shown
 from evomerge.files import read_object, read_text, require_regular
 
 _OBJECTS = (
@@ -80,4 +80,4 @@ def absurd_counts(config: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, dict):
             yield from (f"{key}.{sentence}" for sentence in absurd_counts(value))
         elif isinstance(value, int | float) and value > _MOST and _COUNT.search(key):
-            yield f"{key}: is {value:.6g}, more than any model has"
+            yield f"{key}: is {shown(value)}, more than any model has"

@@ -136,10 +136,16 @@ def test_a_million_blocks_are_not_made(base: Path, tiny: Tiny, tmp_path: Path) -
 
 def test_numbers_that_count_parts_are_told_from_others() -> None:
     part = {"num_experts": 10**7, "vocab_size": 10**6, "layer_norm_eps": 1e-5}
-    config = {"text_config": part, "n_layer": 1e300, "max_position_embeddings": 10**7}
+    config: dict[str, Any] = {
+        "text_config": part,
+        "n_layer": 1e300,
+        "max_position_embeddings": 10**7,
+    }
+    config["num_heads"] = 10**400
     assert list(absurd_counts(config)) == [
-        "text_config.num_experts: is 1e+07, more than any model has",
+        "text_config.num_experts: is 10000000, more than any model has",
         "n_layer: is 1e+300, more than any model has",
+        "num_heads: is a number of more than 300 digits, more than any model has",
     ]
 
 
