@@ -20,6 +20,8 @@ def differences(folder: Path) -> list[str]:
     """
     path = Store.existing(folder)
     with ExitStack() as resources, database.database_errors(path):
+        if found := database.damage_of_log(path):
+            return found  # whoever opens the file loses what is behind the damage
         engine = database.connect(readable(path, resources), read_only=True)
         resources.callback(engine.dispose)
         with engine.begin() as connection:

@@ -26,6 +26,7 @@ from evomerge.errors import StoreError
 from evomerge.files import require_regular
 from evomerge.store import checksums
 from evomerge.store.file_systems import is_local
+from evomerge.store.log_frames import unread_commits
 from evomerge.store.schema import HEAD
 
 if TYPE_CHECKING:
@@ -214,12 +215,31 @@ def _verify(engine: Engine, path: Path) -> None:
     """
     with engine.begin() as connection:
         found = list(checksums.problems(connection)) if checksums.are_kept(connection) else []
-    if found:
-        more = f" And {len(found) - 1} more differences." if len(found) > 1 else ""
+    refuse(found, path)
+
+
+def damage_of_log(path: Path) -> list[str]:
+    """What the disk has lost of the log; to be asked before the database is opened, which folds it.
+
+    Returns:
+        A sentence, or nothing.
+    """
+    lost = unread_commits(path)
+    return [f"{path.name}-wal: is damaged, its last {lost} records cannot be read."] * bool(lost)
+
+
+def refuse(differences: list[str], path: Path) -> None:
+    """Raise for what differs from what was recorded, if anything does.
+
+    Raises:
+        StoreError: names the first, and says what to do.
+    """
+    if differences:
+        more = f" And {len(differences) - 1} more differences." if len(differences) > 1 else ""
         raise StoreError(
-            f"{path}: {found[0]}{more} Restore it from a copy, or start the run again in another "
-            f"folder. `evomerge check {shlex.quote(str(path.parent))}` lists all that differs from "
-            "what was recorded; with --accept, it is taken as it is."
+            f"{path}: {differences[0]}{more} Restore it from a copy, or start the run again in "
+            f"another folder. `evomerge check {shlex.quote(str(path.parent))}` lists all that "
+            "differs from what was recorded; with --accept, it is taken as it is."
         )
 
 

@@ -119,6 +119,7 @@ class Store:
         """
         path = cls.existing(folder)
         with ExitStack() as resources, database.database_errors(path):
+            database.refuse(database.damage_of_log(path), path)
             if read_only:
                 path = readable(path, resources)
             else:

@@ -17,6 +17,7 @@ import pytest
 
 from evomerge.errors import StoreError
 from evomerge.store import Store, database, file_systems
+from evomerge.store.checking import accept, differences
 from evomerge.store.log import Syncer
 from evomerge.types import PrefixGram
 
@@ -144,6 +145,29 @@ def test_a_power_cut_takes_the_newest_records_back_and_no_others(
     assert found == sorted(found)
     assert found[0] == []
     assert found[-1] == list(range(10))
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_log_that_the_disk_has_damaged_is_no_shorter_log(
+    local: Path, run: Any, candidate: Any, read_only: bool
+) -> None:
+    with Store.create(local / "run", run) as store:
+        for number in range(10):
+            store.record_ask(candidate(number), float(number))
+        left = killed(local / "run", local / "left")
+    log, database = left / "run.sqlite-wal", Store.path(left)
+    (left / "run.sqlite-shm").unlink()
+    whole, before = log.read_bytes(), database.read_bytes()
+    places = [0, 9, 20, *range(40, len(whole), len(whole) // 12)]
+    for place in places:
+        log.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(StoreError, match=r"run.sqlite-wal: is damaged, its last \d+ records"):
+            Store.open(left, read_only=read_only)
+        assert database.read_bytes() == before  # nothing was folded
+    log.write_bytes(whole[:-5000] + bytes([whole[-5000] ^ 4]) + whole[-4999:])
+    accept(left)
+    assert differences(left) == []
+    assert numbers(left) == list(range(9))
 
 
 @contextmanager
