@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from types import FrameType
 from typing import Any
 
 import yaml
@@ -169,3 +172,19 @@ def _places(value: Any, path: Path) -> list[Path]:
     else:
         return []
     return [p for key, inner in items for p in ((*path, key), *_places(inner, (*path, key)))]
+
+
+@contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """Raise where the body has not ended after some seconds."""
+
+    def hung(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"hung for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, hung)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
