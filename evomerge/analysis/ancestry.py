@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,11 @@ def _shares(genomes: Mapping[int, Genome]) -> dict[int, float]:
                 owed[parent][here] += owed[number][here] * weight / total
         if len(genome.parents) == 1:
             owed[genome.parents[0]] += owed[number]
-    return {number: float(part @ lengths / lengths.sum()) for number, part in owed.items()}
+    # exact sums: those of BLAS differ from machine to machine in the last digit
+    return {
+        number: fsum((part * lengths).tolist()) / int(lengths.sum())
+        for number, part in owed.items()
+    }
 
 
 def _parts(genome: Genome) -> list[tuple[int, int, list[float]]]:
@@ -193,9 +198,9 @@ def _of_sources(candidate: Candidate) -> dict[str, float]:
     else:
         return dict.fromkeys(recipe.sources, 1.0) if len(recipe.sources) == 1 else {}
     lengths = np.diff(bounds)
-    amounts = np.abs(rows).T @ lengths
-    shares = (amounts / (amounts.sum() or 1.0)).tolist()
-    return dict(zip(recipe.sources, shares, strict=True))
+    amounts = [fsum(column) for column in (np.abs(rows).T * lengths).tolist()]
+    total = fsum(amounts) or 1.0
+    return {name: amount / total for name, amount in zip(recipe.sources, amounts, strict=True)}
 
 
 def _without_noise(
