@@ -81,14 +81,17 @@ class ProblemCollector:
 
     def validated(self, content: dict[str, Any]) -> SearchFile:
         """The search, with stand-ins for the keys that are wrong."""
-        try:
-            return SearchFile.model_validate(_without(content, self.invalid))
-        except ValidationError as error:
-            self.problems.extend(explain(error, SearchFile, file=self.file))
-            self.invalid.update(_key(item["loc"]) for item in error.errors())
-        if ("stages",) in self.invalid:
-            self.invalid.update((key,) for key in _OF_STAGES)
-        return SearchFile.model_validate(_without(content, self.invalid))
+        while True:  # what is wrong with some keys is seen once others are right
+            known = len(self.invalid)
+            try:
+                return SearchFile.model_validate(_without(content, self.invalid))
+            except ValidationError as error:
+                self.problems.extend(explain(error, SearchFile, file=self.file))
+                self.invalid.update(_key(item["loc"]) for item in error.errors())
+            if ("stages",) in self.invalid:
+                self.invalid.update((key,) for key in _OF_STAGES)
+            if len(self.invalid) == known:
+                self.stop()
 
     def stop(self) -> None:
         """Raise if there are problems.

@@ -389,3 +389,11 @@ def test_every_preset_and_override_is_read_as_strictly(tmp_path: Path) -> None:
     assert "space.yaml: not valid YAML: line 1, column 7: the tag '!!set' is not known" in found
     (found,) = problems(tmp_path, GOOD, "seed=!!int x")
     assert found.startswith("--set: 'seed=!!int x': not valid YAML: line 1, column 1: 'x' is no")
+
+
+def test_a_key_that_stages_have_is_found_beside_a_stage_that_is_wrong(tmp_path: Path) -> None:
+    stages = [{"name": "a", "space": "ties", "budget": {"evaluations": 2}, "models": "x"}]
+    keys = {key: GOOD[key] for key in GOOD if key not in ("space", "budget")}
+    found = problems(tmp_path, keys | {"stages": stages, "optimizer": "cmaes"})
+    assert any("stages.0.models: unknown key." in problem for problem in found)
+    assert any("optimizer: every stage has its own." in problem for problem in found)
