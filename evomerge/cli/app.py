@@ -13,7 +13,7 @@ from evomerge.cli import lineage, listing, recipes, runs, statistics
 from evomerge.cli._console import guard, talk
 from evomerge.cli._stopping import stopping
 from evomerge.errors import EvomergeError, InputError
-from evomerge.faults import memory_ran_out
+from evomerge.faults import cure_for_machine, memory_ran_out
 from evomerge.version import __version__
 
 _INTERRUPTED = 130  # typer exits with it too
@@ -92,7 +92,9 @@ def _run() -> None:
         elif isinstance(error, EvomergeError):
             talk().print_lines(str(error), style="red")
         elif isinstance(error, OSError):
-            _say(f"{error.filename or 'evomerge'}: {error.strerror or error}")
+            cure = cure_for_machine(error)
+            reason = f"{error.filename or 'evomerge'}: {error.strerror or error}"
+            _say(f"{reason}. {cure}." if cure else reason)
         else:
             raise
         sys.exit(1)

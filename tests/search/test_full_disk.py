@@ -105,3 +105,14 @@ def test_a_build_that_fills_the_disk_leaves_nothing(
     assert code == 1
     assert "File too large" in talk or "No usable temporary directory" in talk
     assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_an_export_that_fills_the_disk_leaves_the_file_that_was_there(
+    whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "recipe.yaml"
+    out.write_text("kept")
+    code, talk = limited(FILE_BYTES, 10, "export", whole, "-o", out)
+    assert (code, out.read_text()) == (1, "kept")
+    assert str(out) in talk
+    assert list(tmp_path.iterdir()) == [out]
