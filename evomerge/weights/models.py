@@ -98,7 +98,8 @@ class Models:
         vocabulary, rows = None, None
         if tokenizer is None:
             problems += mixed_rows(base, sources)
-        if aligns or len({table_height(model) for model in self.members}) > 1:
+        heights = {table_height(model) for model in self.members if model.embedding is not None}
+        if aligns or len(heights) > 1:
             from evomerge.weights.vocabulary import merged_vocabulary  # which imports torch
 
             try:
