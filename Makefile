@@ -13,7 +13,7 @@ STAMP = $(VENV)/.installed
 PYTEST = $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format lint types test test-slow test-all fuzz check docs demo zoo m2n2 bench wheel clean
+.PHONY: help setup format lint types test test-slow test-all fuzz check docs families demo zoo m2n2 bench wheel clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -65,8 +65,13 @@ fuzz: $(STAMP)  ## Ten times as many mutated files as in the tests, see tests/fu
 
 check: lint types test  ## What a change must pass before it is committed (6 min)
 
-docs: $(STAMP)  ## Rewrite docs/operators from docstrings and presets (5 s)
+docs: $(STAMP)  ## Rewrite docs/operators and docs/families.md from what they describe (5 s)
 	$(BIN)/python docs/make_operator_pages.py
+	$(BIN)/python docs/make_family_page.py
+
+families: $(STAMP)  ## Merge tiny models of every family again, and write down what came of it (7 min)
+	$(BIN)/python tests/families/write_results.py
+	$(BIN)/python docs/make_family_page.py
 
 demo: $(PRODUCT)  ## Run experiments/quickstart, or go on with it, and print what it found (2 min)
 	@echo "Searching with 321 merges of four small models on one core: about two minutes"

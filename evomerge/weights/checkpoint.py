@@ -170,7 +170,7 @@ class Checkpoint:
         rows = self.tensors[self.embedding].shape[0]
         shapes = {name: info.shape for name, info in self.tensors.items()}
         tables, known = token_tables(self.config, shapes, rows)
-        return tables | frozenset(
+        by_role = (
             name
             for name, place in self.places.items()
             if place.role in ("embedding", "head")
@@ -178,6 +178,8 @@ class Checkpoint:
             and self.tensors[name].shape[:1] == (rows,)
             and not is_position(name)
         )
+        # integers are no weights: a table of them is that of other tokens, and refused
+        return frozenset(n for n in (*tables, *by_role) if self.tensors[n].dtype in FLOATS)
 
     @cached_property
     def head(self) -> str | None:

@@ -1,0 +1,109 @@
+"""What a model answers when blocks of several models are run one after the other by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Calls = dict[tuple[str, int], tuple[Any, Any]]
+
+
+def composed(
+    models: Mapping[str, Any], order: Sequence[tuple[str, int]], inputs: Mapping[str, Any]
+) -> Any:
+    """The answer of the model ``a`` with the blocks of a stack in the place of its own.
+
+    Every block is called as the block of its number in ``a`` is, with the masks and positions of
+    that number. The models are of no use afterwards.
+    """
+    model, calls = models["a"], Calls()
+    depth = 1 + max(number for _, number in order)
+    rows = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) >= depth
+    ]
+    handles = [
+        block.register_forward_pre_hook(_remember(calls, path, number), with_kwargs=True)
+        for path in rows
+        for number, block in enumerate(model.get_submodule(path))
+    ]
+    with torch.no_grad():
+        model(**inputs)
+        for handle in handles:
+            handle.remove()
+        used = [
+            path
+            for path in rows
+            if all((path, n) in calls for n in range(len(model.get_submodule(path))))
+        ]
+        if not used:
+            raise ValueError("no blocks were called")
+        for path in used:
+            _replace(path, models, order, calls)
+        return model(**inputs)
+
+
+def _remember(calls: Calls, path: str, number: int) -> Callable[..., None]:
+    def hook(module: Any, args: Any, kwargs: Any) -> None:
+        calls[path, number] = args, dict(kwargs)
+
+    return hook
+
+
+def _replace(
+    path: str, models: Mapping[str, Any], order: Sequence[tuple[str, int]], calls: Calls
+) -> None:
+    """Let the first block of a row run all blocks of the stack, and the others nothing."""
+    own = {name: list(model.get_submodule(path)) for name, model in models.items()}
+    forwards = {(name, n): block.forward for name in own for n, block in enumerate(own[name])}
+    outputs: list[Any] = []
+
+    def first(*args: Any, **kwargs: Any) -> Any:
+        stream = args[0] if args else kwargs["hidden_states"]
+        outputs.clear()
+        for name, number in order:
+            arguments, keys = _as_called(calls, path, number, args, kwargs)
+            if args:
+                arguments[0] = stream
+            else:
+                keys["hidden_states"] = stream
+            outputs[:] = [forwards[name, number](*arguments, **keys)]
+            stream = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
+        return outputs[0]
+
+    def nothing(*args: Any, **kwargs: Any) -> Any:
+        stream = args[0] if args else kwargs["hidden_states"]
+        rest = outputs[0][1:] if isinstance(outputs[0], tuple) else None
+        return stream if rest is None else (stream, *rest)
+
+    for number, block in enumerate(own["a"]):
+        block.forward = nothing if number else first
+
+
+def _as_called(
+    calls: Calls, path: str, number: int, args: Any, kwargs: Any
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a block of this number; those that changed for all blocks are the new."""
+    first_args, first_keys = calls[path, 0]
+    their_args, their_keys = calls[path, number]
+    arguments = [
+        their if _same(was, now) else now
+        for their, was, now in zip(their_args, first_args, args, strict=True)
+    ]
+    keys = {
+        key: their_keys.get(key) if _same(first_keys.get(key), now) else now
+        for key, now in kwargs.items()
+    }
+    return arguments, keys
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool(torch.equal(one, other))
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor)

@@ -1,0 +1,48 @@
+"""Measure every family anew and write results.json; `make families` runs it (10 minutes)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from all_families import RESULTS, families
+from measure import COLUMNS, Family, measured
+
+
+def main(names: list[str]) -> None:
+    """Measure these families, or all, and keep what is known of the others."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() and names else {}
+    for kind, auto in families().items():
+        if names and kind not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                family = Family(kind, auto, Path(folder))
+                family.live("a")
+            except Exception as error:
+                sys.stderr.write(f"{kind}: cannot be made tiny here: {error!r:.150}\n")
+                found.pop(kind, None)
+                continue
+            row = {"class": family.name, "auto": auto}
+            for column in COLUMNS:
+                try:
+                    row[column] = measured(family, column)
+                except Exception as error:
+                    row[column] = f"WRONG: {error!r:.200}"
+                    sys.stderr.write(f"{kind}: {column}: {row[column]}\n")
+            found[kind] = row
+    RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
