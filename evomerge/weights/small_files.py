@@ -23,6 +23,7 @@ SMALL_BYTES = 100_000_000  # three times the largest tokenizer.json that is in u
 _OTHERS = (
     *("readme*", "*.index.json", "*.log", "*.partial", "*.lock", "events.out.tfevents.*"),
     *("trainer_state.json", "trainer_log.jsonl", "*_results.json"),
+    *("mergekit_config.y*ml", "openvino_*"),  # of how it was merged, and of another format
 )
 _MODULES = "modules.json"  # of sentence-transformers: the folders of its layers
 

@@ -211,6 +211,7 @@ def test_the_rule_takes_what_is_small_and_no_weights(tmp_path: Path) -> None:
     left = ["README.md", "ReadMe.txt", "model.safetensors", "a.bin", "A.PT", "x.gguf", "w.onnx"]
     left += ["model.safetensors.index.json", "trainer_state.json", "eval_results.json", "train.log"]
     left += [".gitattributes", ".git/config", ".cache/x.json", "stray.py", "events.out.tfevents.1"]
+    left += ["mergekit_config.yml", "openvino_model.xml"]
     left += ["checkpoint-5/config.json", "checkpoint-5/model.safetensors", "onnx/config.json"]
     left += ["onnx/w.onnx", "a/b/deep.json", "__pycache__/stray.cpython-311.pyc"]
     for name in (*taken, *left):
