@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from evomerge.errors import shown
@@ -26,7 +27,7 @@ def read_tokenizer(
         if value in VOCABULARIES:
             return str(value)
         model = models.model(value, path)
-        name = next((name for other, name in names if other == model), None)
+        name = next((name for other, name in names if _plain(other) == _plain(model)), None)
         if name is None and model:
             problems.add(path, f"expected base, union or one of the models, got {title_of(model)}")
         return name or "base"
@@ -50,6 +51,11 @@ def read_tokenizer(
         },
         "pad_to_multiple_of": keys.get("pad_to_multiple_of") or None,
     }
+
+
+def _plain(model: Model) -> Model:
+    """A folder without what does not change it, such as a slash at the end."""
+    return str(PurePath(model)) if isinstance(model, str) and model else model
 
 
 def _row(value: Any, path: str, problems: Problems, source_of: Callable[[Any, str], str]) -> Any:

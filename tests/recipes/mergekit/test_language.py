@@ -404,6 +404,7 @@ tokenizer:
     [
         ("tokenizer_source: union", "union"),
         ("tokenizer_source: o/b", "b"),
+        ("tokenizer_source: ./o/b/", "b"),
         ("tokenizer: {}", "union"),
     ],
 )
