@@ -19,6 +19,7 @@ from evomerge.weights.damage import absurd_counts, damaged_files
 from evomerge.weights.headers import FLOATS, read_headers
 from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles, weights_digest
 from evomerge.weights.names import is_position, language_parts, places
+from evomerge.weights.token_ids import special_tokens, token_ids
 from evomerge.weights.weight_files import conversion
 
 if TYPE_CHECKING:
@@ -135,15 +136,13 @@ class Checkpoint:
 
     @cached_property
     def vocabulary(self) -> dict[str, int] | None:
-        """Token string to row; None where the folder has no tokenizer.json."""
+        """Token string to row; None where no file of the folder tells."""
         return token_ids(self.tokenizer_folder)
 
     @cached_property
     def special_tokens(self) -> frozenset[str]:
-        """The tokens that its tokenizer.json, which has been read, calls special."""
-        content = read_object(self.tokenizer_folder / "tokenizer.json", CheckpointError, AGAIN)
-        added = content.get("added_tokens") or []
-        return frozenset(item["content"] for item in added if item.get("special"))
+        """The tokens that its tokenizer, which has been read, calls special."""
+        return special_tokens(self.tokenizer_folder)
 
     @cached_property
     def embedding(self) -> str | None:
@@ -310,27 +309,3 @@ def _config(folder: Path) -> dict[str, Any]:
     if problems := [f"{path}: {problem}. Repair it." for problem in absurd_counts(config)]:
         raise CheckpointError(problems)
     return config
-
-
-def token_ids(folder: Path) -> dict[str, int] | None:
-    """Token string to row, from a folder's tokenizer.json; None where there is none.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    path = folder / "tokenizer.json"
-    if not os.path.lexists(path):
-        return None
-    content = read_object(path, CheckpointError, AGAIN)
-    try:
-        vocabulary = content["model"]["vocab"]
-        if isinstance(vocabulary, list):  # Unigram: [token, score] pairs
-            ids = {str(token): row for row, (token, _) in enumerate(vocabulary)}
-        else:
-            ids = {str(token): int(row) for token, row in vocabulary.items()}
-        ids |= {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
-        if min(ids.values(), default=0) < 0:
-            raise ValueError("a negative token id")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{path}: not a tokenizer: {error!r}. {AGAIN}") from None
-    return ids

@@ -24,6 +24,7 @@ _NOTED_CONFIG = (
     *("rope_theta", "rope_type", "rms_norm_eps", "layer_norm_epsilon", "hidden_act"),
     *("sliding_window", "num_experts_per_tok"),
 )
+_UNCOMPARED = (".model", ".spm", ".tiktoken", "vocab.txt", "vocab.json")
 _NAMED = 3  # tensors that a sentence names one by one
 _DROP = "Drop this source."
 _STACK = "Drop this source, or stack blocks: slices in a recipe, kind: dataflow in a search."
@@ -184,6 +185,12 @@ def _vocabulary_note(
                 f"{name}: {lacking} has no tokenizer.json, so that vocabularies cannot be "
                 "compared; rows are taken to mean the same tokens."
             )
+        elif (mine := _uncompared(base)) and (own := _uncompared(checkpoint)) and mine != own:
+            yield (
+                f"{name}: its tokenizer is another one than the base's, and neither has a "
+                "tokenizer.json, so that vocabularies cannot be compared; rows are taken to mean "
+                "the same tokens."
+            )
     elif vocabulary is None or not vocabulary.by_token:
         if ours != theirs or table_height(base) != table_height(checkpoint):
             note = difference_note(name, base, checkpoint)
@@ -195,6 +202,12 @@ def _vocabulary_note(
             f"{name}: {unknown} of the {whose} {len(vocabulary.tokens)} tokens are unknown to it; "
             "its rows are matched by token string."
         )
+
+
+def _uncompared(model: Checkpoint) -> dict[str, str]:
+    """Digests of a model's files that number tokens in a way that is not read here."""
+    digests = model.files.digests if model.files else {}
+    return {name: digest for name, digest in digests.items() if name.endswith(_UNCOMPARED)}
 
 
 def _differences(

@@ -14,6 +14,7 @@ from evomerge.recipes import AUTO
 from evomerge.weights.checkpoint import AGAIN, Checkpoint
 from evomerge.weights.model_code import ModelCode, model_code
 from evomerge.weights.small_files import copy, small_files
+from evomerge.weights.token_ids import FAST
 
 _FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
@@ -89,7 +90,7 @@ class AddedToken(TypedDict):
 
 def added_tokens(model: Checkpoint) -> dict[str, AddedToken]:
     """Token string to its item under ``added_tokens`` of the tokenizer.json."""
-    if model.vocabulary is None:
+    if model.vocabulary is None or not (model.tokenizer_folder / FAST).exists():
         return {}
     return {token["content"]: token for token in _content(model).get("added_tokens") or []}
 
@@ -98,9 +99,14 @@ def next_id(model: Checkpoint) -> int:
     """The id that the tokenizers library gives to the next token that is added.
 
     Raises:
-        PlanError: ids have gaps, so that this id is taken.
+        PlanError: ids have gaps, so that this id is taken, or there is no tokenizer.json.
     """
     assert model.vocabulary is not None
+    if not (model.tokenizer_folder / FAST).exists():
+        raise PlanError(
+            f"{model.tokenizer_folder}: has no tokenizer.json to which tokens could be added. "
+            "Save one with it: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)."
+        )
     last = max((token["id"] for token in added_tokens(model).values()), default=-1)
     number = max(len(_content(model)["model"]["vocab"]), last + 1)
     if number <= max(model.vocabulary.values(), default=-1):
@@ -206,5 +212,5 @@ def _write(content: Any, path: Path) -> None:
 
 
 def _content(model: Checkpoint) -> dict[str, Any]:
-    path = model.tokenizer_folder / "tokenizer.json"
+    path = model.tokenizer_folder / FAST
     return read_object(path, CheckpointError, AGAIN)

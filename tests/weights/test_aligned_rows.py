@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from evomerge.errors import CheckpointError
-from evomerge.weights.checkpoint import token_ids
 from evomerge.weights.lazy_rows import AlignedRows
+from evomerge.weights.token_ids import special_tokens, token_ids
 
 
 def test_token_ids_are_those_of_the_tokenizer(tiny: Callable[..., Path]) -> None:
@@ -37,6 +37,20 @@ def test_every_kind_of_tokenizer_is_read(
 ) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     assert token_ids(tmp_path) == expected
+
+
+def test_older_tokenizers_are_read_with_the_tokens_that_were_added(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\nwörd\u2028x\n##s\n", encoding="utf-8")
+    (tmp_path / "added_tokens.json").write_text('{"<e>": 3}')
+    (tmp_path / "special_tokens_map.json").write_text(
+        '{"pad_token": "[PAD]", "additional_special_tokens": [{"content": "<e>"}, "<f>"]}'
+    )
+    assert token_ids(tmp_path) == {"[PAD]": 0, "wörd\u2028x": 1, "##s": 2, "<e>": 3}
+    assert special_tokens(tmp_path) == {"[PAD]", "<e>", "<f>"}
+    (tmp_path / "bpe.codes").write_text("")  # the same name for a list that numbers no rows
+    assert token_ids(tmp_path) is None
+    (tmp_path / "vocab.json").write_text('{"a": 1, "b": 0}')
+    assert token_ids(tmp_path) == {"a": 1, "b": 0, "<e>": 3}
 
 
 def test_a_folder_without_tokenizer_has_no_token_ids(tmp_path: Path) -> None:

@@ -249,3 +249,47 @@ def test_without_a_tokenizer_other_heights_are_refused_and_the_cure_works(
     )
     (other / "kept").rename(other / "tokenizer.json")
     assert len(opened(tiny(), a=other).notes) == 1
+
+
+# Tokenizers of older formats
+
+
+def older(folder: Path, words: tuple[str, ...]) -> Path:
+    """Replace a model's tokenizer.json by the list of words that older tokenizers have."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return folder
+
+
+def test_words_in_other_rows_of_an_older_tokenizer_are_refused_or_matched(
+    tiny: Tiny, changed: Changed
+) -> None:
+    turned = (*SPECIAL, *reversed(WORDS[4:]))
+    base, source = older(changed(tiny()), WORDS), older(changed(tiny(1)), turned)
+    (problem,) = refusal(base, a=source)
+    assert "36 tokens stand in other rows, which would be mixed: 'w35' is row 4 in a" in problem
+    models = Library().open(str(base), {"a": str(source)}, "base")
+    assert models.vocabulary is not None
+    rows = models.vocabulary.rows_of(models.sources["a"])
+    assert rows.tolist() == [turned.index(word) for word in WORDS]
+
+
+def test_a_union_needs_a_tokenizer_to_which_tokens_can_be_added(
+    tiny: Tiny, changed: Changed
+) -> None:
+    base, source = older(changed(tiny()), WORDS), tiny(1, words=(*WORDS, "new"))
+    with pytest.raises(PlanError, match=r"has no tokenizer\.json to which tokens could be added"):
+        Library().open(str(base), {"a": str(source)}, "union")
+    models = Library().open(str(source), {"a": str(base)}, "union")
+    assert models.vocabulary is not None
+    assert models.vocabulary.rows_of(models.sources["a"]).tolist() == [*range(40), -1]
+
+
+def test_sentencepiece_models_that_differ_are_a_note(tiny: Tiny, changed: Changed) -> None:
+    base, source = changed(tiny()), changed(tiny(1))
+    for folder, content in ((base, b"one"), (source, b"two")):
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.model").write_bytes(content)
+    (note,) = opened(base, a=source).notes
+    assert note.startswith("a: its tokenizer is another one than the base's, and neither has")
+    assert opened(base, a=base).notes == []
