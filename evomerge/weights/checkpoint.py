@@ -160,8 +160,18 @@ class Checkpoint:
     def token_tables(self) -> frozenset[str]:
         """Names of the tensors with a row for every token: embedding, head and the head's bias.
 
-        Where Transformers does not build the model, roles and heights tell.
+        Where Transformers does not build the model, roles and heights tell. Integers are no
+        weights: rows of them are not merged (`token_numbers`).
         """
+        return frozenset(n for n in self._token_tables if self.tensors[n].dtype in FLOATS)
+
+    @property
+    def token_numbers(self) -> frozenset[str]:
+        """Names of the tensors with integers for every token, as the experts that it goes to."""
+        return self._token_tables - self.token_tables
+
+    @cached_property
+    def _token_tables(self) -> frozenset[str]:
         if self.embedding is None:
             return frozenset()
         from evomerge.weights.token_tables import token_tables  # which imports Transformers
@@ -177,8 +187,7 @@ class Checkpoint:
             and self.tensors[name].shape[:1] == (rows,)
             and not is_position(name)
         )
-        # integers are no weights: a table of them is that of other tokens, and refused
-        return frozenset(n for n in (*tables, *by_role) if self.tensors[n].dtype in FLOATS)
+        return frozenset((*tables, *by_role))
 
     @cached_property
     def head(self) -> str | None:

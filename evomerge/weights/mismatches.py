@@ -109,6 +109,27 @@ def shape_problems(
     return problems
 
 
+def token_number_problems(
+    slots: tuple[Slot, ...],
+    base: Checkpoint,
+    sources: Mapping[str, Checkpoint],
+    vocabulary: Vocabulary | None,
+) -> Iterator[str]:
+    """A sentence for each model whose integers would be those of other tokens."""
+    if vocabulary is None:
+        return
+    for owner, model in {BASE: base, **sources}.items():
+        own = (slot for slot in slots if not slot.floating and _owner(slot) == owner)
+        names = (slot.inputs[owner] if slot.base is None else slot.base for slot in own)
+        name = next((name for name in names if name in model.token_numbers), None)
+        if name is not None and not vocabulary.is_own(model):
+            yield (
+                f"tokenizer: {name} of {owner} has integers for every token, which cannot be "
+                "merged, and tokens have other rows in the merged model. Write tokenizer: "
+                f"{owner}."
+            )
+
+
 def _fits(slot: Slot, model: Checkpoint, name: str, vocabulary: Vocabulary | None) -> bool:
     theirs = model.tensors[name].shape
     if slot.aligned and model.token_tables and (vocabulary is None or vocabulary.fits(model)):

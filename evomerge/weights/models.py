@@ -20,6 +20,7 @@ from evomerge.weights.mismatches import (
     config_problems,
     notes,
     shape_problems,
+    token_number_problems,
 )
 from evomerge.weights.model_files import require_unchanged
 from evomerge.weights.slots import (
@@ -129,6 +130,7 @@ class Models:
             self._lacks = lacks(base, sources, slots, stacked=blocks, allowed=allowed)
         # without its embedding nothing is known of a model's other tables
         problems += self._lacks.problems or shape_problems(slots, base, sources, vocabulary)
+        problems += token_number_problems(slots, base, sources, vocabulary)
         if problems:
             raise PlanError(problems)
         return vocabulary, slots

@@ -78,7 +78,8 @@ def _token_tables(key: str, names: str, rows: int) -> tuple[frozenset[str], froz
     for name, array in arrays.items():
         stored = [leaf.name for leaf in leaves(array)]
         known.update(stored)
-        if len(stored) == 1 and larger.get(name) == with_rows(array.shape, 2 * rows):
+        counts = with_rows(array.shape, rows) == array.shape  # and is not as high by chance
+        if counts and len(stored) == 1 and larger.get(name) == with_rows(array.shape, 2 * rows):
             found.update(stored)
     return frozenset(found), frozenset(known)
 

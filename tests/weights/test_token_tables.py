@@ -103,6 +103,29 @@ def test_a_matrix_as_tall_as_the_vocabulary_is_no_table(tmp_path: Path) -> None:
     assert {"lm_head.bias", "roberta.embeddings.word_embeddings.weight"} <= tables
 
 
+def test_a_matrix_twice_as_tall_as_the_vocabulary_is_no_table(tmp_path: Path) -> None:
+    keys = {"hidden_size": 2 * VOCABULARY}
+    folder = make(tmp_path / "m", "roberta", "AutoModelForMaskedLM", WORDS, **keys)
+    assert "lm_head.dense.weight" not in Checkpoint(folder).token_tables
+
+
+@pytest.mark.parametrize("words", [OTHER, (*WORDS[:-2], WORDS[-1], WORDS[-2])])
+def test_integers_for_every_token_refuse_other_rows_and_name_a_cure_that_works(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    ours, theirs = (
+        make(tmp_path / name, "deepseek_v4", "AutoModelForCausalLM", own)
+        for name, own in (("a", WORDS), ("b", words))
+    )
+    other = recipe(ours, theirs).model_copy(update={"tokenizer": "b"})
+    with pytest.raises(PlanError, match=r"tid2eid of base has integers for every token.*: base\."):
+        Library().plan(other)
+    out = build(other.model_copy(update={"tokenizer": "base"}), tmp_path / "out")
+    before, after = (load_file(folder / "model.safetensors") for folder in (ours, out))
+    name = "model.layers.0.ffn.gate.tid2eid"
+    assert torch.equal(after[name], before[name])
+
+
 def test_keys_that_count_other_things_stay() -> None:
     config = {"vocab_size": 40, "hidden_size": 40, "vision_config": {"vocab_size": 40}}
     nested = {**config, "decoder": {"vocab_size": 40, "vocab_size_per_layer_input": 8}}
