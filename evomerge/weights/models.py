@@ -97,7 +97,7 @@ class Models:
         sliced, aligns = bool(self._recipe.slices), tokenizer is not None
         problems = config_problems(base, sources, sliced=sliced, stacked=self._stacked)
         vocabulary, rows = None, None
-        if tokenizer is None:
+        if tokenizer is None or base.embedding is None:
             problems += mixed_rows(base, sources)
         heights = {table_height(model) for model in self.members if model.embedding is not None}
         if aligns or len(heights) > 1:

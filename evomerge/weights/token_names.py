@@ -115,9 +115,11 @@ def mixed_rows(base: Checkpoint, sources: Mapping[str, Checkpoint]) -> list[str]
         names = TokenNames(name, source)
         if found := list(_mixed(names, before)):
             count = "1 token stands" if len(found) == 1 else f"{len(found)} tokens stand"
+            # by the embedding it is known which tensors have a row for each token
+            cure = "Drop" if base.embedding is None else f"{MATCH_ROWS}, or drop"
             problems.append(
                 f"{name}: its tokenizer numbers tokens differently: {count} in other rows, which "
-                f"would be mixed: {_some(found)}. {MATCH_ROWS}, or drop this source."
+                f"would be mixed: {_some(found)}. {cure} this source."
             )
         before.append(names)
     return problems

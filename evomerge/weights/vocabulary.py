@@ -236,6 +236,11 @@ def merged_vocabulary(
     whole = Tokenizer(source=setting) if isinstance(setting, str) else setting
     if whole == Tokenizer(source=BASE) and (base.vocabulary is None or base.embedding is None):
         return None
+    if base.embedding is None:
+        raise PlanError(
+            f"tokenizer: {base.folder} has no embedding whose rows could be matched by token. "
+            "Leave the key tokenizer out."
+        )
     return Vocabulary(base, sources, whole)
 
 

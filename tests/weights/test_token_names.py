@@ -293,3 +293,28 @@ def test_sentencepiece_models_that_differ_are_a_note(tiny: Tiny, changed: Change
     (note,) = opened(base, a=source).notes
     assert note.startswith("a: its tokenizer is another one than the base's, and neither has")
     assert opened(base, a=base).notes == []
+
+
+def test_words_of_a_model_without_embedding_are_refused_whatever_tokenizer_says(
+    tmp_path: Path,
+) -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+
+    letters = "<|abcd"
+    small = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    small |= {"intermediate_size": 4, "num_conv_pos_embeddings": 2}
+    small |= {"num_conv_pos_embedding_groups": 1}
+    convolutions = {"conv_dim": (4,), "conv_kernel": (3,), "conv_stride": (2,)}
+    keys: dict[str, Any] = {"vocab_size": len(letters), **small, **convolutions}
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(**keys))
+    for name, spelled in (("base", letters), ("same", letters), ("turned", letters[::-1])):
+        model.save_pretrained(tmp_path / name)
+        rows = {letter: row for row, letter in enumerate(spelled)}
+        (tmp_path / name / "vocab.json").write_text(json.dumps(rows))
+    base, same, turned = (str(tmp_path / name) for name in ("base", "same", "turned"))
+    for setting in (None, "base"):
+        with pytest.raises(PlanError, match=r"'d' is row 0 in a, 5 in base.*Drop this source.$"):
+            Library().open(base, {"a": turned}, setting)
+        assert Library().open(base, {"a": same}, setting).notes == []
+    with pytest.raises(PlanError, match=r"has no embedding whose rows could be matched"):
+        Library().open(base, {"a": same}, "union")
