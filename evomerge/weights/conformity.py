@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,13 +27,18 @@ class Report(NamedTuple):
         kind: name of the model's class.
         missing: names in memory of tensors that nothing fills.
         unexpected: names in files of tensors that the model does not have.
-        mismatched: sentences about tensors of another shape than the config's.
+        mismatched: by name in memory, a sentence about a tensor of another shape than the config's.
     """
 
     kind: str
     missing: frozenset[str]
     unexpected: frozenset[str]
-    mismatched: tuple[str, ...]
+    mismatched: Mapping[str, str]
+
+    @property
+    def not_whole(self) -> Set[str]:
+        """Names in memory of tensors that nothing fills, or only a part, as one expert fewer."""
+        return self.missing | self.mismatched.keys()
 
 
 def report(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Report | None:
@@ -75,10 +80,10 @@ def report(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Report | N
         kind.__name__,
         frozenset(found["missing_keys"]),
         frozenset(found["unexpected_keys"]),
-        tuple(
-            f"{name} is {tuple(stored)}, but {tuple(wanted)} by the config"
+        {
+            name: f"{name} is {tuple(stored)}, but {tuple(wanted)} by the config"
             for name, stored, wanted in sorted(found["mismatched_keys"])
-        ),
+        },
     )
 
 

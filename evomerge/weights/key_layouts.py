@@ -20,6 +20,7 @@ from evomerge.weights.arrays import Array, Leaf, invert, substitute, tensors_of
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.names import stack
 from evomerge.weights.rearranged import Rearranged
+from evomerge.weights.ties import tied
 from evomerge.weights.weight_files import is_allowed
 
 if TYPE_CHECKING:
@@ -49,18 +50,21 @@ class KeyLayout:
         Raises:
             CheckpointError: tensors in the blocks that neither name nor rule matches, all at once.
         """
-        if not self._differs(source):
+        differs = self._differs(source)
+        if not differs and not self._may_tie_otherwise(source):
             return source
         view = source
         if self._module is not None:
             theirs = self._load(source)
             problems = [*self._problems, *(f"{source.folder}: {p}" for p in theirs.problems)]
             arrays = self._arrays(source, theirs, problems)
-            if problems:
+            if problems and differs:
                 raise CheckpointError(problems)
-            if not all(isinstance(a, Leaf) and a.name == name for name, a in arrays.items()):
+            own = {name: array.name for name, array in arrays.items() if isinstance(array, Leaf)}
+            if not problems and own != {name: name for name in source.tensors}:
                 view = Rearranged(source, arrays)
-        self._refuse_strays(view, allow_missing)
+        if differs:
+            self._refuse_strays(view, allow_missing)
         return view
 
     def own_names(self, names: Sequence[str]) -> dict[str, str]:
@@ -87,6 +91,16 @@ class KeyLayout:
         turned = any(a != b and math.prod(a) == math.prod(b) for a, b in shapes)
         return turned or bool(patterns - other and other - patterns)
 
+    def _may_tie_otherwise(self, source: Checkpoint) -> bool:
+        """Whether one stores a tensor outside the blocks that the other may have by another name.
+
+        Not the head: whether that is the embedding is up to the merge.
+        """
+        if self._base.bare or source.bare:
+            return False
+        strays = self._base.tensors.keys() ^ source.tensors.keys()
+        return any(stack(name) is None for name in strays - {self._base.head, source.head})
+
     @cached_property
     def _module(self) -> Any | None:
         from evomerge.weights.loading import empty_module
@@ -101,7 +115,7 @@ class KeyLayout:
         """What a source becomes in memory, by the names of the base's class."""
         best: Loaded | None = None
         for module in self._modules(source):
-            found = self._related(_loaded(module, source), module)
+            found = self._related(tied(module, source, _loaded(module, source)), module)
             if best is None or self._common(found) > self._common(best):
                 best = found
             if not {*map(_pattern, self._ours.arrays)} - {*map(_pattern, best.arrays)}:

@@ -99,7 +99,7 @@ def _gaps(model: Checkpoint, blocks: Set[int], others: Iterable[Checkpoint]) -> 
     if not richer:  # as most often, and nobody need be asked
         return []
     if (found := _report(model)) is not None:
-        numbered = [(name, _NUMBER.search(name)) for name in sorted(found.missing)]
+        numbered = [(name, _NUMBER.search(name)) for name in sorted(found.not_whole)]
         return [name for name, number in numbered if number and int(number[0]) in blocks]
     # a block of another kind has tensors of its own, too
     partial = [(ours, theirs) for ours, theirs in richer if ours < theirs.keys()]
@@ -150,7 +150,7 @@ def _needed(owner: Checkpoint, names: Iterable[str]) -> list[str] | None:
     whole, without = _report(owner), _report(owner, left_out=frozenset(names))
     if whole is None or without is None:
         return None
-    return _matching(names, without.missing - whole.missing)
+    return _matching(names, without.not_whole - whole.not_whole)
 
 
 def _fitting(
@@ -161,7 +161,7 @@ def _fitting(
     now, then = _report(model), _report(model, extra=extra)
     if now is None or then is None:
         return None
-    return _matching([n for n in slots if n not in then.unexpected], now.missing - then.missing)
+    return _matching([n for n in slots if n not in then.unexpected], now.not_whole - then.not_whole)
 
 
 def _report(

@@ -31,8 +31,8 @@ def load_notes(models: Models, dtype: str) -> list[str]:
         ) from None
     if found is None:
         return []
-    if found.mismatched:
-        raise PlanError([f"{where}: {wrong}. Repair the config." for wrong in found.mismatched])
+    if wrong := found.mismatched.values():
+        raise PlanError([f"{where}: {sentence}. Repair the config." for sentence in wrong])
     notes = []
     if found.unexpected:
         notes.append(f"{found.kind} does not read {listed(sorted(found.unexpected))}.")

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.errors import listed
 from evomerge.weights.arrays import Array, Leaf, leaves, tensors_of
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.headers import TensorInfo
@@ -47,11 +48,17 @@ class Rearranged(Checkpoint):
     def note(self) -> str:
         """A sentence about it that a user should know."""
         other = [n for n, a in self.arrays.items() if not isinstance(a, Leaf) or a.name != n]
-        own = "" if self.source.note is None else f" {self.source.note}"
-        return (
-            f"{len(other)} tensors, {other[0]} first, have other names in its files than in the "
-            f"base's, or are packed otherwise; they are matched as Transformers loads them.{own}"
-        )
+        used = {own for name in self.arrays for own in self.owners(name)}
+        copies = [name for name in self.source.tensors if name not in used]
+        found = []
+        if other:
+            found.append(
+                f"{len(other)} tensors, {other[0]} first, have other names in its files than in "
+                "the base's, or are packed otherwise; they are matched as Transformers loads them."
+            )
+        elif copies:
+            found.append(f"{listed(copies)}: copies of other tensors, which the base leaves out.")
+        return " ".join([*found, *filter(None, [self.source.note])])
 
     @property
     def tokenizer_folder(self) -> Path:

@@ -25,7 +25,7 @@ def test_a_whole_model_lacks_nothing(tiny: Tiny, tied: bool, capsys: Any) -> Non
     model = Checkpoint(tiny(tied=tied))
     capsys.readouterr()
     nothing: frozenset[str] = frozenset()
-    assert report(model.config, shapes(model)) == Report("LlamaForCausalLM", nothing, nothing, ())
+    assert report(model.config, shapes(model)) == Report("LlamaForCausalLM", nothing, nothing, {})
     assert capsys.readouterr() == ("", "")
 
 
@@ -36,7 +36,9 @@ def test_what_is_missing_unknown_or_of_another_shape_is_told(tiny: Tiny) -> None
     found = report(model.config, tensors)
     assert found is not None
     assert (set(found.missing), set(found.unexpected)) == ({NORM}, {"x.weight"})
-    assert found.mismatched == ("lm_head.weight is (40, 31), but (40, 32) by the config",)
+    assert found.mismatched == {
+        "lm_head.weight": "lm_head.weight is (40, 31), but (40, 32) by the config"
+    }
 
 
 def test_nothing_is_said_of_models_that_transformers_does_not_know(tiny: Tiny) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from two_layouts import FAMILIES, LAYOUTS, Family, as_memory_has_it, made, saved
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
@@ -336,6 +336,18 @@ def test_experts_that_are_missing_are_refused(
     base = as_memory_has_it(made(FAMILIES["mixtral"], 0), tmp_path / "base")
     with pytest.raises(CheckpointError, match=said):
         opened(base, source)
+
+
+@pytest.mark.parametrize("matrices", [(2,), (1, 2, 3)])
+@pytest.mark.parametrize("where", ["base", "source"])
+def test_a_part_of_what_is_one_tensor_in_memory_is_missed_in_either_model(
+    mixtral: dict[str, Path], matrices: tuple[int, ...], where: str, tmp_path: Path
+) -> None:
+    lost = [f"model.layers.0.block_sparse_moe.experts.3.w{n}.weight" for n in matrices]
+    poor = changed(mixtral["files"], tmp_path, lambda tensors: [tensors.pop(n) for n in lost])
+    folders = [mixtral["base"], poor] if where == "source" else [poor, mixtral["base"]]
+    with pytest.raises(PlanError, match=rf"lacks {len(lost)} tensors? that .* {lost[0]}"):
+        build(half(*folders), tmp_path / "merged")
 
 
 def test_names_that_no_rule_maps_are_refused_with_those_of_both(
