@@ -12,6 +12,7 @@ from evomerge.errors import CheckpointError, PlanError
 from evomerge.files import read_object, read_text
 from evomerge.recipes import AUTO
 from evomerge.weights.checkpoint import AGAIN, Checkpoint
+from evomerge.weights.damage import template_fault
 from evomerge.weights.model_code import ModelCode, model_code
 from evomerge.weights.small_files import copy, small_files
 from evomerge.weights.token_ids import FAST
@@ -167,12 +168,17 @@ def chosen_template(setting: str | None, folders: Iterable[Path]) -> str | None:
         setting: of the recipe: ``auto`` for the one that most models have, a name of `TEMPLATES`,
             or a template.
         folders: of the models, each once.
+
+    Raises:
+        PlanError: the template of the recipe is none.
     """
     if setting is None:
         return None
     if setting == AUTO:
         found = [text.strip() for folder in folders if (text := _template_of(folder))]
         return Counter(found).most_common(1)[0][0] if found else None
+    if setting not in TEMPLATES and (reason := template_fault(setting)):
+        raise PlanError(f"chat_template: not a chat template: {reason}. Repair it.")
     return TEMPLATES.get(setting, setting)
 
 

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
-from evomerge.weights.tokenizers import TEMPLATES
+from evomerge.weights.tokenizers import TEMPLATES, chosen_template
 
 Tiny = Callable[..., Path]
 WORDS = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -323,3 +324,9 @@ def test_a_template_replaces_all_others(tiny: Tiny, tmp_path: Path) -> None:
     out = build(recipe(base, tiny(1), chat_template="chatml"), tmp_path / "out")
     assert AutoTokenizer.from_pretrained(out).chat_template == TEMPLATES["chatml"]
     assert not (out / "additional_chat_templates").exists()
+
+
+def test_a_template_that_is_none_is_refused(tmp_path: Path) -> None:
+    assert chosen_template("{% generation %}x{% endgeneration %}", [tmp_path]) is not None
+    with pytest.raises(PlanError, match=r"chat_template: not a chat template: .*Repair it\.$"):
+        chosen_template("{% for m in %}", [tmp_path])
