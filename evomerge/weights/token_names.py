@@ -88,14 +88,17 @@ def _mixed(names: TokenNames, before: Sequence[TokenNames]) -> Iterator[str]:
                     f"{token!r} is row {row} in {names.name}, {owner.rows[token]} in {owner.name}"
                 )
             continue
-        if names.is_special(token):
+        if is_spare(token):
             continue
         others = [(o, other) for o, rows in zip(before, held, strict=True) for other in rows[row]]
         if any(names.rows.get(other) == row for _, other in others):
             continue  # another name of the same token
         for owner, other in others:
+            # sources may rename what the base keeps for that, all in the same way
+            special = names.is_special(token) or owner.is_special(other)
+            free = special if owner.name == BASE else is_spare(other)
             # one that has moved is named already
-            if other not in names.rows and not owner.is_special(other):
+            if other not in names.rows and not free:
                 yield f"row {row} is {token!r} in {names.name}, {other!r} in {owner.name}"
                 break
 

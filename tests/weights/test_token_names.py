@@ -231,6 +231,17 @@ def test_special_tokens_that_change_places_are_refused(tiny: Tiny, changed: Chan
     assert f"{END!r} is row 40 in two, 41 in one" in problem
 
 
+def test_two_sources_that_rename_a_spare_token_in_two_ways_are_refused(
+    tiny: Tiny, changed: Changed
+) -> None:
+    talks = tokens(changed(tiny(1, words=RESERVED)), (38, START))
+    thinks = tokens(changed(tiny(2, words=RESERVED)), (38, "<think>"))
+    (problem,) = refusal(tiny(words=RESERVED), talks=talks, thinks=thinks)
+    assert f"row 38 is '<think>' in thinks, {START!r} in talks" in problem
+    same = tokens(changed(tiny(3, words=RESERVED)), (38, START))
+    assert len(opened(tiny(words=RESERVED), talks=talks, same=same).notes) == 2
+
+
 def test_the_cure_of_a_recipe_works(tiny: Tiny) -> None:
     other = tiny(1, words=(*SPECIAL, *reversed(WORDS[4:])))
     models = Library().open(str(tiny()), {"a": str(other)}, "base")
