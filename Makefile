@@ -69,7 +69,7 @@ docs: $(STAMP)  ## Rewrite docs/operators and docs/families.md from what they de
 	$(BIN)/python docs/make_operator_pages.py
 	$(BIN)/python docs/make_family_page.py
 
-families: $(STAMP)  ## Merge tiny models of every family again, and write down what came of it (7 min)
+families: $(STAMP)  ## Merge tiny models of every family again, and write down what came of it (15 min)
 	$(BIN)/python tests/families/write_results.py
 	$(BIN)/python docs/make_family_page.py
 

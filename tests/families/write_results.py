@@ -1,4 +1,4 @@
-"""Measure every family anew and write results.json; `make families` runs it (10 minutes)."""
+"""Measure every family anew and write results.json; `make families` runs it (15 minutes)."""
 
 from __future__ import annotations
 
