@@ -246,8 +246,8 @@ def _shared(row: list[nn.Module]) -> str | None:
     seen: set[int] = set()
     for block in row:
         own = {id(parameter): name for name, parameter in block.named_parameters()}
-        if common := seen & own.keys():
-            return own[common.pop()]
+        if shared := [name for key, name in own.items() if key in seen]:
+            return shared[0]
         seen |= own.keys()
     return None
 
