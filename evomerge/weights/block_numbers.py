@@ -92,6 +92,8 @@ def _moved(
 
 
 def _is_per_block(key: str, value: Any, layers: int) -> bool:
+    if value == list(range(layers)) and layers > 2 and _NUMBERS.search(key):
+        return False  # the numbers of all blocks
     return isinstance(value, list | str) and len(value) == layers and bool(_PER_BLOCK.search(key))
 
 

@@ -202,3 +202,11 @@ def test_a_family_that_transformers_does_not_have_is_noted() -> None:
     assert (problems, len(notes)) == ([], 1)
     assert notes[0].startswith("slices: Transformers builds no own here")
     assert stack_verdict(model, [(model, block) for block in range(3)]) == ([], [])
+
+
+def test_a_list_of_the_numbers_of_all_blocks_is_one_of_numbers() -> None:
+    config = {"num_hidden_layers": 3, "moe_layers": [0, 1, 2], "no_rope_layers": [1, 1, 0]}
+    model = Described(config, 3)
+    stacked = stack_config(model, [(model, 0), (model, 2), (model, 2), (model, 1)])
+    assert stacked["moe_layers"] == [0, 1, 2, 3]
+    assert stacked["no_rope_layers"] == [1, 0, 0, 1]
