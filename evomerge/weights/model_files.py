@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -15,18 +15,18 @@ from typing import Any, BinaryIO, NamedTuple
 from evomerge.errors import CheckpointError, SourceChangedError
 from evomerge.files import require_regular
 from evomerge.weights.headers import TensorInfo, read_header
+from evomerge.weights.model_code import model_code
 
 PUT_BACK = "Put the files back as they were; a run then goes on with evomerge resume."
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "weights"  # in a record: the digest of all weights, however they are spread over files
-# Of the files beside the weights: settings, vocabularies, merges, templates, and code.
-_SUFFIXES = {
-    *(".json", ".jinja", ".py", ".txt", ".model"),
-    *(".tiktoken", ".spm", ".bpe", ".codes", ".vocab", ".tokenizer"),
-}
+# Of the files beside the weights, those that Transformers reads: settings, vocabularies, templates.
+_READ = (
+    *("*config.json", "*token*", "*vocab*", "*.jinja", "chat_template*", "*.model", "*.spm"),
+    *("*.tiktoken", "*.bpe", "*.codes", "merges.txt", "dict.txt", "byte_maps.json", "emoji.json"),
+    *("normalizer.json", "word_*.json", "manifest.json"),
+)
 _TEMPLATES = "additional_chat_templates"  # the one folder within a model's that Transformers reads
-# Leftovers of training and texts about the model; an index says only which file has which tensor.
-_UNREAD = ("*.index.json", "trainer_state.json", "*results.json", "requirements*.txt", "licen*")
 _UNREAD_KEYS = ("_name_or_path", "transformers_version")  # of a config
 _SAMPLE_BYTES = 1 << 12
 _SAMPLES = 16  # of a tensor
@@ -62,7 +62,8 @@ class ModelFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._states = _states(folder)
+        self._code = frozenset(model_code(folder).files)
+        self._states = _states(folder, self._code)
         self.weights = [name for name in self._states if name.endswith(".safetensors")]
 
     @cached_property
@@ -74,7 +75,7 @@ class ModelFiles:
             SourceChangedError: a file has changed since this object was made.
         """
         found = {name: self._digest(name) for name in self._states if self._counts(name)}
-        if _states(self.folder) != self._states:
+        if _states(self.folder, self._code) != self._states:
             raise SourceChangedError(f"{self.folder}: its files change while they are read.")
         return found
 
@@ -86,7 +87,7 @@ class ModelFiles:
         Raises:
             OSError: the disk cannot be read.
         """
-        before, now = self.digests, _states(self.folder)
+        before, now = self.digests, _states(self.folder, self._code)
         if now == self._states:
             return []
         names = dict.fromkeys([*self._states, *now])
@@ -132,15 +133,19 @@ def require_unchanged(sentences: Iterable[str]) -> None:
         raise SourceChangedError("\n".join([*problems, PUT_BACK]))
 
 
-def _states(folder: Path) -> dict[str, FileState]:
-    """Name to state of every file in a folder that a score may depend on, sorted by name."""
+def _states(folder: Path, code: Collection[str]) -> dict[str, FileState]:
+    """Name to state of every file in a folder that a score may depend on, sorted by name.
+
+    Args:
+        code: the Python files that its configs name.
+    """
     found: dict[str, FileState] = {}
     with suppress(FileNotFoundError, NotADirectoryError):  # gone, also while it is looked at
         for entry in os.scandir(folder):
             if entry.name == _TEMPLATES and entry.is_dir():
                 inner = (e for e in os.scandir(entry.path) if _is_file(e))
                 found |= {f"{_TEMPLATES}/{e.name}": FileState.of(e) for e in inner}
-            elif _is_read(entry.name) and _is_file(entry):
+            elif (_is_read(entry.name) or entry.name in code) and _is_file(entry):
                 found[entry.name] = FileState.of(entry)
     return dict(sorted(found.items()))
 
@@ -154,9 +159,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 @cache  # asked of the same names for every candidate
 def _is_read(name: str) -> bool:
-    if name.endswith(".safetensors"):
-        return True
-    return Path(name).suffix in _SUFFIXES and not any(fnmatch(name.lower(), p) for p in _UNREAD)
+    return name.endswith(".safetensors") or any(fnmatchcase(name, p) for p in _READ)
 
 
 def file_digest(path: Path) -> str:

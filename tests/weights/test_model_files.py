@@ -26,6 +26,7 @@ def folder(tiny: Tiny, tmp_path: Path) -> Path:
     copy = shutil.copytree(tiny(), tmp_path / "model")
     (copy / "chat_template.jinja").write_text("{{ messages }}")
     (copy / "modeling_own.py").write_text("x = 1")
+    config(auto_map={"AutoModel": "modeling_own.Own"})(copy)
     (copy / "spiece.model").write_bytes(b"\0\1")
     (copy / "additional_chat_templates").mkdir()
     (copy / "additional_chat_templates" / "tool.jinja").write_text("{{ tools }}")
@@ -126,10 +127,12 @@ def copied_over(folder: Path) -> None:
         lambda folder: os.utime(folder / "model.safetensors"),
         lambda folder: (folder / "README.md").write_text("# read me"),
         lambda folder: (folder / "all_results.json").write_text("{}"),
+        lambda folder: (folder / "labels.json").write_text("[1]"),
+        lambda folder: (folder / "train.py").write_text("x = 2"),
         spaced_out,
         copied_over,
     ],
-    ids=["touched", "text", "results", "spaces", "copied"],
+    ids=["touched", "text", "results", "data", "code of its training", "spaces", "copied"],
 )
 def test_what_says_the_same_is_no_change(change: Change, folder: Path) -> None:
     model = Checkpoint(folder)
