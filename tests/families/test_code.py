@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import transformers
 
 from evomerge.weights.block_code import _SETTINGS
@@ -58,6 +59,7 @@ _TYPES = {
 }
 
 
+@pytest.mark.slow
 def test_code_that_goes_by_the_number_of_a_block_is_known_of_every_family() -> None:
     found: dict[str, list[str]] = defaultdict(list)
     for file in sorted(MODELS.glob("*/modeling_*.py")):
