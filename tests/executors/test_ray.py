@@ -16,7 +16,13 @@ from processes import wait_for
 
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.engines.vllm import VllmEngine
-from evomerge.errors import CheckpointError, ConfigError, InputError, MachineError, SearchError
+from evomerge.errors import (
+    ConfigError,
+    InputError,
+    MachineError,
+    SearchError,
+    SourceChangedError,
+)
 from evomerge.executors._inspection import differences, inspect_machine
 from evomerge.executors._ray_cluster import WorkerResources
 from evomerge.executors._ray_pool import WorkerPool
@@ -310,7 +316,7 @@ def test_a_node_with_other_files_that_joins_later_does_not_stop_the_others(
             break
     else:
         pytest.fail("one of two workers is never opened again")
-    other = Path(models.sources["left"]) / "labels.json"
+    other = faults / "labels.json"
     other.write_text("{}")  # for all that open from now on
     try:
         number = 0
@@ -454,7 +460,7 @@ def test_a_source_that_vanishes_is_refused_as_it_is_by_a_worker_here(tmp_path: P
     worker.close()
     assert isinstance(refusal, Refusal)
     assert refusal.final
-    with pytest.raises(CheckpointError, match="left"):
+    with pytest.raises(SourceChangedError, match="left"):
         raise refusal.error()
 
 
@@ -466,7 +472,7 @@ def test_a_source_that_vanishes_stops_the_search(cluster: Any, tmp_path: Path) -
         pool.start(own.setup("torch"))
         shutil.rmtree(tmp_path / "left")
         pool.submit(own.job(0, 0.5))
-        with pytest.raises(CheckpointError, match="left"):
+        with pytest.raises(SourceChangedError, match="left"):
             pool.result()
     finally:
         pool.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class FaultyEngine(_Torch):
         if full and not any(self._first(f"made-{place}") for place in range(places)):
             self._first(f"refused-{os.getpid()}")
             raise RuntimeError("no place on this machine")
+
+    @classmethod
+    def files(cls, options: Mapping[str, Any]) -> Sequence[Path]:
+        """One more where there is a ``labels.json`` in the folder."""
+        return [*super().files(options), *Path(options["folder"]).glob("labels.json")]
 
     def load_at(self, slot: int, plan: Plan) -> None:
         """Merge, then fail as the options say."""
