@@ -104,8 +104,15 @@ def _cure(error: BaseException) -> str | None:
         return _NETWORK
     if isinstance(error, BrokenExecutor):
         return _PROCESSES
-    text = str(error)
+    text = _text(error)
     numbers = (_CURES.get(int(number)) for number in _NUMBER.findall(text))
-    signs = (cure for sign, cure in _SIGNS.items() if sign in text)
+    signs = (cure for sign, cure in _SIGNS.items() if sign.lower() in text.lower())
     found = next(filter(None, (*numbers, *signs)), None)
     return _DISK if found is None and isinstance(error, OutputError) else found
+
+
+def _text(error: BaseException) -> str:
+    """All that an error says: also notes, and what a program wrote that ended with one."""
+    written = getattr(error, "stderr", None)
+    said = written.decode(errors="replace") if isinstance(written, bytes) else str(written or "")
+    return "\n".join([str(error), *getattr(error, "__notes__", ()), said])

@@ -13,6 +13,7 @@ from pydantic_core.core_schema import ValidationInfo
 from evomerge.errors import ConfigError, Problem, WrongValuesError, shown
 
 MOST_LEVELS = 100  # of keys and lists inside one another
+_NAME_BYTES = 200  # of 255, so that names of files beside it fit, too
 _LARGEST = 3.4028234663852886e38  # of float32, in which merges compute
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # SQLite's largest number
@@ -20,6 +21,16 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 AtOnce = Annotated[int, Field(ge=1, le=10_000)]  # what is held or waited for side by side
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Seconds = Annotated[float, Field(gt=0, le=1e9)]  # 30 years; waiting for 300 overflows
+
+
+def _fits_a_folder(name: str) -> str:
+    if len(name.encode()) > _NAME_BYTES:
+        raise ValueError(f"a folder's name has {_NAME_BYTES} bytes at most, got {shown(name)}")
+    return name
+
+
+# of a folder: not . or ..
+FolderName = Annotated[str, Field(pattern=r"^[\w.-]*[\w-][\w.-]*$"), AfterValidator(_fits_a_folder)]
 
 
 class Keys(BaseModel):

@@ -301,3 +301,15 @@ main()
     assert done.returncode == 1, done.stderr
     assert "memory ran out, or no thread could be started: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_fault_is_known_from_what_a_program_wrote_from_notes_and_in_any_case() -> None:
+    ended = subprocess.CalledProcessError(1, "cp", stderr=b"cp: error: No space left on device\n")
+    noted = ValueError("cannot write")
+    noted.add_note("Input/output error")
+    assert cure_for_machine(ended) == "Make room on the disk"
+    assert cure_for_machine(noted) == "Check the disk, and what is mounted"
+    assert cure_for_machine(RuntimeError("write x: no space left on device")) == (
+        "Make room on the disk"
+    )
+    assert cure_for_machine(subprocess.CalledProcessError(1, "cp")) is None

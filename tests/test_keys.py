@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from evomerge.config.schema import SearchFile
 from evomerge.engines import Engine
 from evomerge.executors import Executor
-from evomerge.keys import Count, Keys, Plain, Seed
+from evomerge.keys import Count, FolderName, Keys, Plain, Seed
 from evomerge.operators import get
 from evomerge.optimizers import Optimizer
 from evomerge.plugins import registry
@@ -106,3 +106,10 @@ def test_a_search_has_no_number_without_an_end() -> None:
     for key in numbers:
         with pytest.raises(ValidationError, match=key):
             SearchFile.model_validate({key: 2**64})
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "a/b", "x" * 300, "字" * 100])
+def test_a_search_has_a_name_that_a_folder_can_have(name: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(FolderName).validate_python(name)
+    assert TypeAdapter(FolderName).validate_python("ties.v2-long") == "ties.v2-long"

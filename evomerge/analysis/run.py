@@ -134,8 +134,8 @@ class Run:
             whole = ADAPTER_CONFIG not in of
             found[key] = {name: one for name, one in of.items() if whole or name != WEIGHTS}
         cure = (
-            "Put it back as it was. To build from what is there now, export the recipe and remove "
-            f"its key {FILES}."
+            "Make it as it was again. To build from what is there now, export the recipe and "
+            f"remove its key {FILES}."
         )
         return Scored(recipe, {key: of for key, of in found.items() if of}, cure)
 

@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from evomerge.errors import shown
-from evomerge.keys import Count, Keys, Seed
+from evomerge.keys import Count, FolderName, Keys, Seed
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
 from evomerge.search.budget import Budget
@@ -56,7 +56,7 @@ class StageKeys(Keys):
         space, optimizer, budget: as in a search without stages.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$", examples=["name: merge"])
+    name: FolderName = Field(examples=["name: merge"])
     sources: tuple[str, ...] | None = None
     space: dict[str, Any] = Field(examples=[_SPACE])
     optimizer: Named = _CMAES
@@ -89,7 +89,7 @@ class SearchFile(Keys):
         build_best: write the best recipe's checkpoint into the run folder at the end.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: FolderName
     base: str
     sources: dict[str, str] = Field(min_length=1)
     stages: Stages = None  # validated before the keys that it replaces

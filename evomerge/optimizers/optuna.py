@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evomerge.errors import ConfigError, Problem, shown
+from evomerge.errors import ConfigError, Problem, SearchError, shown
 from evomerge.keys import Plain
 from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
@@ -57,6 +57,7 @@ class Optuna(Optimizer):
         import optuna
 
         super().__init__(parameters, seed)
+        self._name = sampler
         self._distributions = {p.name: _distribution(p) for p in self.parameters}
         self._trials: dict[int, optuna.Trial] = {}  # in flight, by candidate
         with _quietly():
@@ -68,7 +69,7 @@ class Optuna(Optimizer):
 
     def ask(self, number: int) -> Genome:
         """The sampler's next suggestion; never None."""
-        with _quietly():
+        with _quietly(), self._named_errors():
             trial = self._study.ask(self._distributions)
         self._trials[number] = trial
         return Genome({p.name: _gene(p, trial.params[p.name]) for p in self.parameters})
@@ -78,11 +79,20 @@ class Optuna(Optimizer):
         from optuna.trial import TrialState
 
         trial, value = self._trials.pop(number), evaluation.value
-        with _quietly():
+        with _quietly(), self._named_errors():
             if evaluation.status == "failed" or value is None or math.isnan(value):
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
                 self._study.tell(trial, value)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Name the sampler where it fails: some options are wrong only once there are trials."""
+        try:
+            yield
+        except Exception as error:
+            text = f"optimizer: Optuna's {self._name} cannot go on: {error!r}."
+            raise SearchError(f"{text} See its sampler_options.") from error
 
     def _sampler(self, name: str, options: dict[str, Any]) -> optuna.samplers.BaseSampler:
         """The sampler, seeded, and for CMA-ES started at the initial values."""

@@ -51,7 +51,7 @@ def read_scored(recipe: Recipe, content: Mapping[str, Any], where: str) -> Score
     if not valid:
         text = f"expected {_DIGITS} or more hexadecimal digits by file by key of a model."
         raise RecipeError(Problem((FILES,), text, "Remove this key.", file=where))
-    cure = f"Put it back as it was, or remove the key {FILES} from {where}."
+    cure = f"Make it as it was again, or remove the key {FILES} from {where}."
     return Scored(recipe, files, cure)
 
 

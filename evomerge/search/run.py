@@ -26,7 +26,7 @@ from evomerge.weights.library import Library
 from evomerge.weights.model_files import PUT_BACK, require_unchanged
 from evomerge.weights.models import Models
 
-_CURE = "Put it back as it was, or begin a new run."
+_CURE = "Make it as it was again, or begin a new run."
 
 
 def start(search: Search, folder: Path, observe: Observer) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, SearchError
 from evomerge.optimizers.optuna import Optuna
 from evomerge.types import Evaluation, Genome, Parameter
 
@@ -136,3 +136,9 @@ def test_the_libraries_are_loaded_only_by_their_own_optimizer() -> None:
     command = [sys.executable, "-c", script]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert output.split("\n")[:2] == ["[]", "['optuna']"]
+
+
+def test_a_sampler_whose_options_fail_once_there_are_trials_is_named() -> None:
+    options = {"n_ei_candidates": 0, "n_startup_trials": 1}
+    with pytest.raises(SearchError, match=r"TPESampler cannot go on: .* See its sampler_options"):
+        _run(Optuna(FLOATS, 1, sampler_options=options), 4)

@@ -120,7 +120,8 @@ def test_a_run_does_not_go_on_with_a_file_that_changed(
         resume(load(search).search, run, lambda progress: None)
     (problem,) = refused.value.problems
     assert problem == (
-        f"{key}: {file}: has changed since {run} began. Put it back as it was, or begin a new run."
+        f"{key}: {file}: has changed since {run} began. "
+        "Make it as it was again, or begin a new run."
     )
     shutil.copy(tmp_path / "kept", file)
     resume(load(search).search, run, lambda progress: None)
