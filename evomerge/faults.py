@@ -57,7 +57,7 @@ _SIGNS = {
 }
 # What torch, C++, the loader of shared libraries and Python say where memory has run out.
 _SIGNS_OF_MEMORY = (
-    *("DefaultCPUAllocator", "CUDA out of memory", "std::bad_alloc", "Cannot allocate memory"),
+    *("DefaultCPUAllocator", "out of memory", "std::bad_alloc", "Cannot allocate memory"),
     *("failed to map segment from shared object", "can't start new thread", "Unable to allocate"),
 )
 _NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")  # Rust's words, and Python's

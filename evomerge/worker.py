@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 import traceback
@@ -22,7 +21,7 @@ from evomerge.errors import (
     SearchError,
     SourceChangedError,
 )
-from evomerge.faults import cure_for_machine
+from evomerge.faults import cure_for_machine, memory_ran_out
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe, other_base
 from evomerge.scoring.fitness import Fitness
@@ -203,7 +202,7 @@ class Worker:
         except Exception as error:
             _raise_unless_candidates(number, error)
             # also MemoryError and CUDA's own errors: the next candidate may fit
-            self.exhausted |= _lacks_memory(error.__cause__ or error)
+            self.exhausted |= memory_ran_out(error)
             log.debug("candidate %d failed\n%s", number, traceback.format_exc())
             text = "; ".join(error.problems) if isinstance(error, InputError) else str(error)
             return _Attempt({}, error=f"{type(error).__name__}: {text}")
@@ -267,14 +266,3 @@ def _raise_unless_candidates(number: int, error: Exception) -> None:
         ) from error
     if isinstance(error, CheckpointError | ConfigError | SearchError):
         raise error
-
-
-def _lacks_memory(error: BaseException) -> bool:
-    """Whether memory ran out. On a CPU torch raises a `RuntimeError` that says so in its text."""
-    import torch
-
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
-    )
