@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_configs import tiny_config
 from torch import nn
+from transformers import PerceiverConfig, PerceiverForMaskedLM
 
 from evomerge.errors import PlanError
 from evomerge.recipes import Recipe
@@ -210,3 +211,22 @@ def test_a_list_of_the_numbers_of_all_blocks_is_one_of_numbers() -> None:
     stacked = stack_config(model, [(model, 0), (model, 2), (model, 2), (model, 1)])
     assert stacked["moe_layers"] == [0, 1, 2, 3]
     assert stacked["no_rope_layers"] == [1, 0, 0, 1]
+
+
+def test_blocks_that_no_key_of_the_config_counts_are_not_stacked(tmp_path: Path) -> None:
+    config = PerceiverConfig(
+        num_latents=8,
+        d_latents=16,
+        d_model=16,
+        num_blocks=1,
+        num_self_attends_per_block=4,
+        num_self_attention_heads=2,
+        num_cross_attention_heads=2,
+        vocab_size=40,
+        max_position_embeddings=16,
+    )
+    PerceiverForMaskedLM(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(PlanError, match="does not count them"):
+        build(stack(tmp_path / "model", (0, 1, 2, 1, 2, 3)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    build(stack(tmp_path / "model", (3, 1, 2, 0)), tmp_path / "out")
