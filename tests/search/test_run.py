@@ -300,11 +300,12 @@ def test_a_failed_candidate_is_recorded_and_the_search_goes_on(
     space = {
         "kind": "parameter",
         "operator": "task_arithmetic",
-        # beyond 3e38 a weight is infinite: such candidates cannot be built
-        "parameters": {"lam": {"low": 1e-2, "high": 1e60, "scale": "log", "initial": 1}},
+        # beyond 65,504 a weight is infinite: such candidates cannot be built
+        "parameters": {"lam": {"low": 1e-2, "high": 1e30, "scale": "log", "initial": 1}},
     }
-    optimizer = {"name": "random"}
-    search = small_search(space=space, optimizer=optimizer, stop_after_failures=12)
+    search = small_search(
+        space=space, optimizer={"name": "random"}, stop_after_failures=12, dtype="float16"
+    )
     done = cli("run", write(tmp_path, search), "--run", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     rows = result(tmp_path / "run")["candidates"]
@@ -320,9 +321,11 @@ def test_a_search_whose_first_candidates_all_fail_stops_and_says_why(
     space = {
         "kind": "parameter",
         "operator": "task_arithmetic",
-        "parameters": {"lam": {"low": 1e50, "high": 1e60}},
+        "parameters": {"lam": {"low": 1e20, "high": 1e30}},
     }
-    search = small_search(space=space, stop_after_failures=3, optimizer={"name": "random"})
+    search = small_search(
+        space=space, stop_after_failures=3, optimizer={"name": "random"}, dtype="float16"
+    )
     done = cli("run", write(tmp_path, search), "--run", tmp_path / "run")
     assert done.returncode == 1
     assert "the first 3 candidates all failed" in done.stderr
