@@ -151,6 +151,7 @@ def test_a_source_that_changes_under_the_workers_ends_the_run_and_is_named(
     file = source / ("modeling.py" if how == "code" else "model.safetensors")
     if how == "code":
         file.write_text("x = 1")
+        (source / "config.json").write_text('{"auto_map": {"AutoModel": "modeling.Own"}}')
     kept = file.read_bytes()
     made = search(**context, **IN_ORDER, budget={"evaluations": 400})
 

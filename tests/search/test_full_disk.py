@@ -88,7 +88,9 @@ def test_a_run_that_may_open_few_files_ends_with_a_sentence_or_goes_on(
 ) -> None:
     folder = tmp_path / "run"
     code, talk = limited(FILES, most, "run", search, "--run", folder)
-    assert code == 0 or "oo many open files" in talk, talk
+    # SQLite does not say why it could not open its file
+    said = "oo many open files" in talk or "run.sqlite: unable to open database file" in talk
+    assert code == 0 or (code == 1 and said), talk
     words = ("resume", folder) if Store.exists(folder) else ("run", search, "--run", folder)
     assert cli(*words).returncode == 0
     assert rows(folder, cli) == rows(whole, cli)
