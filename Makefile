@@ -48,22 +48,22 @@ lint: $(STAMP)  ## Check format, style and the direction of imports (5 s)
 types: $(STAMP)  ## Check types (1 min; 5 s once it has been run)
 	$(BIN)/mypy
 
-test: $(STAMP)  ## Test all that a change can break, on a real vLLM and Ray too (4 min on 2 cores)
-	@echo "Running all tests but the slow ones: about 4 minutes on 2 cores"
+test: $(STAMP)  ## Test all that a change can break, on a real vLLM and Ray too (6 min on 2 cores)
+	@echo "Running all tests but the slow ones: about 6 minutes on 2 cores"
 	@$(PYTEST) -m "not slow"
 
-test-slow: $(STAMP)  ## The other tests: repetitions, kill schedules, clusters, engine pairs (6 min)
-	@echo "Running the slow tests: about 6 minutes on 2 cores"
+test-slow: $(STAMP)  ## The other tests: repetitions, kill schedules, clusters, engine pairs (15 min)
+	@echo "Running the slow tests: about 15 minutes on 2 cores"
 	@$(PYTEST) -m slow
 
-test-all: $(STAMP)  ## All tests (10 min)
-	@echo "Running all tests: about 10 minutes on 2 cores"
+test-all: $(STAMP)  ## All tests (20 min)
+	@echo "Running all tests: about 20 minutes on 2 cores"
 	@$(PYTEST)
 
 fuzz: $(STAMP)  ## Ten times as many mutated files as in the tests, see tests/fuzz (20 min)
 	@FUZZ=10 $(PYTEST) tests/fuzz
 
-check: lint types test  ## What a change must pass before it is committed (6 min)
+check: lint types test  ## What a change must pass before it is committed (8 min)
 
 docs: $(STAMP)  ## Rewrite docs/operators and docs/families.md from what they describe (5 s)
 	$(BIN)/python docs/make_operator_pages.py
