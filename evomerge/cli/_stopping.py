@@ -27,7 +27,7 @@ class Stopping:
     def __init__(self) -> None:
         self.number: int | None = None
         self.message = "Stopped."
-        self._raised = 0.0  # monotonic seconds
+        self._raised = self._heard = 0.0  # monotonic seconds
 
     def listen(self) -> None:
         """Raise KeyboardInterrupt at either signal, from now on.
@@ -70,18 +70,35 @@ class Stopping:
         if self.number is None or not isinstance(lost.exc_value, KeyboardInterrupt):
             sys.__unraisablehook__(lost)
             return
+        self._send_again(self.number)
+
+    def _send_again(self, number: int) -> None:
         self._raised = -SHUTDOWN_GRACE_SECONDS  # long ago
         main = threading.main_thread().ident
-        again = threading.Timer(_MOMENT_SECONDS, signal.pthread_kill, (main, self.number))
+        again = threading.Timer(_MOMENT_SECONDS, signal.pthread_kill, (main, number))
         again.daemon = True
         again.start()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.number is None or now - self._raised > SHUTDOWN_GRACE_SECONDS:
-            self.number = self.number or number
-            self._raised = now
-            raise KeyboardInterrupt
+        if self.number is not None and now - self._raised <= SHUTDOWN_GRACE_SECONDS:
+            return
+        if self.number is None:
+            self.number, self._heard = number, now
+        if _is_importing(frame) and now - self._heard < SHUTDOWN_GRACE_SECONDS:
+            self._send_again(number)
+            return
+        self._raised = now
+        raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being made: C++ that does ends the process at whatever is raised."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 stopping = Stopping()
