@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from evomerge.weights.conformity import quiet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +16,7 @@ _LARGE = 1 << 16  # elements; what is smaller may hold values that go by a block
 
 def read_config(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """A config with all the keys that Transformers makes up; None if it refuses this one."""
-    with _quiet():
+    with quiet():
         try:
             made: dict[str, Any] = _config(config).to_dict()
         except Exception:  # whatever a config makes its class raise
@@ -36,7 +35,7 @@ def empty_model(config: Mapping[str, Any]) -> nn.Module:
     import torch
     import transformers
 
-    with _quiet():
+    with quiet():
         made = _config(config)
         names = config.get("architectures") or ()
         kinds = [getattr(transformers, name, None) for name in names]
@@ -89,17 +88,3 @@ def _is_large(function: Any, args: Any, keys: Mapping[str, Any]) -> bool:
         return False
     size = args[0] if args and not isinstance(args[0], int) else keys.get("size", args)
     return math.prod(n for n in size if isinstance(n, int)) > _LARGE
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing that Transformers says about configs, which it will say again when it loads one."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

@@ -59,7 +59,7 @@ def report(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Report | N
         return None
     import torch
 
-    with _quiet():
+    with quiet():
         try:
             made = _configured(kind, config, len(shapes))
         except ImportError:
@@ -165,7 +165,7 @@ def parameters_like(tensors: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what Transformers prints from the user: the report is used, not shown."""
     from transformers.utils import logging
 
