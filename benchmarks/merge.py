@@ -26,7 +26,7 @@ import torch
 import yaml
 from _mergekit import install
 
-from evomerge.weights.writer import Spec, write_weights
+from evomerge.weights.output.writer import Spec, write_weights
 
 HIDDEN, INTERMEDIATE, LAYERS, TOKENS, HEADS = 1024, 4096, 24, 32_000, 16
 SHARD_BYTES = 300_000_000

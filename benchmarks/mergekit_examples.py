@@ -33,8 +33,8 @@ from torch import Tensor
 
 from evomerge.errors import InputError
 from evomerge.weights.build import build
+from evomerge.weights.files.token_ids import token_ids
 from evomerge.weights.library import read_recipe
-from evomerge.weights.token_ids import token_ids
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "tests" / "recipes" / "mergekit" / "examples"
 BLOCKS = 6  # of models of whose blocks an example says nothing

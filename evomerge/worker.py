@@ -27,8 +27,8 @@ from evomerge.recipes import Recipe, other_base
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.scorer import Scorer, check_served
 from evomerge.types import Evaluation, Job, Split, TaskScores
+from evomerge.weights.files.model_files import ModelFiles, require_unchanged
 from evomerge.weights.library import Library
-from evomerge.weights.model_files import ModelFiles, require_unchanged
 from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 

@@ -20,8 +20,8 @@ from evomerge.recipes.yaml import to_yaml
 from evomerge.store import RunRecord, Store
 from evomerge.store.records import recorded_files
 from evomerge.types import Candidate
+from evomerge.weights.files.model_files import ADAPTER_CONFIG, WEIGHTS
 from evomerge.weights.library import Library
-from evomerge.weights.model_files import ADAPTER_CONFIG, WEIGHTS
 from evomerge.weights.outline import outline
 from evomerge.yaml_files import parse_yaml
 

@@ -59,7 +59,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
 ) -> None:
     """Make safetensors of a model's .bin files; nothing in them is run."""
-    from evomerge.weights.conversion import convert as convert_model
+    from evomerge.weights.output.conversion import convert as convert_model
 
     typer.echo(str(convert_model(model, out)))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import PlanError
-from evomerge.weights.conformity import parameters_like, reason
-from evomerge.weights.metadata import merged_config
-from evomerge.weights.names import DEPTH_KEYS
+from evomerge.weights.architecture.conformity import parameters_like, reason
+from evomerge.weights.architecture.names import DEPTH_KEYS
+from evomerge.weights.output.metadata import merged_config
 
 if TYPE_CHECKING:
     import torch

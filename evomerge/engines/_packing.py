@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from evomerge.errors import PlanError
-from evomerge.weights.arrays import (
+from evomerge.weights.architecture.arrays import (
     Array,
     Cut,
     Joined,
@@ -21,7 +21,7 @@ from evomerge.weights.arrays import (
     invert,
     tensors_of,
 )
-from evomerge.weights.lazy_arrays import LazyArray
+from evomerge.weights.layouts.lazy_arrays import LazyArray
 from evomerge.weights.models import Models
 
 
@@ -90,7 +90,7 @@ def live_arrays(
         shapes = {slot.name: slot.shape for slot in models.slots}
     if all(name in live and live[name].shape == shape for name, shape in shapes.items()):
         return {name: Leaf(name, shape) for name, shape in shapes.items()}
-    from evomerge.weights.loading import loaded
+    from evomerge.weights.architecture.loading import loaded
 
     found = loaded(model, shapes)
     if found.problems:
@@ -109,7 +109,7 @@ def file_arrays(models: Models, model: Any) -> dict[str, Array]:
     Raises:
         PlanError: as `live_arrays`.
     """
-    from evomerge.weights.loading import saved
+    from evomerge.weights.architecture.loading import saved
 
     arrays = live_arrays(models, model)
     files = saved(model, arrays)

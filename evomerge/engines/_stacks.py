@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from evomerge.engines._architecture import empty_model, fill, memory_of, require_fit
 from evomerge.engines._packing import live_arrays
-from evomerge.weights.arrays import Leaf, leaves
-from evomerge.weights.lazy_arrays import LazyArray
-from evomerge.weights.metadata import merged_config
+from evomerge.weights.architecture.arrays import Leaf, leaves
+from evomerge.weights.layouts.lazy_arrays import LazyArray
 from evomerge.weights.models import Models
+from evomerge.weights.output.metadata import merged_config
 from evomerge.weights.plan import Plan, Step
 
 _KEPT = 16  # configs whose modules are kept: they hold no weights

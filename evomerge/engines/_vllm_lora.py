@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CandidateError, PlanError
-from evomerge.weights.concatenation import (
+from evomerge.weights.adapters.concatenation import (
     concatenate,
     modules_of,
     rank_of,

@@ -23,7 +23,7 @@ from evomerge.engines._process import GeneratorStates, keep_freed_memory
 from evomerge.engines._vllm_start import repair_llvmlite
 from evomerge.errors import EvomergeError, InputError, PlanError
 from evomerge.recipes import Recipe
-from evomerge.weights.arrays import Array
+from evomerge.weights.architecture.arrays import Array
 from evomerge.weights.library import Library
 from evomerge.weights.merge import Out, merge, merge_into
 from evomerge.weights.models import Models
@@ -134,7 +134,7 @@ class MergeExtension:
 
     def _evomerge_file_arrays(self) -> dict[str, Array]:
         """What vLLM is given, where that is not what the plans make: it knows names of files."""
-        from evomerge.weights.loading import empty_module
+        from evomerge.weights.architecture.loading import empty_module
 
         module = empty_module(Path(self.vllm_config.model_config.model))
         return {} if module is None else file_arrays(self.evomerge_live, module)

@@ -20,7 +20,7 @@ from evomerge.engines._devices import present, release, torch_device
 from evomerge.engines._process import use_threads
 from evomerge.errors import ConfigError, Problem
 from evomerge.keys import Count, Threads
-from evomerge.weights.metadata import write_metadata
+from evomerge.weights.output.metadata import write_metadata
 
 if TYPE_CHECKING:
     import torch

@@ -27,7 +27,7 @@ from evomerge.engines._process import give_back, use_threads
 from evomerge.engines._vllm_start import known_arguments, require_vllm, start, stop, without_locals
 from evomerge.errors import CheckpointError, ConfigError, PlanError, SearchError
 from evomerge.keys import AtOnce, Count, Plain, Threads
-from evomerge.weights.metadata import write_metadata
+from evomerge.weights.output.metadata import write_metadata
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -148,7 +148,7 @@ class VllmEngine(LanguageModelEngine):
         """See `Engine.validate`."""
         require_config(plan.models)
         if self.adapters == "lora":
-            from evomerge.weights.concatenation import plan_problems
+            from evomerge.weights.adapters.concatenation import plan_problems
 
             if problems := plan_problems(plan):
                 raise PlanError(problems)

@@ -17,8 +17,8 @@ from evomerge.engines import Engine
 from evomerge.errors import InputError
 from evomerge.plugins import registry
 from evomerge.version import versions
+from evomerge.weights.files.model_files import WEIGHTS
 from evomerge.weights.library import Library
-from evomerge.weights.model_files import WEIGHTS
 from evomerge.worker import WorkerSetup
 
 LIBRARIES = ("torch", "transformers", "lm_eval", "vllm", "tokenizers")

@@ -10,7 +10,7 @@ from evomerge.errors import SourceChangedError
 from evomerge.executors import Executor
 from evomerge.keys import AtOnce
 from evomerge.types import Evaluation, Job
-from evomerge.weights.model_files import PUT_BACK
+from evomerge.weights.files.model_files import PUT_BACK
 from evomerge.worker import Worker, WorkerSetup
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from evomerge.engines import Engine
 from evomerge.plugins import registry
 from evomerge.scoring.files import fitness_files
+from evomerge.weights.files.model_files import file_digest
 from evomerge.weights.inputs import Inputs, model_inputs
-from evomerge.weights.model_files import file_digest
 from evomerge.weights.models import Models
 from evomerge.worker import WorkerSetup
 

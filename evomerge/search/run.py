@@ -21,9 +21,9 @@ from evomerge.search.loop import SearchLoop
 from evomerge.search.spec import Observer, Search
 from evomerge.store import Store
 from evomerge.store.records import recorded_files, version_problem
+from evomerge.weights.files.model_files import PUT_BACK, require_unchanged
 from evomerge.weights.inputs import Inputs, model_inputs
 from evomerge.weights.library import Library
-from evomerge.weights.model_files import PUT_BACK, require_unchanged
 from evomerge.weights.models import Models
 
 _CURE = "Make it as it was again, or begin a new run."

@@ -31,14 +31,12 @@ from evomerge.statistics.examples import (
 from evomerge.statistics.gram import GramMatrices
 from evomerge.statistics.squared_gradients import Fisher, SecondMoments
 from evomerge.version import __version__
-from evomerge.weights.arrays import Leaf
+from evomerge.weights.architecture.arrays import Leaf
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.inputs import unchanged
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
-from evomerge.weights.plan import make_plan
-from evomerge.weights.statistics import MANIFEST, STEM, Manifest, StatisticsKind
-from evomerge.weights.writer import (
+from evomerge.weights.output.writer import (
     SHARD_BYTES,
     Spec,
     new_folder,
@@ -46,6 +44,8 @@ from evomerge.weights.writer import (
     require_space,
     write_weights,
 )
+from evomerge.weights.plan import make_plan
+from evomerge.weights.statistics import MANIFEST, STEM, Manifest, StatisticsKind
 
 
 class Collected(NamedTuple):

@@ -14,13 +14,13 @@ from safetensors import SafetensorError, safe_open
 from evomerge.errors import CheckpointError, SourceChangedError
 from evomerge.files import read_object, require_regular
 from evomerge.recipes.places import Place
-from evomerge.weights.bus_errors import explain_bus_errors
-from evomerge.weights.damage import absurd_counts, damaged_files
-from evomerge.weights.headers import FLOATS, read_headers
-from evomerge.weights.model_files import PUT_BACK, WEIGHTS, ModelFiles, weights_digest
-from evomerge.weights.names import is_position, language_parts, places
-from evomerge.weights.token_ids import special_tokens, token_ids
-from evomerge.weights.weight_files import conversion
+from evomerge.weights.architecture.names import is_position, language_parts, places
+from evomerge.weights.files.bus_errors import explain_bus_errors
+from evomerge.weights.files.damage import absurd_counts, damaged_files
+from evomerge.weights.files.headers import FLOATS, read_headers
+from evomerge.weights.files.model_files import PUT_BACK, WEIGHTS, ModelFiles, weights_digest
+from evomerge.weights.files.token_ids import special_tokens, token_ids
+from evomerge.weights.files.weight_files import conversion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +174,9 @@ class Checkpoint:
     def _token_tables(self) -> frozenset[str]:
         if self.embedding is None:
             return frozenset()
-        from evomerge.weights.token_tables import token_tables  # which imports Transformers
+        from evomerge.weights.architecture.token_tables import (
+            token_tables,  # which imports Transformers
+        )
 
         rows = self.tensors[self.embedding].shape[0]
         shapes = {name: info.shape for name, info in self.tensors.items()}
@@ -285,7 +287,7 @@ class Checkpoint:
 
     def non_finite_in(self, name: str) -> str | None:
         """A sentence that names file and tensor if it holds a NaN or an infinity."""
-        from evomerge.weights.contents import non_finite_sentence
+        from evomerge.weights.files.contents import non_finite_sentence
 
         info = self.tensors[name]
         return non_finite_sentence(info, name, self.read(name)) if info.dtype in FLOATS else None

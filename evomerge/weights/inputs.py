@@ -10,9 +10,9 @@ from pathlib import Path
 from evomerge.errors import CheckpointError
 from evomerge.recipes import BASE
 from evomerge.recipes.scored import Recorded, Scored
-from evomerge.weights.model_files import WEIGHTS, ModelFiles, file_digest, require_unchanged
+from evomerge.weights.files.model_files import WEIGHTS, ModelFiles, file_digest, require_unchanged
+from evomerge.weights.layouts.rearranged import Rearranged
 from evomerge.weights.models import Models
-from evomerge.weights.rearranged import Rearranged
 from evomerge.weights.virtual import VirtualCheckpoint
 
 

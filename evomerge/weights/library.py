@@ -12,9 +12,9 @@ from evomerge.recipes.files import RecipeReader
 from evomerge.recipes.mergekit import Note, ignore
 from evomerge.recipes.references import anchor, resolve
 from evomerge.recipes.scored import Scored
-from evomerge.weights.adapters import Adapter
+from evomerge.weights.adapters.adapter import Adapter
 from evomerge.weights.checkpoint import Checkpoint, holds_adapter
-from evomerge.weights.key_layouts import KeyLayout
+from evomerge.weights.layouts.key_layouts import KeyLayout
 from evomerge.weights.models import Models, Reference, key_of
 from evomerge.weights.slots import Slices
 from evomerge.weights.virtual import VirtualCheckpoint

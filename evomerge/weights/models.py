@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Recipe
-from evomerge.weights.block_numbers import Described, Origins
+from evomerge.weights.architecture.token_tables import as_column
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.file_notes import file_notes
-from evomerge.weights.headers import FLOATS
-from evomerge.weights.lacking import Lacks, lacks
-from evomerge.weights.mismatches import (
+from evomerge.weights.checks.file_notes import file_notes
+from evomerge.weights.checks.lacking import Lacks, lacks
+from evomerge.weights.checks.mismatches import (
     config_problems,
     notes,
     shape_problems,
     token_number_problems,
 )
-from evomerge.weights.model_files import require_unchanged
+from evomerge.weights.files.headers import FLOATS
+from evomerge.weights.files.model_files import require_unchanged
 from evomerge.weights.slots import (
     Slot,
     align_tensors,
@@ -31,15 +31,15 @@ from evomerge.weights.slots import (
     range_problems,
     refill,
 )
-from evomerge.weights.token_names import mixed_rows, table_height
-from evomerge.weights.token_tables import as_column
-from evomerge.weights.tokenizers import chosen_template
+from evomerge.weights.stacks.block_numbers import Described, Origins
+from evomerge.weights.tokens.token_names import mixed_rows, table_height
+from evomerge.weights.tokens.tokenizers import chosen_template
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evomerge.kernels.stack import Input
-    from evomerge.weights.vocabulary import Vocabulary
+    from evomerge.weights.tokens.vocabulary import Vocabulary
 
 Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
 _COMPOSITION = (
@@ -101,7 +101,7 @@ class Models:
             problems += mixed_rows(base, sources)
         heights = {table_height(model) for model in self.members if model.embedding is not None}
         if aligns or len(heights) > 1:
-            from evomerge.weights.vocabulary import merged_vocabulary  # which imports torch
+            from evomerge.weights.tokens.vocabulary import merged_vocabulary  # which imports torch
 
             try:
                 vocabulary = merged_vocabulary(base, sources, tokenizer)
@@ -114,7 +114,7 @@ class Models:
         if wrong:
             raise PlanError([*problems, *wrong])
         if self.blocks is not None and not base.bare:
-            from evomerge.weights.stacking import stack_verdict  # which imports Transformers
+            from evomerge.weights.stacks.stacking import stack_verdict  # which imports Transformers
 
             verdict = stack_verdict(Described(base.config, base.layers), self.blocks)
             problems += verdict.problems

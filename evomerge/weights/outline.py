@@ -9,9 +9,9 @@ from evomerge.errors import PlanError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.recipes.places import Place
-from evomerge.weights.folding import Fold, folds
-from evomerge.weights.headers import BYTES, FLOATS
+from evomerge.weights.files.headers import BYTES, FLOATS
 from evomerge.weights.models import Models
+from evomerge.weights.stacks.folding import Fold, folds
 
 if TYPE_CHECKING:
     from evomerge.operators import Operator

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import CheckpointError, ConfigError, PlanError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
-from evomerge.weights.folding import Fold, folds
-from evomerge.weights.headers import DTYPES
+from evomerge.weights.files.headers import DTYPES
 from evomerge.weights.models import Models
 from evomerge.weights.outline import recipe_problems
 from evomerge.weights.segments import layout_of
 from evomerge.weights.slots import Slot
+from evomerge.weights.stacks.folding import Fold, folds
 from evomerge.weights.statistics import Statistics, StatisticsKind, open_statistics
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import BASE
 from evomerge.recipes.places import Place, precedes_blocks, renumber
+from evomerge.weights.architecture.names import stack
+from evomerge.weights.architecture.token_tables import with_rows
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.headers import FLOATS
-from evomerge.weights.names import stack
-from evomerge.weights.token_tables import with_rows
+from evomerge.weights.files.headers import FLOATS
 
 Range = tuple[int, int]
 Slices = Sequence[Mapping[str, Range]]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from evomerge.errors import CheckpointError
 from evomerge.files import parse_object, read_bytes
 from evomerge.weights.checkpoint import Checkpoint, MappedFiles
-from evomerge.weights.headers import read_headers
+from evomerge.weights.files.headers import read_headers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from evomerge.errors import CheckpointError
 from evomerge.files import read_object
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.headers import DTYPES, TensorInfo
-from evomerge.weights.metadata import write_metadata
+from evomerge.weights.files.headers import DTYPES, TensorInfo
+from evomerge.weights.output.metadata import write_metadata
 
 if TYPE_CHECKING:
     from torch import Tensor

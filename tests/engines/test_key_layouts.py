@@ -99,7 +99,7 @@ def test_stacks_of_a_base_in_the_layout_of_files_are_what_is_built_from_them(
 
 
 def test_what_lies_in_several_tensors_or_across_them_is_taken_apart() -> None:
-    from evomerge.weights.arrays import Leaf, cut, join, reshape, swap
+    from evomerge.weights.architecture.arrays import Leaf, cut, join, reshape, swap
 
     live = {"a": torch.zeros(2, 6), "b": torch.zeros(2, 6)}
     a, b = Leaf("a", (2, 6)), Leaf("b", (2, 6))

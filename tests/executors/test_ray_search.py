@@ -22,7 +22,7 @@ from evomerge.search.loop import SearchLoop
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
-from evomerge.weights.model_files import PUT_BACK
+from evomerge.weights.files.model_files import PUT_BACK
 from evomerge.yaml_files import parse_yaml
 
 pytestmark = pytest.mark.xdist_group("ray")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from evomerge.weights.block_code import _SETTINGS
+from evomerge.weights.stacks.block_code import _SETTINGS
 
 MODELS = Path(transformers.__file__).parent / "models"
 _NUMBERS = ("layer_idx", "layer_id", "layer_number", "layer_index", "block_idx")

@@ -14,9 +14,9 @@ import transformers
 from all_families import MOST_USED, families, results
 from measure import COLUMNS, Family, measured
 
-from evomerge.weights.block_numbers import Described
-from evomerge.weights.names import places, stack
-from evomerge.weights.stacking import stack_verdict
+from evomerge.weights.architecture.names import places, stack
+from evomerge.weights.stacks.block_numbers import Described
+from evomerge.weights.stacks.stacking import stack_verdict
 
 DOCS = Path(__file__).parents[2] / "docs"
 # All of them take some minutes; `make families` measures every one.
@@ -76,7 +76,7 @@ def test_no_family_that_transformers_ships_takes_blocks_elsewhere_unnoticed() ->
     from tiny_configs import tiny_config
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    from evomerge.weights.architecture import empty_model
+    from evomerge.weights.architecture.empty import empty_model
 
     met = 0
     for kind in sorted(CONFIG_MAPPING.keys()):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from evomerge.errors import CheckpointError
+from evomerge.weights.files.token_ids import special_tokens, token_ids
 from evomerge.weights.lazy_rows import AlignedRows
-from evomerge.weights.token_ids import special_tokens, token_ids
 
 
 def test_token_ids_are_those_of_the_tokenizer(tiny: Callable[..., Path]) -> None:

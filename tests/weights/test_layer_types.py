@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from evomerge.weights.block_numbers import Described, spelled_out
+from evomerge.weights.stacks.block_numbers import Described, spelled_out
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from evomerge.errors import InputError
-from evomerge.weights.adapters import Adapter
+from evomerge.weights.adapters.adapter import Adapter
 from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 

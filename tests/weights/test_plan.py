@@ -11,8 +11,8 @@ from evomerge.errors import ConfigError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
+from evomerge.weights.output.writer import Spec, write_weights
 from evomerge.weights.plan import Plan, Step
-from evomerge.weights.writer import Spec, write_weights
 
 Tiny = Callable[..., Path]
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from evomerge.errors import CheckpointError
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.output.writer import Spec, write_weights
 from evomerge.weights.statistics import Manifest, open_statistics
-from evomerge.weights.writer import Spec, write_weights
 
 Tiny = Callable[..., Path]
 TENSORS = {"a": torch.eye(3), "b": torch.arange(2.0)}

@@ -1,0 +1,1 @@
+"""LoRA adapters: on their base in place of a model, and added up as one adapter."""

@@ -1,0 +1,1 @@
+"""What a config and names tell of a model: blocks, roles, and how Transformers holds it."""

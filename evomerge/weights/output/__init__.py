@@ -1,0 +1,1 @@
+"""What is written: folders, shards, and the small files that describe a merged model."""

@@ -1,0 +1,1 @@
+"""Tokenizers and vocabularies: the merged model's tokens, and the rows that belong to them."""
