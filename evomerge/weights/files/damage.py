@@ -10,15 +10,8 @@ from typing import Any
 
 from evomerge.errors import CheckpointError, shown
 from evomerge.files import read_object, read_text, require_regular
+from evomerge.weights.files.file_names import OBJECTS, TEXTS, VOCABULARIES
 
-_OBJECTS = (
-    *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "preprocessor_config.json", "processor_config.json"),
-    *("video_preprocessor_config.json", "chat_template.json"),
-)
-_TEXTS = ("chat_template.jinja", "merges.txt")
-# their format is left to the tokenizer that reads them
-_OTHERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _AGAIN = "Copy the file again."
 
 # Settings that say how many of something a model has. Nothing is made of an absurd number.
@@ -32,15 +25,15 @@ def damaged_files(folder: Path) -> list[str]:
     They are those of tokenizer, chat template, generation config and processors.
     """
     problems: list[str] = []
-    for name in (*_OBJECTS, *_TEXTS, *_OTHERS):
+    for name in (*OBJECTS, *TEXTS, *VOCABULARIES):
         path = folder / name
         if not os.path.lexists(path):
             continue
         try:
-            if name in _OBJECTS:
+            if name in OBJECTS:
                 content = read_object(path, CheckpointError, _AGAIN)
                 problems += _template_problems(path, content.get("chat_template"))
-            elif name in _TEXTS:
+            elif name in TEXTS:
                 text = read_text(path, CheckpointError)
                 problems += _template_problems(path, text if path.suffix == ".jinja" else None)
             else:

@@ -7,26 +7,19 @@ import json
 import os
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from fnmatch import fnmatchcase
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from evomerge.errors import CheckpointError, SourceChangedError
 from evomerge.files import require_regular
+from evomerge.weights.files.file_names import TEMPLATE_FOLDER, is_read
 from evomerge.weights.files.headers import TensorInfo, read_header
 from evomerge.weights.files.model_code import model_code
 
 PUT_BACK = "Put the files back as they were; a run then goes on with evomerge resume."
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "weights"  # in a record: the digest of all weights, however they are spread over files
-# Of the files beside the weights, those that Transformers reads: settings, vocabularies, templates.
-_READ = (
-    *("*config.json", "*token*", "*vocab*", "*.jinja", "chat_template*", "*.model", "*.spm"),
-    *("*.tiktoken", "*.bpe", "*.codes", "merges.txt", "dict.txt", "byte_maps.json", "emoji.json"),
-    *("normalizer.json", "word_*.json", "manifest.json"),
-)
-_TEMPLATES = "additional_chat_templates"  # the one folder within a model's that Transformers reads
 _UNREAD_KEYS = ("_name_or_path", "transformers_version")  # of a config
 _SAMPLE_BYTES = 1 << 12
 _SAMPLES = 16  # of a tensor
@@ -142,10 +135,10 @@ def _states(folder: Path, code: Collection[str]) -> dict[str, FileState]:
     found: dict[str, FileState] = {}
     with suppress(FileNotFoundError, NotADirectoryError):  # gone, also while it is looked at
         for entry in os.scandir(folder):
-            if entry.name == _TEMPLATES and entry.is_dir():
+            if entry.name == TEMPLATE_FOLDER and entry.is_dir():
                 inner = (e for e in os.scandir(entry.path) if _is_file(e))
-                found |= {f"{_TEMPLATES}/{e.name}": FileState.of(e) for e in inner}
-            elif (_is_read(entry.name) or entry.name in code) and _is_file(entry):
+                found |= {f"{TEMPLATE_FOLDER}/{e.name}": FileState.of(e) for e in inner}
+            elif _counts(entry.name, code) and _is_file(entry):
                 found[entry.name] = FileState.of(entry)
     return dict(sorted(found.items()))
 
@@ -157,9 +150,8 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-@cache  # asked of the same names for every candidate
-def _is_read(name: str) -> bool:
-    return name.endswith(".safetensors") or any(fnmatchcase(name, p) for p in _READ)
+def _counts(name: str, code: Collection[str]) -> bool:
+    return name.endswith(".safetensors") or is_read(name) or name in code
 
 
 def file_digest(path: Path) -> str:

@@ -6,7 +6,6 @@ normalizer, a license. Nothing here runs or unpickles any of them.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
 from collections.abc import Mapping
@@ -15,16 +14,10 @@ from typing import Any, NamedTuple
 
 from evomerge.files import read_bytes
 from evomerge.recipes.references import WEIGHT_FORMATS
+from evomerge.weights.files.file_names import is_unrelated
 from evomerge.weights.files.model_code import model_code
 
 SMALL_BYTES = 100_000_000  # three times the largest tokenizer.json that is in use
-
-# of a training, of the hub, and of the weights: none says anything of a merged model
-_OTHERS = (
-    *("readme*", "*.index.json", "*.log", "*.partial", "*.lock", "events.out.tfevents.*"),
-    *("trainer_state.json", "trainer_log.jsonl", "*_results.json"),
-    *("mergekit_config.y*ml", "openvino_*"),  # of how it was merged, and of another format
-)
 _MODULES = "modules.json"  # of sentence-transformers: the folders of its layers
 
 
@@ -91,7 +84,7 @@ def _candidates(folder: Path, layers: list[Path]) -> list[Path]:
                 found += [] if any(map(_is_of_a_model, inside)) else inside
         for layer in layers:
             found += [path for path in layer.rglob("*") if path.is_file() and path.name[0] != "."]
-    return [path for path in found if not _is_other(path)]
+    return [path for path in found if not is_unrelated(path.name)]
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -104,10 +97,6 @@ def _is_weights(path: Path) -> bool:
 
 def _is_of_a_model(path: Path) -> bool:
     return _is_weights(path) or path.name in ("config.json", "adapter_config.json")
-
-
-def _is_other(path: Path) -> bool:
-    return any(fnmatch.fnmatchcase(path.name.lower(), pattern) for pattern in _OTHERS)
 
 
 def _layers(folder: Path) -> list[Path]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.weights.architecture.names import language_parts
+from evomerge.weights.files.file_names import is_of_tokenizer
 from evomerge.weights.files.small_files import copy, small_files
 from evomerge.weights.output.config_changes import changed_config
-from evomerge.weights.tokens.tokenizers import is_of_tokenizer, write_template, write_tokenizer
+from evomerge.weights.tokens.tokenizers import write_template, write_tokenizer
 
 if TYPE_CHECKING:
     from evomerge.weights.models import Models

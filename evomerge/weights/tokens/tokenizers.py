@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypedDict
 
 from evomerge.errors import CheckpointError, PlanError
@@ -13,21 +13,10 @@ from evomerge.files import read_object, read_text
 from evomerge.recipes import AUTO
 from evomerge.weights.checkpoint import AGAIN, Checkpoint
 from evomerge.weights.files.damage import template_fault
+from evomerge.weights.files.file_names import TEMPLATE, TEMPLATE_FOLDER, is_of_tokenizer
 from evomerge.weights.files.model_code import ModelCode, model_code
 from evomerge.weights.files.small_files import copy, small_files
 from evomerge.weights.files.token_ids import FAST
-
-_FILES = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt"),
-    *("*.model", "*.spm", "*.tiktoken", "bpe.codes", "normalizer.json"),
-    *("chat_template*", "additional_chat_templates/*"),
-)
-# the files that are copied where tokens were added: older formats would lack them
-_FAST_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("chat_template*", "additional_chat_templates/*"),
-)
-_TEMPLATE_FILE = "chat_template.jinja"
 
 # Written from the published formats.
 TEMPLATES = {
@@ -124,9 +113,10 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
     Args:
         added: have the ids that follow the model's own.
     """
-    patterns, code = _FAST_FILES if added else _FILES, tokenizer_code(model.tokenizer_folder).files
+    code = tokenizer_code(model.tokenizer_folder).files
     found = small_files(model.tokenizer_folder).files
-    copy({n: f for n, f in found.items() if n in code or _matches(n, patterns)}, folder)
+    fast = bool(added)
+    copy({n: f for n, f in found.items() if n in code or is_of_tokenizer(n, fast=fast)}, folder)
     if not added:
         return
     content = _content(model)
@@ -144,21 +134,6 @@ def write_tokenizer(model: Checkpoint, folder: Path, added: Sequence[AddedToken]
 def tokenizer_code(folder: Path) -> ModelCode:
     """The Python files that a folder's tokenizer needs."""
     return model_code(folder, ["tokenizer_config.json"])
-
-
-def is_of_tokenizer(name: str) -> bool:
-    """Whether a file of a model folder belongs to its tokenizer.
-
-    Args:
-        name: its path, relative to the folder.
-    """
-    return _matches(name, _FILES)
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    # a pattern has as many parts as the names that it stands for
-    path = PurePosixPath(name)
-    return any(len(path.parts) == p.count("/") + 1 and path.match(p) for p in patterns)
 
 
 def chosen_template(setting: str | None, folders: Iterable[Path]) -> str | None:
@@ -184,8 +159,8 @@ def chosen_template(setting: str | None, folders: Iterable[Path]) -> str | None:
 
 def _template_of(folder: Path) -> str | None:
     """The chat template of a model folder; of several the one named ``default``."""
-    if (folder / _TEMPLATE_FILE).exists():
-        return read_text(folder / _TEMPLATE_FILE, CheckpointError)
+    if (folder / TEMPLATE).exists():
+        return read_text(folder / TEMPLATE, CheckpointError)
     template = _tokenizer_config(folder).get("chat_template")
     if isinstance(template, list):
         named = [item for item in template if isinstance(item, dict)]
@@ -197,14 +172,14 @@ def _template_of(folder: Path) -> str | None:
 
 def write_template(template: str, folder: Path) -> None:
     """Make a template the only one of a model folder, saved as Transformers does it."""
-    for file in (*folder.glob("chat_template*"), *folder.glob("additional_chat_templates/*")):
+    for file in (*folder.glob("chat_template*"), *folder.glob(f"{TEMPLATE_FOLDER}/*")):
         file.unlink()
-    if (folder / "additional_chat_templates").exists():
-        (folder / "additional_chat_templates").rmdir()
+    if (folder / TEMPLATE_FOLDER).exists():
+        (folder / TEMPLATE_FOLDER).rmdir()
     config = _tokenizer_config(folder)
     if config.pop("chat_template", None) is not None:
         _write(config, folder / "tokenizer_config.json")
-    (folder / _TEMPLATE_FILE).write_text(template, encoding="utf-8")
+    (folder / TEMPLATE).write_text(template, encoding="utf-8")
 
 
 def _tokenizer_config(folder: Path) -> dict[str, Any]:

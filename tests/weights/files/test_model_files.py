@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.errors import SourceChangedError
 from evomerge.weights.checkpoint import Checkpoint
+from evomerge.weights.files.file_names import is_of_tokenizer, is_unrelated
 from evomerge.weights.files.model_files import ModelFiles, file_digest
 from evomerge.weights.inputs import Inputs
 from evomerge.weights.library import Library
@@ -206,6 +207,7 @@ def test_every_vocabulary_file_that_transformers_knows_counts(tmp_path: Path) ->
     for name in names:
         (tmp_path / name).write_text("{}")
     assert ModelFiles(tmp_path).digests.keys() == names
+    assert all(is_of_tokenizer(name) and not is_unrelated(name) for name in names)
 
 
 def test_a_digest_of_a_file_that_is_no_json_is_that_of_its_bytes(tmp_path: Path) -> None:

@@ -195,6 +195,18 @@ def test_a_named_tokenizer_is_copied_as_it_is(
         assert (out / name).read_bytes() == (owner / name).read_bytes()
 
 
+def test_every_file_of_a_named_tokenizer_is_its_own(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    names = ("emoji.json", "dict.txt", "byte_maps.json", "entity_vocab.json")
+    for folder, text in zip(pair, ("{}", '{"1": 2}'), strict=True):
+        for name in names[: 1 if folder == pair[1] else None]:
+            (folder / name).write_text(text)
+    out = build(recipe(*pair, tokenizer="s1"), tmp_path / "out")
+    assert [(out / name).exists() for name in names] == [True, False, False, False]
+    assert (out / "emoji.json").read_text() == '{"1": 2}'
+
+
 def test_ids_in_the_config_follow_a_sources_tokenizer(tiny: Tiny, tmp_path: Path) -> None:
     base = model(tiny, tmp_path / "one", 0, words(ENGLISH))
     turned = words([*FRENCH, "cat"])
