@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from evomerge.errors import ConfigError, SearchError
+from evomerge.errors import ConfigError
 from evomerge.optimizers.optuna import Optuna
 from evomerge.types import Evaluation, Genome, Parameter
 
@@ -84,11 +84,36 @@ def test_cma_es_learns() -> None:
         ({"sampler_options": {"seed": 4}}, "set the seed of the search instead"),
         (
             {"sampler": "NSGAIISampler", "sampler_options": {"population_size": 1}},
-            "NSGAIISampler cannot be made of them: .*greater than or equal to 2",
+            r"options\.population_size: NSGAIISampler cannot use 1: .*greater than or equal to 2",
         ),
         (
             {"sampler": "NSGAIISampler", "sampler_options": {"population_size": "many"}},
-            "NSGAIISampler cannot be made of them",
+            "population_size: NSGAIISampler cannot use 'many'",
+        ),
+        ({"sampler_options": {"n_ei_candidates": 0}}, "n_ei_candidates: TPESampler cannot use 0"),
+        ({"sampler_options": {"gamma": 0.1}}, r"options\.gamma: TPESampler cannot use 0\.1"),
+        (
+            {"sampler_options": {"n_startup_trials": 10**9}},
+            "n_startup_trials: expected at most 100000, got 1000000000",
+        ),
+        (
+            {"sampler": "GPSampler", "sampler_options": {"n_startup_trials": "ten"}},
+            "n_startup_trials: GPSampler cannot use 'ten'",
+        ),
+        (
+            {
+                "sampler": "NSGAIIISampler",
+                "sampler_options": {"population_size": 900, "dividing_parameter": 0},
+            },
+            "options.dividing_parameter: NSGAIIISampler cannot use 0",
+        ),
+        (
+            {"sampler": "CmaEsSampler", "sampler_options": {"sigma0": "wide"}},
+            "sigma0: CmaEsSampler cannot use 'wide'",
+        ),
+        (
+            {"sampler": "QMCSampler", "sampler_options": {"independent_sampler": "Random"}},
+            "independent_sampler: QMCSampler cannot use 'Random'",
         ),
     ],
 )
@@ -103,6 +128,16 @@ def test_all_wrong_options_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         Optuna(MIXED, 0, sampler_options={"gama": 1, "n_ei": 2, "seed": 3})
     assert len(caught.value.problems) == 3
+
+
+def test_all_options_with_which_a_sampler_fails_are_reported_and_none_that_needs_another() -> None:
+    options = {"group": True, "multivariate": True, "n_ei_candidates": 0, "prior_weight": "much"}
+    with pytest.raises(ConfigError) as caught:
+        Optuna(MIXED, 0, sampler_options=options)
+    assert [problem.path[-1] for problem in caught.value.details] == [
+        "n_ei_candidates",
+        "prior_weight",
+    ]
 
 
 def test_failed_candidates_are_failed_trials_and_the_highest_value_wins() -> None:
@@ -136,9 +171,3 @@ def test_the_libraries_are_loaded_only_by_their_own_optimizer() -> None:
     command = [sys.executable, "-c", script]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert output.split("\n")[:2] == ["[]", "['optuna']"]
-
-
-def test_a_sampler_whose_options_fail_once_there_are_trials_is_named() -> None:
-    options = {"n_ei_candidates": 0, "n_startup_trials": 1}
-    with pytest.raises(SearchError, match=r"TPESampler cannot go on: .* See its sampler_options"):
-        _run(Optuna(FLOATS, 1, sampler_options=options), 4)
