@@ -36,12 +36,10 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
 
     Raises:
         CandidateError: the timed candidate cannot be scored.
-        ConfigError: a budget of GPU hours, but no GPU under the workers or the timed candidate.
+        ConfigError: a budget of GPU hours, but no GPU for the workers.
     """
     search, models, executor = loaded.search, loaded.models, loaded.search.new_executor()
-    if executor.gpus_per_worker is not None:  # whatever this machine has
-        for stage in search.stages:
-            stage.budget.require_gpus(executor.planned_gpus(search.setup))
+    search.require_gpus(executor)
     plans = {
         stage.name: _plan(stage, stage.space.decode(stage.space.initial()), models)
         for stage in search.stages

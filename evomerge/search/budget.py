@@ -40,7 +40,10 @@ class Budget(Keys):
         """
         if self.gpu_hours is not None and not gpus:
             text = f"{self.gpu_hours:g}, but the workers hold no GPU."
-            cure = "Give executor.gpus_per_worker, or limit seconds or evaluations instead."
+            cure = (
+                "Give them some, on Ray with executor.gpus_per_worker, or limit seconds or "
+                "evaluations instead."
+            )
             raise ConfigError(Problem(("budget", "gpu_hours"), text, cure))
 
     def reached(self, evaluations: int, seconds: float, gpu_hours: float) -> bool:

@@ -93,10 +93,7 @@ def _open(search: Search, executor: Executor, read: Models) -> None:
     Args:
         read: the models, opened before.
     """
-    if search.limits_gpu_hours:
-        gpus = executor.planned_gpus(search.setup)
-        for stage in search.stages:
-            stage.budget.require_gpus(gpus)
+    search.require_gpus(executor)
     executor.start(search.setup)
     read.require_unchanged()  # what the workers have opened is what was read
 

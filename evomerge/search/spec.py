@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from evomerge.errors import ConfigError, Problem
 from evomerge.executors import Executor
 from evomerge.optimizers import Optimizer
 from evomerge.recipes import Recipe
@@ -77,6 +78,23 @@ class Search:
     def limits_gpu_hours(self) -> bool:
         """Whether any stage has a budget of GPU hours."""
         return any(stage.budget.gpu_hours is not None for stage in self.stages)
+
+    def require_gpus(self, executor: Executor) -> None:
+        """Raise for GPU hours in any stage where the workers would hold no GPU.
+
+        Raises:
+            ConfigError: names all such stages.
+        """
+        gpus = executor.planned_gpus(self.setup) if self.limits_gpu_hours else 0
+        problems: list[Problem] = []
+        for stage in self.stages:
+            try:
+                stage.budget.require_gpus(gpus)
+            except ConfigError as error:
+                above = ("stages", stage.name) if stage.name else ()
+                problems += [problem.under(*above) for problem in error.details]
+        if problems:
+            raise ConfigError(problems)
 
 
 class Progress(NamedTuple):

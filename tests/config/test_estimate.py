@@ -59,7 +59,8 @@ def test_workers_that_ray_starts_on_this_machine_share_its_memory() -> None:
 
 
 def test_check_shows_the_whole_budget() -> None:
-    facts = estimate(loaded(budget={"gpu_hours": 2, "seconds": 9}))
+    executor = {"name": "ray", "gpus_per_worker": 1}
+    facts = estimate(loaded(budget={"gpu_hours": 2, "seconds": 9}, executor=executor))
     assert facts["budget"] == {"seconds": 9, "gpu_hours": 2}
 
 
@@ -84,16 +85,26 @@ def test_a_budget_ends_with_the_first_of_its_limits(budget: Budget, candidates: 
     }
 
 
-def test_gpu_hours_without_a_gpu_are_refused_by_the_timed_candidate() -> None:
-    one = loaded(budget={"gpu_hours": 1})
-    with pytest.raises(ConfigError, match=r"gpu_hours: 1, but the workers hold no GPU\. Give"):
-        estimate(one, probe=True)
-
-
-def test_gpu_hours_of_workers_elsewhere_without_a_gpu_are_refused_at_once() -> None:
-    one = loaded(budget={"gpu_hours": 1}, executor={"name": "ray", "workers": 8})
+@pytest.mark.parametrize("executor", [{"name": "local"}, {"name": "ray", "workers": 8}])
+def test_gpu_hours_without_a_gpu_are_refused_at_once(executor: dict[str, Any]) -> None:
+    one = loaded(budget={"gpu_hours": 1}, executor=executor)
     with pytest.raises(ConfigError, match=r"gpu_hours: 1, but the workers hold no GPU\. Give"):
         estimate(one)
+
+
+def test_every_stage_with_gpu_hours_is_named_where_there_is_no_gpu() -> None:
+    space = {
+        "kind": "parameter",
+        "operator": "task_arithmetic",
+        "parameters": {"weight": {"low": 0, "high": 1.5}},
+    }
+    budgets = [{"gpu_hours": 1}, {"evaluations": 4}, {"gpu_hours": 2, "evaluations": 4}]
+    stages = [{"name": f"s{n}", "space": space, "budget": b} for n, b in enumerate(budgets)]
+    one = loaded(stages=stages, space=None, budget=None, optimizer=None)
+    with pytest.raises(ConfigError) as caught:
+        estimate(one)
+    paths = [problem.path for problem in caught.value.details]
+    assert paths == [("stages", name, "budget", "gpu_hours") for name in ("s0", "s2")]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="times on a GPU")
