@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-_NUMBER = re.compile(r"\.([0-9]{1,9})\.")
+_NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")
 
 
 class Place(NamedTuple):
@@ -29,4 +29,28 @@ def precedes_blocks(name: str, place: Place) -> bool:
 
 def renumber(name: str, layer: int) -> str:
     """The name that a tensor of a block has in block ``layer``."""
-    return _NUMBER.sub(f".{layer}.", name, count=1)
+    return _NUMBER.sub(str(layer), name, count=1)
+
+
+class Numbered(NamedTuple):
+    """A tensor's name around its first number: in ``layers.3.mlp.experts.0.up`` that is 3."""
+
+    stack: str
+    number: int
+    within: str
+
+
+def numbered(name: str) -> Numbered | None:
+    """(``model.layers``, 3, ``mlp.up.weight``) of ``model.layers.3.mlp.up.weight``.
+
+    None of a name without a number.
+    """
+    match = _NUMBER.search(name)
+    if match is None:
+        return None
+    return Numbered(name[: match.start() - 1], int(match[0]), name[match.end() + 1 :])
+
+
+def pattern(name: str) -> str:
+    """``model.layers.*.mlp.up.weight`` of ``model.layers.3.mlp.up.weight``."""
+    return _NUMBER.sub("*", name)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes.mergekit.read_models import Model, ModelReader
-from evomerge.recipes.places import Places
+from evomerge.recipes.places import Places, numbered
 
 DEFAULT = "default"  # mergekit's only module of a model that is not composite
-
-_NUMBER = re.compile(r"\.\d+\.")
 
 # From the architectures of mergekit 0.1.5. A module has groups of prefixes, and the first group
 # applies whose first prefix some tensor has.
@@ -75,7 +72,7 @@ def known(names: Iterable[str]) -> list[str]:
         for module, groups in _KNOWN.items()
         if any(under(name, group[:1]) for group in groups for name in names)
     ]
-    stacks = [name[: match.start()] for name in names if (match := _NUMBER.search(name))]
+    stacks = [block.stack for block in map(numbered, names) if block is not None]
     return list(dict.fromkeys([*found, *stacks]))
 
 

@@ -11,9 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from evomerge.recipes.places import Place
+from evomerge.recipes.places import Place, numbered
 
-_NUMBER = re.compile(r"\.([0-9]{1,9})\.")
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 _LANGUAGE_KEYS = ("text_config", "llm_config", "language_config")
 
@@ -60,21 +59,21 @@ def places(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, Place]:
         names: all tensor names of one checkpoint.
         config: its config.json.
     """
-    split = {name: _split(name) for name in names}
+    split = {name: numbered(name) for name in names}
     members: dict[str, set[int]] = defaultdict(set)
-    for stack, index, _ in split.values():
-        if index is not None and not _TOWER.search(stack):
-            members[stack].add(index)
+    for block in filter(None, split.values()):
+        if not _TOWER.search(block.stack):
+            members[block.stack].add(block.number)
     longest = max((len(indices) for indices in members.values()), default=0)
     layers = depth(config) or longest
     exact = {s for s, found in members.items() if len(found) == layers == max(found) + 1}
     # Otherwise the nearest: a file may lack blocks, or have more for multi-token prediction.
     stacks = exact or {s for s, found in members.items() if len(found) == longest}
     return {
-        name: Place(index, _block_role(rest))
-        if index is not None and stack in stacks and index < layers
+        name: Place(block.number, _block_role(block.within))
+        if block is not None and block.stack in stacks and block.number < layers
         else Place(None, _outer_role(name))
-        for name, (stack, index, rest) in split.items()
+        for name, block in split.items()
     }
 
 
@@ -90,24 +89,14 @@ def is_tower(name: str) -> bool:
 
 def within_block(name: str) -> str:
     """``mlp.up.weight`` of ``model.layers.3.mlp.up.weight``; empty for a name without a number."""
-    return _split(name)[2]
+    found = numbered(name)
+    return "" if found is None else found.within
 
 
 def stack(name: str) -> str | None:
     """``model.layers`` of ``model.layers.3.mlp.up.weight``; None of a name without a number."""
-    path, index, _ = _split(name)
-    return None if index is None else path
-
-
-def _split(name: str) -> tuple[str, int | None, str]:
-    """``model.layers.3.mlp.up.weight`` -> (``model.layers``, 3, ``mlp.up.weight``).
-
-    The first number counts: in ``layers.3.mlp.experts.0`` it is 3.
-    """
-    match = _NUMBER.search(name)
-    if match is None:
-        return name, None, ""
-    return name[: match.start()], int(match[1]), name[match.end() :]
+    found = numbered(name)
+    return None if found is None else found.stack
 
 
 def _block_role(rest: str) -> str:
@@ -129,7 +118,7 @@ def _block_role(rest: str) -> str:
 def _outer_role(name: str) -> str:
     """The role outside the blocks; a composite model's towers are ``other`` throughout."""
     parts = name.split(".")
-    if _TOWER.search(name) or _NUMBER.search(name):
+    if _TOWER.search(name) or numbered(name):
         return "other"
     (head, head_words), (embedding, embedding_words) = _OUTER_WORDS
     if any(head_words.search(part) for part in parts):

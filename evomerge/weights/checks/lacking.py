@@ -9,7 +9,6 @@ model none for a tower that sees.
 from __future__ import annotations
 
 import difflib
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
 from typing import NamedTuple
@@ -17,14 +16,12 @@ from weakref import WeakKeyDictionary
 
 from evomerge.errors import listed
 from evomerge.recipes import BASE
+from evomerge.recipes.places import numbered, pattern
 from evomerge.weights.architecture.conformity import RefusedError, Report, Shape, report
 from evomerge.weights.architecture.names import is_tower, within_block
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.files.weight_files import is_allowed
 from evomerge.weights.slots import Slot
-
-_NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
-
 
 _Asked = tuple[frozenset[str], tuple[tuple[str, Shape], ...]]
 # Kept, for a search opens its models in one stack after the other.
@@ -99,8 +96,8 @@ def _gaps(model: Checkpoint, blocks: Set[int], others: Iterable[Checkpoint]) -> 
     if not richer:  # as most often, and nobody need be asked
         return []
     if (found := _report(model)) is not None:
-        numbered = [(name, _NUMBER.search(name)) for name in sorted(found.not_whole)]
-        return [name for name, number in numbered if number and int(number[0]) in blocks]
+        named = [(name, numbered(name)) for name in sorted(found.not_whole)]
+        return [name for name, block in named if block and block.number in blocks]
     # a block of another kind has tensors of its own, too
     partial = [(ours, theirs) for ours, theirs in richer if ours < theirs.keys()]
     return sorted({t[within] for ours, t in partial for within in t.keys() - ours})
@@ -207,7 +204,7 @@ def _problem(
 
 
 def _refusal(name: str, whose: str, names: Sequence[str], instead: str = "") -> str:
-    patterns = list(dict.fromkeys(_NUMBER.sub("*", n) for n in names))
+    patterns = list(dict.fromkeys(map(pattern, names)))
     return (
         f"{name}: lacks {_count(names)} that {whose}: {listed(names)}.{instead} Copy the model "
         f"again, or set allow_missing: {patterns} to merge without."

@@ -7,7 +7,6 @@ base, which are those of the merged model. That is done on names and shapes alon
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, listed
-from evomerge.recipes.places import renumber
+from evomerge.recipes.places import numbered, pattern, renumber
 from evomerge.weights.architecture.arrays import Array, Leaf, invert, substitute, tensors_of
 from evomerge.weights.architecture.names import stack
 from evomerge.weights.checkpoint import Checkpoint
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 Block = tuple[str, int]
 _OUTSIDE: Block = ("", -1)
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class KeyLayout:
@@ -86,7 +84,7 @@ class KeyLayout:
         if self._base.bare or source.bare:
             return False
         ours, theirs = self._base.tensors, source.tensors
-        patterns, other = {_pattern(name) for name in ours}, {_pattern(name) for name in theirs}
+        patterns, other = {pattern(name) for name in ours}, {pattern(name) for name in theirs}
         shapes = [(ours[n].shape, theirs[n].shape) for n in ours.keys() & theirs.keys()]
         turned = any(a != b and math.prod(a) == math.prod(b) for a, b in shapes)
         return turned or bool(patterns - other and other - patterns)
@@ -118,7 +116,7 @@ class KeyLayout:
             found = self._related(tied(module, source, _loaded(module, source)), module)
             if best is None or self._common(found) > self._common(best):
                 best = found
-            if not {*map(_pattern, self._ours.arrays)} - {*map(_pattern, best.arrays)}:
+            if not {*map(pattern, self._ours.arrays)} - {*map(pattern, best.arrays)}:
                 break
         assert best is not None
         return best
@@ -137,11 +135,11 @@ class KeyLayout:
     def _patterns(self) -> frozenset[str]:
         """Of the names in memory of the base's class, and of what it does not know of the base."""
         assert self._module is not None
-        return frozenset(map(_pattern, (*self._module.state_dict(), *self._ours.arrays)))
+        return frozenset(map(pattern, (*self._module.state_dict(), *self._ours.arrays)))
 
     def _common(self, found: Loaded) -> int:
         """How many tensors the base's class has, too."""
-        return sum(_pattern(name) in self._patterns for name in found.arrays)
+        return sum(pattern(name) in self._patterns for name in found.arrays)
 
     def _related(self, found: Loaded, module: Any) -> Loaded:
         """By names of the base's class, which differ in a prefix.
@@ -157,7 +155,7 @@ class KeyLayout:
         def related(name: str) -> str:
             bare = [name.removeprefix(prefix) for prefix in prefixes]
             near = [name, *bare, *(p + name for p in prefixes), *(p + bare[0] for p in inner)]
-            return next((one for one in near if _pattern(one) in self._patterns), name)
+            return next((one for one in near if pattern(one) in self._patterns), name)
 
         return replace(found, arrays={related(n): array for n, array in found.arrays.items()})
 
@@ -197,7 +195,7 @@ class KeyLayout:
             used.update(id(known[own]) for own in needed)
         for name, array in theirs.arrays.items():
             if id(array) not in used:
-                stray = isinstance(array, Leaf) and _pattern(name) not in self._patterns
+                stray = isinstance(array, Leaf) and pattern(name) not in self._patterns
                 found.setdefault(tensors_of(array)[0] if stray else name, array)
         return found
 
@@ -250,23 +248,16 @@ def _loaded(module: Any, model: Checkpoint) -> Loaded:
     return replace(found, arrays={**others, **found.arrays})
 
 
-def _pattern(name: str) -> str:
-    """The name with its numbers left out."""
-    return _NUMBER.sub("*", name)
-
-
 def _in_blocks(model: Checkpoint) -> dict[str, str]:
     """By pattern, the first tensor in a numbered block of the model, of a tower, too."""
     found: dict[str, str] = {}
     for name in model.tensors:
         if stack(name) is not None:
-            found.setdefault(_pattern(name), name)
+            found.setdefault(pattern(name), name)
     return found
 
 
 def _block(name: str) -> Block:
     """The path and the number of the block that a tensor is in."""
-    path = stack(name)
-    if path is None:
-        return _OUTSIDE
-    return path, int(name.removeprefix(f"{path}.").partition(".")[0])
+    found = numbered(name)
+    return _OUTSIDE if found is None else (found.stack, found.number)
