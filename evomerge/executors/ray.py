@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -20,6 +19,7 @@ from evomerge.executors import Executor, TellOrder
 from evomerge.executors._deadlines import Deadlines
 from evomerge.executors._inspection import inspect_machine
 from evomerge.executors._ray_cluster import Cluster, WorkerResources, broken_connections
+from evomerge.executors._ray_environment import with_values
 from evomerge.executors._ray_pool import PoolWorker, WorkerPool
 from evomerge.executors._remote import Answer, Refusal, RoomFound
 from evomerge.keys import AtOnce, Plain, Seconds
@@ -102,7 +102,7 @@ class RayExecutor(Executor):
         self.tell_order = tell_order
         self.lookahead = lookahead or 2 * workers
         self._resources = WorkerResources(gpus_per_worker, cpus_per_worker, nodes_per_worker)
-        self._cluster = Cluster(address, _with_values(runtime_env or {}))
+        self._cluster = Cluster(address, with_values(runtime_env or {}))
         self._pool = WorkerPool(workers, self._resources, FATAL)
         self._deadlines = Deadlines(
             first_deadline_seconds, deadline_minimum_seconds, deadline_factor
@@ -278,27 +278,3 @@ class RayExecutor(Executor):
             raise refusal.error()
         error = f"took {FATAL} workers down, at last: {reason}"
         return job, Evaluation("failed", error=error)
-
-
-def _with_values(runtime_env: dict[str, Any]) -> dict[str, Any]:
-    """A runtime environment whose variables without a value have that of this process.
-
-    Raises:
-        ConfigError: this process has none, for all such variables.
-    """
-    variables = runtime_env.get("env_vars")
-    if not isinstance(variables, dict):
-        return runtime_env
-    values = {name: os.environ.get(name) if v is None else v for name, v in variables.items()}
-    missing = [
-        Problem(
-            ("executor", "runtime_env", "env_vars", name),
-            "has no value here: a run keeps the names of variables, not their values.",
-            f"Export {name}, or add --set executor.runtime_env.env_vars.{name}=VALUE.",
-        )
-        for name, value in values.items()
-        if value is None
-    ]
-    if missing:
-        raise ConfigError(missing)
-    return runtime_env | {"env_vars": {name: str(value) for name, value in values.items()}}

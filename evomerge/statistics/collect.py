@@ -36,14 +36,8 @@ from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.inputs import unchanged
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
-from evomerge.weights.output.writer import (
-    SHARD_BYTES,
-    Spec,
-    new_folder,
-    require_free,
-    require_space,
-    write_weights,
-)
+from evomerge.weights.output.folders import new_folder, require_free, require_space
+from evomerge.weights.output.writer import SHARD_BYTES, Spec, write_weights
 from evomerge.weights.plan import make_plan
 from evomerge.weights.statistics import MANIFEST, STEM, Manifest, StatisticsKind
 

@@ -18,16 +18,10 @@ from evomerge.version import __version__
 from evomerge.weights.inputs import require_scored, unchanged
 from evomerge.weights.library import Library, read_scored_recipe
 from evomerge.weights.merge import merge_into
+from evomerge.weights.output.folders import new_folder, require_free, require_space
 from evomerge.weights.output.load_notes import load_notes
 from evomerge.weights.output.metadata import write_metadata
-from evomerge.weights.output.writer import (
-    SHARD_BYTES,
-    Spec,
-    WeightsWriter,
-    new_folder,
-    require_free,
-    require_space,
-)
+from evomerge.weights.output.writer import SHARD_BYTES, Spec, WeightsWriter
 
 
 def build(

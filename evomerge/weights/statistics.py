@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evomerge.errors import CheckpointError
 from evomerge.files import parse_object, read_bytes
-from evomerge.weights.checkpoint import Checkpoint, MappedFiles
+from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.files.headers import read_headers
+from evomerge.weights.files.mapped_files import MappedFiles
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ from evomerge.errors import CandidateError, CheckpointError, InputError, OutputE
 from evomerge.recipes import Recipe
 from evomerge.recipes.yaml import to_yaml
 from evomerge.weights.build import build, model_card
-from evomerge.weights.output.writer import new_folder
+from evomerge.weights.output.folders import new_folder
 
 Tiny = Callable[..., Path]
 TOKENS = torch.arange(4, 24)[None]

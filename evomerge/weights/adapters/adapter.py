@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from evomerge.errors import CheckpointError
 from evomerge.weights.adapters._changes import STEM, Change, Changes
 from evomerge.weights.adapters.config import read_adapter_config
-from evomerge.weights.checkpoint import Checkpoint, MappedFiles
+from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.files.headers import FLOATS, Headers, TensorInfo, read_headers
+from evomerge.weights.files.mapped_files import MappedFiles
 from evomerge.weights.files.model_files import ModelFiles, weights_digest
 from evomerge.weights.files.weight_files import conversion
 

@@ -17,14 +17,8 @@ from evomerge.files import read_object, require_regular
 from evomerge.recipes.references import PICKLES, resolve
 from evomerge.weights.files.headers import DTYPES
 from evomerge.weights.files.small_files import copy, small_files
-from evomerge.weights.output.writer import (
-    SHARD_BYTES,
-    Spec,
-    new_folder,
-    require_free,
-    require_space,
-    write_weights,
-)
+from evomerge.weights.output.folders import new_folder, require_free, require_space
+from evomerge.weights.output.writer import SHARD_BYTES, Spec, write_weights
 
 # as Transformers and PEFT call weights in either format
 _STEMS = {"pytorch_model": "model", "adapter_model": "adapter_model"}

@@ -1,25 +1,21 @@
-"""Output folders that appear when they are complete, and the safetensors shards in them."""
+"""Safetensors files, one or many shards, that appear when they are complete."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
-import shutil
-import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from evomerge.errors import InputError, OutputError
-from evomerge.files import umask
 from evomerge.weights.files.headers import DTYPES
+from evomerge.weights.output.folders import unwritable
 
 SHARD_BYTES = 5_000_000_000  # what save_pretrained uses
 _CODES = {getattr(torch, name): code for code, name in DTYPES.items()}
@@ -76,7 +72,7 @@ class WeightsWriter:
                 self._open(self.folder / self._name(number), shard)
         except OSError as error:
             self._discard()
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -84,11 +80,11 @@ class WeightsWriter:
             if error is None:
                 self._finish()
         except OSError as problem:
-            raise _unwritable(self.folder, problem) from problem
+            raise unwritable(self.folder, problem) from problem
         finally:
             self._discard()
         if isinstance(error, OSError):
-            raise _unwritable(self.folder, error) from error
+            raise unwritable(self.folder, error) from error
 
     def write(self, name: str, start: int, values: Tensor) -> None:
         """Write a stretch of a tensor; from any thread.
@@ -106,7 +102,7 @@ class WeightsWriter:
                 written = os.pwrite(self._files[path], data, position)
                 data, position = data[written:], position + written
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         with self._lock:
             self._left -= values.numel() * spec.dtype.itemsize
 
@@ -182,104 +178,8 @@ def write_weights(
             writer.write(name, 0, tensor)
 
 
-def require_free(out: Path) -> None:
-    """Refuse an output folder that is a file or is not empty.
-
-    Raises:
-        InputError: ``out`` is taken.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already. Choose another folder, or delete it.")
-
-
-def require_space(partial: Path, out: Path, needed_bytes: int) -> None:
-    """Refuse to begin what the disk cannot hold.
-
-    Args:
-        partial: an existing folder on the disk.
-        out: the folder that the message names.
-        needed_bytes: to be written.
-
-    Raises:
-        OutputError: less is free.
-    """
-    free = shutil.disk_usage(partial).free
-    if free < needed_bytes:
-        raise OutputError(f"{out}: needs {needed_bytes} bytes, the disk has {free} free.")
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that becomes ``out`` without an error, and is deleted after one.
-
-    What is left of such a folder whose maker was killed is deleted first.
-
-    Args:
-        out: must not exist, or be an empty folder.
-
-    Raises:
-        OutputError: the disk is full, or ``out`` cannot be written.
-    """
-    new_parents = [parent for parent in out.absolute().parents if not parent.exists()]
-    partial: Path | None = None
-    lock: int | None = None
-    prefix = f".{out.name}.partial-"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out.parent, prefix)
-        while partial is None or not partial.exists():  # taken for abandoned before it was locked
-            partial = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-            lock = _locked(partial, wait=True)
-        yield partial
-        partial.chmod(0o777 & ~umask())  # mkdtemp makes private folders
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
-        if not out.exists():
-            for parent in new_parents:
-                with suppress(OSError):
-                    parent.rmdir()
-
-
-def _remove_abandoned(parent: Path, prefix: str) -> None:
-    """Delete the folders of this name that no living process is writing."""
-    for folder in parent.iterdir():
-        if folder.name.startswith(prefix) and folder.is_dir() and not folder.is_symlink():
-            lock = _locked(folder)
-            if lock is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
-
-
-def _locked(folder: Path, *, wait: bool = False) -> int | None:
-    """A descriptor that holds a folder until it is closed or its process ends.
-
-    None where another process holds it, unless told to wait, and where nothing can be locked.
-    """
-    descriptor: int | None = None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        if descriptor is not None:
-            os.close(descriptor)
-        return None
-    return descriptor
-
-
 def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
