@@ -11,35 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Recipe
+from evomerge.weights.alignment import align, described, origins
 from evomerge.weights.architecture.token_tables import as_column
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.checks.file_notes import file_notes
-from evomerge.weights.checks.lacking import Lacks, lacks
-from evomerge.weights.checks.mismatches import (
-    config_problems,
-    notes,
-    shape_problems,
-    token_number_problems,
-)
+from evomerge.weights.checks.mismatches import notes
 from evomerge.weights.files.headers import FLOATS
 from evomerge.weights.files.model_files import require_unchanged
-from evomerge.weights.slots import (
-    Slot,
-    align_tensors,
-    keep_outside,
-    module_problems,
-    range_problems,
-    refill,
-)
-from evomerge.weights.stacks.block_numbers import Described, Origins
-from evomerge.weights.tokens.token_names import mixed_rows, table_height
+from evomerge.weights.slots import Slot, refill
+from evomerge.weights.stacks.block_numbers import Origins
 from evomerge.weights.tokens.tokenizers import chosen_template
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evomerge.kernels.stack import Input
-    from evomerge.weights.tokens.vocabulary import Vocabulary
 
 Reference = str | Recipe  # a folder, a hub name, or a recipe in place of one
 _COMPOSITION = (
@@ -82,58 +68,14 @@ class Models:
         self.base, self.sources = base, dict(sources)
         self._references = dict(recipe.sources)
         self.untied = any(not c.tied for c in self.members)
-        self._stack_notes: list[str] = []
-        self.vocabulary, self.slots = self._align()
+        found = align(recipe, self.base, self.sources, untied=self.untied)
+        self.vocabulary, self.slots = found.vocabulary, found.slots
         folders = [member.folder for member in self.members]
         self.chat_template = chosen_template(recipe.chat_template, folders)
         self.known: dict[str, dict[Any, Any]] = {}
-        self.notes = [*notes(self.base, self.sources, self.vocabulary), *self._lacks.notes]
+        self.notes = [*notes(self.base, self.sources, self.vocabulary), *found.lack_notes]
         owner = self.base if self.vocabulary is None else self.vocabulary.owner
-        self.notes += [*file_notes(self.base, owner), *self._stack_notes]
-
-    def _align(self) -> tuple[Vocabulary | None, tuple[Slot, ...]]:
-        base, sources = self.base, self.sources
-        tokenizer, modules = self._recipe.tokenizer, self._recipe.modules
-        sliced, aligns = bool(self._recipe.slices), tokenizer is not None
-        problems = config_problems(base, sources, sliced=sliced, stacked=self._stacked)
-        vocabulary, rows = None, None
-        if tokenizer is None or base.embedding is None:
-            problems += mixed_rows(base, sources)
-        heights = {table_height(model) for model in self.members if model.embedding is not None}
-        if aligns or len(heights) > 1:
-            from evomerge.weights.tokens.vocabulary import merged_vocabulary  # which imports torch
-
-            try:
-                vocabulary = merged_vocabulary(base, sources, tokenizer)
-                rows = None if vocabulary is None else vocabulary.padded_rows
-                problems += () if vocabulary is None else vocabulary.problems()
-            except PlanError as error:
-                problems += error.problems
-                rows = 0  # so that tables of different heights are not reported as well
-        wrong = list(range_problems(self._recipe.slices, base, sources))
-        if wrong:
-            raise PlanError([*problems, *wrong])
-        if self.blocks is not None and not base.bare:
-            from evomerge.weights.stacks.stacking import stack_verdict  # which imports Transformers
-
-            verdict = stack_verdict(Described(base.config, base.layers), self.blocks)
-            problems += verdict.problems
-            self._stack_notes = verdict.notes
-        slots = align_tensors(base, sources, self._recipe.slices, untied=self.untied, rows=rows)
-        problems += module_problems(slots, modules)
-        slots = keep_outside(slots, modules)
-        owner = base if vocabulary is None else vocabulary.owner
-        problems += dict.fromkeys([*base.damage, *owner.damage])
-        blocks, allowed = self._blocks_given(), self._recipe.allow_missing
-        self._lacks = Lacks([], [])
-        if not problems:  # models of other architectures lack each other's tensors
-            self._lacks = lacks(base, sources, slots, stacked=blocks, allowed=allowed)
-        # without its embedding nothing is known of a model's other tables
-        problems += self._lacks.problems or shape_problems(slots, base, sources, vocabulary)
-        problems += token_number_problems(slots, base, sources, vocabulary)
-        if problems:
-            raise PlanError(problems)
-        return vocabulary, slots
+        self.notes += [*file_notes(self.base, owner), *found.stack_notes]
 
     def of(self, recipe: Recipe) -> Models:
         """The models of one recipe of a search: only its sources, stacked as it says.
@@ -161,14 +103,14 @@ class Models:
         """
         if list(sources.items()) == list(self._references.items()):
             return self
-        origins = self._origins(sources)
+        names = self._origins(sources)
         chosen = copy.copy(self)
         chosen.__dict__.pop("checkpoints", None)
-        chosen.sources = self._renamed(origins)
+        chosen.sources = self._renamed(names)
         chosen._references = dict(sources)
         all_tied = self.untied and all(c.tied for c in chosen.members)
         head = self.base.embedding if all_tied else None
-        chosen.slots = refill(self.slots, origins, head=head)
+        chosen.slots = refill(self.slots, names, head=head)
         return chosen
 
     def _origins(self, sources: Mapping[str, Reference]) -> dict[str, str | None]:
@@ -187,8 +129,8 @@ class Models:
             )
         return {name: known[key_of(model)] for name, model in sources.items()}
 
-    def _renamed(self, origins: Mapping[str, str | None]) -> dict[str, Checkpoint]:
-        return {n: self.base if o is None else self.sources[o] for n, o in origins.items()}
+    def _renamed(self, names: Mapping[str, str | None]) -> dict[str, Checkpoint]:
+        return {n: self.base if o is None else self.sources[o] for n, o in names.items()}
 
     @property
     def composition(self) -> Recipe:
@@ -276,20 +218,6 @@ class Models:
         return found
 
     @property
-    def _stacked(self) -> set[str]:
-        """The models whose blocks are stacked; none where blocks of several models are merged."""
-        alone = all(len(slice_) == 1 for slice_ in self._recipe.slices)
-        return {name for slice_ in self._recipe.slices for name in slice_} if alone else set()
-
-    def _blocks_given(self) -> dict[str, set[int]]:
-        """For each model whose blocks are stacked those that it gives."""
-        found: dict[str, set[int]] = {name: set() for name in self._stacked}
-        for slice_ in self._recipe.slices if self._stacked else ():
-            for name, (start, end) in slice_.items():
-                found[name].update(range(start, end))
-        return found
-
-    @property
     def layers(self) -> int:
         """Blocks of the merged model."""
         return self.base.layers if self.origins is None else len(self.origins)
@@ -300,18 +228,12 @@ class Models:
 
         The first model that a slice names counts; None without slices.
         """
-        if not self._recipe.slices:
-            return None
-        known = self._named
-        first = [next(iter(slice_.items())) for slice_ in self._recipe.slices]
-        return [(known[name], block) for name, (start, end) in first for block in range(start, end)]
+        return origins(self._recipe.slices, self._named)
 
     @property
     def blocks(self) -> Origins | None:
         """As `origins`, with no more of the models than their configs."""
-        if self.origins is None:
-            return None
-        return [(Described(model.config, model.layers), own) for model, own in self.origins]
+        return described(self.origins)
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16", "float16"]:
