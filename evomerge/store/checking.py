@@ -16,7 +16,7 @@ def differences(folder: Path) -> list[str]:
 
     Raises:
         RunError: the folder has no run.
-        StoreError: its file cannot be read at all.
+        StoreError: its file cannot be read at all, or is no run's.
     """
     path = Store.existing(folder)
     with ExitStack() as resources, database.database_errors(path):
@@ -24,8 +24,7 @@ def differences(folder: Path) -> list[str]:
             return found  # whoever opens the file loses what is behind the damage
         engine = database.connect(readable(path, resources), read_only=True)
         resources.callback(engine.dispose)
-        with engine.begin() as connection:
-            return list(checksums.problems(connection))
+        return database.differences(engine, path)
 
 
 def accept(folder: Path) -> None:

@@ -82,11 +82,20 @@ def totals(connection: Connection) -> list[Any]:
     return _driver(connection).execute(query).fetchall()
 
 
-def problems(connection: Connection) -> Iterator[str]:
-    """What differs from what was recorded, in rows and in SQLite's own structures: sentences."""
+def problems(connection: Connection, *, older: bool = False) -> Iterator[str]:
+    """What differs from what was recorded, in rows and in SQLite's own structures: sentences.
+
+    Args:
+        older: whether the database is of an older version, which may have fewer tables.
+    """
     driver = _driver(connection)
     there = {name for (name,) in driver.execute("SELECT name FROM sqlite_master")}
-    tables = [table for table in _COLUMNS if table in there]  # an older version has fewer
+    missing = [table for table in (*_COLUMNS, checksums.name) if table not in there]
+    if missing and not older:
+        yield from (f"{table}: the table is missing." for table in missing)
+    if checksums.name in missing:
+        return
+    tables = [table for table in _COLUMNS if table in there]
     for check in (_structure(driver), *(_table(driver, table) for table in tables)):
         try:
             yield from check

@@ -181,6 +181,16 @@ def prepare(engine: Engine, path: Path) -> None:
         StoreError: it is no run's database, is damaged, or has a schema that this version does not
             know.
     """
+    refuse(differences(engine, path), path)
+    migrate(engine)
+
+
+def differences(engine: Engine, path: Path) -> list[str]:
+    """What differs from what was recorded, where the database's version has checksums.
+
+    Raises:
+        StoreError: it is no run's database, or has a schema that this version does not know.
+    """
     revision = _revision(engine)
     if revision is None:
         raise StoreError(f"{path}: is a database, but not of an evomerge run.")
@@ -189,8 +199,11 @@ def prepare(engine: Engine, path: Path) -> None:
             f"{path}: was written by a newer evomerge (schema {revision}, this version knows "
             f"up to {HEAD}). Upgrade evomerge."
         )
-    _verify(engine, path)
-    migrate(engine)
+    older = revision != HEAD
+    with engine.begin() as connection:
+        if older and not checksums.are_kept(connection):
+            return []
+        return list(checksums.problems(connection, older=older))
 
 
 def migrate(engine: Engine) -> None:
@@ -205,17 +218,6 @@ def migrate(engine: Engine) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         checksums.renew(connection)
-
-
-def _verify(engine: Engine, path: Path) -> None:
-    """Compare all rows with their checksums, where a database has them.
-
-    Raises:
-        StoreError: one differs.
-    """
-    with engine.begin() as connection:
-        found = list(checksums.problems(connection)) if checksums.are_kept(connection) else []
-    refuse(found, path)
 
 
 def damage_of_log(path: Path) -> list[str]:

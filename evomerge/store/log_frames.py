@@ -10,6 +10,8 @@ import struct
 import time
 from pathlib import Path
 
+from evomerge.files import read_bytes
+
 _HEADER, _FRAME = 32, 24  # bytes, of the log and before each of its pages
 _BIG_ENDIAN = 1  # a bit of the magic number: how checksums are made
 _WORD = 0xFFFFFFFF
@@ -22,7 +24,7 @@ def unread_commits(database: Path) -> int:
     found = 0
     for _ in range(_TRIES):  # whoever writes may begin it anew meanwhile
         try:
-            found = _count(Path(f"{database}-wal").read_bytes(), database)
+            found = _count(read_bytes(Path(f"{database}-wal")), database)
         except FileNotFoundError:
             return 0
         if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sqlite3
 from collections.abc import Callable
@@ -86,6 +87,29 @@ def test_a_row_that_is_gone_is_noticed(folder: Path, table: str) -> None:
     for read_only in (True, False):
         with pytest.raises(StoreError, match=f"{table}: has {count - 1} rows"):
             Store.open(folder, read_only=read_only)
+
+
+@pytest.mark.parametrize("table", [*TABLES, "checksums"])
+def test_a_table_that_is_gone_is_noticed(folder: Path, table: str) -> None:
+    execute(folder, "PRAGMA foreign_keys = OFF", f"DROP TABLE {table}")
+    assert f"{table}: the table is missing." in differences(folder)
+    with pytest.raises(StoreError, match=f"{table}: the table is missing"):
+        Store.open(folder, read_only=True)
+
+
+def test_a_database_that_is_no_run_s_is_not_as_it_was_recorded(folder: Path, cli: Cli) -> None:
+    Store.path(folder).write_bytes(b"")  # which SQLite takes for an empty database
+    found = cli("check", folder)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "is a database, but not of an evomerge run" in found.stderr
+
+
+@pytest.mark.parametrize("name", ["run.sqlite-wal", "run.sqlite-journal", "run.sqlite-shm"])
+def test_a_named_pipe_beside_a_run_is_not_waited_for(folder: Path, name: str) -> None:
+    os.mkfifo(folder / name)
+    for read in (differences, Store.open):
+        with pytest.raises(StoreError, match="it is a named pipe, not a file"):
+            read(folder)
 
 
 def test_other_rows_than_were_recorded_are_noticed(folder: Path) -> None:
