@@ -64,7 +64,7 @@ class PathModels:
     def problems(
         self, leading: str, sources: Sequence[str] | None, keep: Mapping[str, Blocks]
     ) -> list[Problem]:
-        """Unknown models, models that are named twice, and blocks to keep that do not exist."""
+        """Unknown models, models that are named twice, and blocks that do not exist."""
         names = sorted({BASE, *self.all})
         asked = [("leading", leading), *(("sources", name) for name in sources or ())]
         problems = [
@@ -77,6 +77,10 @@ class PathModels:
             for key, name in asked
             if name not in names
         ]
+        depth = self.layers(self.own(leading))
+        if depth is not None and depth < 2:
+            text = f"{leading}: a path needs two blocks of it, it has {depth}."
+            problems.append(Problem((), text, about=("leading",)))
         counts = Counter(self.own(name) for name in sources or ())
         problems += [
             Problem(("sources",), f"{name} is named twice.", "Raise repetitions instead.")
@@ -106,7 +110,8 @@ class PathModels:
             return problems
         outside = ", ".join(str(number) for number in blocks if number not in range(count))
         if outside:
-            text = f"it has blocks 0 to {count - 1}, got {outside}"
+            known = f"blocks 0 to {count - 1}" if count else "no blocks"
+            text = f"it has {known}, got {outside}"
             problems.append(Problem(("keep", name), text))
         return problems
 

@@ -91,10 +91,6 @@ class DataflowSpace(Space):
             problems += self._limit_problems()
         scaling = scales or Scaling()
         problems += scaling.problems()
-        depth = models.layers(models.own(leading))
-        if depth is not None and depth < 2:
-            text = f"{leading}: a path needs two blocks of it, it has {depth}."
-            problems.append(Problem((), text, about=("leading",)))
         if order and monotone:
             text = "order sorts the blocks of a model."
             problems.append(Problem(("monotone",), text, "Remove one of both.", about=("order",)))

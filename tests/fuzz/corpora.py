@@ -65,6 +65,17 @@ lineage:
   - {number: 7, parents: [4], ends: [2424], weights: [[1.0]]}
 dtype: float32
 """
+_SHORT: dict[str, Any] = {
+    **{"name": "x", "budget": {"evaluations": 3, "seconds": 60}},
+    **{"seed": 1, "champions": 2},
+}
+_SIZES = {name: {"scorer": "scores.py:size"} for name in ("size", "two")}
+_MODELS: dict[str, Any] = {
+    "base": "base",
+    "sources": {"a": "a", "b": "b"},
+    "engine": {"name": "transformers", "threads": 1, "batch_size": 4, "max_length": 32},
+    "fitness": {"tasks": _SIZES, "seed": 2},
+}
 
 
 class Stage(NamedTuple):
@@ -91,19 +102,21 @@ def make_stage(folder: Path, tiny: Callable[..., Path], layers: dict[str, Any]) 
     (folder / "scores.py").write_text(
         "def size(module, split):\n    return [float(next(module.parameters()).mean())] * 4\n"
     )
+    # searches whose space, or fitness, is the case
+    of_case: dict[str, dict[str, Any]] = {
+        "stack": {**_MODELS, "space": "case.yaml"},
+        "space": {**layers, "space": "case.yaml"},
+        "fitness": {**_MODELS, "space": "linear", "fitness": "case.yaml"},
+    }
+    for name, keys in of_case.items():
+        text = yaml.safe_dump({**_SHORT, **keys, "optimizer": "random"}, sort_keys=False)
+        (folder / f"of_{name}.yaml").write_text(text)
     return Stage(folder, layers)
 
 
 def searches(stage: Stage) -> list[str]:
     """Searches over every space that is shipped, those of the experiments, and some more."""
-    small = {"name": "x", "budget": {"evaluations": 3, "seconds": 60}, "seed": 1, "champions": 2}
-    sizes = {name: {"scorer": "scores.py:size"} for name in ("size", "two")}
-    models = {
-        "base": "base",
-        "sources": {"a": "a", "b": "b"},
-        "engine": {"name": "transformers", "threads": 1, "batch_size": 4, "max_length": 32},
-        "fitness": {"tasks": sizes, "seed": 2},
-    }
+    small, sizes, models = _SHORT, _SIZES, _MODELS
     layers = stage.layers | {"sources": {name: stage.layers["sources"][name] for name in "ab"}}
     found: list[dict[str, Any]] = []
     for path in sorted((ROOT / "search_spaces").glob("*.yaml")):
@@ -135,6 +148,26 @@ def searches(stage: Stage) -> list[str]:
     lm_eval = {"gen_kwargs": {"temperature": 0.5, "until": ["x"]}, "num_fewshot": 1}
     asked = {"name": "transformers", "lm_eval": lm_eval}
     found.append({**small, **models, "space": "slerp", "engine": asked, "sources": {"a": "a"}})
+    return [yaml.safe_dump(keys, sort_keys=False) for keys in found]
+
+
+def spaces() -> list[str]:
+    """Every space that is shipped, as a file of its own."""
+    return [path.read_text() for path in sorted((ROOT / "search_spaces").glob("*.yaml"))]
+
+
+def fitnesses() -> list[str]:
+    """Every fitness that is shipped, and some more, as files of their own."""
+    zoo = yaml.safe_load((ROOT / "fitness" / "zoo_skills.yaml").read_text())
+    few = {"search_examples": 4, "weight": 2, "metric": "exact_match", "num_fewshot": 1}
+    asked = {"maths": {"task": "gsm8k", "filter": "flexible-extract", **few}}
+    options = {"size": {**_SIZES["size"], "options": {"x": [1, {"y": 0.5}]}, "weight": 0.5}}
+    found = [
+        {**zoo, "include_path": str(ROOT / "fitness" / zoo["include_path"])},
+        {"tasks": asked, "seed": 3},
+        {"tasks": {**asked, **options}, "normalize": "best_source"},
+        {"tasks": _SIZES, "shorten": {"within": 0.05}},
+    ]
     return [yaml.safe_dump(keys, sort_keys=False) for keys in found]
 
 

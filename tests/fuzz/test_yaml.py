@@ -1,4 +1,4 @@
-"""Mutated search, recipe and mergekit YAML: accepted, or refused with a sentence."""
+"""Mutated YAML of every kind that people write: accepted, or refused with a sentence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpora import Stage, make_stage, mergekit_files, recipe_files, searches
+from corpora import (
+    Stage,
+    fitnesses,
+    make_stage,
+    mergekit_files,
+    recipe_files,
+    searches,
+    spaces,
+)
 from mutations import NASTY, TIMES, Mutator, alarm
 
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS, MOST_BYTES = 5.0, 1 << 30  # of one case: CPU time, and memory on top
-CASES = {"search": 800, "recipe": 500, "mergekit": 700}
+MOST_OF_FITNESS = 20.0  # a wrong name is looked up in lm-eval's index, read for each include_path
+CASES = {"search": 640, "recipe": 400, "mergekit": 560, "space": 240, "fitness": 160}
+_OPTIMIZERS = ("random", "cmaes", "m2n2", "map_elites")
 PARTS = 4  # each a test of its own
 
 
@@ -32,15 +42,16 @@ def stage(
 def test_a_yaml_is_accepted_or_refused_with_a_sentence(
     kind: str, part: int, stage: Stage, cli: Callable[..., Any]
 ) -> None:
-    texts = {"search": lambda: searches(stage), "recipe": recipe_files, "mergekit": mergekit_files}
+    texts = {
+        **{"search": lambda: searches(stage), "space": spaces, "fitness": fitnesses},
+        **{"recipe": recipe_files, "mergekit": mergekit_files},
+    }
     mutator = Mutator(texts[kind]())
     wrong: list[str] = []
     codes = {0: 0, 1: 0, 2: 0}
     for number in range(part, CASES[kind] * TIMES, PARTS):
         (stage.folder / "case.yaml").write_bytes(mutator.case(number))
-        words = ["check", "case.yaml"] if kind == "search" else ["build", "case.yaml", "out"]
-        if kind == "search":
-            words += _overrides(number)
+        words = _words(kind, number)
         done, problem = _tried(words, stage.folder, cli)
         if done is not None:
             codes[done.returncode] = codes.get(done.returncode, 0) + 1
@@ -50,6 +61,17 @@ def test_a_yaml_is_accepted_or_refused_with_a_sentence(
     print(kind, part, codes)
     assert not wrong, f"{len(wrong)} of them:\n" + "\n".join(wrong[:20])
     assert codes[0] and codes[2]
+
+
+def _words(kind: str, number: int) -> list[str]:
+    """The command that reads a case."""
+    if kind == "search":
+        return ["check", "case.yaml", *_overrides(number)]
+    if kind == "space":
+        optimizer = _OPTIMIZERS[number // PARTS % len(_OPTIMIZERS)]
+        models = "of_stack.yaml" if number // PARTS % 3 == 0 else "of_space.yaml"
+        return ["check", models, "--set", f"optimizer={optimizer}"]
+    return ["check", "of_fitness.yaml"] if kind == "fitness" else ["build", "case.yaml", "out"]
 
 
 def _overrides(number: int) -> list[str]:
@@ -88,7 +110,10 @@ def _tried(words: list[str], folder: Path, cli: Callable[..., Any]) -> tuple[Any
         shutil.rmtree(folder / "out", ignore_errors=True)
     seconds, grown = time.process_time() - began, _most_memory() - memory
     said = done.stderr.strip()
-    if seconds > MOST_SECONDS or grown > MOST_BYTES:
+    if (
+        seconds > (MOST_OF_FITNESS if "of_fitness.yaml" in words else MOST_SECONDS)
+        or grown > MOST_BYTES
+    ):
         return done, f"took {seconds:.1f} s of CPU and {grown} bytes"
     if _listing(folder) != before:
         return done, "wrote something"

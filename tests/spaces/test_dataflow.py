@@ -480,3 +480,15 @@ def test_limits_that_no_path_keeps_are_reported_at_once(make: Make) -> None:
 def test_what_makes_no_path_is_refused(make: Make, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("repetitions", [1, 2])
+def test_a_model_without_numbered_blocks_has_no_path(
+    layers: dict[str, Any], repetitions: int
+) -> None:
+    names = {"base": layers["base"], "sources": layers["sources"]}
+    models = Library().open(**names)
+    context = SearchContext(**names, layers=1, dtype="float32", models=models)
+    with pytest.raises(ConfigError, match="base: a path needs two blocks of it, it has 0") as error:
+        space(context, repetitions=repetitions, keep={"base": [0]})
+    assert error.value.problems[1] == "keep.base: it has no blocks, got 0"
