@@ -12,7 +12,7 @@ import typer
 from evomerge.cli import lineage, listing, recipes, runs, statistics
 from evomerge.cli._console import guard, talk
 from evomerge.cli._stopping import stopping
-from evomerge.errors import EvomergeError, InputError
+from evomerge.errors import EvomergeError, InputError, OperatorError
 from evomerge.faults import cure_for_machine, memory_ran_out
 from evomerge.version import __version__
 
@@ -78,6 +78,9 @@ def _run() -> None:
             _say(problem)
         if (more := len(error.problems) - _MOST_PROBLEMS) > 0:
             _say(f"and {more} more")
+        sys.exit(2)
+    except OperatorError as error:  # which values are out of its domain, only the tensors told
+        _say(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomerge.errors import OperatorError
 from evomerge.kernels.choices import Consensus, Negative
 from evomerge.kernels.compiled import BLOCK, array, compiled, fits, rows
 from evomerge.kernels.memory import scratch
@@ -43,16 +44,26 @@ def divided(values: Tensor, divisor: float) -> Tensor:
 
 
 def plain_divisor(weight: Sequence[float], *, signed: bool = True) -> float:
-    """Σ w_i, or 1 if that is below 1e-8 in magnitude (rule R5).
+    """Σ w_i, by which an average divides, or 1 if that is below 1e-8 in magnitude (rule R5).
 
     Args:
         weight: (M,) any sign.
         signed: False gives |Σ w_i|, for task vectors: a negative sum would turn subtraction into
             addition.
+
+    Raises:
+        OperatorError: weights of models that cancel: their sum is a difference and no average.
     """
     total = math.fsum(weight)
     total = total if signed else abs(total)
-    return 1.0 if abs(total) < 1e-8 else total
+    if abs(total) >= 1e-8:
+        return total
+    if signed and any(abs(w) >= 1e-8 for w in weight):
+        raise OperatorError(
+            f"parameters: the weights {', '.join(f'{w:g}' for w in weight)} add up to 0, and no "
+            "average of models has such. Change one of them."
+        )
+    return 1.0
 
 
 def kept_count(density: float, size: int) -> int:

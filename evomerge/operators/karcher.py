@@ -46,7 +46,7 @@ def karcher(
     """
     gram = measures(x).gram()
     norms = gram.diagonal().sqrt()
-    share = torch.tensor(weight, dtype=torch.float64) / plain_divisor(weight)
+    share = torch.tensor(weight, dtype=torch.float64) / plain_divisor(weight, signed=not x.deltas)
     length = float(share @ norms)
     usable = [i for i in range(x.count) if norms[i] > tol and share[i] > 0]
     factor = [0.0] * x.count

@@ -20,7 +20,7 @@ def linear(x: Stack, *, weight: Floats, normalize: bool = True) -> Merged:
     Args:
         x: M weights.
         weight: (M,) any sign; a negative one extrapolates.
-        normalize: divide by Σ w_i (by 1 where that is below 1e-8 in magnitude).
+        normalize: divide by Σ w_i (by 1 where all w_i are 0); refused where they add up to 0.
 
     Source: Wortsman et al. 2022, arXiv:2203.05482.
     """

@@ -33,7 +33,7 @@ def multislerp(
         x: M task vectors or weights.
         weight: (M,) any sign.
         normalize: divide the weights by Σ w_i, of task vectors by |Σ w_i| (by 1 where that is
-            below 1e-8 in magnitude).
+            below 1e-8 in magnitude; weights of models that add up to 0 so are refused).
         space: whether task vectors are averaged, if there is a base, or weights.
 
     Source: Goddard 2025; mergekit's ``multislerp``.

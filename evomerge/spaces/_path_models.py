@@ -110,8 +110,8 @@ class PathModels:
             return problems
         outside = ", ".join(str(number) for number in blocks if number not in range(count))
         if outside:
-            known = f"blocks 0 to {count - 1}" if count else "no blocks"
-            text = f"it has {known}, got {outside}"
+            own = f"blocks 0 to {count - 1}" if count else "no blocks"
+            text = f"it has {own}, got {outside}"
             problems.append(Problem(("keep", name), text))
         return problems
 

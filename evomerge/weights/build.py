@@ -22,6 +22,7 @@ from evomerge.weights.output.folders import new_folder, require_free, require_sp
 from evomerge.weights.output.load_notes import load_notes
 from evomerge.weights.output.metadata import write_metadata
 from evomerge.weights.output.writer import SHARD_BYTES, Spec, WeightsWriter
+from evomerge.weights.plan import zero_notes
 
 
 def build(
@@ -69,6 +70,7 @@ def build(
         require_scored(library.models(one.recipe), one)
     notes += plan.models.notes
     notes += load_notes(plan.models, recipe.dtype)
+    notes += zero_notes(plan)
     for note in notes:
         tell(note)
     with new_folder(out) as folder, unchanged(plan.models, recipe.statistics.values()):

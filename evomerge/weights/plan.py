@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CheckpointError, ConfigError, PlanError
+from evomerge.errors import CheckpointError, ConfigError, PlanError, listed
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.weights.files.headers import DTYPES
@@ -139,6 +139,16 @@ def make_plan(recipe: Recipe, models: Models) -> Plan:
     return Plan(recipe, operator, models, tuple(steps), statistics)
 
 
+def zero_notes(plan: Plan) -> list[str]:
+    """A sentence where some tensors are sums of models that all have the weight 0."""
+    on_weights = plan.operator.on == "weights" and "weight" in plan.operator.per_source
+    of = [step for step in plan.steps if on_weights and step.slot.inputs and step.slot.floating]
+    names = [step.slot.name for step in of if not any(step.per_source["weight"])]
+    if not names:
+        return []
+    return [f"parameters.weight: 0 for all sources in {listed(names)}, which become 0."]
+
+
 def _laid_out(
     recipe: Recipe, models: Models, problems: list[str]
 ) -> Mapping[str, Mapping[str, Any]]:
@@ -212,6 +222,9 @@ class _Planner:
             name: tuple(self._per_source(name, source, slot) for source in slot.inputs)
             for name in self.operator.per_source
         }
+        if slot.lacking and self._sums_models(slot) and not any(per_source.get("weight", (1,))):
+            # those that have it would count for nothing in the model, and are all that there is
+            per_source["weight"] = (1.0,) * len(slot.inputs)
         shared = {
             name: value
             for name in self.recipe.parameters
@@ -225,6 +238,10 @@ class _Planner:
             shared=self._shared(shared),
             **keys,
         )
+
+    def _sums_models(self, slot: Slot) -> bool:
+        """Whether a tensor is a sum of models', and not of task vectors on the base's."""
+        return self.operator.on == "weights" or slot.base is None
 
     def _setting(self, name: str, source: str | None, slot: Slot) -> Any:
         # mergekit's rule: outside the blocks, even after them, the first value counts

@@ -405,6 +405,38 @@ def test_what_a_merge_leaves_out_is_printed_and_kept_in_the_card(
     assert (tmp_path / "out" / "README.md").read_text().endswith(f"## Notes\n\n- {note}\n")
 
 
+def test_tensors_that_become_zero_are_a_note(tiny: Tiny, tmp_path: Path) -> None:
+    weight = {"mlp": 0.0, "other": 1.0}
+    recipe = Recipe(
+        base=str(tiny()),
+        sources={"a": str(tiny(1)), "b": str(tiny(2))},
+        operator="linear",
+        parameters={"weight": weight},
+        dtype="float32",
+    )
+    notes: list[str] = []
+    build(recipe, tmp_path / "out", tell=notes.append)
+    first, second, third = (
+        f"model.layers.0.mlp.{name}_proj.weight" for name in ("down", "gate", "up")
+    )
+    assert notes == [
+        f"parameters.weight: 0 for all sources in {first}, {second}, {third} and 6 more, which "
+        "become 0."
+    ]
+
+
+def test_a_model_of_zeros_is_a_mistake_in_the_recipe(
+    tiny: Tiny, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    keys = {"base": str(tiny()), "sources": {"a": str(tiny(1))}, "operator": "linear"}
+    recipe = Recipe.model_validate(keys | {"dtype": "float32", "parameters": {"weight": 0.0}})
+    (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
+    done = cli("build", tmp_path / "recipe.yaml", tmp_path / "out")
+    assert done.returncode == 2
+    assert "linear gives a model of zeros" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_killed_build_left_is_removed_by_the_next(tiny: Tiny, tmp_path: Path) -> None:
     left = tmp_path / ".out.partial-abandoned"
     living, other = tmp_path / ".out.partial-living", tmp_path / ".out2.partial-abandoned"

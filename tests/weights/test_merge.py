@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evomerge import operators
-from evomerge.errors import CandidateError, CheckpointError
+from evomerge.errors import CandidateError, CheckpointError, OperatorError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.weights import merge as merge_module
@@ -241,6 +241,63 @@ def test_values_that_the_dtype_cannot_hold_are_the_recipes_fault(tiny: Tiny) -> 
     with pytest.raises(CandidateError, match="linear gave values that float16 cannot hold"):
         merged(tiny(), "linear", "float16", a=tiny(1), weight=1e6, normalize=False)
     merged(tiny(), "linear", "bfloat16", a=tiny(1), weight=1e6, normalize=False)
+
+
+@pytest.mark.parametrize(
+    ("operator", "parameters"),
+    [
+        ("linear", {"weight": 0.0}),
+        ("linear", {"weight": 0.0, "normalize": False}),
+        ("multislerp", {"weight": 0.0, "space": "weights"}),
+        ("passthrough", {"scale": 0.0}),
+    ],
+)
+def test_a_model_of_zeros_is_no_result(
+    tiny: Tiny, operator: str, parameters: dict[str, Any]
+) -> None:
+    sources = counted(operator, a=tiny(1), b=tiny(2))
+    with pytest.raises(OperatorError, match=f"{operator} gives a model of zeros"):
+        merged(tiny(), operator, **sources, **parameters)
+
+
+@pytest.mark.parametrize("operator", ["linear", "multislerp"])
+def test_weights_of_models_that_cancel_have_no_average(tiny: Tiny, operator: str) -> None:
+    settings: dict[str, Any] = {"weight": {"a": 0.5, "b": -0.5}}
+    settings |= {"space": "weights"} if operator == "multislerp" else {}
+    with pytest.raises(OperatorError, match=r"the weights 0\.5, -0\.5 add up to 0"):
+        merged(tiny(), operator, a=tiny(1), b=tiny(2), **settings)
+
+
+def test_tensors_and_modules_may_be_taken_times_zero(tiny: Tiny) -> None:
+    found = merged(tiny(), "linear", a=tiny(1), weight={"mlp": 0.0, "other": 1.0})
+    assert not found[UP].any()
+    assert bits(found["lm_head.weight"]) == bits(weights(tiny(1))["lm_head.weight"])
+    recipe = Recipe(
+        base=str(tiny()),
+        sources={"a": str(tiny(1))},
+        operator="passthrough",
+        parameters={"scale": 0.0},
+        modules=("model.layers.1.mlp",),
+        dtype="float32",
+    )
+    found = dict(merge(Library().plan(recipe)))
+    assert not found[UP].any()
+    assert bits(found["lm_head.weight"]) == bits(weights(tiny())["lm_head.weight"])
+
+
+def test_what_only_a_source_of_weight_zero_has_is_taken_from_it(
+    tiny: Tiny, changed: Changed
+) -> None:
+    extra, value = "model.rotary_emb.inv_freq", torch.arange(1.0, 5.0)
+    found = merged(
+        tiny(),
+        "linear",
+        a=tiny(1),
+        b=changed(tiny(2), lambda tensors: tensors.update({extra: value})),
+        weight={"a": 1.0, "b": 0.0},
+    )
+    assert bits(found[extra]) == bits(value)
+    assert bits(found[UP]) == bits(weights(tiny(1))[UP])
 
 
 def test_merging_leaves_the_sources_alone(tiny: Tiny) -> None:
