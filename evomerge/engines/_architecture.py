@@ -41,7 +41,7 @@ def empty_model(
     expected = (Exception,) if device.type == "meta" else (ValueError, ImportError)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config.get_text_config().tie_word_embeddings = not models.untied
+        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings
         # every weight is filled by a plan: drawing random ones first takes minutes at 7B
         with device, no_init_weights(), parameters_like(tensors):
             model = AutoModelForCausalLM.from_config(

@@ -22,11 +22,13 @@ def composed(
     """
     model, calls = models["a"], Calls()
     depth = 1 + max(number for _, number in order)
-    rows = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) >= depth
-    ]
+    rows = _rows(model, depth)
+    if [number for _, number in order] == list(range(depth)):
+        for path in rows:
+            others = {name: list(one.get_submodule(path)) for name, one in models.items()}
+            for name, number in order if len(others["a"]) == depth else ():
+                model.get_submodule(path)[number] = others[name][number]
+        return answer(model, inputs)
     handles = [
         block.register_forward_pre_hook(_remember(calls, path, number), with_kwargs=True)
         for path in rows
@@ -46,6 +48,16 @@ def composed(
         for path in used:
             _replace(path, models, order, calls)
         return answer(model, inputs)
+
+
+def _rows(model: Any, depth: int) -> list[str]:
+    """The paths of the rows of so many blocks, but for those inside blocks."""
+    found = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) >= depth
+    ]
+    return [path for path in found if not any(path.startswith(f"{row}.") for row in found)]
 
 
 def answer(model: Any, inputs: Mapping[str, Any]) -> Any:
@@ -68,10 +80,6 @@ def _replace(
     """Let the first block of a row run all blocks of the stack, and the others nothing."""
     own = {name: list(model.get_submodule(path)) for name, model in models.items()}
     forwards = {(name, n): block.forward for name in own for n, block in enumerate(own[name])}
-    if [number for _, number in order] == list(range(len(own["a"]))):
-        for name, number in order:
-            own["a"][number].forward = forwards[name, number]
-        return
     outputs: list[Any] = []
 
     def first(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Measure every family anew and write results.json; `make families` runs it (15 minutes)."""
+"""Measure every family anew and write results.json; `make families` runs it (15 minutes).
+
+Every row is written when it is measured, so that a run that is broken off keeps those that it has.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import json
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
-from all_families import RESULTS, families
+from all_families import RESULTS, families, results
 from measure import COLUMNS, Family, measured
 
 
@@ -21,7 +25,7 @@ def main(names: list[str]) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() and names else {}
+    found = {kind: row for kind, row in results().items() if kind in families()}
     for kind, auto in families().items():
         if names and kind not in names:
             continue
@@ -32,6 +36,7 @@ def main(names: list[str]) -> None:
             except Exception as error:
                 sys.stderr.write(f"{kind}: cannot be made tiny here: {error!r:.150}\n")
                 found.pop(kind, None)
+                _write(found)
                 continue
             row = {"class": family.name, "auto": auto}
             for column in COLUMNS:
@@ -41,7 +46,13 @@ def main(names: list[str]) -> None:
                     row[column] = f"WRONG: {error!r:.200}"
                     sys.stderr.write(f"{kind}: {column}: {row[column]}\n")
             found[kind] = row
-    RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            _write(found)
+
+
+def _write(found: Mapping[str, Mapping[str, str]]) -> None:
+    temporary = RESULTS.with_suffix(".partial")
+    temporary.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(RESULTS)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.weights.architecture.conformity import RefusedError, report
 from evomerge.weights.architecture.names import language_parts
 from evomerge.weights.files.file_names import is_of_tokenizer
 from evomerge.weights.files.small_files import copy, small_files
@@ -58,11 +60,21 @@ def merged_config(models: Models, dtype: str) -> dict[str, Any]:
     config.pop("_name_or_path", None)
     config["dtype"] = dtype
     # written even where the base leaves it out: the default differs by architecture (rule R10)
-    tied = not models.untied
-    for part in (config, *language_parts(config)):
-        if part is config or "tie_word_embeddings" in part:
-            part["tie_word_embeddings"] = tied
-    return config
+    told = deepcopy(config)
+    for part in (told, *language_parts(told)):
+        if part is told or "tie_word_embeddings" in part:
+            part["tie_word_embeddings"] = not models.untied
+    # the key may tie what is no head, and of that files have one name only
+    return config if models.untied and _unfilled(told, models) - _unfilled(config, models) else told
+
+
+def _unfilled(config: Mapping[str, Any], models: Models) -> frozenset[str]:
+    """The tensors for which Transformers finds no weights among those of the merged model."""
+    try:
+        found = report(config, {slot.name: slot.shape for slot in models.slots})
+    except RefusedError:
+        return frozenset()
+    return frozenset() if found is None else found.missing
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

@@ -95,3 +95,24 @@ def test_copies_with_values_of_their_own_are_not_left_out(tmp_path: Path) -> Non
         "cls.predictions.decoder.bias, cls.predictions.decoder.weight: copies of other tensors, "
         "which the base leaves out."
     )
+
+
+def test_a_head_of_its_own_leaves_tied_what_only_the_same_key_ties(tmp_path: Path) -> None:
+    """The head is no embedding, though the config says so, and the bias is stored once."""
+    folders = []
+    for seed in (0, 1):
+        model = made(BERT, seed)
+        state = {n: t for n, t in model.state_dict().items() if not n.endswith("decoder.bias")}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            state["cls.predictions.decoder.weight"] = torch.randn(48, 32)
+            state["cls.predictions.bias"] = torch.randn(48)
+        folders.append(saved(model, tmp_path / str(seed), state))
+    states = [load_file(folder / "model.safetensors") for folder in folders]
+    out = build(half(*folders), tmp_path / "out")
+    model, info = transformers.BertForMaskedLM.from_pretrained(out, output_loading_info=True)
+    assert not info["missing_keys"]
+    found = model.cls.predictions.decoder
+    for name, tensor in (("bias", found.bias), ("decoder.weight", found.weight)):
+        mine, theirs = (state[f"cls.predictions.{name}"] for state in states)
+        assert torch.equal(tensor, 0.5 * mine + 0.5 * theirs)
