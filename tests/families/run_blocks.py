@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Calls = dict[tuple[str, int], tuple[Any, Any]]
+Calls = dict[tuple[str, int], tuple[Any, Any, Any]]
 
 
 def composed(
@@ -17,8 +17,9 @@ def composed(
     """The answer of the model ``a`` with the blocks of a stack in the place of its own.
 
     Every block is called as the block of its number in ``a`` is, with the masks and positions of
-    that number. Blocks that keep their numbers are called where those of ``a`` were, with all that
-    the model does between them. The models are of no use afterwards.
+    that number, and with what blocks hand on to one another. Blocks that keep their numbers are
+    called where those of ``a`` were, with all that the model does between them. The models are of
+    no use afterwards.
     """
     model, calls = models["a"], Calls()
     depth = 1 + max(number for _, number in order)
@@ -30,7 +31,7 @@ def composed(
                 model.get_submodule(path)[number] = others[name][number]
         return answer(model, inputs)
     handles = [
-        block.register_forward_pre_hook(_remember(calls, path, number), with_kwargs=True)
+        block.register_forward_hook(_remember(calls, path, number), with_kwargs=True)
         for path in rows
         for number, block in enumerate(model.get_submodule(path))
     ]
@@ -68,8 +69,8 @@ def answer(model: Any, inputs: Mapping[str, Any]) -> Any:
 
 
 def _remember(calls: Calls, path: str, number: int) -> Callable[..., None]:
-    def hook(module: Any, args: Any, kwargs: Any) -> None:
-        calls[path, number] = args, dict(kwargs)
+    def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        calls[path, number] = args, dict(kwargs), output
 
     return hook
 
@@ -81,6 +82,7 @@ def _replace(
     own = {name: list(model.get_submodule(path)) for name, model in models.items()}
     forwards = {(name, n): block.forward for name in own for n, block in enumerate(own[name])}
     outputs: list[Any] = []
+    handed = _handed_on(path, calls)
 
     def first(*args: Any, **kwargs: Any) -> Any:
         stream = args[0] if args else kwargs["hidden_states"]
@@ -91,6 +93,8 @@ def _replace(
                 arguments[0] = stream
             else:
                 keys["hidden_states"] = stream
+            if outputs:
+                keys |= {key: outputs[0][position] for key, position in handed.items()}
             outputs[:] = [forwards[name, number](*arguments, **keys)]
             stream = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
         return outputs[0]
@@ -104,12 +108,24 @@ def _replace(
         block.forward = nothing if number else first
 
 
+def _handed_on(path: str, calls: Calls) -> dict[str, int]:
+    """By the key of what a block is given besides its stream, its place in the last outputs."""
+    _, keys, _ = calls[path, 1]
+    _, _, before = calls[path, 0]
+    return {
+        key: position
+        for key, value in keys.items()
+        for position, output in enumerate(before if isinstance(before, tuple) else ())
+        if position and isinstance(value, Tensor) and value is output
+    }
+
+
 def _as_called(
     calls: Calls, path: str, number: int, args: Any, kwargs: Any
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a block of this number; those that changed for all blocks are the new."""
-    first_args, first_keys = calls[path, 0]
-    their_args, their_keys = calls[path, number]
+    first_args, first_keys, _ = calls[path, 0]
+    their_args, their_keys, _ = calls[path, number]
     arguments = [
         their if _same(was, now) else now
         for their, was, now in zip(their_args, first_args, args, strict=True)

@@ -1,16 +1,19 @@
 """The config of a stack: settings that belong to a block go where the block goes.
 
 No family is known here. Where a config leaves out what its blocks are, the list that Transformers
-makes up of their numbers is written down, so that it can be moved.
+makes up of their numbers is written down, so that it can be moved. A list whose name does not tell
+is one of the blocks if Transformers builds no deeper model unless it grows.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from evomerge.weights.architecture.empty import read_config
+from evomerge.weights.architecture.empty import empty_model, read_config
 from evomerge.weights.architecture.names import language_parts
 
 # Keys of the number of blocks, of all or of one half of an encoder with a decoder.
@@ -22,6 +25,7 @@ _NUMBERS = re.compile(r"_(layers|idxs?|ids|indices|indexes)$")
 _TOWER = re.compile(r"vision|visual|audio|speech|image|feature")
 # Lists that may be shorter than the model: they begin again where they end.
 _CYCLES = ("block_types",)
+_MOST_BLOCKS = 1 << 16
 
 
 class Described(NamedTuple):
@@ -44,19 +48,7 @@ def spelled_out(model: Described) -> dict[str, Any]:
 
     A config that Transformers does not read stays as it is.
     """
-    parts = language_parts(model.config)
-    whole = {
-        key: dict(value) if any(value is part for part in parts) else value
-        for key, value in model.config.items()
-    }
-    read = read_config(model.config) or {}
-    for part, made in zip(_parts(whole), _parts(read), strict=False):
-        for key, value in made.items():
-            if part.get(key) is None and _is_per_block(key, value, model.layers):
-                part[key] = value
-            elif key in _CYCLES and isinstance(value, list) and value:
-                part[key] = [value[block % len(value)] for block in range(model.layers)]
-    return whole
+    return _spelled_out(model, _growing(model))
 
 
 def stack_config(base: Described, origins: Origins) -> dict[str, Any]:
@@ -65,25 +57,81 @@ def stack_config(base: Described, origins: Origins) -> dict[str, Any]:
     Args:
         origins: for each block its model, and its number there.
     """
-    spelled = {key: spelled_out(model) for key, model in models_of(origins).items()}
-    stacked = [(spelled[id(model.config)], number) for model, number in origins]
-    whole = spelled_out(base)
-    for part in _parts(whole):
-        part |= dict(_moved(part, base.layers, stacked))
+    return _stacked(base, origins, _growing(base))
+
+
+def _spelled_out(model: Described, growing: Set[str]) -> dict[str, Any]:
+    parts = language_parts(model.config)
+    whole = {
+        key: dict(value) if any(value is part for part in parts) else value
+        for key, value in model.config.items()
+    }
+    read = read_config(model.config) or {}
+    for part, made in zip(_parts(whole), _parts(read), strict=False):
+        for key, value in made.items():
+            told = key in growing or _is_per_block(key, value, model.layers)
+            if part.get(key) is None and told:
+                part[key] = value
+            elif key in _CYCLES and isinstance(value, list) and value:
+                part[key] = [value[block % len(value)] for block in range(model.layers)]
     return whole
 
 
+def _stacked(base: Described, origins: Origins, growing: Set[str]) -> dict[str, Any]:
+    spelled = {key: _spelled_out(model, growing) for key, model in models_of(origins).items()}
+    stacked = [(spelled[id(model.config)], number) for model, number in origins]
+    whole = _spelled_out(base, growing)
+    for part in _parts(whole):
+        part |= dict(_moved(part, base.layers, stacked, growing))
+    return whole
+
+
+def _growing(model: Described) -> frozenset[str]:
+    """Keys of lists with one item a block, which only building the model tells."""
+    return _growing_of(json.dumps(model.config, sort_keys=True, default=str), model.layers)
+
+
+@lru_cache(maxsize=64)
+def _growing_of(key: str, layers: int) -> frozenset[str]:
+    model = Described(json.loads(key), layers)
+    parts = [*_parts(dict(model.config)), *_parts(read_config(model.config) or {})]
+    unknown = frozenset(
+        key
+        for part in parts
+        for key, value in part.items()
+        if not isinstance(value, str) and len(_items(value)) == layers
+        if not _is_per_block(key, value, layers) and not _is_list_of_blocks(key, value, layers)
+    )
+    if not unknown or not _grows(model, unknown):
+        return frozenset()
+    return frozenset(key for key in unknown if not _grows(model, unknown - {key}))
+
+
+def _grows(model: Described, growing: Set[str]) -> bool:
+    """Whether Transformers builds a model of one block more, if lists under these keys grow."""
+    blocks = [(model, block) for block in (*range(model.layers), model.layers - 1)]
+    try:
+        empty_model(_stacked(model, blocks, growing))
+    except Exception:  # whatever a list that is too short makes it raise
+        return False
+    return True
+
+
 def _moved(
-    part: Mapping[str, Any], before: int, origins: Sequence[tuple[dict[str, Any], int]]
+    part: Mapping[str, Any],
+    before: int,
+    origins: Sequence[tuple[dict[str, Any], int]],
+    growing: Set[str],
 ) -> Iterator[tuple[str, Any]]:
     """The keys of a part that change with the blocks."""
     for key, value in part.items():
         theirs = [(_value_of(config, key, value), own) for config, own in origins]
         if value == before and type(value) is int and _DEPTH.fullmatch(key):
             yield key, len(origins)
-        elif _is_per_block(key, value, before):
-            items = [of[own] if own < len(of) else value[-1] for of, own in theirs]
-            yield key, "".join(items) if isinstance(value, str) else items
+        elif _is_per_block(key, value, before) or (key in growing and len(_items(value)) == before):
+            lists = [(_items(of), own) for of, own in theirs]
+            items = [of[own] if own < len(of) else _items(value)[-1] for of, own in lists]
+            yield key, _written_like(value, items)
         elif _is_list_of_blocks(key, value, before):
             yield key, [number for number, (of, own) in enumerate(theirs) if own in of]
         elif _is_keyed_by_blocks(key, value):
@@ -91,10 +139,34 @@ def _moved(
             yield key, {str(number): of[own] for number, (of, own) in found if own in of}
 
 
+def _items(value: Any) -> Sequence[Any]:
+    """A list's items; ``[[["global", "local"], 12]]`` says that its two come twelve times."""
+    if _is_repeated(value):
+        return [item for items, times in value for _ in range(times) for item in items]
+    return value if isinstance(value, list | str) else ()
+
+
+def _is_repeated(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    if not all(isinstance(pair, list) and [*map(type, pair)] == [list, int] for pair in value):
+        return False
+    length: int = sum(len(items) * max(times, 0) for items, times in value)
+    return length <= _MOST_BLOCKS
+
+
+def _written_like(value: Any, items: Sequence[Any]) -> Any:
+    if isinstance(value, str):
+        return "".join(items)
+    return [[[*items], 1]] if _is_repeated(value) else items
+
+
 def _is_per_block(key: str, value: Any, layers: int) -> bool:
     if value == list(range(layers)) and layers > 2 and _NUMBERS.search(key):
         return False  # the numbers of all blocks
-    return isinstance(value, list | str) and len(value) == layers and bool(_PER_BLOCK.search(key))
+    if len(_items(value)) != layers:
+        return False
+    return _is_repeated(value) or _PER_BLOCK.search(key) is not None
 
 
 def _is_list_of_blocks(key: str, value: Any, layers: int) -> bool:

@@ -46,9 +46,10 @@ class Anatomy(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A block's number in its model, and in a stack of so many blocks."""
+    """A block's number in a model of so many blocks, and in a stack of so many."""
 
     own: int
+    of_layers: int
     number: int
     layers: int
 
@@ -103,7 +104,7 @@ def stack_verdict(base: Described, origins: Origins) -> Verdict:
     ]
     found: dict[str, str] = {}
     for number, (model, block) in enumerate(origins):
-        move = Move(block, number, len(origins))
+        move = Move(block, model.layers, number, len(origins))
         for path, row in models[id(model.config)].rows.items():
             if len(built.rows.get(path, ())) == len(origins):
                 for trait in _changed(row[block], built.rows[path][number], move):
@@ -118,7 +119,8 @@ def _in_code(base: Described, origins: Origins, family: str) -> list[str]:
         after = dict(by_number(base.config, number, len(origins)))
         for key in before:
             if before[key] != after[key]:
-                found.setdefault(key, Move(block, number, len(origins)).of(family, key))
+                move = Move(block, model.layers, number, len(origins))
+                found.setdefault(key, move.of(family, key))
     return list(found.values())
 
 
@@ -139,7 +141,7 @@ def _alike(base: Described, models: Sequence[Anatomy]) -> bool:
         and all(other.rows.keys() == first.rows.keys() for other in (*models, deeper))
         and all(deeper.outside.get(name) == shape for name, shape in first.outside.items())
         and not any(
-            next(_changed(row[0], block, Move(0, number, len(row))), None)
+            next(_changed(row[0], block, Move(0, len(row), number, len(other.rows[path]))), None)
             for other in (*models, deeper)
             for path, row in first.rows.items()
             for number, block in enumerate(other.rows[path])
@@ -196,6 +198,8 @@ def _changed(own: Traits, built: Traits, move: Move) -> Iterator[str]:
         mine, theirs = own.get(trait), built.get(trait)
         if mine == theirs or _is_number(trait, mine, theirs, move):
             continue
+        if _has_same_item(mine, theirs, move):
+            continue
         if trait.startswith(tuple(f"{path}." for path in other)):
             continue
         other.append(trait)
@@ -207,6 +211,16 @@ def _is_number(trait: str, mine: Any, theirs: Any, move: Move) -> bool:
     if not type(mine) is type(theirs) is int:
         return False
     return trait.endswith("layer_idx") or (mine, theirs) == (move.own, move.number)
+
+
+def _has_same_item(mine: Any, theirs: Any, move: Move) -> bool:
+    """Whether a trait is the list of all blocks' settings, and the block's own is the same."""
+    return (
+        isinstance(mine, list | tuple)
+        and isinstance(theirs, list | tuple)
+        and (len(mine), len(theirs)) == (move.of_layers, move.layers)
+        and mine[move.own] == theirs[move.number]
+    )
 
 
 def _as_in(base: Described, model: Described) -> dict[str, Any]:
