@@ -33,6 +33,7 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 4, "n_embd": 32, "n_head": 4, "n_positions": 64},
 }
 TOKENS = torch.arange(24).remainder(11).mul(5).add(3).view(2, 12)
+FULL = ["full"] * 4
 BLOCKS = (0, 1, 1, 0, 2, 3, 3)
 
 
@@ -153,6 +154,19 @@ def refused(config: dict[str, Any], blocks: tuple[int, ...]) -> list[str]:
         ("bart", {}, "decoder_layers", 4, 6),
         ("llama", {}, "num_hidden_layers", 4, 6),
         ("qwen3_moe", {"mlp_only_layers": [1]}, "mlp_only_layers", [1], [1, 2]),
+        (
+            *("longformer", {"attention_window": [2, 4, 6, 8]}, "attention_window"),
+            *([2, 4, 6, 8], [2, 4, 4, 6, 8, 6]),
+        ),
+        (
+            *("led", {"attention_window": [2, 4, 6, 8]}, "attention_window"),
+            *([2, 4, 6, 8], [2, 4, 4, 6, 8, 6]),
+        ),
+        ("glm_moe_dsa", {"indexer_types": FULL}, "indexer_types", FULL, ["full"] * 6),
+        (
+            *("gpt_neo", {}, "attention_types", [[["global", "local"], 2]]),
+            [[["global", "local", "local", "global", "local", "global"], 1]],
+        ),
     ],
 )
 def test_settings_move_with_their_blocks(
@@ -166,6 +180,24 @@ def test_settings_move_with_their_blocks(
     model = Described(config, 4)
     moved = stack_config(model, [(model, block) for block in blocks])[key]
     assert moved == after or "".join(item[0] for item in moved) == after
+
+
+def test_a_list_that_is_as_long_as_the_model_by_chance_stays_as_it_is() -> None:
+    """BEiT's scales of pooling, of which a model of any depth has four."""
+    model = Described(json_of(tiny_config("beit")), 4)
+    assert model.config["pool_scales"] == [1, 2, 3, 6]
+    stacked = stack_config(model, [(model, block) for block in (0, 1, 1, 2, 3)])
+    assert stacked["pool_scales"] == [1, 2, 3, 6]
+
+
+def test_the_windows_of_two_models_go_where_their_blocks_go() -> None:
+    ours, theirs = (
+        Described(json_of(tiny_config("longformer", attention_window=windows)), 4)
+        for windows in ([2, 4, 6, 8], [10, 12, 14, 16])
+    )
+    origins = [(ours, 0), (theirs, 3), (ours, 2), (theirs, 1), (ours, 3)]
+    assert stack_verdict(ours, origins) == ([], [])
+    assert stack_config(ours, origins)["attention_window"] == [2, 16, 6, 12, 8]
 
 
 def test_settings_keyed_by_block_numbers_move_with_their_blocks() -> None:
