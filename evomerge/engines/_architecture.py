@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import PlanError
-from evomerge.weights.architecture.conformity import parameters_like, reason
+from evomerge.weights.architecture.conformity import reason
+from evomerge.weights.architecture.empty import unfilled
 from evomerge.weights.architecture.names import DEPTH_KEYS
 from evomerge.weights.output.metadata import merged_config
 
@@ -34,7 +35,6 @@ def empty_model(
     """
     require_config(models)
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.initialization import no_init_weights
 
     tensors = sum(len(one.tensors) for one in models.members)
     # a wrong value in the config makes it raise anything; where it takes memory, so may the machine
@@ -43,7 +43,7 @@ def empty_model(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.get_text_config().tie_word_embeddings = config.tie_word_embeddings
         # every weight is filled by a plan: drawing random ones first takes minutes at 7B
-        with device, no_init_weights(), parameters_like(tensors):
+        with unfilled(tensors, device):
             model = AutoModelForCausalLM.from_config(
                 config, dtype=dtype, trust_remote_code=False, **options
             )

@@ -131,7 +131,7 @@ class MergeExtension:
 
     def _evomerge_file_arrays(self) -> dict[str, Array]:
         """What vLLM is given, where that is not what the plans make: it knows names of files."""
-        from evomerge.weights.architecture.loading import empty_module
+        from evomerge.weights.architecture.empty import empty_module
 
         module = empty_module(Path(self.vllm_config.model_config.model))
         return {} if module is None else file_arrays(self.evomerge_live, module)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from damage import damage
+from mutations import TIMES, alarm
 
 from evomerge.engines.transformers import TransformersEngine
 from evomerge.errors import CandidateError, InputError
@@ -21,7 +20,6 @@ from evomerge.recipes import Recipe
 from evomerge.weights.build import build
 from evomerge.weights.library import Library
 
-TIMES = int(os.environ.get("FUZZ", "1"))  # `make fuzz` tries ten times as many cases
 CASES = 500
 SMALL = {
     **{"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2},
@@ -96,7 +94,7 @@ def test_damaged_files_are_accepted_or_refused_with_a_sentence(
 def _tried(recipe: Recipe, out: Path, number: int) -> str:
     """How it ends: what `check` does of models in every other case, else `build`."""
     try:
-        with _alarm(60):
+        with alarm(60):
             if number % 3:
                 build(recipe, out)
             else:
@@ -119,17 +117,3 @@ def _put_back(path: Path, data: bytes) -> None:
     else:
         path.unlink(missing_ok=True)
     path.write_bytes(data)
-
-
-@contextmanager
-def _alarm(seconds: int) -> Iterator[None]:
-    def hung(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"hung for {seconds} s")
-
-    before: Any = signal.signal(signal.SIGALRM, hung)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from evomerge.weights.architecture.empty import model_class, quiet, unfilled
+
 Shape = tuple[int, ...]
 
 _LONGEST = 300  # characters of what Transformers says
-_SPARE = 10  # parameters of a module for each tensor of its files: some are split in memory
 
 
 class RefusedError(Exception):
@@ -88,27 +87,16 @@ def report(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Report | N
 
 
 def _kind(config: Mapping[str, Any]) -> Any | None:
-    """The class of a config's model: the first of its ``architectures``, else one of its type."""
+    """The class of a config's model; None where Transformers knows none without other code."""
     if not isinstance(config.get("model_type"), str) or "auto_map" in config:
         return None
-    import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
         known = CONFIG_MAPPING[config["model_type"]]
     except (KeyError, ImportError):
         return None
-    names = config.get("architectures")
-    for name in names if isinstance(names, list) else ():
-        found = getattr(transformers, name, None) if isinstance(name, str) else None
-        if getattr(found, "config_class", None) is known:
-            return found
-    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
-        try:
-            return auto._model_mapping[known]
-        except KeyError:
-            continue
-    return None
+    return model_class(known, config.get("architectures"), strict=True)
 
 
 def _configured(kind: Any, config: Mapping[str, Any], tensors: int) -> Any:
@@ -118,14 +106,11 @@ def _configured(kind: Any, config: Mapping[str, Any], tensors: int) -> Any:
         RefusedError: it cannot be made.
         ImportError: not without a library.
     """
-    import torch
-    from transformers.initialization import no_init_weights
-
     with TemporaryDirectory(prefix="evomerge-") as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
         try:
             made = kind.config_class.from_pretrained(folder)
-            with torch.device("meta"), no_init_weights(), parameters_like(tensors):
+            with unfilled(tensors):
                 kind(made)
         except ImportError:
             raise
@@ -138,45 +123,3 @@ def reason(error: Exception) -> str:
     """One line that says what was raised."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:_LONGEST]}" + ("..." if len(text) > _LONGEST else "")
-
-
-@contextmanager
-def parameters_like(tensors: int) -> Iterator[None]:
-    """Stop a module that registers far more parameters than tensors, such as a million blocks.
-
-    Raises:
-        ValueError: it does.
-    """
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    parameters = left = _SPARE * (tensors + 200)
-
-    def count(*_: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise ValueError(f"a model of more than {parameters} parameters")
-
-    hook = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what Transformers prints from the user: the report is used, not shown."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

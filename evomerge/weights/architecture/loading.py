@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,31 +42,6 @@ class Loaded:
     arrays: dict[str, Array]
     unknown: dict[str, str]
     problems: list[str]
-
-
-def empty_module(folder: Path, kind: str | None = None) -> Any | None:
-    """The model that a folder's config describes, without weights; None if there is none.
-
-    Args:
-        kind: name of its class; by default the first of ``architectures``, else one for the type.
-    """
-    import transformers
-    from transformers.initialization import no_init_weights
-
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        names = [kind] if kind else [*(config.architectures or ())]
-        classes = (getattr(transformers, name, None) for name in names)
-        found = next((c for c in classes if c is not None), None)
-        with torch.device("meta"), no_init_weights():
-            if found is not None:
-                return found(config)
-            for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
-                if type(config) in auto._model_mapping:
-                    return auto.from_config(config, trust_remote_code=False)
-    except Exception:  # whatever a config makes it raise: then nothing is known of its names
-        return None
-    return None
 
 
 def loaded(model: Any, shapes: Mapping[str, Shape]) -> Loaded:

@@ -101,7 +101,7 @@ class KeyLayout:
 
     @cached_property
     def _module(self) -> Any | None:
-        from evomerge.weights.architecture.loading import empty_module
+        from evomerge.weights.architecture.empty import empty_module
 
         return empty_module(self._base.folder)
 
@@ -123,7 +123,7 @@ class KeyLayout:
 
     def _modules(self, source: Checkpoint) -> Iterator[Any]:
         """What may load a source: its own class, the base's of its own depth, the base's."""
-        from evomerge.weights.architecture.loading import empty_module
+        from evomerge.weights.architecture.empty import empty_module
 
         if source.config != self._base.config:
             for kind in (None, type(self._module).__name__):
