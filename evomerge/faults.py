@@ -1,7 +1,8 @@
 """What is a machine's fault and no candidate's: a full disk, a lost mount, no more files to open.
 
 Such an error says so by the number that the operating system gave it, or, where a library has made
-text of that, by its text. It is looked for in an error and in all that led to it.
+text of that, by its text. It is looked for in an error and in all that led to it. The text of an
+error about a value is not: it quotes what it was given, which may be a model's answer.
 
 Not among them are a file that is not there and one that may not be read: a scorer's own mistake
 looks the same. Nor is memory that ran out: the next candidate may fit.
@@ -13,6 +14,7 @@ import errno
 import os
 import re
 import socket
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 
@@ -27,7 +29,6 @@ _NETWORK = "Check the network"
 _BY_CURE = {
     _ROOM: ("ENOSPC", "EDQUOT", "EFBIG"),
     _FILES: ("EMFILE", "ENFILE"),
-    _PROCESSES: ("EAGAIN",),
     _DISK: (
         *("EIO", "EROFS", "ESTALE", "ENODEV", "ENXIO", "ENOMEDIUM", "EREMOTEIO", "EUCLEAN"),
         *("EBADMSG", "ENOLCK", "EHWPOISON"),
@@ -60,6 +61,9 @@ _SIGNS_OF_MEMORY = (
     *("DefaultCPUAllocator", "out of memory", "std::bad_alloc", "Cannot allocate memory"),
     *("failed to map segment from shared object", "can't start new thread", "Unable to allocate"),
 )
+_OF_VALUES = (ValueError, TypeError, LookupError, AssertionError, ArithmeticError, AttributeError)
+# Also a read that would wait and a lock that another has end with EAGAIN.
+_STARTING = ("fork", "spawn", "thread")
 _NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")  # Rust's words, and Python's
 
 
@@ -76,10 +80,22 @@ def memory_ran_out(error: BaseException) -> bool:
     """Whether memory, or threads, of which each takes some, ran out behind an error."""
     return any(
         isinstance(one, MemoryError)
+        # what CPython raises where an allocation failed without an error of its own
+        or (isinstance(one, SystemError) and address_space_limit() is not None)
         or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
-        or any(sign in str(one) for sign in _SIGNS_OF_MEMORY)
+        or any(sign in _text(one) for sign in _SIGNS_OF_MEMORY)
         for one in _all_behind(error)
     )
+
+
+def address_space_limit() -> int | None:
+    """How many bytes of address space this process may have; None where that is not limited."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def _all_behind(error: BaseException) -> Iterator[BaseException]:
@@ -105,14 +121,31 @@ def _cure(error: BaseException) -> str | None:
     if isinstance(error, BrokenExecutor):
         return _PROCESSES
     text = _text(error)
+    if _no_process(error, text):
+        return _PROCESSES
     numbers = (_CURES.get(int(number)) for number in _NUMBER.findall(text))
     signs = (cure for sign, cure in _SIGNS.items() if sign.lower() in text.lower())
     found = next(filter(None, (*numbers, *signs)), None)
     return _DISK if found is None and isinstance(error, OutputError) else found
 
 
+def _no_process(error: BaseException, text: str) -> bool:
+    """Whether it is EAGAIN of what starts a process or a thread."""
+    again = f"[Errno {errno.EAGAIN}]", f"os error {errno.EAGAIN})", os.strerror(errno.EAGAIN)
+    if not (isinstance(error, BlockingIOError) or any(sign in text for sign in again)):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    called = frames[-1].f_code.co_names if frames else ()
+    words = " ".join([text, *called])
+    return any(sign in words for sign in _STARTING)
+
+
 def _text(error: BaseException) -> str:
-    """All that an error says: also notes, and what a program wrote that ended with one."""
+    """All that an error says for itself: also notes, and what a program wrote that ended with one.
+
+    Empty, but for notes, where it is about a value.
+    """
     written = getattr(error, "stderr", None)
     said = written.decode(errors="replace") if isinstance(written, bytes) else str(written or "")
-    return "\n".join([str(error), *getattr(error, "__notes__", ()), said])
+    own = "" if isinstance(error, _OF_VALUES) else str(error)
+    return "\n".join([own, *getattr(error, "__notes__", ()), said])

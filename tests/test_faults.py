@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -175,6 +176,78 @@ def test_numbers_are_known_in_an_error_and_in_text(name: str) -> None:
         assert cure_for_machine(error) is not None
 
 
+NO_PROCESSES = """
+import os, resource, subprocess
+from evomerge.faults import cure_for_machine
+resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+if os.getuid() == 0:  # whom no such limit binds
+    os.setuid(65534)
+for start in (lambda: subprocess.run(["true"], close_fds=False), lambda: os.fork() or os._exit(0)):
+    try:
+        start()
+    except BlockingIOError as error:
+        print(cure_for_machine(error))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit counts otherwise elsewhere")
+def test_processes_that_cannot_be_started_are_the_machines() -> None:
+    command = [sys.executable, "-c", NO_PROCESSES]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    found = done.stdout.splitlines()
+    assert len(found) == 2
+    assert all(cure.startswith("Allow more processes") for cure in found)
+
+
+def nothing_to_read() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    try:
+        os.read(reading, 1)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def locked_by_another() -> None:
+    with TemporaryDirectory() as folder, ExitStack() as files:
+        for _ in range(2):
+            one = files.enter_context((Path(folder) / "lock").open("w"))
+            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("fault", [nothing_to_read, locked_by_another])
+def test_what_would_wait_is_no_lack_of_processes(fault: Callable[[], None]) -> None:
+    with pytest.raises(BlockingIOError) as raised:
+        fault()
+    assert cure_for_machine(raised.value) is None
+
+
+@pytest.mark.parametrize(
+    "kind", [ValueError, AssertionError, KeyError, TypeError, ZeroDivisionError]
+)
+@pytest.mark.parametrize(
+    "answer", ["os error 28", "[Errno 5] x", "Connection refused", "Cannot allocate memory"]
+)
+def test_a_models_answer_in_a_scorers_error_is_no_fault(kind: type[Exception], answer: str) -> None:
+    error = kind(f"expected a number, got {answer!r}")
+    assert cure_for_machine(error) is None
+    assert not memory_ran_out(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'failed to spawn thread: Os { code: 11, message: "Resource temporarily unavailable" }',
+        "sh: fork: retry: Resource temporarily unavailable",
+    ],
+)
+def test_a_lack_of_processes_is_known_in_text(text: str) -> None:
+    cure = cure_for_machine(RuntimeError(text))
+    assert cure is not None
+    assert cure.startswith("Allow more processes")
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -286,21 +359,48 @@ def test_what_is_no_lack_of_memory_is_none(error: Exception) -> None:
     assert not memory_ran_out(error)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mebibytes", [500, 600, 700, 800, 900])
-def test_a_command_says_that_memory_ran_out(mebibytes: int, tmp_path: Path) -> None:
-    code = f"""
+LIMITED = """
 import resource
 resource.setrlimit(resource.RLIMIT_AS, ({mebibytes} << 20,) * 2)
 from evomerge.cli import main
 main()
 """
-    words = ["check", str(Path(__file__).parents[1] / "experiments" / "quickstart" / "search.yaml")]
-    command = [sys.executable, "-c", code, *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+QUICKSTART = str(Path(__file__).parents[1] / "experiments" / "quickstart" / "search.yaml")
+
+
+def limited(mebibytes: int, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", LIMITED.format(mebibytes=mebibytes), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    "mebibytes", [300, *(pytest.param(n, marks=pytest.mark.slow) for n in (600, 1000, 1300))]
+)
+def test_a_command_whose_libraries_have_no_room_says_so_before_it_imports_them(
+    mebibytes: int,
+) -> None:
+    done = limited(mebibytes, "check", QUICKSTART)
     assert done.returncode == 1, done.stderr
-    assert "memory ran out, or no thread could be started: " in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "memory ran out, or no thread could be started: a command that imports torch " in (
+        done.stderr
+    )
+    assert f"`ulimit -v` allows {(mebibytes << 20) / 1e9:.1f} GB. Give this process more" in (
+        done.stderr
+    )
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_command_that_imports_no_large_library_runs_in_little_memory() -> None:
+    done = limited(200, "list", "operators")
+    assert done.returncode == 0, done.stderr
+    assert "dare_ties" in done.stdout
+
+
+def test_an_error_of_c_code_without_a_cause_is_a_lack_of_memory_where_that_is_limited() -> None:
+    error = SystemError("error return without exception set")
+    assert not memory_ran_out(error)
+    with limit(resource.RLIMIT_AS, 1 << 50):
+        assert memory_ran_out(error)
 
 
 def test_a_fault_is_known_from_what_a_program_wrote_from_notes_and_in_any_case() -> None:

@@ -11,6 +11,7 @@ import typer
 
 from evomerge.cli import lineage, listing, recipes, runs, statistics
 from evomerge.cli._console import guard, talk
+from evomerge.cli._room import keep_room
 from evomerge.cli._stopping import stopping
 from evomerge.errors import EvomergeError, InputError, OperatorError
 from evomerge.faults import cure_for_machine, memory_ran_out
@@ -18,7 +19,10 @@ from evomerge.version import __version__
 
 _INTERRUPTED = 130  # typer exits with it too
 _MOST_PROBLEMS = 100
-_MEMORY = "Give this process more (see `ulimit -v`, `ulimit -u`), or end others."
+_MEMORY = (
+    "Give this process more (`ulimit -v unlimited` in the shell that starts it; see also "
+    "`ulimit -u`), or end others."
+)
 
 app = typer.Typer(
     name="evomerge",
@@ -58,6 +62,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what we do on purpose
     guard()
+    keep_room()
     try:
         _run()
     except SystemExit as end:

@@ -120,7 +120,7 @@ class Syncer:
         self._path, self._log = path, Path(f"{path}-wal")
         self._dirty, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._error: OSError | sqlite3.Error | None = None
+        self._error: Exception | None = None
         self.moves = False  # see `WriteAheadLog`
         self.moved: State | None = None
 
@@ -162,7 +162,7 @@ class Syncer:
                         if self._log.stat().st_size >= MOVE_BYTES:
                             self._move(connection)
                     self._ended.wait(SYNC_SECONDS)
-        except (OSError, sqlite3.Error) as error:
+        except Exception as error:  # of the disk, or that memory has run out
             self._error = error
 
     def _move(self, connection: sqlite3.Connection) -> None:
