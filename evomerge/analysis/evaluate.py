@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +21,8 @@ from evomerge.recipes.yaml import is_recipe
 from evomerge.types import Job, Split
 from evomerge.weights.inputs import require_scored
 from evomerge.weights.library import Library, read_scored_recipe
+from evomerge.weights.output.load_notes import plan_notes
+from evomerge.weights.plan import zero_notes
 from evomerge.worker import Worker, WorkerSetup
 from evomerge.yaml_files import parse_value
 
@@ -31,6 +33,7 @@ def evaluate(
     *,
     split: Split = "search",
     engine: str | Mapping[str, Any] = "transformers",
+    tell: Callable[[str], object] = lambda note: None,
 ) -> Score:
     """The `Score` of a model or a recipe on one split of a fitness.
 
@@ -39,6 +42,7 @@ def evaluate(
         fitness: a preset's name, the path of a YAML, or its keys.
         split: ``search`` or ``held_out``: which of its examples.
         engine: a name, its keys, or YAML with one of these.
+        tell: called with each sentence that `evomerge.build` would say of the model.
 
     Raises:
         InputError: anything of this does not exist or does not fit.
@@ -47,7 +51,8 @@ def evaluate(
     if split not in (splits := get_args(Split)):
         raise ConfigError(f"split: no {shown(split)}.{registry.did_you_mean(split, splits)}")
     goal = fitness_from(fitness, Path.cwd())
-    recipe, scored = (model, []) if isinstance(model, Recipe) else _recipe(str(model))
+    notes: list[str] = []
+    recipe, scored = (model, []) if isinstance(model, Recipe) else _recipe(str(model), notes.append)
     options = _engine_keys(engine)
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -63,7 +68,10 @@ def evaluate(
         engine=name,
         engine_options=registry.validate_options(kind, options, "engine"),
     )
-    setup.new_engine().try_open(Library().models(recipe))
+    plan = library.plan(recipe)
+    setup.new_engine().try_open(plan.models)
+    for note in [*notes, *plan_notes(plan), *zero_notes(plan)]:
+        tell(note)
     worker = Worker(setup)
     try:
         evaluation = worker.evaluate(Job(0, recipe, split))
@@ -76,11 +84,11 @@ def evaluate(
     return score(goal, evaluation)
 
 
-def _recipe(model: str) -> tuple[Recipe, list[Scored]]:
+def _recipe(model: str, note: Callable[[str], None]) -> tuple[Recipe, list[Scored]]:
     """The recipe in a file, or for a model the recipe that leaves it as it is."""
     file = absolute(model, Path.cwd())
     if is_recipe(file):
-        return read_scored_recipe(file)
+        return read_scored_recipe(file, note)
     reference = anchor(model, Path.cwd())
     dtype = Library().open(reference, {"model": reference}).dtype
     alone = Recipe(base=reference, sources={"model": reference}, operator="linear", dtype=dtype)

@@ -48,7 +48,7 @@ def build(
     from evomerge.weights.build import build as build_recipe
 
     given = Run.open(recipe).scored(candidate) if recipe.is_dir() else recipe
-    made = build_recipe(given, out, tell=lambda note: talk().print(f"note: {note}"))
+    made = build_recipe(given, out, tell=_note)
     print_data(f"{made}\n")
 
 
@@ -80,7 +80,7 @@ def evaluate(
     """Score a model or a recipe on a fitness."""
     from evomerge.analysis.evaluate import evaluate as evaluate_model
 
-    score = evaluate_model(model, fitness, split=split, engine=engine)
+    score = evaluate_model(model, fitness, split=split, engine=engine, tell=_note)
     if as_json:
         print_json({**asdict(score), "split": split})
         return
@@ -91,3 +91,7 @@ def evaluate(
         f"{'fitness':<24} {score.value:.4f} ± {score.half_width:.4f} "
         f"({score.examples} {split} examples)"
     )
+
+
+def _note(note: str) -> None:
+    talk().print(f"note: {note}")

@@ -28,6 +28,7 @@ from evomerge.store import RunRecord
 from evomerge.version import versions
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
+from evomerge.weights.output.load_notes import plan_notes
 from evomerge.weights.plan import make_plan
 from evomerge.worker import WorkerSetup
 from evomerge.yaml_files import dump_yaml
@@ -115,7 +116,16 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
     )
     for baseline in baselines(context, search.paper_defaults):
         closed.validate(make_plan(baseline.recipe, models))
-    return LoadedSearch(file, search, models, tuple(models.notes))
+    return LoadedSearch(file, search, models, _notes(stages, models))
+
+
+def _notes(stages: Sequence[Stage], models: Models) -> tuple[str, ...]:
+    """What building the models that a search begins with would say."""
+    notes = list(models.notes)
+    for stage in stages:
+        if not stage.needs:  # else it begins with the model of another
+            notes += plan_notes(make_plan(stage.space.decode(stage.space.initial()), models))
+    return tuple(dict.fromkeys(notes))
 
 
 def _stacks_only(file: SearchFile) -> bool:

@@ -19,7 +19,7 @@ from evomerge.weights.inputs import require_scored, unchanged
 from evomerge.weights.library import Library, read_scored_recipe
 from evomerge.weights.merge import merge_into
 from evomerge.weights.output.folders import new_folder, require_free, require_space
-from evomerge.weights.output.load_notes import load_notes
+from evomerge.weights.output.load_notes import plan_notes
 from evomerge.weights.output.metadata import write_metadata
 from evomerge.weights.output.writer import SHARD_BYTES, Spec, WeightsWriter
 from evomerge.weights.plan import zero_notes
@@ -68,9 +68,7 @@ def build(
     plan = library.plan(recipe)
     for one in scored:
         require_scored(library.models(one.recipe), one)
-    notes += plan.models.notes
-    notes += load_notes(plan.models, recipe.dtype)
-    notes += zero_notes(plan)
+    notes += [*plan_notes(plan), *zero_notes(plan)]
     for note in notes:
         tell(note)
     with new_folder(out) as folder, unchanged(plan.models, recipe.statistics.values()):

@@ -305,6 +305,44 @@ def test_evaluate_refuses_what_does_not_exist(
     assert message in done.stderr
 
 
+def test_every_command_says_what_a_merge_leaves_out(cli: Cli, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(ZOO / "base", tmp_path / "base"))
+    (base / "pytorch_model.bin").write_bytes(b"")
+    tasks = {"t": {"task": "zoo_arithmetic", "search_examples": 2}}
+    fitness = {"include_path": str(ROOT / "fitness" / "zoo_skills"), "tasks": tasks}
+    weight = {"weight": {"low": 0, "high": 1}}
+    search = {
+        **{"name": "s", "base": "base", "sources": {"a": str(ZOO / "arithmetic")}},
+        "space": {"kind": "parameter", "operator": "linear", "parameters": weight},
+        **{"fitness": fitness, "optimizer": "random", "budget": {"evaluations": 1}},
+        "engine": {"name": "transformers", "threads": 1},
+    }
+    mergekit: dict[str, Any] = {
+        "merge_method": "linear",
+        "models": [{"model": str(base)}],
+        "dtype": "float32",
+    }
+    mergekit |= {"parameters": {"weight": 1, "lambda": 1}}
+    files = {"search": search, "fitness": fitness, "mergekit": mergekit}
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    run, scored = tmp_path / "run", ("--fitness", tmp_path / "fitness.yaml")
+    note = f"pytorch_model.bin in {base}: not read"
+    for words in (
+        ("check", tmp_path / "search.yaml"),
+        ("run", tmp_path / "search.yaml", "--run", run),
+        ("resume", run),
+        ("build", run, tmp_path / "built"),
+        ("evaluate", run / "recipe.yaml", *scored),
+    ):
+        done = cli(*words)
+        assert done.returncode == 0, done.stderr
+        assert (done.stdout + done.stderr).count(note) == 1, words
+    done = cli("evaluate", tmp_path / "mergekit.yaml", *scored)
+    assert "note:" in done.stderr
+    assert "mergekit's linear has no such parameter, and ignores it" in done.stderr
+
+
 def test_a_nan_in_a_model_is_wrong_input_to_evaluate(cli: Cli, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(ZOO / "base", model)

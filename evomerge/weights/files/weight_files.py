@@ -1,4 +1,4 @@
-"""Which safetensors files of a folder are the model's, and which are not read."""
+"""Which safetensors files of a folder are the model's, and which files are not read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from evomerge.recipes.references import PICKLES
 
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors", re.S)
 _AGAIN = "Copy the model again."
+# what a training leaves beside the weights
+_OTHERS = ("training_args*", "optimizer*", "scheduler*", "scaler*", "rng_state*", "*optim*states*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class WeightFiles:
 
     Attributes:
         files: to be read.
-        unread: names of other safetensors files in the folder.
+        unread: names of other files with weights in the folder.
         promised: for each file's name the tensors that the index says are in it; None without one.
     """
 
@@ -91,6 +93,12 @@ def weight_files(
     return _found(folder, candidates, there)
 
 
+def pickles(folder: Path) -> list[Path]:
+    """Its files that PyTorch pickled, sorted, without those that a trainer leaves."""
+    there = sorted(path for ending in PICKLES for path in folder.glob(f"*{ending}"))
+    return [path for path in there if not any(fnmatchcase(path.name, o) for o in _OTHERS)]
+
+
 def conversion(folder: Path) -> str:
     """`` Make them ...`` and the command, where weights are pickles, or may be so on the hub."""
     cached = re.fullmatch(r"models--(.+?)--(.+)", folder.parent.parent.name)
@@ -112,8 +120,9 @@ def _found(
     there: Sequence[str],
     promised: Mapping[str, Sequence[str]] | None = None,
 ) -> WeightFiles:
-    unread = tuple(name for name in there if name not in names)
-    return WeightFiles(tuple(folder / name for name in names), unread, promised)
+    unread = [name for name in there if name not in names]
+    unread += [p.name for p in pickles(folder) if p.suffix != ".bin" or "model" in p.name]
+    return WeightFiles(tuple(folder / name for name in names), tuple(unread), promised)
 
 
 def _sets(names: Sequence[str]) -> dict[tuple[str, int], dict[int, str]]:

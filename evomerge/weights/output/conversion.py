@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -17,14 +16,13 @@ from evomerge.files import read_object, require_regular
 from evomerge.recipes.references import PICKLES, resolve
 from evomerge.weights.files.headers import DTYPES
 from evomerge.weights.files.small_files import copy, small_files
+from evomerge.weights.files.weight_files import pickles
 from evomerge.weights.output.folders import new_folder, require_free, require_space
 from evomerge.weights.output.writer import SHARD_BYTES, Spec, write_weights
 
 # as Transformers and PEFT call weights in either format
 _STEMS = {"pytorch_model": "model", "adapter_model": "adapter_model"}
 _PART = re.compile(r".*-(\d{5})-of-(\d{5})")
-# what a training leaves beside the weights
-_OTHERS = ("training_args*", "optimizer*", "scheduler*", "scaler*", "rng_state*", "*optim*states*")
 _INSIDE = ("state_dict", "model_state_dict", "model", "module")  # of a dictionary around tensors
 _DTYPES = {getattr(torch, name) for name in DTYPES.values()}
 _AGAIN = "Copy the file again."
@@ -83,8 +81,7 @@ def _files(folder: Path) -> list[Path]:
             return [folder / f"{stem}.bin"]
         if index.exists():
             return _named(index)
-    there = sorted(path for end in PICKLES for path in folder.glob(f"*{end}"))
-    there = [p for p in there if not any(fnmatch.fnmatchcase(p.name, o) for o in _OTHERS)]
+    there = pickles(folder)
     parts = [match for path in there if (match := _PART.fullmatch(path.stem))]
     numbers = [int(part[1]) for part in parts]
     if parts and len(parts) == len(there) and numbers == list(range(1, int(parts[0][2]) + 1)):

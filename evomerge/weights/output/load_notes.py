@@ -11,6 +11,16 @@ from evomerge.weights.output.metadata import merged_config
 
 if TYPE_CHECKING:
     from evomerge.weights.models import Models
+    from evomerge.weights.plan import Plan
+
+
+def plan_notes(plan: Plan) -> list[str]:
+    """All that a user should know of a merged model before it is made; each sentence once.
+
+    Raises:
+        PlanError: as `load_notes`.
+    """
+    return list(dict.fromkeys([*plan.models.notes, *load_notes(plan.models, plan.recipe.dtype)]))
 
 
 def load_notes(models: Models, dtype: str) -> list[str]:

@@ -60,6 +60,23 @@ def test_a_file_that_is_not_the_models_is_left_out_and_noted(
     assert found.note == f"{stray} in {folder}: not read, the model's weights are in {named}."
 
 
+@pytest.mark.parametrize(
+    ("beside", "noted"),
+    [
+        (["pytorch_model.bin", "training_args.bin", "optimizer.pt"], "pytorch_model.bin"),
+        (["consolidated.00.pth", "vocabulary.bin", "rng_state_0.pth"], "consolidated.00.pth"),
+        (["training_args.bin", "scheduler.pt", "vocabulary.bin"], None),
+    ],
+)
+def test_pickled_weights_beside_safetensors_are_noted_and_what_a_trainer_leaves_is_not(
+    beside: list[str], noted: str | None, whole: Path
+) -> None:
+    for name in beside:
+        (whole / name).write_bytes(b"")
+    named = "not read, the model's weights are in model.safetensors."
+    assert Checkpoint(whole).note == (None if noted is None else f"{noted} in {whole}: {named}")
+
+
 @pytest.mark.parametrize("index", [True, False])
 def test_a_lost_shard_is_refused(sharded: Path, index: bool) -> None:
     files = shards(sharded)
