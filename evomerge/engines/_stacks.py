@@ -180,7 +180,7 @@ def identities(plan: Plan) -> dict[str, Hashable]:
             (slot.key, models.layers, slot.place.layer) if placed or whole else (),
             whole,
             steps,
-            rows if slot.aligned else "",
+            "" if slot.token_axis is None else rows,
         )
 
     return {step.slot.name: identity(step) for step in plan.steps}

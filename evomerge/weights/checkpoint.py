@@ -118,23 +118,24 @@ class Checkpoint:
         return max(tables, key=lambda name: self.tensors[name].shape[0], default=None)
 
     @cached_property
-    def token_tables(self) -> frozenset[str]:
-        """Names of the tensors with a row for every token: embedding, head and the head's bias.
+    def token_tables(self) -> dict[str, int]:
+        """By name the axis of tokens of the tensors that have one: embedding, head, its bias.
 
         Where Transformers does not build the model, roles and heights tell. Integers are no
         weights: rows of them are not merged (`token_numbers`).
         """
-        return frozenset(n for n in self._token_tables if self.tensors[n].dtype in FLOATS)
+        own = self._token_tables
+        return {n: axis for n, axis in own.items() if self.tensors[n].dtype in FLOATS}
 
     @property
     def token_numbers(self) -> frozenset[str]:
         """Names of the tensors with integers for every token, as the experts that it goes to."""
-        return self._token_tables - self.token_tables
+        return frozenset(self._token_tables.keys() - self.token_tables.keys())
 
     @cached_property
-    def _token_tables(self) -> frozenset[str]:
+    def _token_tables(self) -> dict[str, int]:
         if self.embedding is None:
-            return frozenset()
+            return {}
         from evomerge.weights.architecture.token_tables import (
             token_tables,  # which imports Transformers
         )
@@ -150,7 +151,7 @@ class Checkpoint:
             and self.tensors[name].shape[:1] == (rows,)
             and not is_position(name)
         )
-        return frozenset((*tables, *by_role))
+        return {**tables, **dict.fromkeys(by_role, 0)}
 
     @cached_property
     def head(self) -> str | None:

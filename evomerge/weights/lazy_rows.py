@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -123,6 +123,35 @@ class AlignedRows:
         for start in range(0, self.rows, _SUMMED_ROWS):
             total += self._gather(start, min(start + _SUMMED_ROWS, self.rows)).double().sum(0)
         return (total / max(self.rows, 1)).float()
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedColumns:
+    """A table of a model with a column for every token, gathered only where it is read.
+
+    Attributes:
+        turned: the table with its columns as rows.
+    """
+
+    turned: AlignedRows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, R)."""
+        return (self.turned.table.shape[1], len(self.turned.own))
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """The elements [start, stop) of the flattened table, (stop - start,) float32."""
+        return _flat(self._rows, self.shape[1], start, stop)
+
+    def _rows(self, first: int, last: int) -> Tensor:
+        """(last - first, R) float32."""
+        part = replace(
+            self.turned,
+            table=self.turned.table[:, first:last],
+            donors=tuple((table[:, first:last], rows) for table, rows in self.turned.donors),
+        )
+        return part.gather(0, self.shape[1]).T
 
 
 def _flat(rows: Callable[[int, int], Tensor], width: int, start: int, stop: int) -> Tensor:

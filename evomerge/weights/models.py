@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Recipe
 from evomerge.weights.alignment import align, described, origins
-from evomerge.weights.architecture.token_tables import as_column
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.checks.file_notes import file_notes
 from evomerge.weights.checks.mismatches import notes
@@ -200,10 +199,10 @@ class Models:
         return self._input(slot, self.sources[source], slot.inputs[source])
 
     def _input(self, slot: Slot, model: Checkpoint, name: str) -> Input:
-        if not slot.aligned or self.vocabulary is None:
+        axis = slot.token_axis
+        if axis is None or self.vocabulary is None:
             return model.input(name)
-        table = as_column(model.read(name))
-        return self.vocabulary.align(model, table, lambda: self._tables(slot))
+        return self.vocabulary.align(model, model.read(name), axis, lambda: self._tables(slot))
 
     def _tables(self, slot: Slot) -> list[tuple[Checkpoint, Tensor]]:
         """The token tables of all models that have one, whether or not it is merged here."""
@@ -214,7 +213,7 @@ class Models:
             if name is None and slot.place.role == "head" and model.tied and len(slot.shape) == 2:
                 name = model.embedding
             if name is not None:
-                found.append((model, as_column(model.read(name))))
+                found.append((model, model.read(name)))
         return found
 
     @property

@@ -122,7 +122,8 @@ class Slot:
         base: name of the base's tensor, None where the base has none (rule R8).
         inputs: source to the name of its tensor, for the sources that have it.
         stored: safetensors dtype of the base's tensor, or of the first source's.
-        aligned: whether rows are tokens that are matched by their strings (rule R9).
+        token_axis: the axis whose items are tokens that are matched by their strings (rule R9);
+            None where nothing is matched.
         key: what its random numbers depend on: its name, except for the head of an untied
             model that is filled from tied ones, which must repeat the embedding.
         merged: False where the recipe's ``modules`` leave it as the base has it.
@@ -135,7 +136,7 @@ class Slot:
     base: str | None
     inputs: Mapping[str, str]
     stored: str
-    aligned: bool
+    token_axis: int | None
     key: str
     merged: bool = True
     lacking: tuple[str, ...] = ()
@@ -174,17 +175,17 @@ def align_tensors(
 
     def slot(name: str, owner: Checkpoint, first: TensorSource) -> Slot:
         info = owner.tensors[first.tensor]
-        aligned = rows is not None and first.tensor in owner.token_tables
+        axis = owner.token_tables.get(first.tensor) if rows is not None else None
         return Slot(
             name=name,
             place=first.place,
-            shape=with_rows(info.shape, rows) if aligned and rows is not None else info.shape,
+            shape=info.shape if axis is None else with_rows(info.shape, axis, rows or 0),
             base=of_base[name].tensor if name in of_base else None,
             inputs={
                 source: given[name].tensor for source, given in of_sources.items() if name in given
             },
             stored=info.dtype,
-            aligned=aligned,
+            token_axis=axis,
             key=name,
             lacking=tuple(
                 source

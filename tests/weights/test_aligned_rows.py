@@ -11,7 +11,7 @@ import torch
 
 from evomerge.errors import CheckpointError
 from evomerge.weights.files.token_ids import special_tokens, token_ids
-from evomerge.weights.lazy_rows import AlignedRows
+from evomerge.weights.lazy_rows import AlignedColumns, AlignedRows
 
 
 def test_token_ids_are_those_of_the_tokenizer(tiny: Callable[..., Path]) -> None:
@@ -113,6 +113,17 @@ def test_every_slice_is_that_of_the_whole(width: tuple[int, ...]) -> None:
     for start in range(len(flat) + 1):
         for stop in range(start, len(flat) + 1):
             assert torch.equal(rows.slice(start, stop), flat[start:stop])
+
+
+def test_every_slice_of_columns_is_that_of_the_rows_turned() -> None:
+    one, two = tables((3,))
+    own = torch.tensor([2, -1, 1, -1, 0, -1])
+    rows = AlignedRows(one, own, ((two, torch.tensor([-1, 1, -1, 2, -1, -1])),), 5)
+    columns, flat = AlignedColumns(rows), rows.gather(0, 6).T.reshape(-1)
+    assert columns.shape == (3, 6)
+    for start in range(len(flat) + 1):
+        for stop in range(start, len(flat) + 1):
+            assert torch.equal(columns.slice(start, stop), flat[start:stop])
 
 
 def test_rows_are_float32_and_not_rounded() -> None:

@@ -16,6 +16,7 @@ from evomerge.weights.architecture.empty import empty_model
 from evomerge.weights.architecture.names import language_parts
 
 Shape = tuple[int, ...]
+Axes = Mapping[str, int]
 _VOCABULARY = re.compile(r"vocab")
 _TOWER = re.compile(r"vision|audio|speech|image|codec|vocoder")
 
@@ -46,11 +47,11 @@ def token_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 def token_tables(
     config: Mapping[str, Any], shapes: Mapping[str, Shape], rows: int
-) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of the tensors with a row for every token, and of all of which this is known.
+) -> tuple[Axes, frozenset[str]]:
+    """By name the axis of tokens of those tensors that have one, and all of which this is known.
 
     Args:
-        config: of the model; both sets are empty where Transformers does not build it.
+        config: of the model; both are empty where Transformers does not build it.
         shapes: of its tensors, as they are stored.
         rows: of its embedding.
     """
@@ -59,40 +60,35 @@ def token_tables(
 
 
 @lru_cache(maxsize=16)
-def _token_tables(key: str, names: str, rows: int) -> tuple[frozenset[str], frozenset[str]]:
+def _token_tables(key: str, names: str, rows: int) -> tuple[Axes, frozenset[str]]:
     from evomerge.weights.architecture.arrays import leaves
     from evomerge.weights.architecture.loading import loaded
 
     config = json.loads(key)
     other = resized(config, rows, 2 * rows)
     if other == config:
-        return frozenset(), frozenset()
+        return {}, frozenset()
     shapes = {name: tuple(shape) for name, shape in json.loads(names)}
     try:
         model = empty_model(config)
         larger = {name: tuple(t.shape) for name, t in empty_model(other).state_dict().items()}
         arrays = loaded(model, shapes).arrays
     except Exception:  # whatever makes Transformers not build it
-        return frozenset(), frozenset()
-    found, known = set(), set()
+        return {}, frozenset()
+    found: dict[str, int] = {}
+    known: set[str] = set()
     for name, array in arrays.items():
         stored = [leaf.name for leaf in leaves(array)]
         known.update(stored)
-        counts = with_rows(array.shape, rows) == array.shape  # and is not as high by chance
-        if counts and len(stored) == 1 and larger.get(name) == with_rows(array.shape, 2 * rows):
-            found.update(stored)
-    return frozenset(found), frozenset(known)
+        if len(stored) > 1 or shapes[stored[0]] != array.shape:
+            continue
+        for axis, length in enumerate(array.shape[:2]):
+            # and is not as long by chance
+            if length == rows and larger.get(name) == with_rows(array.shape, axis, 2 * rows):
+                found[stored[0]] = axis
+    return found, frozenset(known)
 
 
-def with_rows(shape: Shape, rows: int) -> Shape:
-    """The shape of a token table with another number of tokens; some have one row, and columns."""
-    return (1, rows) if _lies(shape) else (rows, *shape[1:])
-
-
-def as_column(table: Any) -> Any:
-    """A token table with tokens along its first axis."""
-    return table.reshape(-1) if _lies(tuple(table.shape)) else table
-
-
-def _lies(shape: Shape) -> bool:
-    return len(shape) == 2 and shape[0] == 1
+def with_rows(shape: Shape, axis: int, rows: int) -> Shape:
+    """The shape of a token table with another number of tokens along their axis."""
+    return (*shape[:axis], rows, *shape[axis + 1 :])

@@ -132,9 +132,17 @@ def token_number_problems(
 
 def _fits(slot: Slot, model: Checkpoint, name: str, vocabulary: Vocabulary | None) -> bool:
     theirs = model.tensors[name].shape
-    if slot.aligned and model.token_tables and (vocabulary is None or vocabulary.fits(model)):
-        return with_rows(theirs, 0) == with_rows(slot.shape, 0) and name in model.token_tables
+    aligned = slot.token_axis is not None and bool(model.token_tables)
+    if aligned and (vocabulary is None or vocabulary.fits(model)):
+        return _fits_but_for_tokens(slot, model, name)
     return theirs == slot.shape
+
+
+def _fits_but_for_tokens(slot: Slot, model: Checkpoint, name: str) -> bool:
+    axis = model.token_tables.get(name)
+    if axis is None or slot.token_axis not in (None, axis):
+        return False
+    return with_rows(model.tensors[name].shape, axis, 0) == with_rows(slot.shape, axis, 0)
 
 
 def _owner(slot: Slot) -> str:
@@ -158,11 +166,7 @@ def _shape_sentence(
 
     theirs = {slot.name: checkpoint.tensors[slot.inputs[source]].shape for slot in wrong}
     cure = "Drop one source."
-    if all(
-        slot.inputs[source] in checkpoint.token_tables
-        and with_rows(theirs[slot.name], 0) == with_rows(slot.shape, 0)
-        for slot in wrong
-    ):
+    if all(_fits_but_for_tokens(slot, checkpoint, slot.inputs[source]) for slot in wrong):
         cure = "Save a tokenizer.json with each model to match its tokens, or drop one source."
     verb = "tensor differs" if len(wrong) == 1 else "tensors differ"
     more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""

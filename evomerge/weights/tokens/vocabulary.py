@@ -12,7 +12,7 @@ from evomerge.errors import PlanError
 from evomerge.recipes import BASE, Tokenizer, TokenRow
 from evomerge.weights.architecture.token_tables import token_counts
 from evomerge.weights.checkpoint import Checkpoint
-from evomerge.weights.lazy_rows import AlignedRows
+from evomerge.weights.lazy_rows import AlignedColumns, AlignedRows
 from evomerge.weights.tokens.tokenizers import AddedToken, added_tokens, next_id
 
 UNION = "union"
@@ -185,12 +185,14 @@ class Vocabulary:
         self,
         model: Checkpoint,
         table: Tensor,
+        axis: int,
         tables: Callable[[], Sequence[tuple[Checkpoint, Tensor]]],
-    ) -> Tensor | AlignedRows:
+    ) -> Tensor | AlignedRows | AlignedColumns:
         """A model's embedding, head or bias in the merged model's row order.
 
         Args:
-            table: (rows, ...) of the model.
+            table: (rows, ...) of the model, or (n, rows) where the axis of tokens is 1.
+            axis: that of tokens.
             tables: gives the tables of all models; called only if this model lacks rows.
         """
         if self.is_own(model):
@@ -198,8 +200,12 @@ class Vocabulary:
         own = self.rows_of(model)
         others = tables() if bool((own[: self.rows] < 0).any()) else ()
         fill = self.defaults([owner for owner, _ in others]) if others else ()
-        donors = tuple((theirs, rows) for (_, theirs), rows in zip(others, fill, strict=True))
-        return AlignedRows(table, own, donors, self.rows)
+        donors = tuple(
+            (theirs.transpose(0, axis), rows)
+            for (_, theirs), rows in zip(others, fill, strict=True)
+        )
+        aligned = AlignedRows(table.transpose(0, axis), own, donors, self.rows)
+        return AlignedColumns(aligned) if axis else aligned
 
 
 class SharedRows(Vocabulary):

@@ -57,6 +57,10 @@ def recipe(base: Path, source: Path) -> Recipe:
     [
         ("bart", "AutoModelForSeq2SeqLM", {"final_logits_bias": (1, 42)}, ("vocab_size",)),
         ("modernbert", "AutoModelForMaskedLM", {"decoder.bias": (42,)}, ("vocab_size",)),
+        (
+            *("mobilebert", "AutoModelForMaskedLM"),
+            *({"cls.predictions.dense.weight": (16, 42)}, ("vocab_size",)),
+        ),
         ("distilbert", "AutoModelForMaskedLM", {"vocab_projector.bias": (42,)}, ("vocab_size",)),
         (
             "gemma4_text",
@@ -100,7 +104,7 @@ def test_a_matrix_as_tall_as_the_vocabulary_is_no_table(tmp_path: Path) -> None:
     folder = make(tmp_path / "m", "roberta", "AutoModelForMaskedLM", WORDS, hidden_size=VOCABULARY)
     tables = Checkpoint(folder).token_tables
     assert "lm_head.dense.weight" not in tables
-    assert {"lm_head.bias", "roberta.embeddings.word_embeddings.weight"} <= tables
+    assert {"lm_head.bias", "roberta.embeddings.word_embeddings.weight"} <= tables.keys()
 
 
 def test_a_matrix_twice_as_tall_as_the_vocabulary_is_no_table(tmp_path: Path) -> None:
