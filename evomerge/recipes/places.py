@@ -54,3 +54,9 @@ def numbered(name: str) -> Numbered | None:
 def pattern(name: str) -> str:
     """``model.layers.*.mlp.up.weight`` of ``model.layers.3.mlp.up.weight``."""
     return _NUMBER.sub("*", name)
+
+
+def same_place(name: str, other: str) -> str:
+    """A name with the numbers of another one, which has as many."""
+    numbers = iter(_NUMBER.findall(other))
+    return _NUMBER.sub(lambda match: next(numbers, match[0]), name)

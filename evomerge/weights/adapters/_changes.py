@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from evomerge.errors import listed
+from evomerge.recipes.places import pattern, same_place
 from evomerge.weights.adapters.config import AdapterConfig
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.files.headers import TensorInfo
@@ -83,6 +84,7 @@ class Changes:
         for module, parts in modules.items():
             self._add(module, parts)
         self._require_saved(saved)
+        self._require_all_blocks(modules)
         self._refuse_tied()
         if not stored:
             self._fault("its file is empty", "Save the adapter again", STEM)
@@ -196,6 +198,17 @@ class Changes:
             expected = any(f".{module}." in f".{name}" for name in self._base.tensors)
             if expected and not any(f".{module}." in f".{name}" for name in saved):
                 self._fault("modules_to_save that its file lacks", _SAVE_AGAIN, module)
+
+    def _require_all_blocks(self, modules: Iterable[str]) -> None:
+        """Note layers that are changed in other blocks, and by the config in these too."""
+        found = {m: name for m in modules if (name := self._find(f"{m}.weight")) is not None}
+        changed = {pattern(name): module for module, name in found.items()}
+        for name in (name for name in self._base.tensors if name not in self.by_tensor):
+            module = changed.get(pattern(name))
+            if module is not None and self._settings.targets(same_place(module, name)):
+                what = "layers that it changes in other blocks and lacks in these"
+                cure = "Copy it again, or set layers_to_transform in adapter_config.json"
+                self._fault(what, cure, name.removesuffix(".weight"))
 
     def _refuse_tied(self) -> None:
         """Note a changed embedding that is also the head."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from evomerge.errors import CheckpointError, shown
 from evomerge.files import read_object
+from evomerge.recipes.places import numbered
 
 FILE = "adapter_config.json"
 _MERGE_IT = "Merge it into its base with PEFT's merge_and_unload and give that folder."
@@ -73,6 +74,9 @@ class AdapterConfig:
         transposed: weights are stored as (in, out).
         saved_modules: modules whose weights are stored in full.
         base: name of the model that it was trained on.
+        target_modules: ends of the names of modules that are changed, or a regular expression.
+        excluded_modules: the same, of modules that are not.
+        blocks: the numbers of those that are changed; empty for all.
     """
 
     rank: int
@@ -84,6 +88,18 @@ class AdapterConfig:
     transposed: bool = False
     saved_modules: tuple[str, ...] = ()
     base: str | None = None
+    target_modules: tuple[str, ...] | str = ()
+    excluded_modules: tuple[str, ...] | str = ()
+    blocks: tuple[int, ...] = ()
+
+    def targets(self, module: str) -> bool:
+        """Whether a module is among those that the adapter was made to change."""
+        block = numbered(module)
+        if self.blocks and (block is None or block.number not in self.blocks):
+            return False
+        is_saved = any(f".{saved}." in f".{module}." for saved in self.saved_modules)
+        excluded = is_saved or _names(self.excluded_modules, module)
+        return _names(self.target_modules, module) and not excluded
 
     def rank_of(self, module: str) -> int:
         """The rank r of one module."""
@@ -120,6 +136,9 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         transposed=bool(content.get("fan_in_fan_out")),
         saved_modules=tuple(content.get("modules_to_save") or ()),
         base=content.get("base_model_name_or_path"),
+        target_modules=_modules(content.get("target_modules")),
+        excluded_modules=_modules(content.get("exclude_modules")),
+        blocks=_numbers(content.get("layers_to_transform")),
     )
 
 
@@ -154,9 +173,34 @@ def _problems(content: Mapping[str, Any]) -> Iterator[str]:
                 re.compile(module)
             except re.error:
                 yield f"{key}.{module}: not a regular expression"
+    for key in ("target_modules", "exclude_modules"):
+        try:
+            re.compile(value if isinstance(value := content.get(key), str) else "")
+        except re.error:
+            yield f"{key}: {shown(value)} is not a regular expression"
+    blocks = content.get("layers_to_transform")
+    if not all(type(number) is int for number in (blocks if isinstance(blocks, list) else [])) or (
+        not isinstance(blocks, list | int | None)
+    ):
+        yield f"layers_to_transform: expected numbers of blocks, got {shown(blocks)}"
     saved = content.get("modules_to_save") or []
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
         yield f"modules_to_save: expected a list of modules, got {shown(saved)}"
+
+
+def _modules(value: list[str] | str | None) -> tuple[str, ...] | str:
+    return value if isinstance(value, str) else tuple(map(str, value or ()))
+
+
+def _numbers(value: list[int] | int | None) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value or ())
+
+
+def _names(modules: tuple[str, ...] | str, module: str) -> bool:
+    """Whether a module is among some, as PEFT reads them."""
+    if isinstance(modules, str):
+        return re.fullmatch(modules, module) is not None
+    return any(f".{module}".endswith(f".{name}") for name in modules)
 
 
 def _is_rank(value: Any) -> bool:

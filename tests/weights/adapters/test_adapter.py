@@ -261,6 +261,8 @@ def test_a_sum_that_is_too_large_is_the_candidates_fault(
         ({"lora_alpha": 10**400}, "lora_alpha: expected a number, got a number of more"),
         ({"lora_alpha": math.nan}, "lora_alpha: expected a number, got nan"),
         ({"target_modules": 3}, "target_modules: expected a list of modules, got 3"),
+        ({"target_modules": "(q_proj"}, "target_modules: '(q_proj' is not a regular expression"),
+        ({"layers_to_transform": ["0"]}, "layers_to_transform: expected numbers of blocks, got"),
         ({"use_dora": "no"}, "use_dora: expected true or false, got 'no'"),
         ({"init_lora_weights": []}, "init_lora_weights: expected true, false or a word, got []"),
         (
@@ -311,6 +313,32 @@ def test_a_file_that_does_not_fit_is_refused(
     tiny: Tiny, made: Made, tmp_path: Path, change: Callable[[dict[str, Tensor]], Any], said: str
 ) -> None:
     assert said in refusals(tiny(), changed(made(tiny()), tmp_path / "wrong", change))
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "down_proj"], r"model\.layers\..*(q_proj|down_proj)"]
+)
+def test_a_layer_that_is_changed_in_other_blocks_only_is_missed(
+    tiny: Tiny, made: Made, tmp_path: Path, targets: Any
+) -> None:
+    def lose(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(KEY)]:
+            del tensors[name]
+
+    adapter = changed(made(tiny(), target_modules=targets), tmp_path / "lost", lose)
+    said = refusals(tiny(), adapter)
+    assert f"layers that it changes in other blocks and lacks in these: {Q}. Copy it again" in said
+    reconfigured(adapter, layers_to_transform=[1])
+    Library().models(recipe(tiny(), adapter))
+
+
+def test_an_adapter_of_some_blocks_lacks_nothing(tiny: Tiny, made: Made) -> None:
+    for settings in (
+        {"layers_to_transform": [1]},
+        {"target_modules": ["layers.1.self_attn.q_proj", "down_proj"]},
+        {"exclude_modules": ["layers.0.self_attn.q_proj"]},
+    ):
+        Library().models(recipe(tiny(), made(tiny(), **settings)))
 
 
 def test_a_truncated_file_and_a_pickle_are_refused(tiny: Tiny, made: Made) -> None:
