@@ -329,6 +329,13 @@ def test_quantized_models_are_refused(tiny: Tiny, changed: Changed) -> None:
         ({"rope_parameters": {"rope_theta": 5e5}}, "a: rope_theta is 500000.0, the base has"),
         ({"rope_parameters": ..., "rope_theta": 5e5}, "a: rope_theta is 500000.0, the base has"),
         ({"rope_parameters": ..., "rope_theta": 1e4}, None),
+        (
+            {
+                **{"rope_parameters": ..., "rope_theta": 1e4},
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+            },
+            "a: rope_type is 'linear', the base has 'default'",
+        ),
     ],
 )
 def test_settings_that_the_merge_loses_are_noted(

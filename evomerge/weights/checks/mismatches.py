@@ -21,9 +21,15 @@ _SAME_CONFIG = ("model_type", "num_attention_heads", "n_head", "num_key_value_he
 # Keys that say which tensors a block has: the one config of a stack says it of all its blocks.
 _SAME_BLOCKS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias")
 _NOTED_CONFIG = (
-    *("rope_theta", "rope_type", "rms_norm_eps", "layer_norm_epsilon", "hidden_act"),
-    *("sliding_window", "num_experts_per_tok"),
+    *("rope_theta", "rope_type", "factor", "partial_rotary_factor", "sliding_window"),
+    *("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_eps", "layernorm_epsilon"),
+    *("hidden_act", "hidden_activation", "activation_function"),
+    *("num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor"),
+    *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
+    *("logit_scale", "logits_scaling", "attention_multiplier"),
+    *("embedding_multiplier", "residual_multiplier"),
 )
+_ROPE = ("rope_theta", "rope_type", "factor", "partial_rotary_factor")
 _UNCOMPARED = (".model", ".spm", ".tiktoken", "vocab.txt", "vocab.json")
 _NAMED = 3  # tensors that a sentence names one by one
 _DROP = "Drop this source."
@@ -252,7 +258,8 @@ def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("rope_scaling", "rope_parameters"):
         rope = facts.get(key)
         if isinstance(rope, Mapping):
-            facts |= {k: rope[k] for k in ("rope_theta", "rope_type") if k in rope}
+            own = {"rope_type": rope["type"]} if "type" in rope else {}  # its oldest name
+            facts |= own | {k: rope[k] for k in _ROPE if k in rope}
     if "rope_theta" in facts:
         facts.setdefault("rope_type", "default")
     return facts
