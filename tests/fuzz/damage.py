@@ -59,11 +59,15 @@ def changed_values(content: dict[str, Any], rng: random.Random) -> dict[str, Any
             del place[path[-1]]
         elif kind == 1 and isinstance(place, dict):
             place[rng.choice(_NAMES)] = place.pop(path[-1])
-        elif kind == 2 and isinstance(place[path[-1]], int | float):
+        elif kind == 2 and isinstance(place[path[-1]], int | float) and _is_float(place[path[-1]]):
             place[path[-1]] *= rng.choice((-1, 2, 3, 0.5, 1000))
         else:
             place[path[-1]] = deepcopy(rng.choice(NASTY))
     return content
+
+
+def _is_float(number: float) -> bool:
+    return abs(number) < 1e308
 
 
 def damaged_text(text: bytes, rng: random.Random) -> bytes:

@@ -85,7 +85,10 @@ def _ids(path: Path) -> dict[str, int]:
         ids = {str(token): row for row, (token, _) in enumerate(vocabulary)}
     else:
         ids = {str(token): int(row) for token, row in vocabulary.items()}
-    return ids | {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
+    added = {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
+    if wrong := [token for token in added if not isinstance(token, str)]:
+        raise ValueError(f"the token {wrong[0]!r} is no text")
+    return ids | added
 
 
 def _object(path: Path) -> dict[str, Any]:

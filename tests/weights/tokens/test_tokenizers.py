@@ -12,9 +12,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from evomerge.errors import PlanError
+from evomerge.errors import CheckpointError, PlanError
 from evomerge.recipes import Recipe
 from evomerge.weights.build import build
+from evomerge.weights.files.token_ids import token_ids
 from evomerge.weights.tokens.tokenizers import TEMPLATES, chosen_template
 
 Tiny = Callable[..., Path]
@@ -342,3 +343,10 @@ def test_a_template_that_is_none_is_refused(tmp_path: Path) -> None:
     assert chosen_template("{% generation %}x{% endgeneration %}", [tmp_path]) is not None
     with pytest.raises(PlanError, match=r"chat_template: not a chat template: .*Repair it\.$"):
         chosen_template("{% for m in %}", [tmp_path])
+
+
+def test_an_added_token_that_is_a_number_is_refused(tmp_path: Path) -> None:
+    content = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1, "content": 0.5}]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .* the token 0\.5 is no text"):
+        token_ids(tmp_path)
