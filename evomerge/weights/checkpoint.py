@@ -95,6 +95,11 @@ class Checkpoint:
         """The folder that holds its tokenizer."""
         return self.folder
 
+    @property
+    def generation_folder(self) -> Path:
+        """The folder that holds its generation config, if it has one."""
+        return self.folder
+
     @cached_property
     def vocabulary(self) -> dict[str, int] | None:
         """Token string to row; None where no file of the folder tells."""

@@ -145,6 +145,24 @@ def test_what_belongs_to_a_model_is_copied_and_nothing_else(tiny: Tiny, tmp_path
     assert (out / "README.md").read_text("utf-8") != "README.md"
 
 
+def test_an_adapter_whose_tokenizer_is_taken_has_the_generation_config_of_its_base(
+    tiny: Tiny, made: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(made(tiny()), tmp_path / "adapter")
+    keys = {"base": str(tiny()), "sources": {"a": str(adapter)}, "operator": "linear"}
+    one = Recipe.model_validate(keys | {"dtype": "float32", "tokenizer": "a"})
+    name = "generation_config.json"
+    out = build(one, tmp_path / "of_base")
+    assert (out / name).read_bytes() == (tiny() / name).read_bytes()
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny() / file, adapter)
+    out = build(one, tmp_path / "with_tokenizer")
+    assert (out / name).read_bytes() == (tiny() / name).read_bytes()
+    (adapter / name).write_text('{"eos_token_id": 3}')
+    out = build(one, tmp_path / "own")
+    assert (out / name).read_text() == '{"eos_token_id": 3}'
+
+
 def test_building_twice_gives_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
     random = recipe(tiny(), tiny(1), tiny(2), operator="dare_ties", parameters={"density": 0.5})
     one = build(random, tmp_path / "one" / "model", shard_bytes=20_000)

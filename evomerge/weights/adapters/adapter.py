@@ -95,6 +95,12 @@ class Adapter(Checkpoint):
         own = (self.folder / "tokenizer.json").exists()
         return self.folder if own else self.base.tokenizer_folder
 
+    @property
+    def generation_folder(self) -> Path:
+        """The adapter's folder if a generation config was saved in it, else that of its base."""
+        own = (self.folder / "generation_config.json").exists()
+        return self.folder if own else self.base.generation_folder
+
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the base's fingerprint, the adapter's tensors and what they change."""

@@ -38,7 +38,7 @@ def write_metadata(models: Models, folder: Path, dtype: str) -> None:
         return
     vocabulary = models.vocabulary
     owner = models.base if vocabulary is None else vocabulary.owner
-    replaced = {"config.json", *((_GENERATION,) if owner is not models.base else ())}
+    replaced = {"config.json", _GENERATION}
     copy(
         {n: f for n, f in files.items() if n not in replaced and not is_of_tokenizer(n)},
         folder,
@@ -46,9 +46,8 @@ def write_metadata(models: Models, folder: Path, dtype: str) -> None:
     config = json.dumps(merged_config(models, dtype), indent=2, sort_keys=True) + "\n"
     (folder / "config.json").write_text(config, encoding="utf-8")
     write_tokenizer(owner, folder, () if vocabulary is None else vocabulary.added_tokens())
-    if owner is not models.base:
-        theirs = small_files(owner.folder)
-        copy({n: f for n, f in theirs.files.items() if n == _GENERATION}, folder)
+    theirs = small_files(owner.generation_folder).files
+    copy({n: f for n, f in theirs.items() if n == _GENERATION}, folder)
     if models.chat_template is not None:
         write_template(models.chat_template, folder)
 
