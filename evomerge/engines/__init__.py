@@ -182,7 +182,7 @@ class LmEvalOptions(Keys):
     gen_kwargs: Plain = Field(default_factory=dict)
     max_gen_toks: Count | None = None
     add_bos_token: bool | None = None
-    prefix_token_id: int | None = Field(default=None, ge=0)
+    prefix_token_id: int | None = Field(default=None, ge=0, lt=2**31)
     think_end_token: str | None = None
     enable_thinking: bool | None = None
     chat_template_args: Plain = Field(default_factory=dict)

@@ -14,7 +14,13 @@ import numpy as np
 from evomerge.engines import LmEvalOptions
 from evomerge.errors import CandidateError, ConfigError, Problem
 from evomerge.scoring.fitness import Fitness, Task
-from evomerge.scoring.tasks import draw_documents, load_task, name_problems, task_manager
+from evomerge.scoring.tasks import (
+    draw_documents,
+    load_task,
+    name_problems,
+    shots_problems,
+    task_manager,
+)
 from evomerge.types import Split, TaskScores
 
 if TYPE_CHECKING:
@@ -166,7 +172,9 @@ def build_task(
         return None
     task = load_task(name, source, manager)
     prompts.configure(task, settings.num_fewshot)
-    if problems := name_problems(name, settings, task):
+    problems = name_problems(name, settings, task)
+    problems += shots_problems(name, task, task.get_config("num_fewshot"))
+    if problems:
         raise ConfigError(problems)
     doc_ids = draw_documents(name, settings, split, seed, len(task.eval_docs))
     prompts.write(task, None if len(doc_ids) == len(task.eval_docs) else doc_ids)

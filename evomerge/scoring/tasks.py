@@ -70,6 +70,25 @@ def name_problems(name: str, settings: Task, task: Any) -> list[Problem]:
     ]
 
 
+def shots_problems(name: str, task: Any, shots: int | None) -> list[Problem]:
+    """What is wrong where more examples are to be shown before a question than there are.
+
+    Args:
+        name: of the task in the fitness.
+        shots: how many are to be shown; None for none.
+    """
+    if not shots:
+        return []
+    there = len(list(task.fewshot_docs()))
+    split = getattr(getattr(task, "fewshot_cfg", None), "split", None)
+    if split is not None and split == task.config.test_split:
+        there -= 1  # a question is not shown before itself
+    if shots <= there:
+        return []
+    text = f"{shots} examples to show, {task.config.task} has {there}."
+    return [Problem(("tasks", name, "num_fewshot"), text, "Show fewer.")]
+
+
 def draw_documents(
     name: str, settings: Task, split: Split, seed: int, available: int
 ) -> tuple[int, ...]:
@@ -124,6 +143,7 @@ def _survey(fitness: Fitness) -> tuple[list[Problem], dict[tuple[Split, str], tu
                 if (task := loaded[source]) is None:
                     continue
                 problems += name_problems(name, settings, task)
+                problems += shots_problems(name, task, settings.num_fewshot)
                 chosen[split, name] = draw_documents(
                     name, settings, split, fitness.seed, len(task.eval_docs)
                 )

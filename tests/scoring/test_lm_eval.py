@@ -147,6 +147,13 @@ def test_the_examples_of_the_fitness_come_before_those_of_the_engine(
     assert shots == {"x": 0, "y": 1, "z": 0}  # lm-eval has it that a task that says 0 wants none
 
 
+def test_more_examples_to_show_than_there_are_is_a_mistake(engine: TransformersEngine) -> None:
+    one = fitness(x={"task": "shots"})
+    LmEvalScorer(one, "search", engine.lm, LmEvalOptions(num_fewshot=32))
+    with pytest.raises(ConfigError, match=r"x.num_fewshot: 33 examples to show, shots has 32"):
+        LmEvalScorer(one, "search", engine.lm, LmEvalOptions(num_fewshot=33))
+
+
 def test_where_less_is_better_the_sign_flips(engine: TransformersEngine) -> None:
     one = fitness(x={"task": "perplexing", "metric": "perplexity"})
     scores = LmEvalScorer(one, "search", engine.lm).score(engine.lm)["x"]

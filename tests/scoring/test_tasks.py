@@ -63,6 +63,10 @@ def test_a_sound_fitness_has_no_problems() -> None:
             "32 of them for the search. Ask for fewer.",
         ),
         (
+            {"task": "shots", "num_fewshot": 1_000_000},
+            "tasks.x.num_fewshot: 1000000 examples to show, shots has 32. Show fewer.",
+        ),
+        (
             {"task": "offline"},
             "tasks.x: the data of offline cannot be loaded: the hub cannot be reached",
         ),
