@@ -159,6 +159,16 @@ class Checkpoint:
         return {**tables, **dict.fromkeys(by_role, 0)}
 
     @cached_property
+    def unread(self) -> frozenset[str]:
+        """Names of the tensors that Transformers does not load, as of multi-token prediction.
+
+        Empty where it does not build the model.
+        """
+        from evomerge.weights.architecture.loading import unread
+
+        return unread(self.config, {name: info.shape for name, info in self.tensors.items()})
+
+    @cached_property
     def head(self) -> str | None:
         """Name of the output matrix, of the embedding's shape; None where none is stored."""
         shape = self.tensors[self.embedding].shape if self.embedding is not None else None

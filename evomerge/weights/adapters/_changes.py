@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -78,13 +78,14 @@ class Changes:
         self._stored, self._settings, self._base = stored, settings, base
         self._wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.by_tensor: dict[str, Change] = {}
+        self._modules: dict[str, str] = {}  # of the adapter, by the tensor of the base
         modules, saved = self._sorted()
         for name, key in saved.items():
             self._replace(name, key)
         for module, parts in modules.items():
             self._add(module, parts)
         self._require_saved(saved)
-        self._require_all_blocks(modules)
+        self._require_all_blocks()
         self._refuse_tied()
         if not stored:
             self._fault("its file is empty", "Save the adapter again", STEM)
@@ -126,6 +127,8 @@ class Changes:
         embedding = "embedding_A" in parts or "embedding_B" in parts
         a, b = (parts.get(f"embedding_{part}" if embedding else part) for part in "AB")
         name = self._find(f"{module}.weight")
+        if name is not None:
+            self._modules[name] = module
         if a is None or b is None:
             self._fault("layers with one of lora_A and lora_B only", _SAVE_AGAIN, module)
         elif name is None:
@@ -199,16 +202,19 @@ class Changes:
             if expected and not any(f".{module}." in f".{name}" for name in saved):
                 self._fault("modules_to_save that its file lacks", _SAVE_AGAIN, module)
 
-    def _require_all_blocks(self, modules: Iterable[str]) -> None:
+    def _require_all_blocks(self) -> None:
         """Note layers that are changed in other blocks, and by the config in these too."""
-        found = {m: name for m in modules if (name := self._find(f"{m}.weight")) is not None}
-        changed = {pattern(name): module for module, name in found.items()}
-        for name in (name for name in self._base.tensors if name not in self.by_tensor):
-            module = changed.get(pattern(name))
-            if module is not None and self._settings.targets(same_place(module, name)):
+        like = {pattern(name): module for name, module in self._modules.items()}
+        known = self.by_tensor.keys() | self._modules.keys()
+        for name in (name for name in self._base.tensors if name not in known):
+            if (module := like.get(pattern(name))) is None:
+                continue
+            own = same_place(module, name)
+            # PEFT changes no layer that is not built, as those for multi-token prediction
+            if self._settings.targets(own) and name not in self._base.unread:
                 what = "layers that it changes in other blocks and lacks in these"
-                cure = "Copy it again, or set layers_to_transform in adapter_config.json"
-                self._fault(what, cure, name.removesuffix(".weight"))
+                cure = "Copy it again, or list them in exclude_modules of adapter_config.json"
+                self._fault(what, cure, own)
 
     def _refuse_tied(self) -> None:
         """Note a changed embedding that is also the head."""

@@ -26,6 +26,7 @@ from evomerge.weights.architecture.arrays import (
     reshape,
     swap,
 )
+from evomerge.weights.architecture.empty import empty_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,22 @@ def loaded(model: Any, shapes: Mapping[str, Shape]) -> Loaded:
             )
     found.problems.extend(_wrong_shapes(found.arrays, rename.live))
     return found
+
+
+def unread(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> frozenset[str]:
+    """Names of the files' tensors that a config's model has no place for.
+
+    Transformers reports only some of them: it is silent on those that a family is known to have.
+    None are named where it does not build the model, or cannot fill it.
+    """
+    try:
+        found = loaded(empty_model(config), shapes)
+    except Exception:  # whatever makes Transformers not build it
+        return frozenset()
+    if found.problems:
+        return frozenset()
+    read = (leaf.name for array in found.arrays.values() for leaf in leaves(array))
+    return frozenset(shapes.keys() - read)
 
 
 def saved(model: Any, arrays: Mapping[str, Array]) -> dict[str, Array]:

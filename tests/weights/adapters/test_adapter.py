@@ -328,8 +328,51 @@ def test_a_layer_that_is_changed_in_other_blocks_only_is_missed(
     adapter = changed(made(tiny(), target_modules=targets), tmp_path / "lost", lose)
     said = refusals(tiny(), adapter)
     assert f"layers that it changes in other blocks and lacks in these: {Q}. Copy it again" in said
-    reconfigured(adapter, layers_to_transform=[1])
+    reconfigured(adapter, exclude_modules=[Q])
     Library().models(recipe(tiny(), adapter))
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "copies"),
+    [
+        (
+            "glm4_moe",  # a block for multi-token prediction
+            {"n_routed_experts": 2, "moe_intermediate_size": 8, "first_k_dense_replace": 2},
+            {"model.layers.2.": "model.layers.1."},
+        ),
+        (
+            "gemma4_text",  # of blocks that share keys and values, Transformers makes those once
+            {
+                **{"num_kv_shared_layers": 1, "hidden_size_per_layer_input": 0},
+                "layer_types": ["full_attention", "full_attention"],
+            },
+            {
+                f"model.layers.1.self_attn.{part}_proj": f"model.layers.0.self_attn.{part}_proj"
+                for part in "kv"
+            },
+        ),
+    ],
+)
+def test_layers_that_transformers_does_not_build_are_not_missed(
+    tmp_path: Path, made: Made, family: str, keys: dict[str, Any], copies: dict[str, str]
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "vocab_size": 20, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **heads, **keys))
+    model.save_pretrained(base := tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    for new, old in copies.items():
+        found = {name.replace(old, new): tensors[name] for name in tensors if name.startswith(old)}
+        assert found and not found.keys() & tensors.keys()
+        tensors |= {name: tensor.clone() for name, tensor in found.items()}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    adapter = made(base, target_modules=["q_proj", "v_proj"])
+    Library().models(recipe(base, adapter))
+    key = f"{KEY}.lora_"
+    lost = changed(adapter, tmp_path / "lost", lambda t: [t.pop(f"{key}{p}.weight") for p in "AB"])
+    assert f"lacks in these: {Q}. Copy it again" in refusals(base, lost)
 
 
 def test_an_adapter_of_some_blocks_lacks_nothing(tiny: Tiny, made: Made) -> None:
