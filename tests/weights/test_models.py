@@ -346,6 +346,72 @@ def test_settings_that_the_merge_loses_are_noted(
     assert noted is None or notes[0].startswith(noted)
 
 
+OLD = {"rope_parameters": ...}  # written before Transformers 5
+GEMMA: dict[str, Any] = {
+    **{"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "head_dim": 8},
+    **{"rms_norm_eps": 1e-6, "layer_types": ["full_attention"] * 3},
+}
+
+
+LINEAR = {"rope_type": "linear", "factor": 8}
+
+
+def scaled(factor: float) -> dict[str, Any]:
+    """Rotary settings of Gemma 3 as Transformers 5 writes them."""
+    full = {"rope_type": "linear", "factor": factor, "rope_theta": 1e6}
+    return {"full_attention": full, "sliding_attention": {"rope_type": "default"}}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "noted"),
+    [
+        (
+            OLD,
+            OLD | {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            "rope_type is 'yarn', the base has 'default'",
+        ),
+        (OLD, OLD | {"rope_theta": 1e6}, "rope_theta is 1000000.0, the base has 10000.0"),
+        ({}, OLD | {"rope_theta": 1e4, "rope_scaling": None}, None),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            OLD | {"rope_scaling": {"type": "linear", "factor": 2}, "rope_theta": 10000},
+            None,
+        ),
+        (
+            {"model_type": "mistral", "sliding_window": 4096},
+            {"model_type": "mistral", "sliding_window": None},
+            "sliding_window is None, the base has 4096",
+        ),
+        ({"model_type": "mistral", "sliding_window": 4096}, {"model_type": "mistral"}, None),
+        (
+            GEMMA | {"rope_parameters": scaled(8.0)},
+            GEMMA | {"rope_parameters": scaled(2.0)},
+            "full_attention.factor is 2.0, the base has 8.0",
+        ),
+        (
+            GEMMA | {"rope_parameters": scaled(8.0)},
+            GEMMA | OLD | {"rope_theta": 1e6, "rope_scaling": LINEAR},
+            None,
+        ),
+        (
+            {"model_type": "unheard_of", "sliding_window": 9, "rope_parameters": scaled(8.0)},
+            {"model_type": "unheard_of", "sliding_window": None, "rope_parameters": scaled(8.0)},
+            "sliding_window is None, the base has 9",
+        ),
+    ],
+)
+def test_settings_are_compared_as_transformers_reads_them(
+    tiny: Tiny,
+    changed: Changed,
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    noted: str | None,
+) -> None:
+    models = opened(changed(tiny(), **ours), a=changed(tiny(1), **theirs))
+    said = [note for note in models.notes if "keeps the base's" in note]
+    assert said == ([] if noted is None else [f"a: {noted}. The merged model keeps the base's."])
+
+
 # select
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from evomerge.errors import shown
 from evomerge.recipes import BASE
 from evomerge.weights.architecture.names import language_config, language_parts
 from evomerge.weights.architecture.token_tables import with_rows
@@ -21,7 +22,7 @@ _SAME_CONFIG = ("model_type", "num_attention_heads", "n_head", "num_key_value_he
 # Keys that say which tensors a block has: the one config of a stack says it of all its blocks.
 _SAME_BLOCKS = ("attention_bias", "mlp_bias", "qkv_bias", "use_bias")
 _NOTED_CONFIG = (
-    *("rope_theta", "rope_type", "factor", "partial_rotary_factor", "sliding_window"),
+    *("rope_theta", "partial_rotary_factor", "sliding_window"),
     *("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_eps", "layernorm_epsilon"),
     *("hidden_act", "hidden_activation", "activation_function"),
     *("num_experts_per_tok", "norm_topk_prob", "routed_scaling_factor"),
@@ -29,7 +30,6 @@ _NOTED_CONFIG = (
     *("logit_scale", "logits_scaling", "attention_multiplier"),
     *("embedding_multiplier", "residual_multiplier"),
 )
-_ROPE = ("rope_theta", "rope_type", "factor", "partial_rotary_factor")
 _UNCOMPARED = (".model", ".spm", ".tiktoken", "vocab.txt", "vocab.json")
 _NAMED = 3  # tensors that a sentence names one by one
 _DROP = "Drop this source."
@@ -190,10 +190,11 @@ def notes(
 ) -> Iterator[str]:
     """Sentences about what changes silently when these models are merged."""
     for name, checkpoint in sources.items():
-        for key, mine, theirs in _differences(base, checkpoint, _NOTED_CONFIG):
+        ours, others = _settings(base.config, checkpoint.config)
+        for key in (key for key in ours if key in others and ours[key] != others[key]):
             yield (
-                f"{name}: {key} is {theirs!r}, the base has {mine!r}. The merged model keeps the "
-                "base's."
+                f"{name}: {key} is {shown(others[key])}, the base has {shown(ours[key])}. The "
+                "merged model keeps the base's."
             )
         mine, theirs = _language(base.config), _language(checkpoint.config)
         if _composite(base.config) != _composite(checkpoint.config) and mine != theirs:
@@ -245,21 +246,43 @@ def _differences(
     base: Checkpoint, source: Checkpoint, keys: tuple[str, ...]
 ) -> Iterator[tuple[str, Any, Any]]:
     """Keys that both configs have with different values: key, the base's value, the source's."""
-    ours, theirs = _facts(base.config), _facts(source.config)
+    ours, theirs = language_config(base.config), language_config(source.config)
     for key in keys:
         mine, other = ours.get(key), theirs.get(key)
         if mine is not None and other is not None and mine != other:
             yield key, mine, other
 
 
-def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's config, rotary settings of old and new style under the same keys."""
-    facts = language_config(config)
+def _settings(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What configs say under the keys that are noted: as Transformers reads them, if it does.
+
+    A config may leave out what its class has as a default, and has been written in other ways.
+    """
+    if all(config == configs[0] for config in configs):
+        return [{} for _ in configs]  # without the seconds that Transformers takes to import
+    from evomerge.weights.architecture.empty import read_config
+
+    read = [read_config(config) for config in configs]
+    return [_noted(language_config(own)) for own in (configs if None in read else read) if own]
+
+
+def _noted(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is noted of a config, rotary settings of old and new style under the same keys."""
+    found = {key: config[key] for key in _NOTED_CONFIG if key in config}
     for key in ("rope_scaling", "rope_parameters"):
-        rope = facts.get(key)
-        if isinstance(rope, Mapping):
-            own = {"rope_type": rope["type"]} if "type" in rope else {}  # its oldest name
-            facts |= own | {k: rope[k] for k in _ROPE if k in rope}
-    if "rope_theta" in facts:
-        facts.setdefault("rope_type", "default")
-    return facts
+        if isinstance(rope := config.get(key), Mapping):
+            found |= _rotary(rope)
+    if "rope_theta" in found:
+        found.setdefault("rope_type", "default")
+    return found
+
+
+def _rotary(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary settings; where each kind of block has its own, as ``full_attention.factor``."""
+    found = {"rope_type": rope["type"]} if "type" in rope else {}  # its oldest name
+    for key, value in rope.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{inner}": own for inner, own in _rotary(value).items()}
+        elif key != "type":
+            found[key] = value
+    return found
