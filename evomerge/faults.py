@@ -2,7 +2,8 @@
 
 Such an error says so by the number that the operating system gave it, or, where a library has made
 text of that, by its text. It is looked for in an error and in all that led to it. The text of an
-error about a value is not: it quotes what it was given, which may be a model's answer.
+error about a value is not: it quotes what it was given, which may be a model's answer. Nor is what
+a traceback within a text says of such an error; workers of a pool send theirs as text.
 
 Not among them are a file that is not there and one that may not be read: a scorer's own mistake
 looks the same. Nor is memory that ran out: the next candidate may fit.
@@ -14,6 +15,8 @@ import errno
 import os
 import re
 import socket
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
@@ -61,7 +64,13 @@ _SIGNS_OF_MEMORY = (
     *("DefaultCPUAllocator", "out of memory", "std::bad_alloc", "Cannot allocate memory"),
     *("failed to map segment from shared object", "can't start new thread", "Unable to allocate"),
 )
-_OF_VALUES = (ValueError, TypeError, LookupError, AssertionError, ArithmeticError, AttributeError)
+# The last is about a program and what was given to it.
+_OF_VALUES = (
+    *(ValueError, TypeError, LookupError, AssertionError, ArithmeticError, AttributeError),
+    subprocess.SubprocessError,
+)
+_TRACEBACK = "Traceback (most recent call last):"
+_RAISED = re.compile(r"^(?: *\| )*([\w.]+): (.*)$", re.MULTILINE)  # `| ` in a group
 # Also a read that would wait and a lock that another has end with EAGAIN.
 _STARTING = ("fork", "spawn", "thread")
 _NUMBER = re.compile(r"(?:os error|\[Errno) (\d+)")  # Rust's words, and Python's
@@ -143,9 +152,25 @@ def _no_process(error: BaseException, text: str) -> bool:
 def _text(error: BaseException) -> str:
     """All that an error says for itself: also notes, and what a program wrote that ended with one.
 
-    Empty, but for notes, where it is about a value.
+    Empty, but for notes and what was written, where it is about a value.
     """
     written = getattr(error, "stderr", None)
     said = written.decode(errors="replace") if isinstance(written, bytes) else str(written or "")
     own = "" if isinstance(error, _OF_VALUES) else str(error)
-    return "\n".join([own, *getattr(error, "__notes__", ()), said])
+    return "\n".join(map(_without_values, [own, *getattr(error, "__notes__", ()), said]))
+
+
+def _without_values(text: str) -> str:
+    """A text, of whose traceback, if it has one, is left what errors say that are of no values."""
+    before, sign, quoted = text.partition(_TRACEBACK)
+    if not sign:
+        return text
+    said = (words for name, words in _RAISED.findall(quoted) if _is_of_no_value(name))
+    return "\n".join([before, *said])
+
+
+def _is_of_no_value(name: str) -> bool:
+    """Whether it is the name of an error that is known here, and about no value."""
+    module, _, kind = name.rpartition(".")
+    found = getattr(sys.modules.get(module or "builtins"), kind, None)
+    return isinstance(found, type) and not issubclass(found, _OF_VALUES)
