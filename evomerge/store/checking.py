@@ -30,16 +30,20 @@ def differences(folder: Path) -> list[str]:
 def accept(folder: Path) -> None:
     """Take all rows as they are, for whoever has changed some or can do without the damaged ones.
 
+    The table of checksums is made anew where it is lost.
+
     Raises:
         RunError: the folder has no run, or is in use by another process.
-        StoreError: its file cannot be read at all.
+        StoreError: its file cannot be read at all, or has lost a table or column of records.
     """
     path = Store.existing(folder)
     with ExitStack() as resources, database.database_errors(path):
         resources.callback(WriterLock(folder).release)
         engine = database.connect(path, read_only=False)
         resources.callback(engine.dispose)
+        database.refuse(checksums.beyond_repair(database.differences(engine, path)), path)
         database.migrate(engine)
         with engine.begin() as connection:
+            checksums.ensure_table(connection)
             connection.exec_driver_sql("REINDEX")  # indexes follow from the rows
             checksums.renew(connection)

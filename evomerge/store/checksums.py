@@ -23,6 +23,13 @@ _BYTES = 7  # two sums still fit SQLite's integers
 _MASK = 2 ** (8 * _BYTES) - 1
 # Text that is no UTF-8 any more is another text, not an error.
 _TEXT = partial(str, encoding="utf-8", errors="backslashreplace")
+_RECORDS = [table for table in metadata.sorted_tables if table is not checksums]
+_NO_TABLE, _NO_COLUMN = "{}: the table is missing.", "{}: the column {} is missing."
+# With one of these no run can be taken as it is; the table of checksums can be made anew.
+_LOSSES = {
+    *(_NO_TABLE.format(table.name) for table in _RECORDS),
+    *(_NO_COLUMN.format(t.name, c.name) for t in metadata.sorted_tables for c in t.columns),
+}
 Value = str | bytes | int | float | None
 
 
@@ -41,8 +48,7 @@ _COLUMNS = {
         for name in sorted(table.columns.keys())
         if name != _COLUMN
     ]
-    for table in metadata.sorted_tables
-    if table is not checksums
+    for table in _RECORDS
 }
 
 
@@ -65,6 +71,11 @@ def are_kept(connection: Connection) -> bool:
     return inspect(connection).has_table(checksums.name)
 
 
+def ensure_table(connection: Connection) -> None:
+    """Make their table, if it is missing, for `renew`; its triggers are on the others, and stay."""
+    checksums.create(connection, checkfirst=True)
+
+
 def renew(connection: Connection) -> None:
     """Take all rows as they are."""
     driver = _driver(connection)
@@ -82,6 +93,11 @@ def totals(connection: Connection) -> list[Any]:
     return _driver(connection).execute(query).fetchall()
 
 
+def beyond_repair(differences: Sequence[str]) -> list[str]:
+    """Those of the `problems` with which no run can be taken as it is: lost tables and columns."""
+    return [difference for difference in differences if difference in _LOSSES]
+
+
 def problems(connection: Connection, *, older: bool = False) -> Iterator[str]:
     """What differs from what was recorded, in rows and in SQLite's own structures: sentences.
 
@@ -90,17 +106,26 @@ def problems(connection: Connection, *, older: bool = False) -> Iterator[str]:
     """
     driver = _driver(connection)
     there = {name for (name,) in driver.execute("SELECT name FROM sqlite_master")}
-    missing = [table for table in (*_COLUMNS, checksums.name) if table not in there]
-    if missing and not older:
-        yield from (f"{table}: the table is missing." for table in missing)
-    if checksums.name in missing:
+    lost = {} if older else {name: _lost(driver, name) for name in (*_COLUMNS, checksums.name)}
+    for sentences in lost.values():
+        yield from sentences
+    if checksums.name not in there or lost.get(checksums.name):
         return
-    tables = [table for table in _COLUMNS if table in there]
+    tables = [table for table in _COLUMNS if table in there and not lost.get(table)]
     for check in (_structure(driver), *(_table(driver, table) for table in tables)):
         try:
             yield from check
         except sqlite3.DatabaseError as error:
             yield f"{error}."
+
+
+def _lost(driver: sqlite3.Connection, table: str) -> list[str]:
+    """The table or its columns, where they are missing."""
+    there = {row[1] for row in driver.execute(f"PRAGMA table_info({table})")}
+    if not there:
+        return [_NO_TABLE.format(table)]
+    columns = (column.name for column in metadata.tables[table].columns)
+    return [_NO_COLUMN.format(table, column) for column in columns if column not in there]
 
 
 def _structure(driver: sqlite3.Connection) -> Iterator[str]:

@@ -44,6 +44,8 @@ _CURES = {
     "disk I/O error": " Check the disk, then resume the run.",
     "Input/output error": " Check the disk, then resume the run.",
     "No space left": " Make room, then resume the run.",
+    "no such table": " Restore it from a copy, or start the run again in another folder.",
+    "no such column": " Restore it from a copy, or start the run again in another folder.",
     "not a database": " Restore it from a copy, or start the run again in another folder.",
     "malformed": " Restore it from a copy, or start the run again in another folder.",
 }
@@ -238,10 +240,12 @@ def refuse(differences: list[str], path: Path) -> None:
     """
     if differences:
         more = f" And {len(differences) - 1} more differences." if len(differences) > 1 else ""
+        lost = checksums.beyond_repair(differences)
+        accepting = "" if lost else "; with --accept, it is taken as it is"
         raise StoreError(
             f"{path}: {differences[0]}{more} Restore it from a copy, or start the run again in "
             f"another folder. `evomerge check {shlex.quote(str(path.parent))}` lists all that "
-            "differs from what was recorded; with --accept, it is taken as it is."
+            f"differs from what was recorded{accepting}."
         )
 
 

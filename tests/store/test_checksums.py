@@ -97,6 +97,51 @@ def test_a_table_that_is_gone_is_noticed(folder: Path, table: str) -> None:
         Store.open(folder, read_only=True)
 
 
+RESTORE = "Restore it from a copy, or start the run again in another folder. `evomerge check "
+
+
+@pytest.mark.parametrize(
+    ("statement", "lost"),
+    [
+        ("DROP TABLE events", "events: the table is missing."),
+        ("DROP TABLE grams", "grams: the table is missing."),
+        ("ALTER TABLE runs RENAME COLUMN name TO title", "runs: the column name is missing."),
+        ("ALTER TABLE grams RENAME COLUMN checksum TO c", "grams: the column checksum is missing."),
+        ("ALTER TABLE checksums RENAME rows TO n", "checksums: the column rows is missing."),
+    ],
+)
+def test_what_rows_were_in_cannot_be_accepted_once_it_is_gone(
+    folder: Path, cli: Cli, statement: str, lost: str
+) -> None:
+    execute(folder, "UPDATE evaluations SET value = 0.9 WHERE id = 1", statement)
+    before = Store.path(folder).read_bytes()
+    for words in (("show", folder), ("check", folder, "--accept")):
+        done = cli(*words)
+        assert done.returncode == 1
+        assert f"{lost} " in done.stderr
+        assert RESTORE in done.stderr
+        assert "--accept" not in done.stderr
+    assert lost in cli("check", folder).stdout.splitlines()
+    assert Store.path(folder).read_bytes() == before
+
+
+def test_the_table_of_checksums_is_made_anew_and_kept_up_to_date(
+    folder: Path, cli: Cli, candidate: Any
+) -> None:
+    schema = "SELECT type, name, sql FROM sqlite_master ORDER BY type, name"
+    recorded = query(folder, schema), query(folder, "SELECT * FROM checksums ORDER BY table_name")
+    execute(folder, "DROP TABLE checksums")
+    assert "with --accept, it is taken as it is" in cli("show", folder).stderr
+    accepted = cli("check", folder, "--accept")
+    assert (accepted.returncode, accepted.stdout.splitlines()[-1]) == (0, "accepted as it is")
+    found = query(folder, schema), query(folder, "SELECT * FROM checksums ORDER BY table_name")
+    assert str(found).split() == str(recorded).split()
+    with Store.open(folder) as store:
+        store.record_ask(candidate(7, 0), 9.0)
+        store.record_tell(7, Evaluation("failed", error="late"), elapsed_seconds=9.5)
+    assert differences(folder) == []
+
+
 def test_a_database_that_is_no_run_s_is_not_as_it_was_recorded(folder: Path, cli: Cli) -> None:
     Store.path(folder).write_bytes(b"")  # which SQLite takes for an empty database
     found = cli("check", folder)
