@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, Problem, shown
+from evomerge.faults import memory_ran_out
 from evomerge.plugins.registry import did_you_mean
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ UNFIT = {
 MOST = 100_000  # of whatever an option counts
 _OPTIONS = "sampler_options"
 _FEW = {"n_startup_trials": 4, "population_size": 4, "popsize": 4}  # when a sampler is tried
-_CANDIDATES, _SECONDS = 12, 0.5  # at most, when a sampler is tried
+_CANDIDATES, _SECONDS = 12, 0.5  # at most, once it has learned, when a sampler is tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +101,16 @@ class SamplerMaker:
     def _failure(self, options: Mapping[str, Any]) -> str | None:
         """Why such a sampler fails by the time that it has learned from a generation, or None.
 
-        Many options are read only then. Startup and generations are cut short, and ended by time.
+        Many options are read only then. Startup and generations are cut short; time ends a trial
+        only after them, so that what is accepted does not depend on it. Memory that runs out says
+        nothing of the options, and is raised.
         """
         import optuna
 
         known = inspect.signature(self.kind).parameters
         counts = {key: options.get(key, few) for key, few in _FEW.items() if key in known}
         few = {key: min(n, _FEW[key]) for key, n in counts.items() if isinstance(n, int)}
+        learned = sum(few.values()) + 2  # candidates: one fails, and one is asked for afterwards
         end = time.monotonic() + _SECONDS
         try:
             with warnings.catch_warnings():
@@ -118,9 +122,11 @@ class SamplerMaker:
                     failed = number == 1
                     state = optuna.trial.TrialState.FAIL if failed else None
                     study.tell(trial, None if failed else math.sin(number), state=state)
-                    if time.monotonic() > end:
+                    if number + 1 >= learned and time.monotonic() > end:
                         break
         except Exception as error:
+            if memory_ran_out(error):
+                raise
             return f"{type(error).__name__}: {error}".rstrip(".")
         return None
 

@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from evomerge.errors import ConfigError
+from evomerge.optimizers import _optuna_samplers
 from evomerge.optimizers.optuna import Optuna
 from evomerge.types import Evaluation, Genome, Parameter
 
@@ -138,6 +139,31 @@ def test_all_options_with_which_a_sampler_fails_are_reported_and_none_that_needs
         "n_ei_candidates",
         "prior_weight",
     ]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("NSGAIIISampler", {"population_size": 900, "dividing_parameter": 0}),
+        ("TPESampler", {"n_startup_trials": 900, "n_ei_candidates": 0}),
+        ("NSGAIISampler", {"population_size": 900, "crossover_prob": "often"}),
+        ("CmaEsSampler", {"popsize": 900, "sigma0": "wide"}),
+    ],
+)
+def test_what_is_refused_does_not_depend_on_time(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(_optuna_samplers, "_SECONDS", -1.0)
+    with pytest.raises(ConfigError, match=f"{list(options)[1]}: {sampler} cannot use"):
+        Optuna(FLOATS, 0, sampler=sampler, sampler_options=options)
+
+
+def test_memory_that_runs_out_is_no_wrong_option() -> None:
+    def too_large(count: int) -> int:
+        return len([0] * (1 << 60))
+
+    with pytest.raises(MemoryError):
+        Optuna(FLOATS, 0, sampler_options={"gamma": too_large})
 
 
 def test_failed_candidates_are_failed_trials_and_the_highest_value_wins() -> None:
