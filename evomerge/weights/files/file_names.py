@@ -17,9 +17,12 @@ TEMPLATE_FOLDER = (
 _TEMPLATES = ("*.jinja", "chat_template*", f"{TEMPLATE_FOLDER}/*")
 # as the tokenizers of Transformers call them in their `vocab_files_names`
 _TOKENIZER = (
-    *("*token*", "*vocab*", "*.model", "*.spm", "*.tiktoken", "*.bpe", "*.codes", "merges.txt"),
-    *("dict.txt", "byte_maps.json", "emoji.json", "normalizer.json", "word_*.json"),
+    *("tokenizer*", "*.tokenizer", "added_tokens*", "special_tokens*", "vocab*", "*_vocab*"),
+    *("*.model", "*.spm", "*.tiktoken", "*.bpe", "*.codes", "merges.txt", "dict.txt"),
+    *("byte_maps.json", "emoji.json", "normalizer.json", "word_*.json"),
 )
+# that may be of one, or of the model's own code
+_PERHAPS_TOKENIZER = ("*token*", "*vocab*")
 _SETTINGS = ("*config.json", "manifest.json")  # the latter of statistics
 
 # of a tokenizer to which tokens were added: files of older formats would lack them
@@ -57,7 +60,7 @@ def is_of_tokenizer(name: str, *, fast: bool = False) -> bool:
 @cache  # asked of the same names for every candidate
 def is_read(name: str) -> bool:
     """Whether a score may depend on a file: on settings, vocabularies and templates."""
-    return _matches(name, (*_SETTINGS, *_TOKENIZER, *_TEMPLATES))
+    return _matches(name, (*_SETTINGS, *_TOKENIZER, *_PERHAPS_TOKENIZER, *_TEMPLATES))
 
 
 def is_unrelated(name: str) -> bool:

@@ -208,6 +208,16 @@ def test_every_file_of_a_named_tokenizer_is_its_own(
     assert (out / "emoji.json").read_text() == '{"1": 2}'
 
 
+def test_a_file_of_the_base_that_only_sounds_like_a_tokenizers_is_kept(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    names = ("audio_tokens.json", "token_weights.csv", "detokenize.json")
+    for name in names:
+        (pair[0] / name).write_text("{}")
+    out = build(recipe(*pair, tokenizer="s1"), tmp_path / "out")
+    assert all((out / name).exists() for name in names)
+
+
 def test_ids_in_the_config_follow_a_sources_tokenizer(tiny: Tiny, tmp_path: Path) -> None:
     base = model(tiny, tmp_path / "one", 0, words(ENGLISH))
     turned = words([*FRENCH, "cat"])
