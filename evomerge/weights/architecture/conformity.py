@@ -43,8 +43,8 @@ class Report(NamedTuple):
 def report(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Report | None:
     """What Transformers reports of these tensors; None where it does not know such a model.
 
-    No weight is read: the model and its tensors have shapes alone. This takes about 10 ms, and
-    seconds for the first, which imports Transformers.
+    No weight is read: the model and its tensors have shapes alone. This takes about 1 ms a
+    tensor, and seconds for the first, which imports Transformers.
 
     Args:
         config: a config.json.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +64,24 @@ def merged_config(models: Models, dtype: str) -> dict[str, Any]:
     for part in (told, *language_parts(told)):
         if part is told or "tie_word_embeddings" in part:
             part["tie_word_embeddings"] = not models.untied
+    if not models.untied or told == config:
+        return told
     # the key may tie what is no head, and of that files have one name only
-    return config if models.untied and _unfilled(told, models) - _unfilled(config, models) else told
+    shapes = tuple((slot.name, slot.shape) for slot in models.slots)
+    lost, known = (_unfilled(json.dumps(one, sort_keys=True), shapes) for one in (told, config))
+    return config if lost - known else told
 
 
-def _unfilled(config: Mapping[str, Any], models: Models) -> frozenset[str]:
-    """The tensors for which Transformers finds no weights among those of the merged model."""
+@lru_cache(maxsize=32)  # every candidate of a search asks, and most of them the same
+def _unfilled(config: str, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> frozenset[str]:
+    """The tensors for which Transformers finds no weights among those of the merged model.
+
+    Args:
+        config: as JSON.
+        shapes: names and shapes of the tensors in the files.
+    """
     try:
-        found = report(config, {slot.name: slot.shape for slot in models.slots})
+        found = report(json.loads(config), dict(shapes))
     except RefusedError:
         return frozenset()
     return frozenset() if found is None else found.missing
