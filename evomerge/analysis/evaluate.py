@@ -22,7 +22,7 @@ from evomerge.types import Job, Split
 from evomerge.weights.inputs import require_scored
 from evomerge.weights.library import Library, read_scored_recipe
 from evomerge.weights.output.load_notes import plan_notes
-from evomerge.weights.plan import zero_notes
+from evomerge.weights.zeros import zero_notes
 from evomerge.worker import Worker, WorkerSetup
 from evomerge.yaml_files import parse_value
 
@@ -70,7 +70,7 @@ def evaluate(
     )
     plan = library.plan(recipe)
     setup.new_engine().try_open(plan.models)
-    for note in [*notes, *plan_notes(plan), *zero_notes(plan)]:
+    for note in [*notes, *plan_notes(plan), *zero_notes(plan.operator, plan.steps)]:
         tell(note)
     worker = Worker(setup)
     try:

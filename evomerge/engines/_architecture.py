@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from evomerge.engines._packing import Packed
     from evomerge.weights.merge import Out
     from evomerge.weights.models import Models
-    from evomerge.weights.plan import Plan, Step
+    from evomerge.weights.plan import Plan
+    from evomerge.weights.steps import Step
 
 
 def empty_model(

@@ -20,7 +20,8 @@ from evomerge.weights.architecture.arrays import Leaf, leaves
 from evomerge.weights.layouts.lazy_arrays import LazyArray
 from evomerge.weights.models import Models
 from evomerge.weights.output.metadata import merged_config
-from evomerge.weights.plan import Plan, Step
+from evomerge.weights.plan import Plan
+from evomerge.weights.steps import Step
 
 _KEPT = 16  # configs whose modules are kept: they hold no weights
 Spare = defaultdict[tuple[tuple[int, ...], torch.dtype], list[Tensor]]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from evomerge.weights.merge import Out, merge, merge_into
 from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan, Step
+from evomerge.weights.plan import Plan
+from evomerge.weights.steps import Step
 
 _AHEAD = 4  # merged tensors that may wait for vLLM
 

@@ -59,9 +59,10 @@ def plain_divisor(weight: Sequence[float], *, signed: bool = True) -> float:
     if abs(total) >= 1e-8:
         return total
     if signed and any(abs(w) >= 1e-8 for w in weight):
+        *most, last = [f"{w:g}" for w in weight if w]
         raise OperatorError(
-            f"parameters: the weights {', '.join(f'{w:g}' for w in weight)} add up to 0, and no "
-            "average of models has such. Change one of them."
+            f"parameters: weights {', '.join(most)} and {last} add up to 0, by which no average "
+            "can be divided. Change one of them."
         )
     return 1.0
 

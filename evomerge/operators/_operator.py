@@ -31,6 +31,8 @@ class Traits:
         paper: where the operator is from.
         paper_defaults: settings to use when nothing is known, as published.
         per_source: the parameters of which every source has its own value.
+        factor: the one of these that multiplies weights: 0 for all sources gives zeros, and not
+            their mean.
         sources: how many sources it takes; None for any number.
         random: whether it draws random numbers.
         statistics: what each source must have recorded: ``fisher``, ``grams``, ...; or None.
@@ -42,6 +44,7 @@ class Traits:
     paper: str
     paper_defaults: Mapping[str, Any] = field(default_factory=dict)
     per_source: Mapping[str, Bound] = field(default_factory=dict)
+    factor: str | None = None
     sources: int | None = None
     random: bool = False
     statistics: str | None = None

@@ -11,6 +11,7 @@ from evomerge.operators import Bound, Floats, operator
 @operator(
     on="weights",
     per_source={"weight": Bound(1.0)},
+    factor="weight",
     paper_defaults={"weight": 1.0},
     paper="Wortsman et al. 2022, arXiv:2203.05482",
 )

@@ -17,6 +17,7 @@ _LEAST_LENGTH = 1e-6  # of Σ w_i û_i, relative to Σ |w_i|: below it float32 h
 @operator(
     on="either",
     per_source={"weight": Bound(1.0)},
+    factor="weight",
     paper_defaults={"weight": 1.0},
     paper="Goddard 2025, goddard.blog/posts/multislerp-wow-what-a-cool-idea; as in mergekit",
 )

@@ -10,6 +10,7 @@ from evomerge.operators import Bound, Floats, operator
 @operator(
     on="weights",
     per_source={"scale": Bound(1.0)},
+    factor="scale",
     paper="Goddard et al. 2024, arXiv:2403.13257",
     sources=1,
 )

@@ -22,7 +22,7 @@ from evomerge.weights.output.folders import new_folder, require_free, require_sp
 from evomerge.weights.output.load_notes import plan_notes
 from evomerge.weights.output.metadata import write_metadata
 from evomerge.weights.output.writer import SHARD_BYTES, Spec, WeightsWriter
-from evomerge.weights.plan import zero_notes
+from evomerge.weights.zeros import zero_notes
 
 
 def build(
@@ -68,7 +68,7 @@ def build(
     plan = library.plan(recipe)
     for one in scored:
         require_scored(library.models(one.recipe), one)
-    notes += [*plan_notes(plan), *zero_notes(plan)]
+    notes += [*plan_notes(plan), *zero_notes(plan.operator, plan.steps)]
     for note in notes:
         tell(note)
     with new_folder(out) as folder, unchanged(plan.models, recipe.statistics.values()):

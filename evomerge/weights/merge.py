@@ -12,14 +12,15 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from evomerge.errors import CandidateError, CheckpointError, OperatorError, PlanError
+from evomerge.errors import CandidateError, CheckpointError, PlanError
 from evomerge.kernels.passes import all_finite, rounded
 from evomerge.kernels.stack import TILE, Input, NotFiniteError, Stack, stretch
 from evomerge.kernels.threads import on_one_thread, pool
 from evomerge.operators import Settings, combine
 from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan, Step
+from evomerge.weights.plan import Plan
 from evomerge.weights.slots import Slot
+from evomerge.weights.steps import Step
 
 Out = Callable[[int, Tensor], None]
 _CPU = torch.device("cpu")
@@ -43,11 +44,9 @@ def merge_into(plan: Plan, out: Callable[[Step], Out], device: torch.device = _C
     Raises:
         CheckpointError: a source holds NaN or infinities; names file and tensor.
         PlanError: a tensor that is not floating point differs between the models.
-        CandidateError: a merged tensor is not finite though its inputs are, or all are 0.
+        CandidateError: a merged tensor is not finite though its inputs are.
     """
-    merger = _Merger(plan, device)
-    _carry_out(merger, plan.steps, out)
-    merger.require_values()
+    _carry_out(_Merger(plan, device), plan.steps, out)
 
 
 def _carry_out(merger: _Merger, steps: Sequence[Step], out: Callable[[Step], Out]) -> None:
@@ -94,7 +93,6 @@ def merge(plan: Plan) -> Iterator[tuple[str, Tensor]]:
         while merged:  # keeps nothing that was handed out
             name = next(iter(merged))
             yield name, merged.pop(name)
-    merger.require_values()
 
 
 def _batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
@@ -137,24 +135,10 @@ class _Merger:
     def __init__(self, plan: Plan, device: torch.device) -> None:
         self.plan, self.device = plan, device
         self.stopped = threading.Event()
-        self._merged = False  # any tensor,
-        self._has_values = bool(plan.recipe.modules)  # any number but 0; other modules have some
 
     def carry_out_all(self, steps: Sequence[Step], out: Callable[[Step], Out]) -> None:
         for step in steps:
             self.carry_out(step, out(step))
-
-    def require_values(self) -> None:
-        """Raise where all that was merged is 0: settings that take each model times 0.
-
-        Raises:
-            OperatorError: it is.
-        """
-        if self._merged and not self._has_values:
-            raise OperatorError(
-                f"parameters: {self.plan.operator.name} gives a model of zeros: every model is "
-                "taken times 0. Raise a weight or a scale."
-            )
 
     def carry_out(self, step: Step, out: Out) -> None:
         if not step.slot.floating:
@@ -193,9 +177,6 @@ class _Merger:
             result, finite = rounded(values, step.dtype)
             if not finite:
                 raise _diagnosis(step, self.plan)
-            self._merged = True
-            if not self._has_values and bool(result.any()):
-                self._has_values = True
             out(start, result)
 
         settings = Settings(step.per_source, step.shared)

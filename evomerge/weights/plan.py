@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CheckpointError, ConfigError, PlanError, listed
+from evomerge.errors import CheckpointError, ConfigError, PlanError
 from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.weights.files.headers import DTYPES
@@ -18,6 +17,8 @@ from evomerge.weights.segments import layout_of
 from evomerge.weights.slots import Slot
 from evomerge.weights.stacks.folding import Fold, folds
 from evomerge.weights.statistics import Statistics, StatisticsKind, open_statistics
+from evomerge.weights.steps import NO_FOLD, Step
+from evomerge.weights.zeros import sums_models, zero_problems
 
 if TYPE_CHECKING:
     import torch
@@ -34,42 +35,6 @@ _KINDS: Mapping[str, StatisticsKind] = {
 }
 
 Frozen = tuple[tuple[str, Any], ...]
-Pieces = tuple[tuple[int, tuple[float, ...]], ...]
-_NO_FOLD = Fold(1.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """How one tensor of the merged model is made.
-
-    Attributes:
-        slot: name, shape, place and inputs.
-        dtype: of the result.
-        per_source: parameter to its values, one for each source in ``slot.inputs``.
-        shared: the operator's other parameters.
-        pieces: of a recipe with segments: where each piece of the tensor ends, and the weights of
-            the sources on it.
-        fold: applied to the merged values just before they are rounded.
-        offset: of a recipe with a lineage: position of the tensor's first element among all.
-    """
-
-    slot: Slot
-    dtype: torch.dtype
-    per_source: Mapping[str, tuple[float, ...]]
-    shared: Mapping[str, Any]
-    pieces: Pieces = ()
-    fold: Fold = _NO_FOLD
-    offset: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the result."""
-        return math.prod(self.slot.shape) * self.dtype.itemsize
-
-    @property
-    def is_folded(self) -> bool:
-        """Whether `fold` changes anything."""
-        return self.fold != _NO_FOLD and self.slot.floating
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +94,15 @@ def make_plan(recipe: Recipe, models: Models) -> Plan:
     except PlanError as error:
         planner.problems += error.problems
     steps = [
-        planner.step(slot, fold=folded.get(slot.name, _NO_FOLD), **laid_out.get(slot.name, {}))
+        planner.step(slot, fold=folded.get(slot.name, NO_FOLD), **laid_out.get(slot.name, {}))
         for slot in models.slots
     ]
     statistics = _statistics(recipe, operator, models, planner.problems)
+    planner.problems += zero_problems(recipe, operator, steps)
     if planner.problems:
         raise PlanError(dict.fromkeys(planner.problems))
     steps.sort(key=lambda step: (-step.dtype.itemsize, step.slot.name))
     return Plan(recipe, operator, models, tuple(steps), statistics)
-
-
-def zero_notes(plan: Plan) -> list[str]:
-    """A sentence where some tensors are sums of models that all have the weight 0."""
-    on_weights = plan.operator.on == "weights" and "weight" in plan.operator.per_source
-    of = [step for step in plan.steps if on_weights and step.slot.inputs and step.slot.floating]
-    names = [step.slot.name for step in of if not any(step.per_source["weight"])]
-    if not names:
-        return []
-    return [f"parameters.weight: 0 for all sources in {listed(names)}, which become 0."]
 
 
 def _laid_out(
@@ -222,26 +178,24 @@ class _Planner:
             name: tuple(self._per_source(name, source, slot) for source in slot.inputs)
             for name in self.operator.per_source
         }
-        if slot.lacking and self._sums_models(slot) and not any(per_source.get("weight", (1,))):
-            # those that have it would count for nothing in the model, and are all that there is
-            per_source["weight"] = (1.0,) * len(slot.inputs)
-        shared = {
+        given = {
             name: value
             for name in self.recipe.parameters
             if name not in self.operator.per_source
             and (value := self._setting(name, None, slot)) is not None
         }
+        shared = self._shared(given)
+        sums = sums_models(self.operator, slot, shared)
+        if slot.lacking and sums and not any(per_source.get("weight", (1,))):
+            # those that have it would count for nothing in the model, and are all that there is
+            per_source["weight"] = (1.0,) * len(slot.inputs)
         return Step(
             slot=slot,
             dtype=_dtype(self.recipe.dtype),
             per_source=per_source,
-            shared=self._shared(shared),
+            shared=shared,
             **keys,
         )
-
-    def _sums_models(self, slot: Slot) -> bool:
-        """Whether a tensor is a sum of models', and not of task vectors on the base's."""
-        return self.operator.on == "weights" or slot.base is None
 
     def _setting(self, name: str, source: str | None, slot: Slot) -> Any:
         # mergekit's rule: outside the blocks, even after them, the first value counts

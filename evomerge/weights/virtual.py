@@ -23,7 +23,8 @@ from evomerge.weights.output.metadata import write_metadata
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.weights.plan import Plan, Step
+    from evomerge.weights.plan import Plan
+    from evomerge.weights.steps import Step
 
 _KEPT_BYTES = 1 << 28  # of tensors that several readers may want
 _CODES = {f"torch.{name}": code for code, name in DTYPES.items()}

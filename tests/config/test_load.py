@@ -177,6 +177,15 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
         assert part in found
 
 
+def test_a_search_that_begins_with_a_model_of_zeros_is_refused(tmp_path: Path) -> None:
+    weight: dict[str, float] = {"low": 0, "high": 1, "initial": 0}
+    space = {"kind": "parameter", "operator": "linear", "parameters": {"weight": weight}}
+    (problem,) = problems(tmp_path, changed("space", space))
+    assert "parameters.weight: 0 for all sources in every tensor" in problem
+    weight["initial"] = 0.5  # the search may come to 0 all the same
+    load(write(tmp_path, changed("space", space)))
+
+
 def test_slerp_of_three_models_is_refused(tmp_path: Path) -> None:
     content = changed("space", "slerp_by_layer")
     content["sources"]["kanji"] = str(ZOO / "kanji")

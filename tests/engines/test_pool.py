@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evomerge import operators
 from evomerge.engines._stacks import TensorPool, identities
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, PlanError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.weights.library import Library
@@ -127,6 +127,20 @@ def fill(pool: TensorPool, plan: Plan) -> dict[str, Tensor]:
 
 def distinct(tensors: dict[str, Tensor]) -> set[int]:
     return {tensor.data_ptr() for tensor in tensors.values()}
+
+
+@pytest.mark.parametrize("operator", ["passthrough", "linear"])
+def test_what_was_evaluated_before_does_not_decide_whether_a_candidate_fails(
+    bench: Bench, operator: str
+) -> None:
+    pool = TensorPool(10**9, torch.device("cpu"))
+    key = operators.get(operator).factor
+    for mlp in (1, 0):  # of the second only the part that is 0 is merged
+        plan = bench.plan(SHORT, operator, parameters={key: {"mlp": mlp, "other": 1}})
+        held = fill(pool, plan)
+        assert all(torch.equal(held[name], value) for name, value in merge(plan))
+    with pytest.raises(PlanError, match=f"{operator} gives a model of zeros"):
+        bench.plan(SHORT, operator, parameters={key: 0})
 
 
 def test_a_block_that_occurs_thrice_takes_memory_once(bench: Bench) -> None:

@@ -131,19 +131,20 @@ def test_a_candidate_that_fails_leaves_those_beside_it_alone(search: Search, at_
     models = setup.composition
     context = {"base": models.base, "sources": models.sources, "operator": "linear"}
     jobs = []
-    for number, weight in enumerate((1.0, 1e-9, 1e30, 0.5, 1.0)):  # float16 has no 1e-9
+    for number, weight in enumerate((1.0, 1e-9, 1e30, 0.5, 1.0, 0.0)):  # float16 has no 1e-9
         parameters = {"weight": weight, "normalize": False}
         keys = {**context, "dtype": "float16", "parameters": parameters}
         jobs.append(Job(number, Recipe.model_validate(keys), "search"))
     results = []
     for first in range(0, len(jobs), at_once):
         results += worker.evaluate_all(jobs[first : first + at_once])
-    assert [r.status for r in results] == ["done", "failed", "failed", "done", "done"]
+    assert [r.status for r in results] == ["done", "failed", "failed", "done", "done", "failed"]
     assert results[1].error == (
         "CandidateError: tasks.x: scorers.py:undecided: expected one score an example, (E,), got 4 "
         "of 4 that are not finite"
     )
     assert "float16 cannot hold" in str(results[2].error)
+    assert "PlanError: parameters.weight: 0 for all sources" in str(results[5].error)
     assert list(results[0].tasks) == ["size", "x"]
     assert results[0].tasks["size"].example_scores == (0.01921,)
     assert results[0].tasks["x"].score > results[3].tasks["x"].score > 0

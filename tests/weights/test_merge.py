@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from evomerge import operators
-from evomerge.errors import CandidateError, CheckpointError, OperatorError
+from evomerge.errors import CandidateError, CheckpointError, OperatorError, PlanError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.weights import merge as merge_module
 from evomerge.weights.library import Library
 from evomerge.weights.merge import Out, merge, merge_into
-from evomerge.weights.plan import Step
+from evomerge.weights.steps import Step
 
 Tiny = Callable[..., Path]
 Changed = Callable[..., Path]
@@ -248,23 +248,70 @@ def test_values_that_the_dtype_cannot_hold_are_the_recipes_fault(tiny: Tiny) -> 
     [
         ("linear", {"weight": 0.0}),
         ("linear", {"weight": 0.0, "normalize": False}),
+        ("linear", {"weight": {"mlp": 0.0, "other": [0.0, 0.0, 0.0]}}),
         ("multislerp", {"weight": 0.0, "space": "weights"}),
+        ("karcher", {"weight": 0.0}),
         ("passthrough", {"scale": 0.0}),
     ],
 )
-def test_a_model_of_zeros_is_no_result(
+def test_a_plan_for_a_model_of_zeros_is_refused(
     tiny: Tiny, operator: str, parameters: dict[str, Any]
 ) -> None:
     sources = counted(operator, a=tiny(1), b=tiny(2))
-    with pytest.raises(OperatorError, match=f"{operator} gives a model of zeros"):
+    key = next(iter(parameters))
+    with pytest.raises(PlanError) as error:
         merged(tiny(), operator, **sources, **parameters)
+    assert error.value.problems == (
+        f"parameters.{key}: 0 for all sources in every tensor, so that {operator} gives a model of "
+        "zeros. Give one source another value.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("operator", "parameters"),
+    [("linear", {}), ("passthrough", {}), ("karcher", {}), ("multislerp", {"space": "weights"})],
+)
+def test_models_of_zeros_merge_to_one(
+    tiny: Tiny, changed: Changed, operator: str, parameters: dict[str, Any]
+) -> None:
+    def empty(tensors: dict[str, Tensor]) -> None:
+        for tensor in tensors.values():
+            tensor.zero_()
+
+    sources = counted(operator, a=changed(tiny(1), empty), b=changed(tiny(2), empty))
+    found = merged(tiny(), operator, **sources, **parameters)
+    assert not any(value.any() for value in found.values())
+
+
+@pytest.mark.parametrize("operator", ["task_arithmetic", "multislerp", "ties"])
+def test_task_vectors_of_weight_zero_give_the_base(tiny: Tiny, operator: str) -> None:
+    found = merged(tiny(), operator, a=tiny(1), b=tiny(2), weight=0.0)
+    assert bits(found[UP]) == bits(weights(tiny())[UP])
+
+
+@pytest.mark.parametrize("operator", [n for n in NAMES if operators.get(n).on != "task_vectors"])
+def test_the_plan_knows_which_settings_give_zeros(tiny: Tiny, operator: str) -> None:
+    kind = operators.get(operator)
+    for space in ("weights", "task_vector") if "space" in kind.shared else (None,):
+        for key, bound in kind.per_source.items():
+            if bound.problem(0) is not None or operator == "mwa":  # of which 0 is no weight
+                continue
+            given = counted(operator, a=tiny(1), b=tiny(2)) | {key: 0.0}
+            given |= {} if space is None else {"space": space}
+            try:
+                found = merged(tiny(), operator, **given)
+            except PlanError as error:
+                assert "gives a model of zeros" in str(error)
+                assert key == kind.factor
+            else:
+                assert any(value.any() for value in found.values())
 
 
 @pytest.mark.parametrize("operator", ["linear", "multislerp"])
 def test_weights_of_models_that_cancel_have_no_average(tiny: Tiny, operator: str) -> None:
     settings: dict[str, Any] = {"weight": {"a": 0.5, "b": -0.5}}
     settings |= {"space": "weights"} if operator == "multislerp" else {}
-    with pytest.raises(OperatorError, match=r"the weights 0\.5, -0\.5 add up to 0"):
+    with pytest.raises(OperatorError, match=r"weights 0\.5 and -0\.5 add up to 0, by"):
         merged(tiny(), operator, a=tiny(1), b=tiny(2), **settings)
 
 
@@ -298,6 +345,22 @@ def test_what_only_a_source_of_weight_zero_has_is_taken_from_it(
     )
     assert bits(found[extra]) == bits(value)
     assert bits(found[UP]) == bits(weights(tiny(1))[UP])
+
+
+@pytest.mark.parametrize("operator", ["multislerp", "karcher", "nuslerp"])
+def test_what_only_one_of_weight_zero_has_is_taken_on_the_sphere_too(
+    tiny: Tiny, changed: Changed, operator: str
+) -> None:
+    extra, value = "model.rotary_emb.inv_freq", torch.arange(1.0, 5.0)
+    found = merged(
+        tiny(),
+        operator,
+        a=tiny(1),
+        b=changed(tiny(2), lambda tensors: tensors.update({extra: value})),
+        weight={"a": 1.0, "b": 0.0},
+        space="weights",
+    )
+    assert torch.allclose(found[extra], value)
 
 
 def test_merging_leaves_the_sources_alone(tiny: Tiny) -> None:

@@ -12,7 +12,8 @@ from evomerge.recipes import Recipe
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
 from evomerge.weights.output.writer import Spec, write_weights
-from evomerge.weights.plan import Plan, Step
+from evomerge.weights.plan import Plan
+from evomerge.weights.steps import Step
 
 Tiny = Callable[..., Path]
 

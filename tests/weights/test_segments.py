@@ -138,6 +138,15 @@ def test_segments_of_another_model_are_refused(models: Models, zoo: Path) -> Non
         make_plan(recipe(zoo, segments=segments), models)
 
 
+def test_segments_of_which_all_weights_are_zero_are_refused(models: Models, zoo: Path) -> None:
+    segments: dict[str, Any] = {"bounds": [0, 7, 978_560], "rows": [[0.0] * 3, [0.0] * 3]}
+    with pytest.raises(PlanError, match=r"^segments\.rows: 0 for all sources in every tensor"):
+        make_plan(recipe(zoo, segments=segments), models)
+    make_plan(recipe(zoo, segments=segments, parameters={"space": "task_vector"}), models)
+    segments["rows"][0] = [0.0, 0.0, 1.0]
+    make_plan(recipe(zoo, segments=segments), models)
+
+
 def test_segments_with_another_operator_are_refused(models: Models, zoo: Path) -> None:
     segments = {"bounds": [0, 978_560], "rows": [[1.0, 0.0, 0.0]]}
     with pytest.raises(PlanError, match=r"segments: linear has none\. Set operator: segments\."):

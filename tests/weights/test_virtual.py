@@ -20,7 +20,8 @@ from evomerge.weights.build import build
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.weights.library import Library
 from evomerge.weights.merge import merge
-from evomerge.weights.plan import Plan, Step
+from evomerge.weights.plan import Plan
+from evomerge.weights.steps import Step
 from evomerge.weights.virtual import VirtualCheckpoint
 
 Tiny = Callable[..., Path]
@@ -193,6 +194,9 @@ def test_mistakes_of_a_nested_recipe_name_the_source(tiny: Tiny, tmp_path: Path)
         "source, or stack blocks: slices in a recipe, kind: dataflow in a search.",
         "s2: parameters.wieght: unknown key. Did you mean 'weight'?",
     )
+    zeros = recipe(tiny(), tiny(1), operator="linear", parameters={"weight": 0.0})
+    with pytest.raises(PlanError, match=r"^s1: parameters\.weight: 0 for all sources in every"):
+        Library().models(recipe(tiny(), zeros, tiny(2)))
     with pytest.raises(CheckpointError, match=r"^s1: base: .*gone: no such folder"):
         Library().models(recipe(tiny(), recipe(recipe(tmp_path / "gone", tiny(1)), tiny(1))))
 

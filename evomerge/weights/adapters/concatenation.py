@@ -19,7 +19,8 @@ from torch import Tensor
 from evomerge.errors import CandidateError, CheckpointError
 from evomerge.weights.adapters.adapter import Adapter
 from evomerge.weights.models import Models
-from evomerge.weights.plan import Plan, Step
+from evomerge.weights.plan import Plan
+from evomerge.weights.steps import Step
 
 _PARAMETERS = ("weight", "lam", "normalize")
 _SUM_TOLERANCE = 1e-6  # of weights that must add up to 1
