@@ -263,7 +263,9 @@ def _settings(*configs: Mapping[str, Any]) -> list[dict[str, Any]]:
     from evomerge.weights.architecture.empty import read_config
 
     read = [read_config(config) for config in configs]
-    return [_noted(language_config(own)) for own in (configs if None in read else read) if own]
+    return [
+        _noted(language_config(own)) if own else {} for own in (configs if None in read else read)
+    ]
 
 
 def _noted(config: Mapping[str, Any]) -> dict[str, Any]:
