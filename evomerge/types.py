@@ -11,6 +11,8 @@ from evomerge.recipes import Recipe
 
 Gene = float | int | bool | str
 Split = Literal["search", "held_out"]
+# Which examples: task to the ids of its documents, ascending; no task that is asked none.
+Portion = Mapping[str, tuple[int, ...]]
 Kind = Literal["baseline", "search", "mean"]
 # What stores call an optimizer's final estimate, ever since CMA-ES, whose estimate is the mean of
 # its distribution, was the only optimizer that had one. Stored runs are never rewritten.
@@ -158,8 +160,10 @@ class Job:
     Attributes:
         number: the candidate's number, echoed with the result.
         split: which examples to score it on.
+        portion: only these of them; None for all.
     """
 
     number: int
     recipe: Recipe
     split: Split
+    portion: Portion | None = None

@@ -122,7 +122,7 @@ class Worker:
         """Evaluate several jobs side by side, each as `evaluate` would.
 
         Args:
-            jobs: at most the engine's `at_once`, all of the same split.
+            jobs: at most the engine's `at_once`, all on the same examples.
 
         Raises:
             CheckpointError, ConfigError, SearchError: as `evaluate`.
@@ -160,14 +160,14 @@ class Worker:
         started = time.perf_counter()
         known: Mapping[str, torch.Tensor] = {}
         if self.engine.at_once > 1 and any(merge.error is None for merge in merges):
-            known = scorer.ask_all(self.engine)
+            known = scorer.ask_all(self.engine, jobs[0].portion)
         shared = (time.perf_counter() - started) / len(jobs)
         evaluations = []
         for slot, (job, merge) in enumerate(zip(jobs, merges, strict=True)):
             scored = merge
             if merge.error is None:
                 own = {name: scores_NE[slot] for name, scores_NE in known.items()}
-                scored = self._attempt(job.number, partial(self._score, slot, scorer, own))
+                scored = self._attempt(job.number, partial(self._score, slot, job, own))
             if scored.error is not None:
                 failed = Evaluation("failed", error=scored.error, merge_seconds=merge.seconds)
                 evaluations.append(failed)
@@ -189,10 +189,10 @@ class Worker:
         return {}
 
     def _score(
-        self, slot: int, scorer: Scorer, known: Mapping[str, torch.Tensor]
+        self, slot: int, job: Job, known: Mapping[str, torch.Tensor]
     ) -> dict[str, TaskScores]:
         self.engine.select_slot(slot)
-        return scorer.score(self.engine, known)
+        return self.scorers[job.split].score(self.engine, known, job.portion)
 
     def _attempt(self, number: int, part: Callable[[], dict[str, TaskScores]]) -> _Attempt:
         """Run one part of an evaluation, and time it; an error is a part of the result."""

@@ -75,9 +75,12 @@ class LocalExecutor(Executor):
             )
 
     def _next(self, most: int) -> list[Job]:
-        """The oldest jobs of the queue, at most so many, all of one split."""
-        jobs = [self._queue.popleft()]
-        while self._queue and len(jobs) < most and self._queue[0].split == jobs[0].split:
+        """The oldest jobs of the queue, at most so many, all on the same examples."""
+        jobs = [first := self._queue.popleft()]
+        asked = first.split, first.portion
+        while self._queue and len(jobs) < most:
+            if (self._queue[0].split, self._queue[0].portion) != asked:
+                break
             jobs.append(self._queue.popleft())
         return jobs
 

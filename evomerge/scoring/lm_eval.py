@@ -21,7 +21,7 @@ from evomerge.scoring.tasks import (
     shots_problems,
     task_manager,
 )
-from evomerge.types import Split, TaskScores
+from evomerge.types import Portion, Split, TaskScores
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -90,6 +90,14 @@ class BuiltTask(NamedTuple):
     doc_ids: tuple[int, ...]
     requests: dict[int, list[Instance]]
 
+    def only(self, doc_ids: tuple[int, ...]) -> BuiltTask:
+        """The task with the requests of some of its documents, as they were built for all."""
+        places = {doc_id: place for place, doc_id in enumerate(self.doc_ids)}
+        # lm-eval numbers the documents that it builds requests for
+        by_place = list(self.requests.values())
+        requests = {place: by_place[place] for place in map(places.__getitem__, doc_ids)}
+        return self._replace(doc_ids=doc_ids, requests=requests)
+
 
 class LmEvalScorer:
     """Scores models on the lm-eval tasks of a fitness, one split of them.
@@ -135,10 +143,18 @@ class LmEvalScorer:
         """Document number to the requests of a task, by its name in the fitness."""
         return next(built.requests for built in self._tasks if built.name == name)
 
-    def score(self, lm: LM) -> dict[str, TaskScores]:
-        """Ask every request; scores of the answers by the task's name in the fitness."""
+    def score(self, lm: LM, portion: Portion | None = None) -> dict[str, TaskScores]:
+        """Ask requests; scores of the answers by the task's name in the fitness.
+
+        Args:
+            portion: the documents to ask about; None for all. What is asked about a document does
+                not depend on the others.
+        """
+        asked = self._tasks
+        if portion is not None:
+            asked = [built.only(portion[built.name]) for built in asked if built.name in portion]
         by_type: dict[str, list[Instance]] = defaultdict(list)
-        for built in self._tasks:
+        for built in asked:
             for instances in built.requests.values():
                 for instance in instances:
                     instance.resps = []
@@ -152,7 +168,7 @@ class LmEvalScorer:
                 instance.resps.append(answer)
         self.generation_seconds = time.perf_counter() - started
         self.generated_tokens = _count_tokens(lm, by_type["generate_until"])
-        return {built.name: _scores(built) for built in self._tasks}
+        return {built.name: _scores(built) for built in asked}
 
 
 def _count_tokens(lm: LM, generated: list[Instance]) -> int:
@@ -186,6 +202,8 @@ def build_task(
 
 def _scores(built: BuiltTask) -> TaskScores:
     task, settings = built.task, built.settings
+    # lm-eval has no public name for the requests that it filters the answers of
+    task._instances = [one for instances in built.requests.values() for one in instances]
     task.apply_filters()
     first = next(iter(built.requests.values()))[0]
     key = settings.filter or next(iter(first.filtered_resps))

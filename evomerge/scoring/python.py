@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evomerge.errors import CandidateError, ConfigError, Problem
 from evomerge.plugins.user_code import load_function
 from evomerge.scoring.fitness import Fitness, Task
-from evomerge.types import Split, TaskScores
+from evomerge.types import Portion, Split, TaskScores
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Scoring = Callable[["Module", str], Any]
+Scoring = Callable[..., Any]  # (module, split), and examples where it takes them
 ForAllSlots = Callable[[Callable[["Module"], "torch.Tensor"]], "torch.Tensor"]
 
 
@@ -35,7 +35,8 @@ class PythonScorer:
     an array, a tensor or a list; the same examples in the same order at every call. Whatever else
     it returns fails the candidate, and so does an exception: if that is so of every baseline, the
     search ends. An empty answer to ``held_out`` says that it holds nothing out. The task's score is
-    the mean.
+    the mean. One that also takes ``examples``, a list of E ascending indices of the split's
+    examples or None for all, can be asked about some of them, as racing does.
 
     Attributes:
         generation_seconds: for which the functions ran, in the last `score`.
@@ -51,7 +52,9 @@ class PythonScorer:
         self._where = {name: _where(name, task) for name, task in fitness.scorers.items()}
         self._together: dict[str, bool] = {}
 
-    def ask_all(self, for_all_slots: ForAllSlots) -> dict[str, torch.Tensor]:
+    def ask_all(
+        self, for_all_slots: ForAllSlots, portion: Portion | None = None
+    ) -> dict[str, torch.Tensor]:
         """(N, E) scores by task of several modules, in one pass, of functions that can do that.
 
         Whether a function can is seen at its first pass. One that fails later cannot score some
@@ -59,11 +62,12 @@ class PythonScorer:
 
         Args:
             for_all_slots: `Engine.for_all_slots`.
+            portion: as `score` takes it.
         """
         import torch
 
         scores_NE: dict[str, torch.Tensor] = {}
-        for name, function in self._functions.items():
+        for name, function in self._asked(portion).items():
             if not self._together.get(name, True):
                 continue
 
@@ -83,12 +87,16 @@ class PythonScorer:
         return scores_NE
 
     def score(
-        self, module: Module, known: Mapping[str, torch.Tensor] | None = None
+        self,
+        module: Module,
+        known: Mapping[str, torch.Tensor] | None = None,
+        portion: Portion | None = None,
     ) -> dict[str, TaskScores]:
         """Call every scorer whose scores are not known; scores by the task's name in the fitness.
 
         Args:
             known: task to the (E,) scores that `ask_all` gave for this module.
+            portion: the examples to score; None for all.
 
         Raises:
             CandidateError: a scorer fails, or returns something else than finite scores.
@@ -98,12 +106,25 @@ class PythonScorer:
         started = time.perf_counter()
         answers: dict[str, Any] = dict(known or {})
         with torch.no_grad():
-            for name, function in self._functions.items():
+            for name, function in self._asked(portion).items():
                 if name not in answers:
                     answers[name] = self._ask(name, function, module)
         self.generation_seconds = time.perf_counter() - started
-        results = {name: self.read(name, answer) for name, answer in answers.items()}
+        results = {
+            name: self.read(name, answer, None if portion is None else portion[name])
+            for name, answer in answers.items()
+        }
         return {name: scores for name, scores in results.items() if scores is not None}
+
+    def _asked(self, portion: Portion | None) -> dict[str, Scoring]:
+        """The functions to call, each asked about its examples of the portion."""
+        if portion is None:
+            return self._functions
+        return {
+            name: partial(function, examples=list(portion[name]))
+            for name, function in self._functions.items()
+            if name in portion
+        }
 
     def _ask(self, name: str, function: Scoring, module: Module) -> Any:
         try:
@@ -112,8 +133,13 @@ class PythonScorer:
             text = f"{self._where[name]}: failed: {type(error).__name__}: {error}"
             raise CandidateError(text) from error
 
-    def read(self, name: str, answer: Any) -> TaskScores | None:
+    def read(
+        self, name: str, answer: Any, examples: tuple[int, ...] | None = None
+    ) -> TaskScores | None:
         """What a scorer has returned; None where it holds nothing out.
+
+        Args:
+            examples: those that it was asked about; None where it was asked about all.
 
         Raises:
             CandidateError: something else than finite scores.
@@ -125,6 +151,8 @@ class PythonScorer:
         if scores_E.ndim != 1:
             raise CandidateError(f"{where}, got the shape {scores_E.shape}")
         count = len(scores_E)
+        if examples is not None and count != len(examples):
+            raise CandidateError(f"{where}, asked about {len(examples)}, got {count}")
         if not count and self._split == "held_out":
             return None
         if not count:
@@ -135,7 +163,8 @@ class PythonScorer:
             mean = float(scores_E.mean())
         if not np.isfinite(mean):  # the sum overflows, the mean does not
             mean = float((scores_E / count).sum())
-        return TaskScores(mean, tuple(range(count)), tuple(scores_E.tolist()))
+        ids = tuple(range(count)) if examples is None else examples
+        return TaskScores(mean, ids, tuple(scores_E.tolist()))
 
 
 def count_mismatch(

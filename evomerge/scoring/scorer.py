@@ -11,7 +11,7 @@ from evomerge.errors import CandidateError, ConfigError, Problem
 from evomerge.scoring.fitness import Fitness
 from evomerge.scoring.lm_eval import LmEvalScorer
 from evomerge.scoring.python import PythonScorer
-from evomerge.types import Split, TaskScores
+from evomerge.types import Portion, Split, TaskScores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,17 +49,21 @@ class Scorer:
         """Tokens that the model generated during the last `score`."""
         return 0 if self.lm_eval is None else self.lm_eval.generated_tokens
 
-    def ask_all(self, engine: Engine) -> dict[str, Tensor]:
+    def ask_all(self, engine: Engine, portion: Portion | None = None) -> dict[str, Tensor]:
         """(N, E) scores by task, of the tasks that can score several candidates in one pass."""
-        return {} if self._python is None else self._python.ask_all(engine.for_all_slots)
+        return {} if self._python is None else self._python.ask_all(engine.for_all_slots, portion)
 
     def score(
-        self, engine: Engine, known: Mapping[str, Tensor] | None = None
+        self,
+        engine: Engine,
+        known: Mapping[str, Tensor] | None = None,
+        portion: Portion | None = None,
     ) -> dict[str, TaskScores]:
         """Scores by the task's name, in the fitness's order; none where nothing is held out.
 
         Args:
             known: task to the (E,) scores that `ask_all` gave for this candidate.
+            portion: the examples to score; None for all of the split.
 
         Raises:
             CandidateError: scores that are not finite.
@@ -69,10 +73,11 @@ class Scorer:
         scores: dict[str, TaskScores] = {}
         if self.lm_eval is not None:
             assert isinstance(engine, LanguageModelEngine)
-            scores = self.lm_eval.score(engine.lm)
+            scores = self.lm_eval.score(engine.lm, portion)
         if self._python is not None:
-            scores |= self._python.score(engine.module, known)
-        without = [name for name in self._fitness.tasks if name not in scores]
+            scores |= self._python.score(engine.module, known, portion)
+        asked = self._fitness.tasks if portion is None else portion
+        without = [name for name in asked if name not in scores]
         if scores and without:
             text = f"gives no {self._split} scores though others do."
             raise ConfigError(Problem(("tasks", without[0]), text))

@@ -250,3 +250,27 @@ def test_the_digest_follows_the_data_and_not_the_folder(tmp_path: Path) -> None:
     assert copies[0].digest == copies[1].digest
     (tmp_path / "two" / "choice.py").write_text("# other data\n")
     assert copies[0].digest != copies[1].digest
+
+
+@pytest.mark.parametrize(
+    ("path", "task", "other"),
+    [
+        (HERE, "choice", "shots"),
+        (HERE, "shots", "choice"),
+        (ZOO_TASKS, "zoo_strings", "zoo_arithmetic"),
+    ],
+)
+def test_a_portion_is_scored_as_it_is_among_all_examples(
+    path: str, task: str, other: str, engine: TransformersEngine
+) -> None:
+    one = fitness(path, x={"task": task, "search_examples": 6}, y={"task": other})
+    scorer = LmEvalScorer(one, "search", engine.lm)
+    whole = scorer.score(engine.lm)
+    for places in ((0,), (1, 4, 5), (2, 3), tuple(range(6))):
+        ids = tuple(whole["x"].doc_ids[place] for place in places)
+        part = scorer.score(engine.lm, {"x": ids})
+        assert list(part) == ["x"]
+        assert part["x"].doc_ids == ids
+        assert part["x"].example_scores == tuple(whole["x"].example_scores[p] for p in places)
+        assert part["x"].score == sum(part["x"].example_scores) / len(places)
+    assert scorer.score(engine.lm) == whole

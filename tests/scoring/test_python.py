@@ -44,6 +44,13 @@ def unsure(module, split, calls=[]):
     calls.append(1)
     return tensor(module, split)[len(calls) - 1:]
 
+def some(module, split, examples=None):
+    X_E = X[split] if examples is None else X[split][examples]
+    return module(X_E)[:, 0]
+
+def too_many(module, split, examples=None):
+    return tensor(module, split)
+
 def module_alone(module):
     return []
 """
@@ -271,3 +278,24 @@ def test_the_digest_covers_the_code_but_not_where_it_lies(code: Path, tmp_path: 
     assert fitness(copy, "tensor", options={"a": 1}).digest != digest
     code.write_text(CODE + "\n")
     assert one.digest != digest
+
+
+def test_a_scorer_that_takes_examples_is_asked_about_a_portion(
+    code: Path, module: torch.nn.Module
+) -> None:
+    scorer = PythonScorer(fitness(code, "some"), "search")
+    whole = scorer.score(module)["x"]
+    part = scorer.score(module, portion={"x": (0, 2)})["x"]
+    first, _, last = whole.example_scores
+    assert part == TaskScores((first + last) / 2, (0, 2), (first, last))
+    assert scorer.score(module, portion={}) == {}
+    together = scorer.ask_all(several([module, module]), {"x": (1,)})["x"]
+    assert together.tolist() == [[whole.example_scores[1]]] * 2
+
+
+def test_a_scorer_that_answers_more_than_it_was_asked_has_failed(
+    code: Path, module: torch.nn.Module
+) -> None:
+    scorer = PythonScorer(fitness(code, "too_many"), "search")
+    with pytest.raises(CandidateError, match="asked about 2, got 3"):
+        scorer.score(module, portion={"x": (0, 2)})
