@@ -88,6 +88,10 @@ class TaskScores:
     example_scores: tuple[float, ...]
 
 
+# The scores of one model: task to example, by its index in the task's documents, to score.
+Cells = Mapping[str, Mapping[int, float]]
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What a worker found out about one recipe on one split.
@@ -113,6 +117,14 @@ class Evaluation:
     generation_seconds: float = 0.0
     worker: str = ""
     generated_tokens: int = 0
+
+    @property
+    def cells(self) -> Cells:
+        """The scores, example by example."""
+        return {
+            task: dict(zip(scores.doc_ids, scores.example_scores, strict=True))
+            for task, scores in self.tasks.items()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, union_all
 
 from evomerge.errors import StoreError
 from evomerge.store.checksums import with_checksum
 from evomerge.store.records import to_json, utc_now
-from evomerge.store.schema import evaluations, task_scores
+from evomerge.store.schema import evaluations, portions, task_scores
 from evomerge.types import Evaluation, Split, TaskScores
 
 
@@ -26,8 +26,8 @@ class Key(NamedTuple):
     settings_digest: str
 
 
-_SPENT = ("merge_seconds", "generation_seconds", "score_seconds", "generated_tokens")
-_PLAIN = ("status", "value", *_SPENT)  # columns that hold a field as it is
+SPENT = ("merge_seconds", "generation_seconds", "score_seconds", "generated_tokens")
+_PLAIN = ("status", "value", *SPENT)  # columns that hold a field as it is
 # Built once: building them takes longer than SQLite does.
 _WITH_TASKS = (  # a row for each task, one without where an evaluation has none
     select(evaluations, task_scores)
@@ -136,7 +136,7 @@ def _refuse_nan(key: Key, evaluation: Evaluation) -> None:
 
 
 class Spent(NamedTuple):
-    """What one worker did: evaluations, its seconds by what they went into, and tokens."""
+    """What one worker did: evaluations, whole or in part, its seconds by what for, and tokens."""
 
     worker: str
     evaluations: int
@@ -148,19 +148,22 @@ class Spent(NamedTuple):
 
 def spent(connection: Connection, fitness_digest: str, settings_digest: str) -> list[Spent]:
     """Sums over the evaluations, by worker."""
-    of_run = (
-        (evaluations.c.fitness_digest == fitness_digest)
-        & (evaluations.c.settings_digest == settings_digest)
-        & evaluations.c.worker.is_not(None)
+    of_run = (evaluations.c.fitness_digest == fitness_digest) & (
+        evaluations.c.settings_digest == settings_digest
     )
+    columns = ("worker", *SPENT)
+    both = union_all(
+        select(*(evaluations.c[name] for name in columns)).where(of_run),
+        select(*(portions.c[name] for name in columns)),
+    ).subquery()
     sums = (
         select(
-            evaluations.c.worker,
+            both.c.worker,
             func.count().label("evaluations"),
-            *(func.sum(evaluations.c[name]).label(name) for name in _SPENT),
+            *(func.sum(both.c[name]).label(name) for name in SPENT),
         )
-        .where(of_run)
-        .group_by(evaluations.c.worker)
-        .order_by(evaluations.c.worker)
+        .where(both.c.worker.is_not(None))
+        .group_by(both.c.worker)
+        .order_by(both.c.worker)
     )
     return [Spent(**row) for row in connection.execute(sums).mappings()]

@@ -8,16 +8,18 @@
 | `parents` | a candidate that another was made from |
 | `evaluations` | what came out for a recipe, under one fitness, split and engine settings |
 | `task_scores` | an evaluation's result on one task, example by example |
+| `portions` | what came out for a recipe that was asked some of the search examples |
 | `events` | a step of the run's history; replaying them in order resumes it |
 | `grams` | inner products of the sources over their first elements, which crossing them needs |
 | `checksums` | how many rows a table has, and the sum of their checksums |
 
 A candidate's evaluation is the one with its recipe and with the digests of its run, so candidates
 that decode to the same recipe share it. The view `leaderboard` has that join, `candidate_scores`
-has it by task. Genes and recipes hold only the last step of a lineage in place of the list of all:
-earlier ones are in the rows of the ancestors that it names (`evomerge.store.candidates`). Times
-end in ``_utc`` (ISO 8601) or ``_seconds``; JSON is text; higher is better. The last column of every
-row is its checksum (`evomerge.store.checksums`).
+has it by task, `cells` has every score of a recipe on a search example. Genes and recipes hold only
+the last step of a lineage in place of the list of all: earlier ones are in the rows of the
+ancestors that it names (`evomerge.store.candidates`). Times end in ``_utc`` (ISO 8601) or
+``_seconds``; JSON is text; higher is better. The last column of every row is its checksum
+(`evomerge.store.checksums`).
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0007"  # the newest file in migrations/versions
+HEAD = "0008"  # the newest file in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -156,6 +158,25 @@ task_scores = Table(
     Column("doc_ids", Text, nullable=False),  # JSON list
     Column("example_scores", Text, nullable=False),  # JSON list, in the order of doc_ids
     _checksum(),
+)
+
+portions = Table(
+    "portions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("recipe_digest", ForeignKey("recipes.digest"), nullable=False),
+    Column("examples", Integer, nullable=False),
+    Column("scores", Text, nullable=False),  # JSON: task to example to score
+    Column("merge_seconds", Double, nullable=False),
+    Column("score_seconds", Double, nullable=False),
+    Column("generation_seconds", Double, nullable=False),
+    Column("generated_tokens", BigInteger, nullable=False),
+    Column("worker", Text),
+    Column("elapsed_seconds", Double, nullable=False),
+    Column("created_utc", Text, nullable=False),
+    _checksum(),
+    Index(None, "recipe_digest"),
 )
 
 events = Table(

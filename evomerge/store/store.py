@@ -10,7 +10,7 @@ from typing import Self
 from sqlalchemy import Engine
 
 from evomerge.errors import RunError, StoreError
-from evomerge.store import candidates, database, evaluations, runs
+from evomerge.store import candidates, database, evaluations, portions, runs
 from evomerge.store.candidates import Steps
 from evomerge.store.evaluations import Key, Spent
 from evomerge.store.file_systems import is_local
@@ -19,7 +19,7 @@ from evomerge.store.log import WriteAheadLog
 from evomerge.store.reading import readable
 from evomerge.store.records import Event, RunRecord
 from evomerge.store.transactions import Transactions
-from evomerge.types import Candidate, Evaluation, PrefixGram, Split
+from evomerge.types import Candidate, Cells, Evaluation, PrefixGram, Split
 
 _FILE_NAME = "run.sqlite"
 
@@ -192,6 +192,26 @@ class Store:
             runs.add_event(connection, self._run_id, "tell", number, elapsed_seconds)
             return evaluations.add(connection, self._key(recipe_digest, "search"), evaluation)
 
+    def record_told(self, number: int, *, elapsed_seconds: float) -> None:
+        """Log that the optimizer was told of a candidate that was asked some examples only.
+
+        Raises:
+            StoreError: no such candidate, or reported before.
+        """
+        with self._transactions.begin(records=True) as connection:
+            runs.add_event(connection, self._run_id, "tell", number, elapsed_seconds)
+
+    def record_portion(
+        self, recipe_digest: str, evaluation: Evaluation, *, elapsed_seconds: float
+    ) -> None:
+        """Add the scores of a recipe on some of the search examples, none of them known before.
+
+        Raises:
+            StoreError: no candidate has this recipe, or a score is NaN.
+        """
+        with self._transactions.begin(records=True) as connection:
+            portions.add(connection, self._run_id, recipe_digest, evaluation, elapsed_seconds)
+
     def record_evaluation(
         self, recipe_digest: str, split: Split, evaluation: Evaluation
     ) -> Evaluation:
@@ -241,14 +261,26 @@ class Store:
             return runs.load_grams(connection, self._run_id)
 
     def elapsed_seconds(self) -> float:
-        """Search time spent up to the last event; 0 before the first."""
+        """Search time spent up to the last record; 0 before the first."""
         with self._transactions.begin() as connection:
-            return runs.elapsed_seconds(connection, self._run_id)
+            return max(of.elapsed_seconds(connection, self._run_id) for of in (runs, portions))
 
     def evaluation(self, recipe_digest: str, split: Split = "search") -> Evaluation | None:
         """A recipe's evaluation under this run's fitness and engine settings; None without one."""
         with self._transactions.begin() as connection:
             return evaluations.find(connection, self._key(recipe_digest, split))
+
+    def cells(self, recipe_digest: str) -> Cells:
+        """All scores of a recipe on search examples, under this run's fitness and settings."""
+        with self._transactions.begin() as connection:
+            found = [cells for _, cells in portions.load(connection, self._run_id, recipe_digest)]
+            whole = evaluations.find(connection, self._key(recipe_digest, "search"))
+        return portions.union([*found, *([] if whole is None else [whole.cells])])
+
+    def portions(self) -> Iterator[tuple[str, Cells]]:
+        """Digest and scores of every recipe that was asked some of the examples, each time."""
+        with self._transactions.begin() as connection:
+            yield from portions.load(connection, self._run_id)
 
     def evaluations(self, split: Split) -> Iterator[tuple[str, Evaluation]]:
         """The digest and evaluation of every recipe that has one, in a single query."""

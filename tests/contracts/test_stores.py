@@ -356,3 +356,36 @@ def test_a_long_search_goes_on_where_it_stopped(place: Place) -> None:
     with place.open(read_only=True) as store:
         assert [c.genome.parents for c in store.candidates()] == [(), (0,), (0, 1), (1, 2), (2, 3)]
         assert [event.kind for event in store.events()] == ["ask", "tell"] * 5
+
+
+def test_portions_add_up_and_the_first_score_of_an_example_counts(place: Place) -> None:
+    part = {"zulu": TaskScores(0.5, (3, 7), (0.1 + 0.2, 1.0))}
+    more = {"zulu": TaskScores(0.0, (5, 7), (1 / 3, 0.0)), "日本語": TaskScores(1.0, (0,), (1.0,))}
+    digest = candidate(0).recipe.digest
+    with place.create(RUN) as store:
+        store.record_ask(candidate(0), 1.0)
+        assert store.cells(digest) == {}
+        for tasks, seconds in ((part, 2.0), (more, 4.5)):
+            one = Evaluation("done", tasks, merge_seconds=1.0, worker="0 on a", generated_tokens=3)
+            store.record_portion(digest, one, elapsed_seconds=seconds)
+        store.record_told(0, elapsed_seconds=4.0)
+        with pytest.raises(StoreError):
+            store.record_told(0, elapsed_seconds=4.0)
+    known = {"zulu": {3: 0.1 + 0.2, 5: 1 / 3, 7: 1.0}, "日本語": {0: 1.0}}
+    with place.open() as store:
+        assert store.cells(digest) == known
+        assert [digest_and_cells[0] for digest_and_cells in store.portions()] == [digest] * 2
+        assert store.evaluation(digest) is None
+        assert store.elapsed_seconds() == 4.5
+        assert [e.kind for e in store.events()] == ["ask", "tell"]
+        (spent,) = store.spent()
+        assert (spent.evaluations, spent.merge_seconds, spent.generated_tokens) == (2, 2.0, 6)
+        whole = evaluation(0.25)
+        store.record_evaluation(digest, "search", whole)
+        assert store.cells(digest) == {**known, "alpha|日本語": {0: 1.0}}
+
+
+def test_a_portion_of_no_candidate_is_refused(place: Place) -> None:
+    part = Evaluation("done", {"zulu": TaskScores(0.5, (3,), (0.5,))})
+    with place.create(RUN) as store, pytest.raises(StoreError):
+        store.record_portion("0" * 64, part, elapsed_seconds=1.0)

@@ -41,6 +41,8 @@ def folder(tmp_path: Path, run: Any, candidate: Any, evaluation: Any) -> Path:
         again = replace(candidate(2), number=4, genome=Genome({}, (2,)))  # of a known recipe
         store.record_ask(again, 5.0)
         store.record_evaluation(candidate(1).recipe.digest, "held_out", evaluation(0.25))
+        part = Evaluation("done", {"t": TaskScores(0.5, (1,), (0.5,))}, merge_seconds=1)
+        store.record_portion(candidate(3).recipe.digest, part, elapsed_seconds=6)
         store.finish()
     return tmp_path
 

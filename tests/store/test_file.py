@@ -27,6 +27,9 @@ COLUMNS = {
     "evaluations": "id recipe_digest fitness_digest split settings_digest status value error"
     " merge_seconds score_seconds created_utc generation_seconds worker generated_tokens checksum",
     "task_scores": "evaluation_id task position score examples doc_ids example_scores checksum",
+    "portions": "id run_id recipe_digest examples scores merge_seconds score_seconds"
+    " generation_seconds generated_tokens worker elapsed_seconds created_utc checksum",
+    "cells": "recipe_digest task doc_id score",
     "grams": "run_id of position products checksum",
     "events": "run_id sequence kind candidate elapsed_seconds created_utc checksum",
     "checksums": "table_name rows sum",
