@@ -1,0 +1,208 @@
+"""Cohorts of candidates that climb rungs, and how they stand at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from evomerge.search.racing.deck import Deck, Hand
+from evomerge.search.racing.reliability import Reliability
+from evomerge.search.racing.settings import Racing
+from evomerge.types import Cells, Portion
+
+
+class Standing(NamedTuple):
+    """How a candidate did in its cohort; the larger, the better.
+
+    Attributes:
+        rung: at which it retired; -1 if it failed.
+        score: weighted mean of the tasks' means over the examples of that rung.
+    """
+
+    rung: int
+    score: float
+
+
+@dataclass(slots=True)
+class Cohort:
+    """Candidates that are asked the same examples.
+
+    Attributes:
+        number: 0, 1, 2, ... in its stage.
+        size: how many candidates it takes.
+        hand: the examples.
+        recipes: candidate to the digest of its recipe, in the order in which they joined.
+        rung: at which those are that are left.
+        active: those that are left.
+        standings: of those that have retired.
+    """
+
+    number: int
+    size: int
+    hand: Hand
+    recipes: dict[int, str] = field(default_factory=dict)
+    rung: int = 0
+    active: list[int] = field(default_factory=list)
+    standings: dict[int, Standing] = field(default_factory=dict)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all of its candidates have joined."""
+        return len(self.recipes) == self.size
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether all of its candidates have retired."""
+        return self.is_full and not self.active
+
+
+class Race:
+    """The cohorts of one stage; which examples each candidate lacks, and who stands where.
+
+    Only the oldest open cohort climbs; one more may be on its first rung meanwhile. What it says
+    depends on the scores, not on the order in which they came.
+
+    Args:
+        racing: the rungs. Where the first hardly ranks, it is twice as large from then on.
+        size: P, candidates in a cohort.
+        deck: deals the examples.
+        shares: of the tasks in a candidate's score.
+    """
+
+    def __init__(self, racing: Racing, size: int, deck: Deck, shares: Mapping[str, float]) -> None:
+        self.racing, self.size = racing, size
+        self._deck, self._shares = deck, shares
+        self.reliability = Reliability()
+        self.open: list[Cohort] = []
+        self.begun = 0
+        self._cells: dict[str, dict[str, dict[int, float]]] = {}  # of open cohorts' recipes
+        self._failed: set[str] = set()
+
+    def may_join(self, ahead: bool) -> bool:
+        """Whether there is room for a candidate.
+
+        Args:
+            ahead: also in a cohort after the one that climbs.
+        """
+        return not self.open or not self.open[-1].is_full or (ahead and len(self.open) == 1)
+
+    @property
+    def between(self) -> bool:
+        """Whether the next candidate begins a cohort."""
+        return not self.open or self.open[-1].is_full
+
+    def join(self, number: int, digest: str, known: Cells, size: int | None = None) -> None:
+        """Take in a candidate.
+
+        Args:
+            known: scores of its recipe from before.
+            size: candidates of the cohort that it begins; by default P.
+        """
+        if self.between:
+            hand = self._deck.deal(self.racing.first, self.racing.blocks)
+            self.open.append(Cohort(self.begun, size or self.size, hand))
+            self.begun += 1
+        cohort = self.open[-1]
+        cohort.recipes[number] = digest
+        cohort.active.append(number)
+        self.learn(digest, known)
+
+    def learn(self, digest: str, cells: Cells) -> None:
+        """Take in scores of a recipe; of two for the same example, the first counts."""
+        known = self._cells.setdefault(digest, {})
+        for task, scores in cells.items():
+            known[task] = {**scores, **known.get(task, {})}
+
+    def fail(self, digest: str) -> None:
+        """Take in that a recipe cannot be scored."""
+        self._failed.add(digest)
+
+    def lacking(self, number: int) -> Portion:
+        """The examples of its present rung for which a candidate has no score; empty: none."""
+        cohort = self._of(number)
+        digest = cohort.recipes[number]
+        if digest in self._failed or number not in cohort.active:
+            return {}
+        known = self._cells[digest]
+        lacking = {
+            task: tuple(example for example in ids if example not in known.get(task, {}))
+            for task, ids in cohort.hand.of_rung(cohort.rung).items()
+        }
+        return {task: ids for task, ids in lacking.items() if ids}
+
+    def climb(self) -> list[int]:
+        """Retire and promote as far as the scores go.
+
+        Returns:
+            Those that are asked more examples now.
+        """
+        if not self.open:
+            return []
+        cohort, before = self.open[0], self.open[0].rung
+        while cohort.is_full and cohort.active and not any(map(self.lacking, cohort.active)):
+            self._judge(cohort)
+        return [n for n in cohort.active if self.lacking(n)] if cohort.rung != before else []
+
+    def close(self) -> Cohort | None:
+        """The oldest cohort once all of its candidates have retired; it is forgotten then."""
+        if not self.open or not self.open[0].is_closed:
+            return None
+        cohort = self.open.pop(0)
+        kept = {digest for other in self.open for digest in other.recipes.values()}
+        for digest in set(cohort.recipes.values()) - kept:
+            del self._cells[digest]
+        return cohort
+
+    def _judge(self, cohort: Cohort) -> None:
+        """Retire whoever does not go on from this rung."""
+        if cohort.rung == 0:
+            self._look_at(cohort)
+        scores = {n: self._standing(cohort, n) for n in cohort.active}
+        failed = [n for n in cohort.active if scores[n].rung < 0]
+        ranked = sorted(set(cohort.active) - set(failed), key=lambda n: (-scores[n].score, n))
+        going_on = ranked[: self._cut(cohort, [scores[n].score for n in ranked])]
+        for number in cohort.active:
+            if number not in going_on:
+                cohort.standings[number] = scores[number]
+        cohort.active = sorted(going_on)
+        cohort.rung += 1
+
+    def _look_at(self, cohort: Cohort) -> None:
+        """Learn how well the first rung ranks; ask more there where it hardly does."""
+        asked = cohort.hand.of_rung(0)
+        digests = [d for n in cohort.active if (d := cohort.recipes[n]) not in self._failed]
+        cells = [self._cells[digest] for digest in digests]
+        rows = [[one[task][e] for task, ids in asked.items() for e in ids] for one in cells]
+        self.reliability.learn(rows)
+        if self.reliability.is_low:
+            self.racing = self.racing.model_copy(update={"first": 2 * self.racing.first})
+            self.reliability.start_again()
+
+    def _cut(self, cohort: Cohort, ranked: Sequence[float]) -> int:
+        """How many go on; of those that tie across the cut all, if few enough."""
+        if cohort.rung == self.racing.rungs - 1 or len(ranked) < 2:
+            return 0
+        keep = max(2, math.ceil(len(ranked) * self.racing.keep))
+        tied = sum(score == ranked[keep - 1] for score in ranked[keep:])
+        return keep + (tied if tied <= cohort.size // 8 else 0)
+
+    def _standing(self, cohort: Cohort, number: int) -> Standing:
+        digest = cohort.recipes[number]
+        if digest in self._failed:
+            return Standing(-1, -math.inf)
+        return Standing(
+            cohort.rung, self.score(self._cells[digest], cohort.hand.of_rung(cohort.rung))
+        )
+
+    def score(self, cells: Cells, asked: Portion) -> float:
+        """Weighted mean of the tasks' means over some examples."""
+        total = math.fsum(self._shares.values())
+        return math.fsum(
+            self._shares[task] / total * math.fsum(cells[task][e] for e in ids) / len(ids)
+            for task, ids in asked.items()
+        )
+
+    def _of(self, number: int) -> Cohort:
+        return next(cohort for cohort in self.open if number in cohort.recipes)

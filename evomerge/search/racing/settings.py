@@ -1,0 +1,39 @@
+"""The key ``racing`` of a search."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+
+from evomerge.keys import Keys
+
+ENOUGH_EXAMPLES = 160  # of the search; below, racing is off unless it is asked for
+
+
+class Racing(Keys):
+    """How many examples the candidates of a cohort are asked.
+
+    Attributes:
+        first: examples of all tasks together that every candidate is asked.
+        rungs: how often those that are left are asked as many examples again as they were before.
+        keep: the share of the candidates that goes on to the next rung.
+    """
+
+    first: Annotated[int, Field(ge=1, le=1_000_000)] = 40
+    rungs: Annotated[int, Field(ge=1, le=16)] = 3
+    keep: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @property
+    def blocks(self) -> int:
+        """How many times ``first`` a candidate is asked that reaches the last rung."""
+        return 1 << (self.rungs - 1)
+
+    def examples(self, size: int) -> int:
+        """How many a cohort is asked if none of its candidates fail, tie or repeat others."""
+        active, total = size, size * self.first
+        for rung in range(1, self.rungs):
+            active = max(2, math.ceil(active * self.keep))
+            total += active * self.first << (rung - 1)
+        return total

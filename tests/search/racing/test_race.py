@@ -1,0 +1,141 @@
+"""Who climbs, who retires, and how they stand."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from evomerge.search.racing.deck import Deck
+from evomerge.search.racing.race import Cohort, Race, Standing
+from evomerge.search.racing.reliability import Reliability
+from evomerge.search.racing.settings import Racing
+from evomerge.types import Cells, Portion
+
+EXAMPLES = {"a": tuple(range(80)), "b": tuple(range(40))}
+SHARES = {"a": 1.0, "b": 1.0}
+
+
+def race(size: int = 8, **keys: float) -> Race:
+    racing = Racing.model_validate({"first": 4, **keys})
+    return Race(racing, size, Deck(EXAMPLES, SHARES, (0, 0)), SHARES)
+
+
+def answer(portion: Portion, quality: float) -> Cells:
+    """Scores that rank by quality on whatever examples."""
+    return {task: dict.fromkeys(ids, quality) for task, ids in portion.items()}
+
+
+def run_cohort(one: Race, qualities: list[float], order: random.Random) -> tuple[Cohort, int]:
+    """A whole cohort, its answers in any order; also how many examples were asked."""
+    for number, _ in enumerate(qualities):
+        one.join(number, f"r{number}", {})
+    waiting, asked = list(range(len(qualities))), 0
+    while waiting:
+        number = waiting.pop(order.randrange(len(waiting)))
+        portion = one.lacking(number)
+        asked += sum(map(len, portion.values()))
+        one.learn(f"r{number}", answer(portion, qualities[number]))
+        waiting += one.climb()
+    closed = one.close()
+    assert closed is not None
+    return closed, asked
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_better_half_goes_on_whatever_the_order_of_the_answers(seed: int) -> None:
+    qualities = [0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4, 0.5]
+    closed, asked = run_cohort(race(), qualities, random.Random(seed))
+    assert [closed.standings[n].rung for n in range(8)] == [0, 2, 0, 2, 0, 1, 0, 1]
+    assert [closed.standings[n].score for n in range(8)] == pytest.approx(qualities)
+    assert asked == Racing(first=4).examples(8) == 8 * 4 + 4 * 4 + 2 * 8
+    best_first = sorted(closed.standings, key=lambda n: closed.standings[n], reverse=True)
+    assert best_first == [1, 3, 5, 7, 6, 4, 2, 0]
+
+
+def test_tasks_count_by_their_shares_however_many_examples_they_have() -> None:
+    one = race(size=2, rungs=1)
+    one.join(0, "x", {})
+    hand = one.open[0].hand.of_rung(0)
+    cells = {"a": dict.fromkeys(hand["a"], 1.0), "b": dict.fromkeys(hand["b"], 0.0)}
+    assert one.score(cells, hand) == 0.5
+    one._shares = {"a": 3.0, "b": 1.0}
+    assert one.score(cells, hand) == 0.75
+
+
+def test_those_that_tie_across_the_cut_go_on_if_they_are_few() -> None:
+    order = random.Random(0)
+    few, _ = run_cohort(race(16), [0.9] * 7 + [0.5] * 3 + [0.1] * 6, order)
+    assert [few.standings[n].rung for n in range(7, 10)] == [1, 1, 1]  # 10 went on, not 8
+    many, _ = run_cohort(race(16), [0.9] * 7 + [0.5] * 9, order)
+    assert [many.standings[n].rung > 0 for n in range(7, 16)] == [True] + [False] * 8
+
+
+def test_failed_candidates_stand_last_and_a_cohort_of_them_closes() -> None:
+    one = race(size=4)
+    for number in range(4):
+        one.join(number, f"r{number}", {})
+        one.fail(f"r{number}")
+    assert one.climb() == []
+    closed = one.close()
+    assert closed is not None
+    assert set(closed.standings.values()) == {Standing(-1, -math.inf)}
+    assert Standing(-1, -math.inf) < Standing(0, 0.0) < Standing(0, 0.5) < Standing(1, 0.1)
+
+
+def test_what_is_known_of_a_recipe_is_not_asked_again() -> None:
+    one = race(size=2, rungs=2)
+    one.join(0, "x", {})
+    hand = one.lacking(0)
+    one.learn("x", answer({"a": hand["a"]}, 0.5))
+    one.join(1, "x", {})  # the same recipe
+    assert one.lacking(0) == one.lacking(1) == {"b": hand["b"]}
+    one.learn("x", answer(hand, 1.0))
+    assert one.score(one._cells["x"], hand) == 0.75  # of two scores, the first counts
+    assert one.climb() == [0, 1]
+
+
+def test_the_next_cohort_waits_on_its_first_rung_until_this_one_closes() -> None:
+    one = race(size=2, rungs=2)
+    for number in range(2):
+        one.join(number, f"r{number}", {})
+    assert not one.may_join(ahead=False)
+    assert one.may_join(ahead=True)
+    for number in (2, 3):
+        one.join(number, f"r{number}", {})
+        one.learn(f"r{number}", answer(one.lacking(number), 0.5))
+    assert one.climb() == []
+    assert not one.may_join(ahead=True)
+    for _ in range(2):
+        for number in (0, 1):
+            one.learn(f"r{number}", answer(one.lacking(number), number))
+        one.climb()
+    assert one.close() is not None
+    assert one.climb() == [2, 3]
+    assert one.close() is None
+
+
+def test_reliability_is_that_of_the_analysis_of_variance() -> None:
+    generator = np.random.default_rng(0)
+    candidates, examples = 0.3 * generator.normal(size=4000), generator.normal(size=40)
+    rows = candidates[:, None] + examples + 0.5 * generator.normal(size=(4000, 40))
+    one = Reliability()
+    one.learn(rows.tolist())
+    assert one.signal == pytest.approx(0.09, rel=0.05)
+    assert one.noise == pytest.approx(0.25, rel=0.05)
+    assert one.of(40) == pytest.approx(0.09 / (0.09 + 0.25 / 40), rel=0.02)
+
+
+def test_more_is_asked_at_first_where_the_first_rung_ranks_by_noise_alone() -> None:
+    one = race(size=4, rungs=1)
+    for cohort in range(5):
+        for number in range(4):
+            one.join(4 * cohort + number, f"{cohort}.{number}", {})
+            one.learn(f"{cohort}.{number}", answer(one.lacking(4 * cohort + number), 0.5))
+        assert one.racing.first == 4
+        one.climb()
+        assert one.close() is not None
+    assert one.racing.first == 8
+    assert sum(map(len, one._deck.deal(one.racing.first, 1).examples.values())) == 8
