@@ -13,6 +13,13 @@ Gene = float | int | bool | str
 Split = Literal["search", "held_out"]
 # Which examples: task to the ids of its documents, ascending; no task that is asked none.
 Portion = Mapping[str, tuple[int, ...]]
+
+
+def count(portion: Portion) -> int:
+    """How many examples these are."""
+    return sum(map(len, portion.values()))
+
+
 Kind = Literal["baseline", "search", "mean"]
 # What stores call an optimizer's final estimate, ever since CMA-ES, whose estimate is the mean of
 # its distribution, was the only optimizer that had one. Stored runs are never rewritten.
@@ -105,6 +112,8 @@ class Evaluation:
         generated_tokens: in the texts that it answered with; 0 where it only rated given ones.
         error: why it failed.
         worker: which one found out, e.g. ``0 on node-17``.
+        standing: of a candidate that was raced, where it stands in its cohort; the larger, the
+            better. It says nothing of other cohorts.
     """
 
     status: Literal["done", "failed"]
@@ -117,6 +126,7 @@ class Evaluation:
     generation_seconds: float = 0.0
     worker: str = ""
     generated_tokens: int = 0
+    standing: tuple[int, float] | None = None
 
     @property
     def cells(self) -> Cells:

@@ -11,9 +11,11 @@ from evomerge.errors import ConfigError, Problem, shown
 from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
+from evomerge.scoring.by_example import not_by_example
 from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.task_files import task_file_problems
 from evomerge.scoring.tasks import task_problems
+from evomerge.search.racing.settings import Racing
 from evomerge.spaces import Space
 from evomerge.types import Gene
 from evomerge.weights.models import Models
@@ -76,6 +78,25 @@ def check_shorten(spaces: Sequence[Space], fitness: Fitness) -> None:
             "stage:NAME. Or remove this key."
         )
         raise ConfigError(Problem(("shorten",), text, cure))
+
+
+def check_racing(racing: Racing, optimizer: Optimizer, name: str, fitness: Fitness) -> None:
+    """Raise where candidates cannot be ranked by some of the examples."""
+    off = "Set racing: false."
+    problems = []
+    if optimizer.cohort_size is None:
+        text = f"the optimizer {name} learns from all examples of every candidate."
+        problems.append(Problem((), text, f"{off[:-1]}, or take optimizer: cmaes."))
+    if fitness.shorten is not None:
+        problems.append(Problem((), "shorten compares scores on all examples.", off))
+    if racing.first < len(fitness.tasks):
+        text = f"{racing.first} examples are fewer than the {len(fitness.tasks)} tasks."
+        problems.append(Problem(("first",), text, "Ask one of each at least."))
+    problems += [
+        Problem((), f"tasks.{task}: {why}", off) for task, why in not_by_example(fitness).items()
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_plans(space: Space, models: Models, engine: Engine | None) -> None:

@@ -111,6 +111,7 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
         new_executor=executor.make,
         setup=_setup(file, context, stages, engine.options),
         stop_after_failures=file.stop_after_failures,
+        seed=file.seed,
         champions=file.champions,
         record=_record(file, context, _settings_digest(file.engine, closed, models)),
     )

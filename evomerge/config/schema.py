@@ -18,6 +18,7 @@ from evomerge.keys import Count, FolderName, Keys, Seed
 from evomerge.recipes import ROLES
 from evomerge.scoring import Fitness
 from evomerge.search.budget import Budget
+from evomerge.search.racing.settings import Racing
 
 
 def _name_alone(value: Any) -> Any:
@@ -31,6 +32,7 @@ def _has_name(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Named = Annotated[dict[str, Any], BeforeValidator(_name_alone), AfterValidator(_has_name)]
+RacingKey = Literal[False] | Racing | None
 _CMAES = {"name": "cmaes"}
 _SPACE, _BUDGET = "space: dare_ties", "budget: {evaluations: 400}"
 
@@ -53,13 +55,14 @@ class StageKeys(Keys):
         sources: which models vary: names of the search's sources, and ``stage:NAME`` for the best
             recipe of an earlier stage, which is a source called NAME there. By default those of
             the search, behind the stages that ``space`` names.
-        space, optimizer, budget: as in a search without stages.
+        space, optimizer, racing, budget: as in a search without stages.
     """
 
     name: FolderName = Field(examples=["name: merge"])
     sources: tuple[str, ...] | None = None
     space: dict[str, Any] = Field(examples=[_SPACE])
     optimizer: Named = _CMAES
+    racing: RacingKey = None
     budget: Budget = Field(examples=[_BUDGET])
 
 
@@ -77,6 +80,7 @@ class SearchFile(Keys):
         space: a preset's name, a path to a YAML, or its keys inline.
         fitness: what is to be improved: a preset's name, a path to a YAML, or its keys inline.
         optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
+        racing: ask a candidate only as many examples as decide where it stands.
         budget: when to stop.
         seed: of everything that is random.
         dtype: of merged weights; the base's by default.
@@ -98,6 +102,7 @@ class SearchFile(Keys):
     optimizer: Named | None = Field(default=None, validate_default=True)
     engine: Named = Field(default={"name": "transformers"})
     executor: Named = Field(default={"name": "local"})
+    racing: RacingKey = Field(default=None, validate_default=True)
     budget: Budget | None = Field(default=None, validate_default=True, examples=[_BUDGET])
     seed: Seed = 0
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -124,7 +129,7 @@ class SearchFile(Keys):
             raise ValueError("name at least one, or give space and budget without stages")
         return stages
 
-    @field_validator("space", "optimizer", "budget")
+    @field_validator("space", "optimizer", "racing", "budget")
     @classmethod
     def _here_or_in_stages(cls, value: Any, info: ValidationInfo) -> Any:
         if "stages" not in info.data:
@@ -132,9 +137,10 @@ class SearchFile(Keys):
         if info.data["stages"] is not None:
             if value is not None:
                 raise ValueError("every stage has its own. Move it into the stages")
-        elif value is None and info.field_name != "optimizer":
+        elif value is None and info.field_name in ("space", "budget"):
             raise PydanticCustomError("missing", "Field required")
-        return _CMAES if value is None and info.data["stages"] is None else value
+        needed = info.field_name == "optimizer" and info.data["stages"] is None
+        return _CMAES if value is None and needed else value
 
     @property
     def parts(self) -> tuple[StageKeys, ...]:
@@ -142,6 +148,10 @@ class SearchFile(Keys):
         if self.stages is not None:
             return self.stages
         only = StageKeys.model_construct(
-            name="", space=self.space, optimizer=self.optimizer, budget=self.budget
+            name="",
+            space=self.space,
+            optimizer=self.optimizer,
+            racing=self.racing,
+            budget=self.budget,
         )
         return (only,)

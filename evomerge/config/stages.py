@@ -12,6 +12,7 @@ from evomerge.config.compatibility import (
     check_descriptors,
     check_parents,
     check_plans,
+    check_racing,
     check_shorten,
 )
 from evomerge.config.schema import SearchFile, StageKeys
@@ -86,7 +87,10 @@ class StageComposer:
             options = optimizer.options
             part.make(check_descriptors, options, fitness, at="optimizer", needs=["fitness"])
         if space is not None and optimizer is not None:
-            part.make(optimizer.make, space.parameters, seed, at="optimizer", needs=["seed"])
+            made = part.make(optimizer.make, space.parameters, seed, at="optimizer", needs=["seed"])
+            if made is not None and keys.racing:
+                checked = keys.racing, made, keys.optimizer["name"], fitness
+                part.make(check_racing, *checked, at="racing", needs=["fitness"])
             name = keys.optimizer["name"]
             part.make(check_parents, space, optimizer.kind, name, at="optimizer")
         if space is not None and context is not None and context.models is not None:
@@ -103,6 +107,7 @@ class StageComposer:
             new_space=partial(self._new_space, keys),
             new_optimizer=partial(_new_optimizer, optimizer, seed),
             budget=keys.budget,
+            racing=keys.racing or None,
         )
 
     def _context(self, keys: StageKeys, winners: Mapping[str, str | Recipe]) -> SearchContext:

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from evomerge.types import Evaluation, Genome, Parameter
+
+
+class Finalist(NamedTuple):
+    """A genome that may be the best, and what it is called."""
+
+    label: str
+    genome: Genome
 
 
 class Optimizer(ABC):
@@ -25,9 +32,12 @@ class Optimizer(ABC):
 
     Attributes:
         needs_parents: whether candidates have parents: the space must be able to cross them.
+        cohort_size: how many candidates it learns from at once, by their ranks alone, so that they
+            can be raced; None where it learns from values.
     """
 
     needs_parents: ClassVar[bool] = False
+    cohort_size: int | None = None
 
     def __init__(self, parameters: Sequence[Parameter], seed: int) -> None:
         self.parameters = tuple(parameters)
@@ -58,3 +68,8 @@ class Optimizer(ABC):
     def recommend(self) -> Genome | None:
         """The genome that the optimizer believes is best, if it has not asked for it; else None."""
         return None
+
+    def finalists(self) -> Sequence[Finalist]:
+        """Genomes one of which may be the best, after a race; that of most trust comes first."""
+        best = self.recommend()
+        return () if best is None else (Finalist("", best),)

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Optimizer
+from evomerge.optimizers import Finalist, Optimizer
 from evomerge.optimizers._unit_cube import (
     all_values,
     clip_step,
@@ -78,10 +78,12 @@ class Cmaes(Optimizer):
                 "has only one value. Widen the bounds or choices of at least one."
             )
         self.population_size = population_size or 3 * (4 + math.floor(3 * math.log(len(free))))
+        self.cohort_size = self.population_size
         library_seed = int(np.random.default_rng(seed).integers(2**32))  # it takes 32 bits
         self._start = _Start(self.population_size, sigma, library_seed)
         self._points: dict[int, _Drawn] = {}  # by candidate, those not yet learnt from
-        self._values: dict[int, float] = {}  # of this generation
+        self._values: dict[int, tuple[float, ...]] = {}  # of this generation
+        self._means: list[dict[str, Gene]] = []  # after each generation
 
     @cached_property
     def _distribution(self) -> _Distribution:
@@ -109,13 +111,14 @@ class Cmaes(Optimizer):
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Take in a result; the P-th since the last move moves the distribution."""
-        self._values[number] = _fitness(evaluation)
+        self._values[number] = evaluation.standing or (_fitness(evaluation),)
         if len(self._values) < self.population_size:
             return
         drawn = {number: self._points.pop(number) for number in self._values}
         if len(set(self._values.values())) > 1:
-            ranking = sorted(self._values, key=lambda n: (-self._values[n], n))
+            ranking = sorted(sorted(self._values), key=lambda n: self._values[n], reverse=True)
             self._distribution.learn([self._own(drawn[n]) for n in ranking])
+        self._means.append(self._distribution.mean())
         self._values.clear()
 
     def _own(self, drawn: _Drawn) -> Any:
@@ -128,6 +131,37 @@ class Cmaes(Optimizer):
         if self._distribution.strategy.generation == 0:
             return None
         return self._genome(self._distribution.mean())
+
+    def finalists(self) -> Sequence[Finalist]:
+        """Averages of the means of late generations, the last mean, and the first.
+
+        The means of a noisy search stray about the best point; their average strays less.
+
+        Source: Polyak & Juditsky 1992, doi:10.1137/0330046.
+        """
+        last = self.recommend()
+        if last is None:
+            return ()
+        half, quarter = len(self._means) // 2, 3 * len(self._means) // 4
+        initial = Genome({parameter.name: parameter.initial for parameter in self.parameters})
+        return (
+            Finalist("average of the late means", self._average(self._means[half:])),
+            Finalist("last mean", last),
+            Finalist("average of the latest means", self._average(self._means[quarter:])),
+            Finalist("start", initial),
+        )
+
+    def _average(self, means: Sequence[Mapping[str, Gene]]) -> Genome:
+        """The mean of each number in the cube, and what a bool or choice was most often."""
+        genes: dict[str, Gene] = {}
+        for one in self._free:
+            values = [genes_of[one.name] for genes_of in means]
+            if one.kind in ("float", "int"):
+                unit = math.fsum(one.to_unit(float(value)) for value in values) / len(values)
+                genes |= decode([one], [unit])
+            else:
+                genes[one.name] = max(values, key=values.count)
+        return self._genome(genes)
 
     def _genome(self, genes: Mapping[str, Gene]) -> Genome:
         known = {**self._fixed, **genes}

@@ -253,6 +253,14 @@ def fitness_value(
     return sum(weight / total * (score / best) for weight, score, best in parts)
 
 
+def shares(fitness: Fitness, references: Mapping[str, float]) -> dict[str, float]:
+    """What a point of each task's score is worth in the fitness, up to a common factor."""
+    return {
+        name: task.weight / _reference(fitness, name, references)
+        for name, task in fitness.tasks.items()
+    }
+
+
 def interval(
     fitness: Fitness,
     tasks: Mapping[str, TaskScores],

@@ -48,7 +48,7 @@ class PythonScorer:
     def __init__(self, fitness: Fitness, split: Split) -> None:
         self.generation_seconds = 0.0
         self._split = split
-        self._functions = {name: _load(name, task) for name, task in fitness.scorers.items()}
+        self._functions = {name: load_scorer(name, task) for name, task in fitness.scorers.items()}
         self._where = {name: _where(name, task) for name, task in fitness.scorers.items()}
         self._together: dict[str, bool] = {}
 
@@ -191,13 +191,18 @@ def scorer_problems(fitness: Fitness) -> list[Problem]:
     problems: list[Problem] = []
     for name, task in fitness.scorers.items():
         try:
-            _load(name, task)
+            load_scorer(name, task)
         except ConfigError as error:
             problems += error.details
     return problems
 
 
-def _load(name: str, task: Task) -> Scoring:
+def load_scorer(name: str, task: Task) -> Scoring:
+    """The function that scores a task, its options given.
+
+    Raises:
+        ConfigError: no such file or function, or one that takes other arguments.
+    """
     assert task.scorer is not None
     keywords: dict[str, Any] = {"options": dict(task.options)} if task.options else {}
     try:

@@ -12,24 +12,36 @@ from evomerge.errors import ConfigError, Problem
 from evomerge.keys import Count, Keys, Seconds
 
 
+class Asked(NamedTuple):
+    """How much was asked: candidates, search examples of them, and tokens in their answers."""
+
+    evaluations: int = 0
+    examples: int = 0
+    tokens: int = 0
+
+
 class Budget(Keys):
     """When a search, or a stage of one, ends: at the first of these limits.
 
     Attributes:
         evaluations: candidates asked of the optimizer; baselines come on top.
+        examples: of the search, asked of candidates; those of baselines come on top.
+        tokens: generated in answers to them.
         seconds: of search time, summed over all sessions; baselines count for the first stage.
         gpu_hours: search time in hours times the GPUs that open or opening workers hold; of earlier
             sessions, as if all workers had been open.
     """
 
     evaluations: Count | None = None
+    examples: Count | None = None
+    tokens: Count | None = None
     seconds: Seconds | None = None
     gpu_hours: float | None = Field(default=None, gt=0, le=1e9)
 
     @model_validator(mode="after")
     def _limited(self) -> Budget:
-        if self.evaluations is None and self.seconds is None and self.gpu_hours is None:
-            raise ValueError("give evaluations, seconds or gpu_hours, or several")
+        if not any(limit is not None for limit in self.model_dump().values()):
+            raise ValueError("give evaluations, examples, tokens, seconds or gpu_hours, or several")
         return self
 
     def require_gpus(self, gpus: float) -> None:
@@ -46,12 +58,18 @@ class Budget(Keys):
             )
             raise ConfigError(Problem(("budget", "gpu_hours"), text, cure))
 
-    def reached(self, evaluations: int, seconds: float, gpu_hours: float) -> bool:
-        """Whether any limit is reached."""
+    def affords(self, asked: Asked, more: Asked) -> bool:
+        """Whether more can be asked within the limits that do not depend on time."""
         return (
-            (self.evaluations is not None and evaluations >= self.evaluations)
-            or (self.seconds is not None and seconds >= self.seconds)
-            or (self.gpu_hours is not None and gpu_hours >= self.gpu_hours)
+            (self.evaluations is None or asked.evaluations + more.evaluations <= self.evaluations)
+            and (self.examples is None or asked.examples + more.examples <= self.examples)
+            and (self.tokens is None or asked.tokens < self.tokens)
+        )
+
+    def has_time(self, now: Reading) -> bool:
+        """Whether no limit of time is reached."""
+        return (self.seconds is None or now.seconds < self.seconds) and (
+            self.gpu_hours is None or now.gpu_hours < self.gpu_hours
         )
 
 

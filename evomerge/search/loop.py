@@ -8,15 +8,17 @@ from dataclasses import replace
 from evomerge.errors import ReplayError
 from evomerge.executors import Executor
 from evomerge.recipes import Recipe
+from evomerge.scoring import shares
 from evomerge.search.baselines import baselines
 from evomerge.search.budget import Clock, Reading
 from evomerge.search.fitness_values import as_preferred, with_value
 from evomerge.search.order import ORDERS
-from evomerge.search.selection import champions, preferences, winner
+from evomerge.search.racing.cells import lacking, task_scores
+from evomerge.search.selection import champions, preferences, references, winner
 from evomerge.search.spec import Observer, Progress, Search, Stage
 from evomerge.search.stage import Counts, StageRun
 from evomerge.store import Store
-from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Job
+from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Job, Portion
 
 _STEPS = 64  # at most, in one transaction
 
@@ -43,6 +45,7 @@ class SearchLoop:
         self.counts = Counts()
         self.in_flight = ORDERS[executor.tell_order](executor)
         self.held_out: dict[int, Evaluation] = {}
+        self.examples: Portion = {}  # of the search, once a baseline was asked them
 
     def replay(self) -> None:
         """Bring the optimizers to where the recorded events left them.
@@ -55,26 +58,40 @@ class SearchLoop:
         for event in self.store.events():
             now, before = self.clock.earlier(before), event.elapsed_seconds
             if event.kind == "tell":
-                candidate = self.in_flight.candidates[event.number]
-                evaluation = self.store.evaluation(candidate.recipe.digest)
-                if evaluation is None:
-                    raise ReplayError(
-                        f"candidate {event.number} was reported but has no evaluation"
-                    )
-                self.in_flight.remove(event.number)
-                self._learn(candidate, evaluation)
+                self._report_again(self.candidates[event.number])
                 continue
             expected = recorded[event.number]
             proposed = self._propose(now, expected)
             if proposed != expected:
                 raise ReplayError(_difference(expected, proposed))
             self._enter(expected)
+        for number in self.stage.racing_on():
+            self.in_flight.candidates[number] = self.candidates[number]
+
+    def _report_again(self, candidate: Candidate) -> None:
+        """Report a recorded result, or those of a cohort with that of its first candidate.
+
+        Raises:
+            ReplayError: it was reported before it was known.
+        """
+        if self.stage.races(candidate):
+            if candidate.number not in self.results:
+                self.stage.promoted()
+                if not self._close_cohorts():
+                    text = f"the cohort of candidate {candidate.number} was reported before its end"
+                    raise ReplayError(text)
+            return
+        evaluation = self.store.evaluation(candidate.recipe.digest)
+        if evaluation is None:
+            raise ReplayError(f"candidate {candidate.number} was reported but has no evaluation")
+        self.in_flight.remove(candidate.number)
+        self._learn(candidate, evaluation)
 
     def finish(self) -> None:
         """Search until the budget is spent, then score the champions on held-out examples."""
         self.clock.start()  # opening the models is no search time
-        for candidate in self.in_flight.candidates.values():
-            self.in_flight.evaluate(candidate, self.store.evaluation(candidate.recipe.digest))
+        for candidate in list(self.in_flight.candidates.values()):
+            self.in_flight.evaluate(candidate, self._wanted(candidate))
         self._show()
         try:
             while self._advance() or self._receive():
@@ -103,12 +120,23 @@ class SearchLoop:
         proposed = None if self.in_flight.full() else self._propose(self.clock.read())
         if proposed is None:
             return False
-        known = self.store.record_ask(proposed, self.clock.seconds)
+        self.store.record_ask(proposed, self.clock.seconds)
         if measured := self.stage.space.new_grams():
             self.store.record_grams(measured)
         self._enter(proposed)
-        self.in_flight.evaluate(proposed, known)
+        self.in_flight.evaluate(proposed, self._wanted(proposed))
         return True
+
+    def _wanted(self, candidate: Candidate) -> Evaluation | Portion | None:
+        """Which examples a candidate is to be asked, None for all; or its result, if known."""
+        known = self.store.evaluation(candidate.recipe.digest)
+        if known is not None:
+            return known
+        if self.stage.races(candidate):
+            return self.stage.lacking(candidate) or Evaluation("done")
+        if self.stage.race is None or candidate.kind != FINAL_ESTIMATE:
+            return None
+        return lacking(self.examples, self.store.cells(candidate.recipe.digest)) or None
 
     def _receive(self) -> bool:
         """Wait for one evaluation and take it in; False if none was outstanding."""
@@ -116,19 +144,41 @@ class SearchLoop:
             return False
         job, evaluation = self.executor.result()
         self.clock.read()  # workers come and go
-        evaluation = self._with_value(
-            self.in_flight.candidates[job.number], evaluation, self.results
-        )
-        self.in_flight.arrive(job.recipe.digest, evaluation)
+        candidate = self.in_flight.candidates[job.number]
+        if job.portion is not None:
+            self._keep_portion(candidate, evaluation)
+            for waiting in self.in_flight.arrive(job.recipe.digest):
+                self.in_flight.evaluate(waiting, self._wanted(waiting))
+            return True
+        evaluation = self._with_value(candidate, evaluation, self.results)
+        for waiting in self.in_flight.arrive(job.recipe.digest):
+            self.in_flight.evaluate(waiting, evaluation)
         if self.in_flight.out_of_turn(job.number):  # it may wait long, and a kill must not lose it
             self.store.record_evaluation(job.recipe.digest, "search", evaluation)
         return True
 
+    def _keep_portion(self, candidate: Candidate, evaluation: Evaluation) -> None:
+        """Record the scores of some examples; once all are known, also the whole evaluation."""
+        digest = candidate.recipe.digest
+        if evaluation.status == "failed":
+            self.store.record_evaluation(digest, "search", evaluation)
+            self.stage.fail(digest)
+            return
+        self.store.record_portion(digest, evaluation, elapsed_seconds=self.clock.seconds)
+        self.stage.learn_cells(digest, evaluation.cells)
+        cells = self.store.cells(digest)
+        if not lacking(self.examples, cells):
+            whole = Evaluation("done", task_scores(self.examples, cells))
+            whole = self._with_value(candidate, whole, self.results)
+            self.store.record_evaluation(digest, "search", whole)
+
     def _keep_arrived(self) -> None:
         """Record results that arrived but are not reported yet, for whoever resumes the run."""
         for number, evaluation in self.in_flight.arrived.items():
-            digest = self.in_flight.candidates[number].recipe.digest
-            self.store.record_evaluation(digest, "search", evaluation)
+            candidate = self.in_flight.candidates[number]
+            if not self.stage.races(candidate):  # of which all is recorded as it comes
+                digest = candidate.recipe.digest
+                self.store.record_evaluation(digest, "search", evaluation)
 
     def _report(self) -> bool:
         """Report the next result to the optimizer; False if there was none."""
@@ -136,11 +186,43 @@ class SearchLoop:
         if number is None:
             return False
         candidate, evaluation = self.in_flight.candidates[number], self.in_flight.arrived[number]
+        if self.stage.races(candidate):
+            self.in_flight.remove(number)
+            self._climb()
+            return True
         recorded = self.store.record_tell(number, evaluation, elapsed_seconds=self.clock.seconds)
         self.in_flight.remove(number)
         self._learn(candidate, recorded)
         self._show()
         return True
+
+    def _climb(self) -> None:
+        """Ask those that go on to the next rung; report the cohorts that have ended."""
+        if not self.stage.has_time(self.clock.read()):
+            return  # the open cohorts will not be reported
+        while True:
+            for number in self.stage.promoted(self.in_flight.candidates):
+                candidate = self.candidates[number]
+                self.in_flight.evaluate(candidate, self._wanted(candidate))
+            reported = self._close_cohorts()
+            if not reported:
+                return
+            for number in reported:
+                self.store.record_told(number, elapsed_seconds=self.clock.seconds)
+            self._show()
+
+    def _close_cohorts(self) -> list[int]:
+        """Learn from a cohort that has ended; the numbers of its candidates."""
+        cohort = self.stage.ended()
+        if cohort is None:
+            return []
+        for number, standing in sorted(cohort.standings.items()):
+            candidate = self.candidates[number]
+            digest = candidate.recipe.digest
+            known = self.store.evaluation(digest) or Evaluation("done")
+            tokens = self.store.tokens(digest)
+            self._learn(candidate, replace(known, standing=standing, generated_tokens=tokens))
+        return sorted(cohort.standings)
 
     def _propose(self, now: Reading, recorded: Candidate | None = None) -> Candidate | None:
         """The next candidate, or None while results are awaited or all is done.
@@ -160,15 +242,17 @@ class SearchLoop:
         if self.counts.unreported("baseline"):
             return None  # values may be relative to the best source
         if self._goes_on(now, recorded):
-            genome = self.stage.optimizer.ask(number)
-            if genome is None and (recorded or self.in_flight.asks_ahead):
-                genome = self.stage.optimizer.ask_ahead(number)
+            self._begin_search()
+            ahead = recorded is not None or self.in_flight.asks_ahead
+            genome = self.stage.ask(number, ahead=ahead)
             return None if genome is None else self._searched(number, genome)
-        if self.in_flight.candidates:
-            return None  # the final estimate, the winner and all that follows depend on it
+        if self.in_flight.candidates and not self.stage.has_chosen:
+            return None  # the final estimates depend on it
         estimate = self.stage.final_estimate(number)
-        if estimate is not None or not self.later:
+        if estimate is not None:
             return estimate
+        if self.in_flight.candidates or not self.later:
+            return None  # the winner and all that follows depend on it
         self._begin(self.later.pop(0), now)
         return self._propose(now, recorded)
 
@@ -177,6 +261,12 @@ class SearchLoop:
         if recorded is None:
             return not (self.stage.spent(now) or self.stage.counts.asked[FINAL_ESTIMATE])
         return (recorded.kind, recorded.stage) == ("search", self.stage.name)
+
+    def _begin_search(self) -> None:
+        """Tell the stage which examples there are, and what each task counts."""
+        fitness = self.search.setup.fitness
+        best = references(self.candidates, self.results)
+        self.stage.begin(self.examples, shares(fitness, best), (fitness.seed, self.search.seed))
 
     def _begin(self, stage: Stage, now: Reading) -> None:
         values = preferences(self.search.setup.fitness, self.candidates, self.results)
@@ -198,9 +288,10 @@ class SearchLoop:
 
     def _enter(self, candidate: Candidate) -> None:
         self.candidates.append(candidate)
-        self.in_flight.candidates[candidate.number] = candidate
         self.counts.ask(candidate)
-        self.stage.counts.ask(candidate)
+        self.stage.enter(candidate, self.store)
+        if not self.stage.races(candidate):
+            self.in_flight.candidates[candidate.number] = candidate
 
     def _with_value(
         self, candidate: Candidate, evaluation: Evaluation, results: Mapping[int, Evaluation]
@@ -212,6 +303,8 @@ class SearchLoop:
         # the scores of every example, of every candidate, would fill the memory
         baseline = candidate.kind == "baseline"
         self.results[candidate.number] = evaluation if baseline else replace(evaluation, tasks={})
+        if baseline and not self.examples:
+            self.examples = {task: one.doc_ids for task, one in evaluation.tasks.items()}
         self.counts.report(candidate, evaluation)
         known = [*self.candidates[: len(self.baselines)], *self.winners]
         preferred = as_preferred(

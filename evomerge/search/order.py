@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from evomerge.executors import Executor, TellOrder
-from evomerge.types import Candidate, Evaluation, Job
+from evomerge.types import Candidate, Evaluation, Job, Portion
 
 Step = Callable[[], bool]
 
@@ -32,21 +32,25 @@ class InFlight:
         self.arrived: dict[int, Evaluation] = {}
         self.waiting: dict[str, list[int]] = {}
 
-    def evaluate(self, candidate: Candidate, known: Evaluation | None) -> None:
-        """Submit a candidate's recipe, unless it is known already or being evaluated."""
+    def evaluate(self, candidate: Candidate, wanted: Evaluation | Portion | None) -> None:
+        """Submit a candidate's recipe, unless it is known already or being evaluated.
+
+        Args:
+            wanted: the examples to ask, None for all; or the result, where that is known.
+        """
         digest = candidate.recipe.digest
-        if known is not None:  # the same recipe costs nothing
-            self.arrived[candidate.number] = known
+        self.candidates[candidate.number] = candidate
+        if isinstance(wanted, Evaluation):  # the same recipe costs nothing
+            self.arrived[candidate.number] = wanted
         elif digest in self.waiting:
             self.waiting[digest].append(candidate.number)
         else:
             self.waiting[digest] = [candidate.number]
-            self.executor.submit(Job(candidate.number, candidate.recipe, "search"))
+            self.executor.submit(Job(candidate.number, candidate.recipe, "search", wanted))
 
-    def arrive(self, digest: str, evaluation: Evaluation) -> None:
-        """Give the result of a recipe to all candidates that wait for it."""
-        for number in self.waiting.pop(digest):
-            self.arrived[number] = evaluation
+    def arrive(self, digest: str) -> list[Candidate]:
+        """All candidates that wait for a recipe; it is no longer at work."""
+        return [self.candidates[number] for number in self.waiting.pop(digest)]
 
     def remove(self, number: int) -> None:
         """Forget a candidate: its result was reported."""

@@ -11,6 +11,7 @@ from evomerge.executors import Executor
 from evomerge.optimizers import Optimizer
 from evomerge.recipes import Recipe
 from evomerge.search.budget import Budget
+from evomerge.search.racing.settings import Racing
 from evomerge.spaces import SearchContext, Space
 from evomerge.store import RunRecord
 from evomerge.worker import WorkerSetup
@@ -28,6 +29,7 @@ class Stage:
         new_space: makes the space from the recipes of these winners, by the names of their stages.
         new_optimizer: makes an optimizer for the space.
         budget: when the stage ends.
+        racing: how few examples a candidate is asked; None where each is asked all.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Stage:
     new_space: Callable[[Mapping[str, Recipe]], Space]
     new_optimizer: Callable[[Space], Optimizer]
     budget: Budget
+    racing: Racing | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,7 @@ class Search:
         new_executor: makes the executor, which is not started yet.
         setup: what workers are started with.
         stop_after_failures: give up when this many first candidates all fail.
+        seed: of everything that is random.
         champions: how many of the best of each stage are scored on held-out examples.
         record: what the store keeps of the search itself.
     """
@@ -58,6 +62,7 @@ class Search:
     new_executor: Callable[[], Executor]
     setup: WorkerSetup
     stop_after_failures: int
+    seed: int
     champions: int
     record: RunRecord
 

@@ -22,6 +22,9 @@ _ALL = (
     .order_by(portions.c.id)
 )
 _OF_RECIPE = _ALL.where(portions.c.recipe_digest == bindparam("recipe_digest"))
+_TOKENS = select(func.sum(portions.c.generated_tokens)).where(
+    portions.c.run_id == bindparam("run_id"), portions.c.recipe_digest == bindparam("recipe_digest")
+)
 _ELAPSED = select(func.max(portions.c.elapsed_seconds)).where(
     portions.c.run_id == bindparam("run_id")
 )
@@ -72,6 +75,12 @@ def load(
                 for task, cells in json.loads(scores).items()
             },
         )
+
+
+def tokens(connection: Connection, run_id: int, digest: str) -> int:
+    """How many tokens a recipe generated in answers to some of the examples."""
+    given = {"run_id": run_id, "recipe_digest": digest}
+    return connection.execute(_TOKENS, given).scalar() or 0
 
 
 def elapsed_seconds(connection: Connection, run_id: int) -> float:

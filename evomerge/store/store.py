@@ -263,7 +263,8 @@ class Store:
     def elapsed_seconds(self) -> float:
         """Search time spent up to the last record; 0 before the first."""
         with self._transactions.begin() as connection:
-            return max(of.elapsed_seconds(connection, self._run_id) for of in (runs, portions))
+            of_events = runs.elapsed_seconds(connection, self._run_id)
+            return max(of_events, portions.elapsed_seconds(connection, self._run_id))
 
     def evaluation(self, recipe_digest: str, split: Split = "search") -> Evaluation | None:
         """A recipe's evaluation under this run's fitness and engine settings; None without one."""
@@ -276,6 +277,11 @@ class Store:
             found = [cells for _, cells in portions.load(connection, self._run_id, recipe_digest)]
             whole = evaluations.find(connection, self._key(recipe_digest, "search"))
         return portions.union([*found, *([] if whole is None else [whole.cells])])
+
+    def tokens(self, recipe_digest: str) -> int:
+        """How many tokens a recipe generated where it was asked some of the examples."""
+        with self._transactions.begin() as connection:
+            return portions.tokens(connection, self._run_id, recipe_digest)
 
     def portions(self) -> Iterator[tuple[str, Cells]]:
         """Digest and scores of every recipe that was asked some of the examples, each time."""

@@ -127,7 +127,11 @@ def test_the_resolved_text_is_the_same_search(tmp_path: Path) -> None:
         ("engine.name", "transformer", "Did you mean 'transformers'?"),
         ("executor.name", "remote", "no executor is called 'remote'"),
         ("budget", {"evaluations": 0}, "budget.evaluations"),
-        ("budget", {}, "budget: give evaluations, seconds or gpu_hours, or several"),
+        (
+            "budget",
+            {},
+            "budget: give evaluations, examples, tokens, seconds or gpu_hours, or several",
+        ),
         ("budget", None, "budget: this key is required"),
         ("base", "/nowhere/base", "/nowhere/base: no such folder"),
         ("sources.strings", "/nowhere/strings", "/nowhere/strings: no such folder"),

@@ -118,7 +118,11 @@ def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
     ("index", "keys", "message"),
     [
         (0, {"budget": None}, "stages.0.budget: this key is required. For example budget"),
-        (0, {"budget": {}}, "stages.0.budget: give evaluations, seconds or gpu_hours, or several"),
+        (
+            0,
+            {"budget": {}},
+            "stages.0.budget: give evaluations, examples, tokens, seconds or gpu_hours, or several",
+        ),
         (0, {"space": None}, "stages.0.space: this key is required. For example space: "),
         (0, {"name": None}, "stages.0.name: this key is required. For example name: merge"),
         (0, {"budget": 5}, "stages.0.budget: expected some of these keys: evaluations, seconds, "),

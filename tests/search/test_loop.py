@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import sqlite3
 from collections import Counter
@@ -14,19 +13,19 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
+from stragglers import Stragglers, history, leaderboard, run_with, until
 
 from evomerge.analysis.run import Run
 from evomerge.config.load import load
 from evomerge.errors import ConfigError, ReplayError, SearchError
-from evomerge.executors import Executor, TellOrder
+from evomerge.executors import TellOrder
 from evomerge.executors.local import LocalExecutor
 from evomerge.search import budget as clock_of_runs
 from evomerge.search.run import resume, start
-from evomerge.search.spec import Progress, Search
+from evomerge.search.spec import Search
 from evomerge.store import Store
 from evomerge.store.checking import accept
 from evomerge.types import Evaluation, Job
-from evomerge.worker import Worker, WorkerSetup
 
 Content = dict[str, Any]
 
@@ -55,70 +54,6 @@ def small_search(layers: Content) -> New:
         return load(content | changes).search
 
     return make
-
-
-class Stragglers(Executor):
-    """Really evaluates, in an order in which workers of uneven speed could finish."""
-
-    def __init__(self, workers: int, tell_order: TellOrder, seed: int, lookahead: int = 8) -> None:
-        self.capacity, self.tell_order, self.lookahead = workers, tell_order, lookahead
-        self.most = 0
-        self.held: list[float] = [0.0]  # GPUs, after each result; the last stays
-        self.evaluated: Counter[str] = Counter()
-        self._luck = random.Random(seed)
-        self._queue: list[Job] = []
-        self._worker: Worker | None = None
-
-    @property
-    def gpus(self) -> float:
-        return self.held[min(self.evaluated.total(), len(self.held) - 1)]
-
-    def planned_gpus(self, setup: WorkerSetup) -> float:
-        return max(self.held)
-
-    @property
-    def was_started(self) -> bool:
-        return self._worker is not None
-
-    def start(self, setup: WorkerSetup) -> None:
-        self._worker = Worker(setup)
-
-    def submit(self, job: Job) -> None:
-        self._queue.append(job)
-
-    def result(self) -> tuple[Job, Evaluation]:
-        assert self._worker is not None
-        at_work = min(len(self._queue), self.capacity)
-        self.most = max(self.most, at_work)
-        job = self._queue.pop(self._luck.randrange(at_work))
-        self.evaluated[f"{job.split} {job.recipe.digest}"] += 1
-        return job, self._worker.evaluate(job)
-
-    def close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-
-
-def run_with(executor: Executor, search: Search, folder: Path) -> list[tuple[Any, ...]]:
-    start(replace(search, new_executor=lambda: executor), folder, lambda progress: None)
-    return leaderboard(folder)
-
-
-def leaderboard(folder: Path) -> list[tuple[Any, ...]]:
-    """Every candidate with its genes and scores, to the last digit."""
-    with sqlite3.connect(Store.path(folder)) as base:
-        rows: list[tuple[Any, ...]] = base.execute(
-            "SELECT number, kind, genes, recipe_digest, value, held_out_value FROM leaderboard"
-        ).fetchall()
-    return rows
-
-
-def history(folder: Path) -> list[tuple[str, int]]:
-    with sqlite3.connect(Store.path(folder)) as base:
-        events: list[tuple[str, int]] = base.execute(
-            "SELECT kind, candidate FROM events ORDER BY sequence"
-        ).fetchall()
-    return events
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
@@ -222,14 +157,6 @@ def test_a_history_that_this_code_does_not_reproduce_is_refused_and_left_as_it_i
     with pytest.raises(ReplayError, match=difference):
         resume(search, folder, lambda progress: None)
     assert history(folder) == before
-
-
-def until(limit: int) -> Callable[[Progress], None]:
-    def observe(progress: Progress) -> None:
-        if progress.done >= limit and progress.stage != "held-out":
-            raise KeyboardInterrupt
-
-    return observe
 
 
 @pytest.mark.parametrize("order", ["asked", "finished"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from evomerge.search.racing.cells import lacking
 from evomerge.search.racing.deck import Deck, Hand
 from evomerge.search.racing.reliability import Reliability
 from evomerge.search.racing.settings import Racing
@@ -122,15 +123,11 @@ class Race:
     def lacking(self, number: int) -> Portion:
         """The examples of its present rung for which a candidate has no score; empty: none."""
         cohort = self._of(number)
-        digest = cohort.recipes[number]
-        if digest in self._failed or number not in cohort.active:
-            return {}
-        known = self._cells[digest]
-        lacking = {
-            task: tuple(example for example in ids if example not in known.get(task, {}))
-            for task, ids in cohort.hand.of_rung(cohort.rung).items()
-        }
-        return {task: ids for task, ids in lacking.items() if ids}
+        failed = cohort.recipes[number] in self._failed
+        return {} if failed or number not in cohort.active else self._missing(cohort, number)
+
+    def _missing(self, cohort: Cohort, number: int) -> Portion:
+        return lacking(cohort.hand.of_rung(cohort.rung), self._cells[cohort.recipes[number]])
 
     def climb(self) -> list[int]:
         """Retire and promote as far as the scores go.
@@ -172,8 +169,8 @@ class Race:
     def _look_at(self, cohort: Cohort) -> None:
         """Learn how well the first rung ranks; ask more there where it hardly does."""
         asked = cohort.hand.of_rung(0)
-        digests = [d for n in cohort.active if (d := cohort.recipes[n]) not in self._failed]
-        cells = [self._cells[digest] for digest in digests]
+        scored = [n for n in cohort.active if not self._missing(cohort, n)]
+        cells = [self._cells[cohort.recipes[number]] for number in scored]
         rows = [[one[task][e] for task, ids in asked.items() for e in ids] for one in cells]
         self.reliability.learn(rows)
         if self.reliability.is_low:
@@ -190,7 +187,7 @@ class Race:
 
     def _standing(self, cohort: Cohort, number: int) -> Standing:
         digest = cohort.recipes[number]
-        if digest in self._failed:
+        if self._missing(cohort, number):  # it failed on this rung, or on an earlier one
             return Standing(-1, -math.inf)
         return Standing(
             cohort.rung, self.score(self._cells[digest], cohort.hand.of_rung(cohort.rung))
