@@ -38,6 +38,7 @@ class Parameter:
         low, high: inclusive bounds of a ``float`` or ``int``.
         scale: ``log`` searches the logarithm; ``low`` is then positive.
         choices: what a ``choice`` chooses from.
+        group: genes of one group mean the same in different places, e.g. ``weight.strings``.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Parameter:
     high: float = 1.0
     scale: Literal["linear", "log"] = "linear"
     choices: tuple[str, ...] = ()
+    group: str = ""
 
     def to_unit(self, value: float) -> float:
         """The number's place between ``low`` (0) and ``high`` (1), on the parameter's scale."""
@@ -78,6 +80,13 @@ class Genome:
 
     genes: Mapping[str, Any]
     parents: tuple[int, ...] = ()
+
+
+class Proposal(NamedTuple):
+    """A genome, and what it is called."""
+
+    label: str
+    genome: Genome
 
 
 @dataclass(frozen=True, slots=True)

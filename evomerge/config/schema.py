@@ -32,6 +32,7 @@ def _has_name(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Named = Annotated[dict[str, Any], BeforeValidator(_name_alone), AfterValidator(_has_name)]
+Start = Literal["auto", "initial"]
 RacingKey = Literal[False] | Racing | None
 _CMAES = {"name": "cmaes"}
 _SPACE, _BUDGET = "space: dare_ties", "budget: {evaluations: 400}"
@@ -55,13 +56,14 @@ class StageKeys(Keys):
         sources: which models vary: names of the search's sources, and ``stage:NAME`` for the best
             recipe of an earlier stage, which is a source called NAME there. By default those of
             the search, behind the stages that ``space`` names.
-        space, optimizer, racing, budget: as in a search without stages.
+        space, optimizer, start, racing, budget: as in a search without stages.
     """
 
     name: FolderName = Field(examples=["name: merge"])
     sources: tuple[str, ...] | None = None
     space: dict[str, Any] = Field(examples=[_SPACE])
     optimizer: Named = _CMAES
+    start: Start = "auto"
     racing: RacingKey = None
     budget: Budget = Field(examples=[_BUDGET])
 
@@ -80,6 +82,8 @@ class SearchFile(Keys):
         space: a preset's name, a path to a YAML, or its keys inline.
         fitness: what is to be improved: a preset's name, a path to a YAML, or its keys inline.
         optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
+        start: where the search starts: ``auto`` tries several points and takes the best, for
+            optimizers that can begin at a point; ``initial`` is that of the space.
         racing: ask a candidate only as many examples as decide where it stands.
         budget: when to stop.
         seed: of everything that is random.
@@ -102,6 +106,7 @@ class SearchFile(Keys):
     optimizer: Named | None = Field(default=None, validate_default=True)
     engine: Named = Field(default={"name": "transformers"})
     executor: Named = Field(default={"name": "local"})
+    start: Start | None = Field(default=None, validate_default=True)
     racing: RacingKey = Field(default=None, validate_default=True)
     budget: Budget | None = Field(default=None, validate_default=True, examples=[_BUDGET])
     seed: Seed = 0
@@ -129,7 +134,7 @@ class SearchFile(Keys):
             raise ValueError("name at least one, or give space and budget without stages")
         return stages
 
-    @field_validator("space", "optimizer", "racing", "budget")
+    @field_validator("space", "optimizer", "start", "racing", "budget")
     @classmethod
     def _here_or_in_stages(cls, value: Any, info: ValidationInfo) -> Any:
         if "stages" not in info.data:
@@ -139,8 +144,8 @@ class SearchFile(Keys):
                 raise ValueError("every stage has its own. Move it into the stages")
         elif value is None and info.field_name in ("space", "budget"):
             raise PydanticCustomError("missing", "Field required")
-        needed = info.field_name == "optimizer" and info.data["stages"] is None
-        return _CMAES if value is None and needed else value
+        defaults = {"optimizer": _CMAES, "start": "auto"} if info.data["stages"] is None else {}
+        return defaults.get(str(info.field_name)) if value is None else value
 
     @property
     def parts(self) -> tuple[StageKeys, ...]:
@@ -151,6 +156,7 @@ class SearchFile(Keys):
             name="",
             space=self.space,
             optimizer=self.optimizer,
+            start=self.start,
             racing=self.racing,
             budget=self.budget,
         )

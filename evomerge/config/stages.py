@@ -107,6 +107,7 @@ class StageComposer:
             new_space=partial(self._new_space, keys),
             new_optimizer=partial(_new_optimizer, optimizer, seed),
             budget=keys.budget,
+            informed=keys.start == "auto",
             racing=keys.racing or None,
         )
 

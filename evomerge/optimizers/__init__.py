@@ -8,16 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from evomerge.types import Evaluation, Genome, Parameter
-
-
-class Finalist(NamedTuple):
-    """A genome that may be the best, and what it is called."""
-
-    label: str
-    genome: Genome
+from evomerge.types import Evaluation, Genome, Parameter, Proposal
 
 
 class Optimizer(ABC):
@@ -34,14 +27,23 @@ class Optimizer(ABC):
         needs_parents: whether candidates have parents: the space must be able to cross them.
         cohort_size: how many candidates it learns from at once, by their ranks alone, so that they
             can be raced; None where it learns from values.
+        takes_start: whether it can be told where to begin.
     """
 
     needs_parents: ClassVar[bool] = False
     cohort_size: int | None = None
+    takes_start: ClassVar[bool] = False
 
     def __init__(self, parameters: Sequence[Parameter], seed: int) -> None:
         self.parameters = tuple(parameters)
         self.seed = seed
+
+    def begin_at(self, genome: Genome) -> None:
+        """Begin at a genome in place of the initial values.
+
+        Called before the first `ask`, if at all, and only where it `takes_start`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def ask(self, number: int) -> Genome | None:
@@ -69,7 +71,7 @@ class Optimizer(ABC):
         """The genome that the optimizer believes is best, if it has not asked for it; else None."""
         return None
 
-    def finalists(self) -> Sequence[Finalist]:
+    def finalists(self) -> Sequence[Proposal]:
         """Genomes one of which may be the best, after a race; that of most trust comes first."""
         best = self.recommend()
-        return () if best is None else (Finalist("", best),)
+        return () if best is None else (Proposal("", best),)

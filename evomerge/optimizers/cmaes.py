@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from evomerge.errors import ConfigError
-from evomerge.optimizers import Finalist, Optimizer
+from evomerge.optimizers import Optimizer
 from evomerge.optimizers._unit_cube import (
     all_values,
     clip_step,
@@ -25,7 +25,7 @@ from evomerge.optimizers._unit_cube import (
     initial_odds,
     initial_units,
 )
-from evomerge.types import Evaluation, Gene, Genome, Parameter
+from evomerge.types import Evaluation, Gene, Genome, Parameter, Proposal
 
 # Beyond, a diagonal covariance finds the better genome from equal evaluations (measured at
 # D = 256), and faster: 5 ms a generation against 600 ms at D = 512.
@@ -52,6 +52,8 @@ class Cmaes(Optimizer):
         sigma: how far the first generation strays from the initial values: the standard deviation
             in the unit cube. A bool or choice starts as its initial value mixed with
             ``min(1, 3 * sigma)`` of the uniform distribution.
+        correlation: at first, of genes that set the same parameter of the same source in several
+            places: they begin by moving together. Without effect in `SepCMA`.
 
     Raises:
         ConfigError: every parameter has only one value.
@@ -60,6 +62,8 @@ class Cmaes(Optimizer):
         arXiv:2504.07884 (CatCMAwM); Hansen 2011, arXiv:1110.4181 (points from outside).
     """
 
+    takes_start = True
+
     def __init__(
         self,
         parameters: Sequence[Parameter],
@@ -67,6 +71,7 @@ class Cmaes(Optimizer):
         *,
         population_size: Annotated[int, Field(ge=4, le=100_000)] | None = None,
         sigma: Annotated[float, Field(ge=1e-6, le=1)] = 1 / 6,
+        correlation: Annotated[float, Field(ge=0, le=0.99)] = 0.5,
     ) -> None:
         super().__init__(parameters, seed)
         values = {parameter.name: all_values(parameter) for parameter in self.parameters}
@@ -80,7 +85,7 @@ class Cmaes(Optimizer):
         self.population_size = population_size or 3 * (4 + math.floor(3 * math.log(len(free))))
         self.cohort_size = self.population_size
         library_seed = int(np.random.default_rng(seed).integers(2**32))  # it takes 32 bits
-        self._start = _Start(self.population_size, sigma, library_seed)
+        self._start = _Start(self.population_size, sigma, correlation, library_seed)
         self._points: dict[int, _Drawn] = {}  # by candidate, those not yet learnt from
         self._values: dict[int, tuple[float, ...]] = {}  # of this generation
         self._means: list[dict[str, Gene]] = []  # after each generation
@@ -95,6 +100,12 @@ class Cmaes(Optimizer):
     def algorithm(self) -> str:
         """Which of the library's strategies these parameters call for."""
         return type(self._distribution.strategy).__name__
+
+    def begin_at(self, genome: Genome) -> None:
+        """See `Optimizer.begin_at`."""
+        known = genome.genes
+        self.parameters = tuple(replace(p, initial=known[p.name]) for p in self.parameters)
+        self._free = [replace(p, initial=known[p.name]) for p in self._free]
 
     def ask(self, number: int) -> Genome | None:
         """A draw from the distribution, or None while P candidates await their results."""
@@ -132,7 +143,7 @@ class Cmaes(Optimizer):
             return None
         return self._genome(self._distribution.mean())
 
-    def finalists(self) -> Sequence[Finalist]:
+    def finalists(self) -> Sequence[Proposal]:
         """Averages of the means of late generations, the last mean, and the first.
 
         The means of a noisy search stray about the best point; their average strays less.
@@ -145,10 +156,10 @@ class Cmaes(Optimizer):
         half, quarter = len(self._means) // 2, 3 * len(self._means) // 4
         initial = Genome({parameter.name: parameter.initial for parameter in self.parameters})
         return (
-            Finalist("average of the late means", self._average(self._means[half:])),
-            Finalist("last mean", last),
-            Finalist("average of the latest means", self._average(self._means[quarter:])),
-            Finalist("start", initial),
+            Proposal("average of the late means", self._average(self._means[half:])),
+            Proposal("last mean", last),
+            Proposal("average of the latest means", self._average(self._means[quarter:])),
+            Proposal("start", initial),
         )
 
     def _average(self, means: Sequence[Mapping[str, Gene]]) -> Genome:
@@ -170,11 +181,23 @@ class Cmaes(Optimizer):
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """P, the first standard deviation, and the seed of the library's own generator."""
+    """P, the first standard deviation and correlation, and the seed of the library's generator."""
 
     population_size: int
     sigma: float
+    correlation: float
     seed: int
+
+
+def _first_covariance(parameters: Sequence[Parameter], correlation: float) -> Any:
+    """(D, D) 1 on the diagonal, the correlation between parameters of one group."""
+    groups = [parameter.group or parameter.name for parameter in parameters]
+    covariance = np.eye(len(groups))
+    for row, one in enumerate(groups):
+        for column, other in enumerate(groups):
+            if row != column and one == other:
+                covariance[row, column] = correlation
+    return covariance
 
 
 class _Drawn(NamedTuple):
@@ -215,7 +238,9 @@ class _Floats(_Distribution):
         self.parameters = parameters
         D = len(parameters)
         full = D <= MOST_DIMENSIONS_OF_A_FULL_COVARIANCE
+        first = {"cov": _first_covariance(parameters, start.correlation)} if full else {}
         self.strategy = (cmaes.CMA if full else cmaes.SepCMA)(
+            **first,
             mean=initial_units(parameters),
             sigma=start.sigma,
             bounds=np.tile([0.0, 1.0], (D, 1)),
@@ -263,7 +288,7 @@ class _Mix(_Distribution):
             mean=initial_units(self.numbers),
             sigma=start.sigma,
             # The default, the distance to the nearest bound, is singular at a bound.
-            cov=np.eye(len(self.numbers)),
+            cov=_first_covariance(self.numbers, start.correlation),
             cat_param=initial_odds(list(self.categories.values()), initial, start.sigma),
             seed=start.seed,
         )

@@ -74,12 +74,13 @@ class SearchLoop:
         Raises:
             ReplayError: it was reported before it was known.
         """
+        if candidate.number in self.results:
+            return  # with its cohort
         if self.stage.races(candidate):
-            if candidate.number not in self.results:
-                self.stage.promoted()
-                if not self._close_cohorts():
-                    text = f"the cohort of candidate {candidate.number} was reported before its end"
-                    raise ReplayError(text)
+            self.stage.promoted()
+            if not self._close_cohorts():
+                text = f"the cohort of candidate {candidate.number} was reported before its end"
+                raise ReplayError(text)
             return
         evaluation = self.store.evaluation(candidate.recipe.digest)
         if evaluation is None:
@@ -133,7 +134,8 @@ class SearchLoop:
         if known is not None:
             return known
         if self.stage.races(candidate):
-            return self.stage.lacking(candidate) or Evaluation("done")
+            wanted = self.stage.lacking(candidate)
+            return None if wanted == self.examples else wanted or Evaluation("done")
         if self.stage.race is None or candidate.kind != FINAL_ESTIMATE:
             return None
         return lacking(self.examples, self.store.cells(candidate.recipe.digest)) or None
@@ -153,19 +155,28 @@ class SearchLoop:
         evaluation = self._with_value(candidate, evaluation, self.results)
         for waiting in self.in_flight.arrive(job.recipe.digest):
             self.in_flight.evaluate(waiting, evaluation)
-        if self.in_flight.out_of_turn(job.number):  # it may wait long, and a kill must not lose it
+        raced = self.stage.races(candidate)
+        # it may wait long, and a kill must not lose it
+        if raced or self.in_flight.out_of_turn(job.number):
             self.store.record_evaluation(job.recipe.digest, "search", evaluation)
+        if raced:
+            self._learn_cells(job.recipe.digest, evaluation)
         return True
+
+    def _learn_cells(self, digest: str, evaluation: Evaluation) -> None:
+        if evaluation.status == "failed":
+            self.stage.fail(digest)
+        else:
+            self.stage.learn_cells(digest, evaluation.cells)
 
     def _keep_portion(self, candidate: Candidate, evaluation: Evaluation) -> None:
         """Record the scores of some examples; once all are known, also the whole evaluation."""
         digest = candidate.recipe.digest
+        self._learn_cells(digest, evaluation)
         if evaluation.status == "failed":
             self.store.record_evaluation(digest, "search", evaluation)
-            self.stage.fail(digest)
             return
         self.store.record_portion(digest, evaluation, elapsed_seconds=self.clock.seconds)
-        self.stage.learn_cells(digest, evaluation.cells)
         cells = self.store.cells(digest)
         if not lacking(self.examples, cells):
             whole = Evaluation("done", task_scores(self.examples, cells))
@@ -175,9 +186,8 @@ class SearchLoop:
     def _keep_arrived(self) -> None:
         """Record results that arrived but are not reported yet, for whoever resumes the run."""
         for number, evaluation in self.in_flight.arrived.items():
-            candidate = self.in_flight.candidates[number]
-            if not self.stage.races(candidate):  # of which all is recorded as it comes
-                digest = candidate.recipe.digest
+            if evaluation.tasks or evaluation.error:  # else its scores are recorded already
+                digest = self.in_flight.candidates[number].recipe.digest
                 self.store.record_evaluation(digest, "search", evaluation)
 
     def _report(self) -> bool:
@@ -244,8 +254,8 @@ class SearchLoop:
         if self._goes_on(now, recorded):
             self._begin_search()
             ahead = recorded is not None or self.in_flight.asks_ahead
-            genome = self.stage.ask(number, ahead=ahead)
-            return None if genome is None else self._searched(number, genome)
+            proposed = self.stage.ask(number, ahead=ahead)
+            return None if proposed is None else self._searched(number, *proposed)
         if self.in_flight.candidates and not self.stage.has_chosen:
             return None  # the final estimates depend on it
         estimate = self.stage.final_estimate(number)
@@ -279,12 +289,12 @@ class SearchLoop:
         run.space.load_grams(self.store.grams())
         return run
 
-    def _searched(self, number: int, genome: Genome) -> Candidate:
+    def _searched(self, number: int, label: str, genome: Genome) -> Candidate:
         """The candidate of a genome, which the space completes first if it has parents."""
         if genome.parents:
             parents = [self.candidates[parent].genome for parent in genome.parents]
             genome = self.stage.space.child(genome, parents)
-        return self.stage.candidate(number, "search", genome)
+        return self.stage.candidate(number, "search", genome, label)
 
     def _enter(self, candidate: Candidate) -> None:
         self.candidates.append(candidate)

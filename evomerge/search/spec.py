@@ -29,6 +29,7 @@ class Stage:
         new_space: makes the space from the recipes of these winners, by the names of their stages.
         new_optimizer: makes an optimizer for the space.
         budget: when the stage ends.
+        informed: whether the search starts from the best of several points.
         racing: how few examples a candidate is asked; None where each is asked all.
     """
 
@@ -39,6 +40,7 @@ class Stage:
     new_space: Callable[[Mapping[str, Recipe]], Space]
     new_optimizer: Callable[[Space], Optimizer]
     budget: Budget
+    informed: bool = True
     racing: Racing | None = None
 
 

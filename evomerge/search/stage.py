@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from evomerge.errors import SearchError
-from evomerge.optimizers import Finalist
 from evomerge.recipes import Recipe
 from evomerge.search.budget import Asked, Reading
-from evomerge.search.racing.deck import Deck
+from evomerge.search.racing.deck import AllExamples, Deck
 from evomerge.search.racing.race import Cohort, Race
+from evomerge.search.racing.settings import Racing
 from evomerge.search.spec import Stage
 from evomerge.store import Store
 from evomerge.types import (
@@ -22,8 +23,11 @@ from evomerge.types import (
     Genome,
     Kind,
     Portion,
+    Proposal,
     count,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -74,6 +78,7 @@ class Counts:
 # Below so many examples of the search, scoring several finalists in full costs more than the best
 # of them is better: 0.617 against 0.615 with 40,000, 0.609 against 0.612 with 16,000.
 ENOUGH_FOR_A_CHOICE = 40_000
+_PART_FOR_STARTS = 4  # at most a quarter of the budget
 
 
 class StageRun:
@@ -85,7 +90,9 @@ class StageRun:
         began: the time from which its budget counts.
 
     Attributes:
-        race: asks candidates some of the examples; None where they are asked all of them.
+        race: asks candidates some of the examples; None where they are asked all of them. It
+            begins with a cohort of points from which the optimizer may start.
+        began_at: the label of the one that it started from.
     """
 
     def __init__(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> None:
@@ -95,9 +102,12 @@ class StageRun:
         self.counts = Counts()
         self.race: Race | None = None
         self._began = began
-        self._examples = 0  # of the search, and asked of the candidates so far
+        self.began_at = ""
+        self._examples = 0  # of the search
         self._asked = Asked()
-        self._finalists: list[Finalist] | None = None
+        self._starts: list[Proposal] = []
+        self._starting: dict[int, Proposal] = {}  # by number, those whose cohort is open
+        self._finalists: list[Proposal] | None = None
 
     def begin(self, examples: Portion, shares: Mapping[str, float], seeds: tuple[int, int]) -> None:
         """Take in what the baselines have shown, before the first candidate; once.
@@ -110,10 +120,25 @@ class StageRun:
         if self._examples:
             return
         self._examples = count(examples)
+        self._starts = self._affordable_starts()
         if self.stage.racing is not None:
             size = self.optimizer.cohort_size
             assert size is not None
             self.race = Race(self.stage.racing, size, Deck(examples, shares, seeds), shares)
+        elif self._starts:
+            whole = Racing(first=self._examples, rungs=1)
+            self.race = Race(whole, len(self._starts), AllExamples(examples), shares)
+
+    def _affordable_starts(self) -> list[Proposal]:
+        """Points of which one may be a good start; none where most of the budget went to them."""
+        if not (self.stage.informed and self.optimizer.takes_start):
+            return []
+        starts, racing = self.space.starts(), self.stage.racing
+        each = self._examples * len(starts)
+        examples = each if racing is None else racing.examples(len(starts))
+        cost = Asked(_PART_FOR_STARTS * len(starts), _PART_FOR_STARTS * examples)
+        affordable = self.stage.budget.affords(Asked(), cost)
+        return starts if len(starts) > 1 and affordable else []
 
     def spent(self, now: Reading) -> bool:
         """Whether the budget is spent, or does not reach for the next candidate or cohort."""
@@ -124,16 +149,21 @@ class StageRun:
             more = whole if race.between else Asked()
         return not (budget.affords(self._asked, more) and budget.has_time(now.since(self._began)))
 
-    def ask(self, number: int, *, ahead: bool) -> Genome | None:
-        """The optimizer's next genome, or None while it must see results first.
+    def ask(self, number: int, *, ahead: bool) -> Proposal | None:
+        """The next start or the optimizer's next genome; None while it must see results first.
 
         Args:
-            ahead: whether it may propose something meanwhile.
+            ahead: whether the optimizer may propose something meanwhile.
         """
-        if self.race is not None and not self.race.may_join(ahead):
+        if self._starts:
+            start = self._starting[number] = self._starts.pop(0)
+            return start
+        if self._starting or (self.race is not None and not self.race.may_join(ahead)):
             return None
         genome = self.optimizer.ask(number)
-        return self.optimizer.ask_ahead(number) if genome is None and ahead else genome
+        if genome is None and ahead:
+            genome = self.optimizer.ask_ahead(number)
+        return None if genome is None else Proposal("", genome)
 
     def enter(self, candidate: Candidate, store: Store) -> None:
         """Count a candidate that was asked for; it joins the race, if there is one.
@@ -147,11 +177,12 @@ class StageRun:
         examples = self._examples
         if self.race is not None:
             begins, race, digest = self.race.between, self.race, candidate.recipe.digest
-            race.join(candidate.number, digest, store.cells(digest))
+            size = len(self._starting) + len(self._starts) if self._starting else None
+            race.join(candidate.number, digest, store.cells(digest), size)
             known = store.evaluation(digest)
             if known is not None and known.status == "failed":
                 race.fail(digest)
-            examples = race.racing.examples(race.size) if begins else 0
+            examples = race.racing.examples(size or race.size) if begins else 0
         self._asked = Asked(
             self._asked.evaluations + 1, self._asked.examples + examples, self._asked.tokens
         )
@@ -186,15 +217,21 @@ class StageRun:
 
     def promoted(self, waited_for: Container[int] = ()) -> list[int]:
         """Those that are asked more examples now; none while others of a cohort are waited for."""
-        assert self.race is not None
-        if not self.race.open or any(n in waited_for for n in self.race.open[0].active):
+        if self.race is None or not self.race.open:
+            return []
+        if any(number in waited_for for number in self.race.open[0].active):
             return []
         return self.race.climb()
 
     def ended(self) -> Cohort | None:
-        """The oldest cohort, if it has ended."""
-        assert self.race is not None
-        return self.race.close()
+        """The oldest cohort, if it has ended. After that of the starts, the search begins."""
+        cohort = None if self.race is None else self.race.close()
+        if cohort is not None and self._starting:
+            best = max(sorted(cohort.standings), key=lambda number: cohort.standings[number])
+            self.began_at, genome = self._starting[best]
+            self.optimizer.begin_at(genome)
+            log.info("the search starts from: %s", self.began_at)
+        return cohort
 
     def candidate(self, number: int, kind: Kind, genome: Genome, label: str = "") -> Candidate:
         """A candidate of this stage."""
@@ -212,10 +249,12 @@ class StageRun:
         """The next of the optimizer's estimates of the best; each is asked for once."""
         if self._finalists is None:
             best = self.optimizer.recommend()
-            self._finalists = [] if best is None else [Finalist("", best)]
+            self._finalists = [] if best is None else [Proposal("", best)]
             if self.race is not None:
                 some = None if self._asked.examples >= ENOUGH_FOR_A_CHOICE else 1
                 self._finalists = list(self.optimizer.finalists()[:some])
+            if not (self._finalists or self.counts.reported["search"]):
+                self._finalists = [Proposal("initial", self.space.initial())]  # no time for more
         if not self._finalists:
             return None
         label, genome = self._finalists.pop(0)
@@ -227,8 +266,13 @@ class StageRun:
         Raises:
             SearchError: as many as ``most_failures`` have failed, and none has not.
         """
-        if candidate.kind == "search":
+        if candidate.number in self._starting:
+            del self._starting[candidate.number]
+            if not self._starting and self.stage.racing is None:
+                self.race = None
+        elif candidate.kind == "search":
             self.optimizer.tell(candidate.number, evaluation)
+        if candidate.kind == "search":
             tokens = self._asked.tokens + evaluation.generated_tokens
             self._asked = self._asked._replace(tokens=tokens)
         self.counts.report(candidate, evaluation)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from evomerge.errors import RecipeError
 from evomerge.plugins.registry import explain
 from evomerge.recipes import Lineage, Recipe
-from evomerge.types import Genome, Parameter, PrefixGram
+from evomerge.types import Genome, Parameter, PrefixGram, Proposal
 
 if TYPE_CHECKING:
     from evomerge.weights.models import Models
@@ -135,8 +135,12 @@ class Space(ABC):
         return []
 
     def initial(self) -> Genome:
-        """The genome that a search starts from."""
+        """The genome that a search starts from, if it knows no better one."""
         return Genome({p.name: p.initial for p in self.parameters})
+
+    def starts(self) -> list[Proposal]:
+        """Genomes of which one may be a good start, `initial` the first."""
+        return [Proposal("initial", self.initial())]
 
     def largest(self) -> Recipe | None:
         """The recipe of the deepest model that the space may propose, with all models that it uses.

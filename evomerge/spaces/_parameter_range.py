@@ -218,6 +218,24 @@ class Range(Keys):
         low, high = self.bounds
         return min(max(1 / (1 + math.exp(-float(gene))), low), high)
 
+    def gene(self, value: Gene, *, relative_to: float = 1.0) -> Gene:
+        """The gene that stands for a value, or for the nearest one within the bounds.
+
+        Args:
+            relative_to: the value of the first source, whose logit is 0 in a simplex.
+        """
+        if self.choices:
+            return next((choice for choice in self.choices if choice == value), self._start())
+        low, high = self.bounds
+        number = float(value)
+        if self.simplex:
+            ratio = max(number, _LEAST_LOG) / max(relative_to, _LEAST_LOG)
+            return min(max(math.log(ratio), low), high)
+        number = min(max(number, low), high)
+        if self.kind == "int":
+            return min(max(round(number), math.ceil(low)), math.floor(high))
+        return _logit(number) if self.scale == "logit" else number
+
 
 def softmax(logits: list[float]) -> list[float]:
     """(M,) positive numbers that add up to 1."""

@@ -16,7 +16,7 @@ from evomerge.recipes import BASE, Recipe
 from evomerge.spaces import SearchContext, Space
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.parameter import ParameterSpace
-from evomerge.types import Genome
+from evomerge.types import Genome, Proposal
 
 T = TypeVar("T", bound=Space)
 
@@ -68,6 +68,14 @@ class JointSpace(Space):
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`."""
         return self._stacked(self._merge.decode(genome), self._path.decode(genome))
+
+    def starts(self) -> list[Proposal]:
+        """See `Space.starts`: those of the merge, along the first path."""
+        path = self._path.initial().genes
+        return [
+            Proposal(label, Genome({**genome.genes, **path}))
+            for label, genome in self._merge.starts()
+        ]
 
     def largest(self) -> Recipe:
         """See `Space.largest`."""

@@ -18,7 +18,8 @@ from evomerge.plugins.registry import did_you_mean, explain
 from evomerge.recipes import ROLES, Recipe
 from evomerge.spaces import SearchContext, Space
 from evomerge.spaces._parameter_range import Granularity, Range, softmax
-from evomerge.types import Gene, Genome, Parameter
+from evomerge.spaces._starts import source_weights
+from evomerge.types import Gene, Genome, Parameter, Proposal
 
 __all__ = ["Granularity", "ParameterSpace", "Range"]
 
@@ -76,7 +77,10 @@ class ParameterSpace(Space):
             if order and len(context.sources) > 1
         ]
         self._layout = {
-            name: {spot: setting.parameter(label) for spot, label in self._genes(name, setting)}
+            name: {
+                spot: replace(setting.parameter(label), group=f"{name}.{spot.source}")
+                for spot, label in self._genes(name, setting)
+            }
             for name, setting in self._settings.items()
             if isinstance(setting, Range)
         }
@@ -105,6 +109,41 @@ class ParameterSpace(Space):
             ranked = sorted(zip(keys, context.sources, strict=True), key=lambda pair: pair[0])
             context = replace(context, sources={s: context.sources[s] for _, s in ranked})
         return context.recipe(name, parameters)
+
+    def starts(self) -> list[Proposal]:
+        """See `Space.starts`: usual weights of the sources, and what the operators' papers say."""
+        weights = self._settings.get("weight")
+        known = {"initial": self.initial()}
+        if isinstance(weights, Range) and any(_varies(o, "weight") for o in self._chosen.values()):
+            for label, of_sources in source_weights(list(self.context.sources)):
+                genes = self._with_weights(weights, of_sources)
+                known[label] = Genome({**self.initial().genes, **genes})
+        for operator in self._chosen.values():
+            known[f"{operator.name}, paper's defaults"] = self._with_defaults(operator)
+        starts: list[Proposal] = []
+        for label, genome in known.items():
+            if all(genome != start.genome for start in starts):
+                starts.append(Proposal(label, genome))
+        return starts
+
+    def _with_weights(self, span: Range, of_sources: Mapping[str, float]) -> dict[str, Gene]:
+        """The genes of ``weight`` at which every source has this value, as far as bounds allow."""
+        first = next(iter(of_sources.values()))
+        return {
+            gene.name: span.gene(of_sources[spot.source], relative_to=first)
+            for spot, gene in self._layout["weight"].items()
+        }
+
+    def _with_defaults(self, operator: Operator) -> Genome:
+        """The initial genome with the values of an operator's paper where it names some."""
+        genes = dict(self.initial().genes)
+        if len(self.operators) > 1:
+            genes["operator"] = operator.name
+        for name, table in self._layout.items():
+            value, span = operator.paper_defaults.get(name), self._settings[name]
+            if isinstance(value, bool | int | float | str) and not span.simplex:
+                genes |= {gene.name: span.gene(value) for gene in table.values()}
+        return Genome(genes)
 
     def _spots(self, name: str, span: Range) -> Iterator[_Spot]:
         """Every place at which a parameter has a value of its own."""

@@ -125,7 +125,11 @@ def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
         ),
         (0, {"space": None}, "stages.0.space: this key is required. For example space: "),
         (0, {"name": None}, "stages.0.name: this key is required. For example name: merge"),
-        (0, {"budget": 5}, "stages.0.budget: expected some of these keys: evaluations, seconds, "),
+        (
+            0,
+            {"budget": 5},
+            "stages.0.budget: expected some of these keys: evaluations, examples, ",
+        ),
         (0, {"sources": "kanji"}, "stages.0.sources: expected a list (got 'kanji')"),
         (0, {"space": "ties_by_blok"}, "stages.0.space: no search_spaces preset is called"),
         (1, {"colour": "red"}, "stages.1.colour: unknown key."),
@@ -234,7 +238,10 @@ def test_what_every_stage_has_is_refused_beside_them(key: str, tmp_path: Path) -
     [
         ("merge", "stages: expected a list of stages, got 'merge'. Begin every stage with '- na"),
         ({"merge": {}, "add": {}}, "stages: expected a list of stages, got the keys merge, add. B"),
-        (["merge"], "stages.0: expected some of these keys: name, sources, space, optimizer, budg"),
+        (
+            ["merge"],
+            "stages.0: expected some of these keys: name, sources, space, optimizer, start, ",
+        ),
     ],
 )
 def test_what_is_no_list_of_stages_is_reported_once(

@@ -46,6 +46,7 @@ def small_search(layers: Content) -> New:
             "parameters": {"weight": {"low": 0, "high": 1.5}},
         },
         "optimizer": {"name": "cmaes", "population_size": 4},
+        "start": "initial",
         "budget": {"evaluations": 14},
         "seed": 3,
     }

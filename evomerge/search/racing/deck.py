@@ -83,6 +83,17 @@ class Deck:
         return [examples[place] for place in generator.permutation(len(examples)).tolist()]
 
 
+class AllExamples(Deck):
+    """Deals every cohort all examples, on its first rung."""
+
+    def __init__(self, examples: Portion) -> None:
+        super().__init__(examples, dict.fromkeys(examples, 1.0), (0, 0))
+
+    def deal(self, first: int, blocks: int) -> Hand:
+        """See `Deck.deal`: whatever is wanted, all."""
+        return Hand(self._examples, {task: len(ids) for task, ids in self._examples.items()})
+
+
 def block_sizes(first: int, shares: Mapping[str, float]) -> dict[str, int]:
     """How many examples of each task are in a block of ``first``: in proportion, and at least one.
 
