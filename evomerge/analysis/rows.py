@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
 
+from evomerge.analysis.racing import RacingSummary, parts, summary
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
 from evomerge.search.selection import preferences, ranked, references
@@ -35,14 +36,17 @@ class Row:
     """One candidate and what came out for it.
 
     Attributes:
-        search, held_out: None where it was not scored.
+        search, held_out: None where it was not scored on all examples.
+        part: of a candidate that was raced, its score on the search examples that it was asked:
+            it says little of one that was asked few, and is not to be ranked among others.
         error: why it failed.
     """
 
     candidate: Candidate
-    status: Literal["done", "failed", "running"]
+    status: Literal["done", "failed", "raced", "running"]
     search: Score | None
     held_out: Score | None
+    part: Score | None
     error: str | None
 
     @property
@@ -69,6 +73,7 @@ class Row:
             "held_out": self.held_out.value if self.held_out else None,
             "search_half_width": self.search.half_width if self.search else None,
             "held_out_half_width": self.held_out.half_width if self.held_out else None,
+            "part": None if self.part is None else asdict(self.part),
             "tasks": dict(self.search.tasks) if self.search else {},
             "held_out_tasks": dict(self.held_out.tasks) if self.held_out else {},
             "parents": list(self.candidate.genome.parents),
@@ -77,10 +82,16 @@ class Row:
         }
 
 
-def read_rows(
-    store: Store, fitness: Fitness, reported: Collection[int]
-) -> tuple[tuple[Row, ...], Row | None]:
-    """All candidates by number, and the best of those that the search made, if there is one.
+class Rows(NamedTuple):
+    """All candidates by number, the best of those that the search made, and what racing saved."""
+
+    rows: tuple[Row, ...]
+    best: Row | None
+    racing: RacingSummary | None
+
+
+def read_rows(store: Store, fitness: Fitness, reported: Collection[int]) -> Rows:
+    """What came out for the candidates of a run.
 
     Args:
         reported: numbers of the candidates whose results the optimizer has seen.
@@ -89,19 +100,33 @@ def read_rows(
     finished = [c for c in candidates if c.number in reported]
     evaluations, search = _scores(store, fitness, finished, "search")
     _, held_out = _scores(store, fitness, candidates, "held_out")
+    asked = parts(list(store.portions()))
+    best_source = references(candidates, evaluations)
     rows = tuple(
         Row(
             candidate=candidate,
-            status=evaluations[number].status if number in evaluations else "running",
+            status=_status(candidate, evaluations.get(number), reported),
             search=search.get(number),
             held_out=held_out.get(number),
+            part=None
+            if number in search or candidate.recipe.digest not in asked
+            else score(fitness, Evaluation("done", asked[candidate.recipe.digest]), best_source),
             error=evaluations[number].error if number in evaluations else None,
         )
         for number, candidate in enumerate(candidates)
     )
     searched = [c for c in candidates if c.kind != "baseline"]
     best = next(iter(ranked(searched, preferences(fitness, candidates, evaluations))), None)
-    return rows, None if best is None else rows[best.number]
+    racing = summary(candidates, asked, evaluations)
+    return Rows(rows, None if best is None else rows[best.number], racing)
+
+
+def _status(
+    candidate: Candidate, evaluation: Evaluation | None, reported: Collection[int]
+) -> Literal["done", "failed", "raced", "running"]:
+    if evaluation is not None:
+        return evaluation.status
+    return "raced" if candidate.number in reported else "running"
 
 
 def score(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
+from evomerge.analysis.racing import RacingSummary
 from evomerge.analysis.rows import Row, read_rows
 from evomerge.analysis.throughput import Throughput, throughput
 from evomerge.config.schema import SearchFile
@@ -44,6 +45,7 @@ class Run:
         rows: every candidate by number, with its scores.
         best: the searched candidate that the search prefers; None before one is scored.
         throughput: how fast it went, and what its workers did.
+        racing: what racing saved; None in a run that does not race.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Run:
     rows: tuple[Row, ...]
     best: Row | None
     throughput: Throughput
+    racing: RacingSummary | None
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
@@ -67,9 +70,9 @@ class Run:
             record = store.run()
             file = SearchFile.model_validate(parse_yaml(record.search_yaml, str(folder)))
             events = store.events()
-            elapsed_seconds = events[-1].elapsed_seconds if events else 0.0
+            elapsed_seconds = store.elapsed_seconds()
             reported = {event.number for event in events if event.kind == "tell"}
-            rows, best = read_rows(store, file.fitness, reported)
+            rows, best, racing = read_rows(store, file.fitness, reported)
             return cls(
                 folder=folder,
                 record=record,
@@ -78,6 +81,7 @@ class Run:
                 rows=rows,
                 best=best,
                 throughput=throughput(elapsed_seconds, len(reported), store.spent()),
+                racing=racing,
             )
 
     @property
@@ -195,5 +199,6 @@ class Run:
             "baselines": [row.as_json() for row in self.baselines],
             "best": self.best.as_json() if self.best else None,
             "candidates": [row.as_json() for row in self.candidates],
+            "racing": None if self.racing is None else asdict(self.racing),
             "usage": asdict(self.throughput),
         }

@@ -234,11 +234,20 @@ def _print(run: Run) -> None:
     out = console(width=120)
     state = "finished" if run.record.finished_utc else "not finished"
     done = sum(row.status == "done" for row in run.candidates)
+    raced = sum(row.status == "raced" for row in run.candidates)
     failed = [row for row in run.candidates if row.status == "failed"]
     out.print(
         f"{run.record.name}: {state}, {len(run.candidates)} candidates "
-        f"({done} done, {len(failed)} failed), {run.elapsed_seconds:.0f} s",
+        f"({done} done, {f'{raced} raced, ' if raced else ''}{len(failed)} failed), "
+        f"{run.elapsed_seconds:.0f} s",
     )
+    if run.racing is not None:
+        each = ", ".join(f"{count} of {n}" for count, n in run.racing.candidates.items())
+        out.print(
+            f"raced: {run.racing.examples:,} examples asked ({each} candidates), "
+            f"{run.racing.factor:.1f} times fewer than all of every candidate",
+            soft_wrap=True,
+        )
     out.print(comparison(run))
     for row in failed[:3]:
         out.print_lines(f"candidate {row.number} failed: {row.error}")

@@ -63,7 +63,7 @@ class StageKeys(Keys):
     sources: tuple[str, ...] | None = None
     space: dict[str, Any] = Field(examples=[_SPACE])
     optimizer: Named = _CMAES
-    start: Start = "auto"
+    start: Start = "initial"
     racing: RacingKey = None
     budget: Budget = Field(examples=[_BUDGET])
 
@@ -144,7 +144,7 @@ class SearchFile(Keys):
                 raise ValueError("every stage has its own. Move it into the stages")
         elif value is None and info.field_name in ("space", "budget"):
             raise PydanticCustomError("missing", "Field required")
-        defaults = {"optimizer": _CMAES, "start": "auto"} if info.data["stages"] is None else {}
+        defaults = {"optimizer": _CMAES, "start": "initial"} if info.data["stages"] is None else {}
         return defaults.get(str(info.field_name)) if value is None else value
 
     @property

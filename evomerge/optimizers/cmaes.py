@@ -71,7 +71,7 @@ class Cmaes(Optimizer):
         *,
         population_size: Annotated[int, Field(ge=4, le=100_000)] | None = None,
         sigma: Annotated[float, Field(ge=1e-6, le=1)] = 1 / 6,
-        correlation: Annotated[float, Field(ge=0, le=0.99)] = 0.5,
+        correlation: Annotated[float, Field(ge=0, le=0.99)] = 0.0,
     ) -> None:
         super().__init__(parameters, seed)
         values = {parameter.name: all_values(parameter) for parameter in self.parameters}

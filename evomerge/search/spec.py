@@ -40,7 +40,7 @@ class Stage:
     new_space: Callable[[Mapping[str, Recipe]], Space]
     new_optimizer: Callable[[Space], Optimizer]
     budget: Budget
-    informed: bool = True
+    informed: bool = False
     racing: Racing | None = None
 
 

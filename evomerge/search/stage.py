@@ -145,7 +145,8 @@ class StageRun:
         budget, race = self.stage.budget, self.race
         more = Asked(1, self._examples)
         if race is not None:
-            whole = Asked(race.size, race.racing.examples(race.size) + self._examples)
+            most = race.racing.examples(race.size, ties=True)
+            whole = Asked(race.size, most + self._examples)
             more = whole if race.between else Asked()
         return not (budget.affords(self._asked, more) and budget.has_time(now.since(self._began)))
 
@@ -182,7 +183,7 @@ class StageRun:
             known = store.evaluation(digest)
             if known is not None and known.status == "failed":
                 race.fail(digest)
-            examples = race.racing.examples(size or race.size) if begins else 0
+            examples = race.open[-1].most if begins else 0
         self._asked = Asked(
             self._asked.evaluations + 1, self._asked.examples + examples, self._asked.tokens
         )
@@ -226,6 +227,9 @@ class StageRun:
     def ended(self) -> Cohort | None:
         """The oldest cohort, if it has ended. After that of the starts, the search begins."""
         cohort = None if self.race is None else self.race.close()
+        if cohort is not None:
+            examples = self._asked.examples - cohort.most + cohort.examples
+            self._asked = self._asked._replace(examples=examples)
         if cohort is not None and self._starting:
             best = max(sorted(cohort.standings), key=lambda number: cohort.standings[number])
             self.began_at, genome = self._starting[best]

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from evomerge.search.racing.cells import lacking
 from evomerge.search.racing.deck import Deck, Hand
 from evomerge.search.racing.reliability import Reliability
-from evomerge.search.racing.settings import Racing
-from evomerge.types import Cells, Portion
+from evomerge.search.racing.settings import Racing, most_tied
+from evomerge.types import Cells, Portion, count
 
 
 class Standing(NamedTuple):
@@ -34,6 +34,7 @@ class Cohort:
         number: 0, 1, 2, ... in its stage.
         size: how many candidates it takes.
         hand: the examples.
+        most: how many its candidates may be asked together.
         recipes: candidate to the digest of its recipe, in the order in which they joined.
         rung: at which those are that are left.
         active: those that are left.
@@ -43,10 +44,20 @@ class Cohort:
     number: int
     size: int
     hand: Hand
+    most: int
     recipes: dict[int, str] = field(default_factory=dict)
     rung: int = 0
     active: list[int] = field(default_factory=list)
     standings: dict[int, Standing] = field(default_factory=dict)
+
+    @property
+    def examples(self) -> int:
+        """How many were asked of those that have retired, each recipe counted once."""
+        rungs: dict[str, int] = {}
+        for number, standing in self.standings.items():
+            digest = self.recipes[number]
+            rungs[digest] = max(standing.rung, rungs.get(digest, 0))
+        return sum(count(self.hand.of_rung(rung)) for rung in rungs.values())
 
     @property
     def is_full(self) -> bool:
@@ -103,7 +114,9 @@ class Race:
         """
         if self.between:
             hand = self._deck.deal(self.racing.first, self.racing.blocks)
-            self.open.append(Cohort(self.begun, size or self.size, hand))
+            size = size or self.size
+            most = self.racing.examples(size, ties=True)
+            self.open.append(Cohort(self.begun, size, hand, most))
             self.begun += 1
         cohort = self.open[-1]
         cohort.recipes[number] = digest
@@ -183,7 +196,7 @@ class Race:
             return 0
         keep = max(2, math.ceil(len(ranked) * self.racing.keep))
         tied = sum(score == ranked[keep - 1] for score in ranked[keep:])
-        return keep + (tied if tied <= cohort.size // 8 else 0)
+        return keep + (tied if tied <= most_tied(cohort.size) else 0)
 
     def _standing(self, cohort: Cohort, number: int) -> Standing:
         digest = cohort.recipes[number]

@@ -30,10 +30,19 @@ class Racing(Keys):
         """How many times ``first`` a candidate is asked that reaches the last rung."""
         return 1 << (self.rungs - 1)
 
-    def examples(self, size: int) -> int:
-        """How many a cohort is asked if none of its candidates fail, tie or repeat others."""
+    def examples(self, size: int, *, ties: bool = False) -> int:
+        """How many a cohort is asked if none of its candidates fail or repeat others.
+
+        Args:
+            ties: whether as many tie across every cut as are let through, rather than none.
+        """
         active, total = size, size * self.first
         for rung in range(1, self.rungs):
-            active = max(2, math.ceil(active * self.keep))
+            active = max(2, math.ceil(active * self.keep)) + (most_tied(size) if ties else 0)
             total += active * self.first << (rung - 1)
         return total
+
+
+def most_tied(size: int) -> int:
+    """How many of a cohort go on to the next rung at most because they tie with the last one."""
+    return size // 8

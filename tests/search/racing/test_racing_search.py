@@ -189,7 +189,7 @@ STARTS += ["a alone", "a leading", "b alone", "b leading", "task_arithmetic, pap
 def test_the_best_of_several_points_is_where_the_search_starts(
     racing: Any, new: New, tmp_path: Path
 ) -> None:
-    search = new(start="auto", racing=racing, budget={"evaluations": 30})
+    search = new(start="auto", racing=racing)
     run_with(LocalExecutor(), search, tmp_path)
     with Store.open(tmp_path, read_only=True) as store:
         candidates = store.candidates()
@@ -242,7 +242,8 @@ def test_what_cannot_race_is_refused_by_name(
 def test_a_budget_of_examples_ends_before_the_cohort_that_it_does_not_reach_for(
     new: New, tmp_path: Path
 ) -> None:
-    reserved = 80  # for the final estimate
+    # room for ties and for the final estimate is kept
+    reserved = FIRST + 2 * FIRST + 2 * FIRST + 80
     for budget, cohorts in ((3 * COHORT + reserved, 3), (3 * COHORT + reserved - 1, 2)):
         folder = tmp_path / str(budget)
         board = run_with(LocalExecutor(), new(budget={"examples": budget}), folder)
