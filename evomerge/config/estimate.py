@@ -24,6 +24,8 @@ from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan
 from evomerge.worker import Worker
 
+_ENOUGH_COHORTS = 8  # below, the optimizer has hardly left its start
+
 
 def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
     """Sizes, dimension, number of evaluations and memory, as plain data with units in the names.
@@ -45,8 +47,10 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
         for stage in search.stages
     }
     deepest = {stage.name: _deepest(stage, models) for stage in search.stages}
+    searched = sum(example_counts(loaded.file.fitness)["search"].values())
     of_stages = {
         stage.name: _of_stage(stage, plans[stage.name], deepest[stage.name])
+        | _race(stage, None if loaded.file.fitness.scorers else searched)
         for stage in search.stages
     }
     compared = len(baselines(search.context, search.paper_defaults))
@@ -73,8 +77,8 @@ def _work(loaded: LoadedSearch, compared: int, plans: Mapping[str, Plan]) -> dic
     examples = example_counts(loaded.file.fitness)
     unknown = dict.fromkeys(loaded.file.fitness.scorers, "as its scorer says")
     held_out = sum(examples["held_out"].values()) * (compared + len(stages) * search.champions)
-    answered: int | str = "as many as the time allows"
-    if search.evaluations is not None:
+    answered: int | str = "as many as the budget allows"
+    if search.evaluations is not None and not any(stage.racing for stage in stages):
         searched = search.evaluations + compared + len(stages)
         answered = searched * sum(examples["search"].values()) + held_out
     merged = ((stage.budget.evaluations or 0) * plans[stage.name].nbytes for stage in stages)
@@ -110,6 +114,32 @@ def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]
         "operators": list(stage.space.operators),
         "genome_dimension": len(stage.space.parameters),
         "budget": stage.budget.model_dump(exclude_none=True),
+    }
+
+
+def _race(stage: Stage, examples: int | None) -> dict[str, Any]:
+    """What racing asks, and how often the optimizer learns; nothing where a stage does not race.
+
+    Args:
+        examples: of the search; None where only its scorers know.
+    """
+    if stage.racing is None:
+        return {}
+    size = stage.new_optimizer(stage.space).cohort_size
+    assert size is not None
+    cohort, budget = stage.racing.examples(size), stage.budget
+    limits = [] if budget.evaluations is None else [budget.evaluations // size]
+    if budget.examples is not None:
+        limits.append(max(0, budget.examples - (examples or 0)) // cohort)
+    cohorts: int | str = min(limits, default="as many as the time allows")
+    few = isinstance(cohorts, int) and cohorts < _ENOUGH_COHORTS
+    return {
+        "racing": {
+            "candidates_a_cohort": size,
+            "examples_a_cohort": cohort,
+            "examples_a_candidate": round(cohort / size),
+            "cohorts_for_the_budget": f"{cohorts}: too few to learn from" if few else cohorts,
+        }
     }
 
 
@@ -160,7 +190,7 @@ def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str,
         timed[stage.name] = {
             "seconds_per_candidate": round(one, 4),
             "gpu_hours_per_candidate": one * gpus / workers / 3600,
-            **totals(stage.budget, besides, one, workers, gpus),
+            **totals(stage.budget, besides, one, workers, gpus, _examples(stage, loaded)),
         }
     elsewhere = gpus and not torch.cuda.is_available()
     return {
@@ -169,6 +199,16 @@ def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str,
         "workers": workers,
         **({"timed_stages": timed} if loaded.file.stages else timed[""]),
     }
+
+
+def _examples(stage: Stage, loaded: LoadedSearch) -> float | None:
+    """How many examples a candidate of a stage is asked on average; None if only scorers know."""
+    racing = _race(stage, None)
+    if racing:
+        asked: float = racing["racing"]["examples_a_candidate"]
+        return asked
+    fitness = loaded.file.fitness
+    return None if fitness.scorers else sum(example_counts(fitness)["search"].values())
 
 
 def _timed(worker: Worker, stage: Stage) -> float:
@@ -185,7 +225,12 @@ def _timed(worker: Worker, stage: Stage) -> float:
 
 
 def totals(
-    budget: Budget, besides: int, seconds: float, workers: int, gpus: float
+    budget: Budget,
+    besides: int,
+    seconds: float,
+    workers: int,
+    gpus: float,
+    examples: float | None = None,
 ) -> dict[str, Any]:
     """Candidates, seconds and GPU hours after which a budget is spent.
 
@@ -193,15 +238,22 @@ def totals(
         besides: candidates that are evaluated on top of those of the budget.
         seconds: that one worker takes for one candidate.
         gpus: of all workers together.
+        examples: that a candidate is asked on average; None where only its scorers know.
+
+    Returns:
+        Nothing where a budget of examples or tokens cannot be counted in candidates.
 
     Raises:
         ConfigError: the budget is in GPU hours, and there is no GPU.
     """
     budget.require_gpus(gpus)
     ends = [] if budget.evaluations is None else [budget.evaluations]
+    ends += [int(budget.examples / examples)] if budget.examples and examples else []
     limits = [] if budget.seconds is None else [budget.seconds]
     limits += [] if budget.gpu_hours is None else [budget.gpu_hours * 3600 / gpus]
     ends += [max(0, math.floor(limit * workers / seconds) - besides) for limit in limits]
+    if not ends:
+        return {}
     spent = seconds * (min(ends) + besides) / workers
     return {
         "candidates_for_the_budget": min(ends),
