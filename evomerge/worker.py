@@ -92,6 +92,7 @@ class Worker:
         self.exhausted = False
         self._library = Library()
         self.models = self._library.models(setup.composition)
+        self._held: dict[int, str] = {}  # slot to the digest of the recipe that is merged in it
         self._other = self.models  # the last models that were not those of the run
         self._statistics: dict[str, ModelFiles] = {}  # by folder
         kind = registry.find("engines", setup.engine, Engine)
@@ -185,7 +186,12 @@ class Worker:
         return evaluations
 
     def _load(self, slot: int, job: Job) -> dict[str, TaskScores]:
-        self.engine.load_at(slot, make_plan(job.recipe, self._models_of(job.recipe)))
+        digest = job.recipe.digest
+        # only a raced candidate comes again at once, for more examples
+        if job.portion is None or self._held.get(slot) != digest:
+            self._held.pop(slot, None)
+            self.engine.load_at(slot, make_plan(job.recipe, self._models_of(job.recipe)))
+            self._held[slot] = digest
         return {}
 
     def _score(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from evomerge.errors import EvomergeError
-from evomerge.types import Evaluation, Job, Split
+from evomerge.types import Evaluation, Job, Split, count
 
 _ENOUGH = 8  # observed times, before they count
 _QUANTILE = 0.95
@@ -15,32 +15,42 @@ _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 300.0
 
 
 class Deadlines:
-    """How many seconds a worker may spend on a candidate before it counts as hung.
+    """How many seconds a worker may spend on a job before it counts as hung.
 
-    Each split has times of its own: held-out examples may be many more than those of the search.
+    A job takes some time for the merge, and the more the more examples it asks. Each split has
+    times of its own: its examples may be longer.
 
     Args:
-        first_seconds: holds for a split until eight candidates have been timed on it.
+        first_seconds: holds for a split until eight jobs have been timed on it.
         minimum_seconds: never less than this.
-        factor: of the 0.95 quantile of the times seen on that split.
+        factor: of the 0.95 quantiles of the times seen on that split.
     """
 
     def __init__(self, first_seconds: float, minimum_seconds: float, factor: float) -> None:
         self._first, self._minimum, self._factor = first_seconds, minimum_seconds, factor
-        self._seen: dict[Split, list[float]] = {split: [] for split in get_args(Split)}
+        self._merges: dict[Split, list[float]] = {split: [] for split in get_args(Split)}
+        self._examples: dict[Split, list[float]] = {split: [] for split in get_args(Split)}
+        self._most = dict.fromkeys(get_args(Split), 1)  # examples that a job asked
 
     def observe(self, job: Job, evaluation: Evaluation, seconds: float) -> None:
         """Note how long a job took. One that failed may have ended early, and does not count."""
         if evaluation.status == "done":
-            insort(self._seen[job.split], seconds)
+            asked = max(1, sum(len(scores.doc_ids) for scores in evaluation.tasks.values()))
+            self._most[job.split] = max(self._most[job.split], asked)
+            insort(self._merges[job.split], evaluation.merge_seconds)
+            insort(self._examples[job.split], (seconds - evaluation.merge_seconds) / asked)
 
     def seconds(self, job: Job) -> float:
         """How long a job may take, from the moment its worker got it."""
-        seen = self._seen[job.split]
-        if len(seen) < _ENOUGH:
+        if len(self._merges[job.split]) < _ENOUGH:
             return self._first
-        quantile = seen[int(_QUANTILE * (len(seen) - 1))]
-        return max(self._minimum, self._factor * quantile)
+        asked = self._most[job.split] if job.portion is None else count(job.portion)
+        usual = _quantile(self._merges[job.split]) + asked * _quantile(self._examples[job.split])
+        return max(self._minimum, self._factor * usual)
+
+
+def _quantile(ascending: list[float]) -> float:
+    return ascending[int(_QUANTILE * (len(ascending) - 1))]
 
 
 @dataclass(slots=True)

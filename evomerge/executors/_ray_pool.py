@@ -41,6 +41,7 @@ class PoolWorker:
         ref: the call under way; None while idle.
         since: monotonic seconds at which the call began.
         job: what it evaluates; None while it starts or idles.
+        holds: digest of the recipe that it merged last.
         stage: it waits for room in the cluster, opens its engine, or is open: at work or idle.
         node, host: where it is, once it found room.
     """
@@ -54,6 +55,7 @@ class PoolWorker:
     stage: Literal["waits", "opens", "open"] = "waits"
     node: str | None = None
     host: str = ""
+    holds: str = ""
 
     @property
     def seconds(self) -> float:
@@ -63,6 +65,7 @@ class PoolWorker:
     def begin(self, ref: Any, job: Job | None = None) -> None:
         """Note that a call to the worker was made just now."""
         self.ref, self.job, self.since = ref, job, time.monotonic()
+        self.holds = self.holds if job is None else job.recipe.digest
 
     def has_answered(self) -> bool:
         """Whether the call under way has ended."""

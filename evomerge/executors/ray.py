@@ -182,10 +182,13 @@ class RayExecutor(Executor):
             self._cluster.leave()
 
     def _assign(self) -> None:
-        for worker in self._pool.workers.values():
-            if worker.ref is None and self._queue:
-                job = self._queue.popleft()
-                worker.begin(worker.actor.evaluate.remote(job), job)
+        """Give idle workers a job each: one of the recipe that they hold, or else the oldest."""
+        idle = [worker for worker in self._pool.workers.values() if worker.ref is None]
+        for worker in idle[: len(self._queue)]:
+            held = (job for job in self._queue if job.recipe.digest == worker.holds)
+            job = next(held, self._queue[0])
+            self._queue.remove(job)
+            worker.begin(worker.actor.evaluate.remote(job), job)
 
     def _wait(self) -> Finished | None:
         """Wait for the next answer of a worker, or a second; the result, if the answer is one."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from evomerge.errors import SearchError
 from evomerge.executors._deadlines import Deadlines, StartupRetries
 from evomerge.recipes import Recipe
-from evomerge.types import Evaluation, Job, Split
+from evomerge.types import Evaluation, Job, Split, TaskScores
 
 BROKEN = SearchError("no place on this machine")
 ZOO = Path(__file__).parents[2] / "experiments" / "zoo"
@@ -46,6 +49,17 @@ def test_held_out_examples_have_a_deadline_of_their_own() -> None:
         deadlines.observe(job("held_out"), Evaluation("done"), 200)
     assert deadlines.seconds(job("held_out")) == 1000
     assert deadlines.seconds(job("search")) == 10
+
+
+def test_a_deadline_grows_with_the_examples_that_are_asked() -> None:
+    deadlines = Deadlines(first_seconds=3600, minimum_seconds=3, factor=5)
+    few = replace(job("search"), portion={"x": tuple(range(10))})
+    scores = {"x": TaskScores(0.5, tuple(range(10)), (0.5,) * 10)}
+    for _ in range(8):  # 1 s of merging, 0.2 s an example
+        deadlines.observe(few, Evaluation("done", scores, merge_seconds=1.0), 3.0)
+    assert deadlines.seconds(few) == pytest.approx(5 * 3.0)
+    assert deadlines.seconds(replace(few, portion={"x": (1, 2), "y": (3,)})) == pytest.approx(8.0)
+    assert deadlines.seconds(replace(few, portion={"x": tuple(range(400))})) == pytest.approx(405.0)
 
 
 def test_candidates_that_fail_at_once_do_not_shorten_the_deadline() -> None:
