@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.errors import ReplayError
@@ -11,14 +11,17 @@ from evomerge.recipes import Recipe
 from evomerge.scoring import shares
 from evomerge.search.baselines import baselines
 from evomerge.search.budget import Clock, Reading
+from evomerge.search.counts import Counts
+from evomerge.search.differences import difference
 from evomerge.search.fitness_values import as_preferred, with_value
+from evomerge.search.held_out import HeldOut
+from evomerge.search.known import Known
 from evomerge.search.order import ORDERS
-from evomerge.search.racing.cells import lacking, task_scores
 from evomerge.search.selection import champions, preferences, references, winner
 from evomerge.search.spec import Observer, Progress, Search, Stage
-from evomerge.search.stage import Counts, StageRun
+from evomerge.search.stage import StageRun
 from evomerge.store import Store
-from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Job, Portion
+from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome
 
 _STEPS = 64  # at most, in one transaction
 
@@ -45,7 +48,7 @@ class SearchLoop:
         self.counts = Counts()
         self.in_flight = ORDERS[executor.tell_order](executor)
         self.held_out: dict[int, Evaluation] = {}
-        self.examples: Portion = {}  # of the search, once a baseline was asked them
+        self.known = Known(store)
 
     def replay(self) -> None:
         """Bring the optimizers to where the recorded events left them.
@@ -63,7 +66,7 @@ class SearchLoop:
             expected = recorded[event.number]
             proposed = self._propose(now, expected)
             if proposed != expected:
-                raise ReplayError(_difference(expected, proposed))
+                raise ReplayError(difference(expected, proposed))
             self._enter(expected)
         for number in self.stage.racing_on():
             self.in_flight.candidates[number] = self.candidates[number]
@@ -92,7 +95,7 @@ class SearchLoop:
         """Search until the budget is spent, then score the champions on held-out examples."""
         self.clock.start()  # opening the models is no search time
         for candidate in list(self.in_flight.candidates.values()):
-            self.in_flight.evaluate(candidate, self._wanted(candidate))
+            self.in_flight.evaluate(candidate, self.known.wanted(self.stage, candidate))
         self._show()
         try:
             while self._advance() or self._receive():
@@ -125,20 +128,8 @@ class SearchLoop:
         if measured := self.stage.space.new_grams():
             self.store.record_grams(measured)
         self._enter(proposed)
-        self.in_flight.evaluate(proposed, self._wanted(proposed))
+        self.in_flight.evaluate(proposed, self.known.wanted(self.stage, proposed))
         return True
-
-    def _wanted(self, candidate: Candidate) -> Evaluation | Portion | None:
-        """Which examples a candidate is to be asked, None for all; or its result, if known."""
-        known = self.store.evaluation(candidate.recipe.digest)
-        if known is not None:
-            return known
-        if self.stage.races(candidate):
-            wanted = self.stage.lacking(candidate)
-            return None if wanted == self.examples else wanted or Evaluation("done")
-        if self.stage.race is None or candidate.kind != FINAL_ESTIMATE:
-            return None
-        return lacking(self.examples, self.store.cells(candidate.recipe.digest)) or None
 
     def _receive(self) -> bool:
         """Wait for one evaluation and take it in; False if none was outstanding."""
@@ -150,7 +141,7 @@ class SearchLoop:
         if job.portion is not None:
             self._keep_portion(candidate, evaluation)
             for waiting in self.in_flight.arrive(job.recipe.digest):
-                self.in_flight.evaluate(waiting, self._wanted(waiting))
+                self.in_flight.evaluate(waiting, self.known.wanted(self.stage, waiting))
             return True
         evaluation = self._with_value(candidate, evaluation, self.results)
         for waiting in self.in_flight.arrive(job.recipe.digest):
@@ -160,26 +151,15 @@ class SearchLoop:
         if raced or self.in_flight.out_of_turn(job.number):
             self.store.record_evaluation(job.recipe.digest, "search", evaluation)
         if raced:
-            self._learn_cells(job.recipe.digest, evaluation)
+            self.stage.take_in(job.recipe.digest, evaluation)
         return True
-
-    def _learn_cells(self, digest: str, evaluation: Evaluation) -> None:
-        if evaluation.status == "failed":
-            self.stage.fail(digest)
-        else:
-            self.stage.learn_cells(digest, evaluation.cells)
 
     def _keep_portion(self, candidate: Candidate, evaluation: Evaluation) -> None:
         """Record the scores of some examples; once all are known, also the whole evaluation."""
         digest = candidate.recipe.digest
-        self._learn_cells(digest, evaluation)
-        if evaluation.status == "failed":
-            self.store.record_evaluation(digest, "search", evaluation)
-            return
-        self.store.record_portion(digest, evaluation, elapsed_seconds=self.clock.seconds)
-        cells = self.store.cells(digest)
-        if not lacking(self.examples, cells):
-            whole = Evaluation("done", task_scores(self.examples, cells))
+        self.stage.take_in(digest, evaluation)
+        whole = self.known.keep(digest, evaluation, self.clock.seconds)
+        if whole is not None:
             whole = self._with_value(candidate, whole, self.results)
             self.store.record_evaluation(digest, "search", whole)
 
@@ -213,7 +193,7 @@ class SearchLoop:
         while True:
             for number in self.stage.promoted(self.in_flight.candidates):
                 candidate = self.candidates[number]
-                self.in_flight.evaluate(candidate, self._wanted(candidate))
+                self.in_flight.evaluate(candidate, self.known.wanted(self.stage, candidate))
             reported = self._close_cohorts()
             if not reported:
                 return
@@ -276,7 +256,9 @@ class SearchLoop:
         """Tell the stage which examples there are, and what each task counts."""
         fitness = self.search.setup.fitness
         best = references(self.candidates, self.results)
-        self.stage.begin(self.examples, shares(fitness, best), (fitness.seed, self.search.seed))
+        self.stage.begin(
+            self.known.examples, shares(fitness, best), (fitness.seed, self.search.seed)
+        )
 
     def _begin(self, stage: Stage, now: Reading) -> None:
         values = preferences(self.search.setup.fitness, self.candidates, self.results)
@@ -313,8 +295,8 @@ class SearchLoop:
         # the scores of every example, of every candidate, would fill the memory
         baseline = candidate.kind == "baseline"
         self.results[candidate.number] = evaluation if baseline else replace(evaluation, tasks={})
-        if baseline and not self.examples:
-            self.examples = {task: one.doc_ids for task, one in evaluation.tasks.items()}
+        if baseline and not self.known.examples:
+            self.known.examples = {task: one.doc_ids for task, one in evaluation.tasks.items()}
         self.counts.report(candidate, evaluation)
         known = [*self.candidates[: len(self.baselines)], *self.winners]
         preferred = as_preferred(
@@ -327,28 +309,9 @@ class SearchLoop:
         """Score baselines and champions on examples that the search never saw."""
         values = preferences(self.search.setup.fitness, self.candidates, self.results)
         chosen = champions(self.candidates, self.results, self.search.champions, values)
-        # values may be relative to the best source: baselines first
-        self._hold_out([c for c in chosen if c.kind == "baseline"])
-        if self.held_out:
-            self._hold_out([c for c in chosen if c.kind != "baseline"])
-
-    def _hold_out(self, chosen: Sequence[Candidate]) -> None:
-        """Score these on held-out examples, all workers at once; nothing where none are held."""
-        missing: dict[int, Candidate] = {}
-        for candidate in chosen:
-            known = self.store.evaluation(candidate.recipe.digest, "held_out")
-            if known is None:
-                missing[candidate.number] = candidate
-                self.executor.submit(Job(candidate.number, candidate.recipe, "held_out"))
-            else:
-                self.held_out[candidate.number] = known
-        for _ in range(len(missing)):
-            job, evaluation = self.executor.result()
-            if evaluation.status == "done" and not evaluation.tasks:
-                continue  # this fitness holds nothing out
-            evaluation = self._with_value(missing[job.number], evaluation, self.held_out)
-            self.store.record_evaluation(job.recipe.digest, "held_out", evaluation)
-            self.held_out[job.number] = evaluation
+        held_out = HeldOut(self.store, self.executor, self._with_value)
+        for _ in held_out.score(chosen):
+            self.held_out = held_out.scores
             self._show()
 
     def _show(self) -> None:
@@ -371,17 +334,3 @@ class SearchLoop:
             return "held-out"
         waits = self.later and self.in_flight.candidates and self.stage.spent(self.clock.read())
         return f"{self.stage.name}, last results" if waits else self.stage.name or "search"
-
-
-def _difference(expected: Candidate, proposed: Candidate | None) -> str:
-    """How a candidate proposed while replaying differs from the recorded one, as a sentence."""
-    text = f"candidate {expected.number} is not what the run recorded"
-    if proposed is None:
-        return f"{text}: nothing was proposed. Resume with the version that began the run."
-    for name, value in expected.genome.genes.items():
-        if proposed.genome.genes.get(name) != value:
-            return (
-                f"{text}: gene {name} is {proposed.genome.genes.get(name)!r}, recorded {value!r}. "
-                "Resume with the versions that began the run; `evomerge show --json` lists them."
-            )
-    return f"{text}: its kind, parents or recipe differ. Resume with the version that began the run"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
 
-from evomerge.errors import SearchError
 from evomerge.recipes import Recipe
 from evomerge.search.budget import Asked, Reading
+from evomerge.search.counts import Counts
 from evomerge.search.racing.deck import AllExamples, Deck
 from evomerge.search.racing.race import Cohort, Race
 from evomerge.search.racing.settings import Racing
@@ -18,7 +16,6 @@ from evomerge.store import Store
 from evomerge.types import (
     FINAL_ESTIMATE,
     Candidate,
-    Cells,
     Evaluation,
     Genome,
     Kind,
@@ -28,51 +25,6 @@ from evomerge.types import (
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Counts:
-    """How many candidates were asked for and reported, by kind, and how they did.
-
-    Attributes:
-        asked, reported, failed: how many, by kind of candidate.
-        best: highest fitness of a searched candidate so far.
-        first_error: by kind, that of the first candidate that failed.
-    """
-
-    asked: Counter[Kind] = field(default_factory=Counter)
-    reported: Counter[Kind] = field(default_factory=Counter)
-    failed: Counter[Kind] = field(default_factory=Counter)
-    best: float | None = None
-    first_error: dict[Kind, str] = field(default_factory=dict)
-
-    def ask(self, candidate: Candidate) -> None:
-        """Count a candidate that was asked for."""
-        self.asked[candidate.kind] += 1
-
-    def report(self, candidate: Candidate, evaluation: Evaluation) -> None:
-        """Count a result."""
-        kind = candidate.kind
-        self.reported[kind] += 1
-        if evaluation.status == "failed":
-            self.failed[kind] += 1
-            self.first_error.setdefault(kind, evaluation.error or "")
-        if kind != "baseline" and evaluation.value is not None:
-            self.best = max(evaluation.value, evaluation.value if self.best is None else self.best)
-
-    def unreported(self, kind: Kind) -> int:
-        """How many of a kind were asked for and not reported."""
-        return self.asked[kind] - self.reported[kind]
-
-    def give_up_if_all_fail(self, kind: Kind, limit: int) -> None:
-        """Raise once the first ``limit`` candidates of a kind have all failed.
-
-        Raises:
-            SearchError: with the first error.
-        """
-        if self.failed[kind] == self.reported[kind] >= limit:
-            error = self.first_error.get(kind, "none asked")
-            raise SearchError(f"the first {self.reported[kind]} candidates all failed: {error}")
 
 
 # Below so many examples of the search, scoring several finalists in full costs more than the best
@@ -201,15 +153,12 @@ class StageRun:
         assert self.race is not None
         return self.race.lacking(candidate.number)
 
-    def learn_cells(self, digest: str, cells: Cells) -> None:
-        """Take in scores of a recipe."""
-        if self.race is not None:
-            self.race.learn(digest, cells)
-
-    def fail(self, digest: str) -> None:
-        """Take in that a recipe cannot be scored."""
-        if self.race is not None:
+    def take_in(self, digest: str, evaluation: Evaluation) -> None:
+        """Take in the scores of a recipe on some examples, or that it cannot be scored."""
+        if self.race is not None and evaluation.status == "failed":
             self.race.fail(digest)
+        elif self.race is not None:
+            self.race.learn(digest, evaluation.cells)
 
     def racing_on(self) -> list[int]:
         """The candidates of open cohorts that have not retired."""
@@ -257,8 +206,8 @@ class StageRun:
             if self.race is not None:
                 some = None if self._asked.examples >= ENOUGH_FOR_A_CHOICE else 1
                 self._finalists = list(self.optimizer.finalists()[:some])
-            if not (self._finalists or self.counts.reported["search"]):
-                self._finalists = [Proposal("initial", self.space.initial())]  # no time for more
+                if not self._finalists:  # there was no time for a cohort
+                    self._finalists = [Proposal("initial", self.space.initial())]
         if not self._finalists:
             return None
         label, genome = self._finalists.pop(0)

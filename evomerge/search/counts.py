@@ -1,0 +1,54 @@
+"""How many candidates were asked for, and how they did."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from evomerge.errors import SearchError
+from evomerge.types import Candidate, Evaluation, Kind
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many candidates were asked for and reported, by kind, and how they did.
+
+    Attributes:
+        asked, reported, failed: how many, by kind of candidate.
+        best: highest fitness of a searched candidate so far.
+        first_error: by kind, that of the first candidate that failed.
+    """
+
+    asked: Counter[Kind] = field(default_factory=Counter)
+    reported: Counter[Kind] = field(default_factory=Counter)
+    failed: Counter[Kind] = field(default_factory=Counter)
+    best: float | None = None
+    first_error: dict[Kind, str] = field(default_factory=dict)
+
+    def ask(self, candidate: Candidate) -> None:
+        """Count a candidate that was asked for."""
+        self.asked[candidate.kind] += 1
+
+    def report(self, candidate: Candidate, evaluation: Evaluation) -> None:
+        """Count a result."""
+        kind = candidate.kind
+        self.reported[kind] += 1
+        if evaluation.status == "failed":
+            self.failed[kind] += 1
+            self.first_error.setdefault(kind, evaluation.error or "")
+        if kind != "baseline" and evaluation.value is not None:
+            self.best = max(evaluation.value, evaluation.value if self.best is None else self.best)
+
+    def unreported(self, kind: Kind) -> int:
+        """How many of a kind were asked for and not reported."""
+        return self.asked[kind] - self.reported[kind]
+
+    def give_up_if_all_fail(self, kind: Kind, limit: int) -> None:
+        """Raise once the first ``limit`` candidates of a kind have all failed.
+
+        Raises:
+            SearchError: with the first error.
+        """
+        if self.failed[kind] == self.reported[kind] >= limit:
+            error = self.first_error.get(kind, "none asked")
+            raise SearchError(f"the first {self.reported[kind]} candidates all failed: {error}")
