@@ -11,10 +11,11 @@ from evomerge.errors import ConfigError, Problem, shown
 from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
-from evomerge.scoring.by_example import not_by_example
+from evomerge.scoring.by_example import generates, not_by_example
 from evomerge.scoring.python import scorer_problems
 from evomerge.scoring.task_files import task_file_problems
 from evomerge.scoring.tasks import task_problems
+from evomerge.search.budget import Budget
 from evomerge.search.racing.settings import Racing
 from evomerge.spaces import Space
 from evomerge.types import Gene
@@ -78,6 +79,27 @@ def check_shorten(spaces: Sequence[Space], fitness: Fitness) -> None:
             "stage:NAME. Or remove this key."
         )
         raise ConfigError(Problem(("shorten",), text, cure))
+
+
+def check_budget(
+    budget: Budget, racing: Racing | None, optimizer: Optimizer, fitness: Fitness
+) -> None:
+    """Raise for a budget that never ends a search, or that does not reach for one cohort."""
+    size = optimizer.cohort_size
+    others = budget.model_dump(exclude={"tokens"}, exclude_none=True)
+    problems = []
+    if budget.tokens is not None and not others and not generates(fitness):
+        text, cure = "no task of the fitness has any generated.", "Limit evaluations or examples."
+        problems.append(Problem(("tokens",), text, cure))
+    if racing is not None and size is not None:
+        least = {"evaluations": size, "examples": size * racing.first}
+        problems += [
+            Problem((key,), f"{others[key]}, and the first cohort alone takes {needed}.")
+            for key, needed in least.items()
+            if others.get(key, needed) < needed
+        ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_racing(racing: Racing, optimizer: Optimizer, name: str, fitness: Fitness) -> None:

@@ -14,9 +14,11 @@ from evomerge.config.compose import LoadedSearch
 from evomerge.errors import CandidateError
 from evomerge.executors import Executor
 from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness, shares
 from evomerge.scoring.tasks import example_counts
 from evomerge.search.baselines import baselines
 from evomerge.search.budget import Budget
+from evomerge.search.racing.deck import rung_sizes
 from evomerge.search.spec import Stage
 from evomerge.types import Job
 from evomerge.weights.library import Library
@@ -24,6 +26,7 @@ from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan
 from evomerge.worker import Worker
 
+_UNKNOWN = 10**9  # examples of a task, more than anybody asks
 _ENOUGH_COHORTS = 8  # below, the optimizer has hardly left its start
 
 
@@ -47,10 +50,9 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
         for stage in search.stages
     }
     deepest = {stage.name: _deepest(stage, models) for stage in search.stages}
-    searched = sum(example_counts(loaded.file.fitness)["search"].values())
     of_stages = {
         stage.name: _of_stage(stage, plans[stage.name], deepest[stage.name])
-        | _race(stage, None if loaded.file.fitness.scorers else searched)
+        | _race(stage, loaded.file.fitness)
         for stage in search.stages
     }
     compared = len(baselines(search.context, search.paper_defaults))
@@ -117,20 +119,20 @@ def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]
     }
 
 
-def _race(stage: Stage, examples: int | None) -> dict[str, Any]:
-    """What racing asks, and how often the optimizer learns; nothing where a stage does not race.
-
-    Args:
-        examples: of the search; None where only its scorers know.
-    """
+def _race(stage: Stage, fitness: Fitness) -> dict[str, Any]:
+    """What racing asks, and how often the optimizer learns; nothing where a stage does not race."""
     if stage.racing is None:
         return {}
     size = stage.new_optimizer(stage.space).cohort_size
     assert size is not None
-    cohort, budget = stage.racing.examples(size), stage.budget
+    known = example_counts(fitness)["search"]
+    there = {task: known.get(task, _UNKNOWN) for task in fitness.tasks}
+    rungs = rung_sizes(stage.racing, shares(fitness, {}), there)
+    cohort, budget = stage.racing.of_cohort(size, rungs), stage.budget
     limits = [] if budget.evaluations is None else [budget.evaluations // size]
     if budget.examples is not None:
-        limits.append(max(0, budget.examples - (examples or 0)) // cohort)
+        estimate = 0 if fitness.scorers else sum(there.values())
+        limits.append(max(0, budget.examples - estimate) // cohort)
     cohorts: int | str = min(limits, default="as many as the time allows")
     few = isinstance(cohorts, int) and cohorts < _ENOUGH_COHORTS
     return {
@@ -203,11 +205,10 @@ def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str,
 
 def _examples(stage: Stage, loaded: LoadedSearch) -> float | None:
     """How many examples a candidate of a stage is asked on average; None if only scorers know."""
-    racing = _race(stage, None)
-    if racing:
+    fitness = loaded.file.fitness
+    if racing := _race(stage, fitness):
         asked: float = racing["racing"]["examples_a_candidate"]
         return asked
-    fitness = loaded.file.fitness
     return None if fitness.scorers else sum(example_counts(fitness)["search"].values())
 
 

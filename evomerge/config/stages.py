@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from evomerge.config.compatibility import (
+    check_budget,
     check_descriptors,
     check_parents,
     check_plans,
@@ -91,6 +92,16 @@ class StageComposer:
             if made is not None and keys.racing:
                 checked = keys.racing, made, keys.optimizer["name"], fitness
                 part.make(check_racing, *checked, at="racing", needs=["fitness"])
+            if made is not None:
+                part.make(
+                    check_budget,
+                    keys.budget,
+                    keys.racing or None,
+                    made,
+                    fitness,
+                    at="budget",
+                    needs=["fitness"],
+                )
             name = keys.optimizer["name"]
             part.make(check_parents, space, optimizer.kind, name, at="optimizer")
         if space is not None and context is not None and context.models is not None:

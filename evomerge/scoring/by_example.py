@@ -31,3 +31,19 @@ def not_by_example(fitness: Fitness) -> dict[str, str]:
         if getattr(aggregate, "__name__", "") != "mean":
             reasons[name] = f"{metric} is no mean over its examples."
     return reasons
+
+
+def generates(fitness: Fitness) -> bool:
+    """Whether any task has text generated, rather than given texts rated.
+
+    Raises:
+        ConfigError: a task that cannot be loaded.
+    """
+    tasks = fitness.lm_eval_tasks
+    if not tasks:
+        return False
+    manager = task_manager(fitness)
+    return any(
+        load_task(name, str(task.task), manager).OUTPUT_TYPE == "generate_until"
+        for name, task in tasks.items()
+    )

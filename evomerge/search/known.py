@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from evomerge.search.racing.cells import lacking, task_scores
 from evomerge.search.stage import StageRun
 from evomerge.store import Store
-from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Portion
+from evomerge.types import Candidate, Evaluation, Portion
 
 
 class Known:
     """The scores of recipes, example by example: none is asked twice.
 
+    Args:
+        with_value: gives the evaluation of a candidate on all examples its fitness.
+
     Attributes:
         examples: all that the search may ask; empty until a baseline was asked them.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, with_value: Callable[[Candidate, Evaluation], Evaluation]
+    ) -> None:
+        self._store, self._with_value = store, with_value
         self.examples: Portion = {}
 
     def wanted(self, stage: StageRun, candidate: Candidate) -> Evaluation | Portion | None:
@@ -24,30 +31,35 @@ class Known:
 
         Of a raced candidate that was asked all of its rung, the result is one without scores.
         """
-        known = self._store.evaluation(candidate.recipe.digest)
-        if known is not None:
+        digest = candidate.recipe.digest
+        known = self._store.evaluation(digest)
+        if known is not None or candidate.kind == "baseline":
             return known
         if stage.races(candidate):
-            wanted = stage.lacking(candidate)
-            return None if wanted == self.examples else wanted or Evaluation("done")
-        if stage.race is None or candidate.kind != FINAL_ESTIMATE:
-            return None
-        return lacking(self.examples, self._store.cells(candidate.recipe.digest)) or None
+            asked = stage.lacking(candidate)
+            whole = asked == self.examples and stage.stage.racing is None
+            return None if whole else asked or Evaluation("done")
+        cells = self._store.cells(digest)
+        asked = lacking(self.examples, cells)
+        if not asked:  # an interrupt came before it was recorded
+            whole_row = Evaluation("done", task_scores(self.examples, cells))
+            return self._with_value(candidate, whole_row)
+        return asked if cells else None
 
-    def keep(self, digest: str, evaluation: Evaluation, elapsed: float) -> Evaluation | None:
-        """Record the scores of a recipe on some examples.
+    def keep(self, candidate: Candidate, evaluation: Evaluation, elapsed: float) -> None:
+        """Record the scores of a candidate on some examples; of all, once they are known.
 
         Args:
             elapsed: seconds of search time so far.
-
-        Returns:
-            What is to be recorded besides: that it failed, or, once the scores of all examples are
-            known, the whole evaluation. None while they are not.
         """
-        if evaluation.status == "failed":
-            return evaluation
-        self._store.record_portion(digest, evaluation, elapsed_seconds=elapsed)
-        cells = self._store.cells(digest)
-        if lacking(self.examples, cells):
-            return None
-        return Evaluation("done", task_scores(self.examples, cells))
+        digest = candidate.recipe.digest
+        with self._store.together():
+            if evaluation.status == "failed":
+                self._store.record_evaluation(digest, "search", evaluation)
+                return
+            self._store.record_portion(digest, evaluation, elapsed_seconds=elapsed)
+            cells = self._store.cells(digest)
+            if not lacking(self.examples, cells):
+                whole = Evaluation("done", task_scores(self.examples, cells))
+                whole = self._with_value(candidate, whole)
+                self._store.record_evaluation(digest, "search", whole)

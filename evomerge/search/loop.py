@@ -8,7 +8,7 @@ from dataclasses import replace
 from evomerge.errors import ReplayError
 from evomerge.executors import Executor
 from evomerge.recipes import Recipe
-from evomerge.scoring import shares
+from evomerge.scoring import fitness_value, shares
 from evomerge.search.baselines import baselines
 from evomerge.search.budget import Clock, Reading
 from evomerge.search.counts import Counts
@@ -19,7 +19,7 @@ from evomerge.search.known import Known
 from evomerge.search.order import ORDERS
 from evomerge.search.selection import champions, preferences, references, winner
 from evomerge.search.spec import Observer, Progress, Search, Stage
-from evomerge.search.stage import StageRun
+from evomerge.search.stage import Shown, StageRun
 from evomerge.store import Store
 from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome
 
@@ -48,7 +48,8 @@ class SearchLoop:
         self.counts = Counts()
         self.in_flight = ORDERS[executor.tell_order](executor)
         self.held_out: dict[int, Evaluation] = {}
-        self.known = Known(store)
+        self.tokens_before = 0  # generated in answers to portions, before this stage
+        self.known = Known(store, lambda one, its: self._with_value(one, its, self.results))
 
     def replay(self) -> None:
         """Bring the optimizers to where the recorded events left them.
@@ -61,7 +62,7 @@ class SearchLoop:
         for event in self.store.events():
             now, before = self.clock.earlier(before), event.elapsed_seconds
             if event.kind == "tell":
-                self._report_again(self.candidates[event.number])
+                self._report_again(self.candidates[event.number], event.elapsed_seconds)
                 continue
             expected = recorded[event.number]
             proposed = self._propose(now, expected)
@@ -71,8 +72,11 @@ class SearchLoop:
         for number in self.stage.racing_on():
             self.in_flight.candidates[number] = self.candidates[number]
 
-    def _report_again(self, candidate: Candidate) -> None:
+    def _report_again(self, candidate: Candidate, seconds: float) -> None:
         """Report a recorded result, or those of a cohort with that of its first candidate.
+
+        Args:
+            seconds: of search time at which it was reported.
 
         Raises:
             ReplayError: it was reported before it was known.
@@ -81,7 +85,7 @@ class SearchLoop:
             return  # with its cohort
         if self.stage.races(candidate):
             self.stage.promoted()
-            if not self._close_cohorts():
+            if not self._close_cohort(seconds):
                 text = f"the cohort of candidate {candidate.number} was reported before its end"
                 raise ReplayError(text)
             return
@@ -139,7 +143,8 @@ class SearchLoop:
         self.clock.read()  # workers come and go
         candidate = self.in_flight.candidates[job.number]
         if job.portion is not None:
-            self._keep_portion(candidate, evaluation)
+            self.known.keep(candidate, evaluation, self.clock.seconds)
+            self.stage.take_in(job.recipe.digest, evaluation)
             for waiting in self.in_flight.arrive(job.recipe.digest):
                 self.in_flight.evaluate(waiting, self.known.wanted(self.stage, waiting))
             return True
@@ -153,15 +158,6 @@ class SearchLoop:
         if raced:
             self.stage.take_in(job.recipe.digest, evaluation)
         return True
-
-    def _keep_portion(self, candidate: Candidate, evaluation: Evaluation) -> None:
-        """Record the scores of some examples; once all are known, also the whole evaluation."""
-        digest = candidate.recipe.digest
-        self.stage.take_in(digest, evaluation)
-        whole = self.known.keep(digest, evaluation, self.clock.seconds)
-        if whole is not None:
-            whole = self._with_value(candidate, whole, self.results)
-            self.store.record_evaluation(digest, "search", whole)
 
     def _keep_arrived(self) -> None:
         """Record results that arrived but are not reported yet, for whoever resumes the run."""
@@ -194,25 +190,33 @@ class SearchLoop:
             for number in self.stage.promoted(self.in_flight.candidates):
                 candidate = self.candidates[number]
                 self.in_flight.evaluate(candidate, self.known.wanted(self.stage, candidate))
-            reported = self._close_cohorts()
+            seconds = self.clock.seconds
+            reported = self._close_cohort(seconds)
             if not reported:
                 return
-            for number in reported:
-                self.store.record_told(number, elapsed_seconds=self.clock.seconds)
+            self.store.record_told(reported, elapsed_seconds=seconds)
             self._show()
 
-    def _close_cohorts(self) -> list[int]:
-        """Learn from a cohort that has ended; the numbers of its candidates."""
-        cohort = self.stage.ended()
-        if cohort is None:
+    def _close_cohort(self, seconds: float) -> list[int]:
+        """Learn from a cohort that has ended; the numbers of its candidates.
+
+        Args:
+            seconds: of search time at which it is reported. What was recorded later does not count:
+                a replay is to learn the same.
+        """
+        ended = self.stage.ended()
+        if ended is None:
             return []
-        for number, standing in sorted(cohort.standings.items()):
+        self.stage.count_tokens(self.store.tokens(seconds) - self.tokens_before)
+        for number, result in ended.items():
             candidate = self.candidates[number]
-            digest = candidate.recipe.digest
-            known = self.store.evaluation(digest) or Evaluation("done")
-            tokens = self.store.tokens(digest)
-            self._learn(candidate, replace(known, standing=standing, generated_tokens=tokens))
-        return sorted(cohort.standings)
+            if result.whole:
+                known = self.store.evaluation(candidate.recipe.digest)
+                assert known is not None
+            else:
+                known = Evaluation("done")
+            self._learn(candidate, replace(known, standing=result.standing))
+        return list(ended)
 
     def _propose(self, now: Reading, recorded: Candidate | None = None) -> Candidate | None:
         """The next candidate, or None while results are awaited or all is done.
@@ -231,8 +235,10 @@ class SearchLoop:
             )
         if self.counts.unreported("baseline"):
             return None  # values may be relative to the best source
+        if not self.stage.has_begun:
+            self.tokens_before = self.store.tokens(now.seconds)
+            self.stage.begin(self._shown())
         if self._goes_on(now, recorded):
-            self._begin_search()
             ahead = recorded is not None or self.in_flight.asks_ahead
             proposed = self.stage.ask(number, ahead=ahead)
             return None if proposed is None else self._searched(number, *proposed)
@@ -252,12 +258,18 @@ class SearchLoop:
             return not (self.stage.spent(now) or self.stage.counts.asked[FINAL_ESTIMATE])
         return (recorded.kind, recorded.stage) == ("search", self.stage.name)
 
-    def _begin_search(self) -> None:
-        """Tell the stage which examples there are, and what each task counts."""
-        fitness = self.search.setup.fitness
-        best = references(self.candidates, self.results)
-        self.stage.begin(
-            self.known.examples, shares(fitness, best), (fitness.seed, self.search.seed)
+    def _shown(self) -> Shown:
+        fitness, results = self.search.setup.fitness, self.results
+        values = {
+            next(iter(one.recipe.sources)): fitness_value(fitness, results[one.number].tasks)
+            for one in self.candidates
+            if one.role == "source" and one.number in results
+        }
+        return Shown(
+            self.known.examples,
+            shares(fitness, references(self.candidates, results)),
+            tuple(sorted(values, key=lambda name: -values[name])),
+            fitness.seed,
         )
 
     def _begin(self, stage: Stage, now: Reading) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Mapping
+from typing import NamedTuple
 
 from evomerge.recipes import Recipe
 from evomerge.search.budget import Asked, Reading
 from evomerge.search.counts import Counts
 from evomerge.search.racing.deck import AllExamples, Deck
-from evomerge.search.racing.race import Cohort, Race
+from evomerge.search.racing.race import Race, Standing
 from evomerge.search.racing.settings import Racing
 from evomerge.search.spec import Stage
 from evomerge.store import Store
@@ -30,7 +31,36 @@ log = logging.getLogger(__name__)
 # Below so many examples of the search, scoring several finalists in full costs more than the best
 # of them is better: 0.617 against 0.615 with 40,000, 0.609 against 0.612 with 16,000.
 ENOUGH_FOR_A_CHOICE = 40_000
+_FINALISTS = 4  # at most
 _PART_FOR_STARTS = 4  # at most a quarter of the budget
+_MOST_STARTS = 24
+
+
+class Result(NamedTuple):
+    """How a raced candidate ended.
+
+    Attributes:
+        whole: it was asked all examples, or failed: its evaluation is on record.
+    """
+
+    standing: Standing
+    whole: bool
+
+
+class Shown(NamedTuple):
+    """What baselines have shown of the examples and the sources.
+
+    Attributes:
+        examples: all that the search may ask.
+        shares: of the tasks in a candidate's score.
+        best_first: the names of the sources, by how they did alone.
+        seed: of the fitness.
+    """
+
+    examples: Portion
+    shares: Mapping[str, float]
+    best_first: tuple[str, ...]
+    seed: int
 
 
 class StageRun:
@@ -61,46 +91,52 @@ class StageRun:
         self._starting: dict[int, Proposal] = {}  # by number, those whose cohort is open
         self._finalists: list[Proposal] | None = None
 
-    def begin(self, examples: Portion, shares: Mapping[str, float], seeds: tuple[int, int]) -> None:
-        """Take in what the baselines have shown, before the first candidate; once.
+    @property
+    def has_begun(self) -> bool:
+        """Whether `begin` was called."""
+        return self._examples > 0
 
-        Args:
-            examples: all that the search may ask.
-            shares: of the tasks in a candidate's score.
-            seeds: of the fitness and of the search.
-        """
-        if self._examples:
-            return
-        self._examples = count(examples)
-        self._starts = self._affordable_starts()
-        if self.stage.racing is not None:
+    def begin(self, shown: Shown) -> None:
+        """Take in what the baselines have shown, before the first candidate; once."""
+        self._examples = count(shown.examples)
+        racing, shares = self.stage.racing, shown.shares
+        starts = []
+        if self.stage.informed and self.optimizer.takes_start:
+            starts = self.space.starts(shown.best_first)[:_MOST_STARTS]
+        if racing is not None:
             size = self.optimizer.cohort_size
             assert size is not None
-            self.race = Race(self.stage.racing, size, Deck(examples, shares, seeds), shares)
-        elif self._starts:
+            # a deck of its own: its stage is not to be won on the examples that an earlier one was
+            deck = Deck(shown.examples, shares, (shown.seed, self.optimizer.seed))
+            self.race = Race(racing, size, deck, shares)
+        elif len(starts) > 1:
             whole = Racing(first=self._examples, rungs=1)
-            self.race = Race(whole, len(self._starts), AllExamples(examples), shares)
-
-    def _affordable_starts(self) -> list[Proposal]:
-        """Points of which one may be a good start; none where most of the budget went to them."""
-        if not (self.stage.informed and self.optimizer.takes_start):
-            return []
-        starts, racing = self.space.starts(), self.stage.racing
-        each = self._examples * len(starts)
-        examples = each if racing is None else racing.examples(len(starts))
-        cost = Asked(_PART_FOR_STARTS * len(starts), _PART_FOR_STARTS * examples)
-        affordable = self.stage.budget.affords(Asked(), cost)
-        return starts if len(starts) > 1 and affordable else []
+            self.race = Race(whole, len(starts), AllExamples(shown.examples), shares)
+        if len(starts) > 1:
+            assert self.race is not None
+            cost = Asked(len(starts), self.race.most(len(starts)))
+            parts = Asked(_PART_FOR_STARTS * cost.evaluations, _PART_FOR_STARTS * cost.examples)
+            if self.stage.budget.affords(Asked(), parts):
+                self._starts = starts
+            else:
+                log.info("no start is tried: %d would take %d examples", *cost[:2])
+                self.race = None if racing is None else self.race
 
     def spent(self, now: Reading) -> bool:
         """Whether the budget is spent, or does not reach for the next candidate or cohort."""
-        budget, race = self.stage.budget, self.race
-        more = Asked(1, self._examples)
-        if race is not None:
-            most = race.racing.examples(race.size, ties=True)
-            whole = Asked(race.size, most + self._examples)
-            more = whole if race.between else Asked()
-        return not (budget.affords(self._asked, more) and budget.has_time(now.since(self._began)))
+        budget = self.stage.budget
+        return not (budget.affords(self._asked, self._next()) and self.has_time(now))
+
+    def _next(self) -> Asked:
+        """What is asked next as a whole, and the final estimates."""
+        if self.race is None:
+            return Asked(1, self._examples)
+        if not self.race.between:
+            return Asked()  # counted when its cohort began
+        size = len(self._starts) or self.race.size
+        most = self.race.most(size)
+        full = self._asked.examples + most >= ENOUGH_FOR_A_CHOICE
+        return Asked(size, most + (_FINALISTS if full else 1) * self._examples)
 
     def ask(self, number: int, *, ahead: bool) -> Proposal | None:
         """The next start or the optimizer's next genome; None while it must see results first.
@@ -130,15 +166,18 @@ class StageRun:
         examples = self._examples
         if self.race is not None:
             begins, race, digest = self.race.between, self.race, candidate.recipe.digest
-            size = len(self._starting) + len(self._starts) if self._starting else None
+            size = len(self._starting) + len(self._starts) or None
             race.join(candidate.number, digest, store.cells(digest), size)
             known = store.evaluation(digest)
             if known is not None and known.status == "failed":
                 race.fail(digest)
             examples = race.open[-1].most if begins else 0
-        self._asked = Asked(
-            self._asked.evaluations + 1, self._asked.examples + examples, self._asked.tokens
-        )
+        asked = self._asked
+        self._asked = Asked(asked.evaluations + 1, asked.examples + examples, asked.tokens)
+
+    def count_tokens(self, tokens: int) -> None:
+        """Take in how many tokens the stage has had generated in answers to its portions."""
+        self._asked = self._asked._replace(tokens=tokens)
 
     def races(self, candidate: Candidate) -> bool:
         """Whether a candidate is asked some of the examples at first."""
@@ -173,18 +212,25 @@ class StageRun:
             return []
         return self.race.climb()
 
-    def ended(self) -> Cohort | None:
-        """The oldest cohort, if it has ended. After that of the starts, the search begins."""
-        cohort = None if self.race is None else self.race.close()
-        if cohort is not None:
-            examples = self._asked.examples - cohort.most + cohort.examples
-            self._asked = self._asked._replace(examples=examples)
-        if cohort is not None and self._starting:
+    def ended(self) -> dict[int, Result] | None:
+        """How the oldest cohort ended, by number; None while it has not.
+
+        After that of the starts, the search begins.
+        """
+        race = self.race
+        if race is None or (cohort := race.close()) is None:
+            return None
+        asked = self._asked.examples - cohort.most + cohort.examples
+        self._asked = self._asked._replace(examples=asked)
+        if self._starting:
             best = max(sorted(cohort.standings), key=lambda number: cohort.standings[number])
             self.began_at, genome = self._starting[best]
             self.optimizer.begin_at(genome)
             log.info("the search starts from: %s", self.began_at)
-        return cohort
+        return {
+            number: Result(standing, standing.rung < 0 or race.asked_all(cohort, number))
+            for number, standing in sorted(cohort.standings.items())
+        }
 
     def candidate(self, number: int, kind: Kind, genome: Genome, label: str = "") -> Candidate:
         """A candidate of this stage."""
@@ -205,7 +251,7 @@ class StageRun:
             self._finalists = [] if best is None else [Proposal("", best)]
             if self.race is not None:
                 some = None if self._asked.examples >= ENOUGH_FOR_A_CHOICE else 1
-                self._finalists = list(self.optimizer.finalists()[:some])
+                self._finalists = list(self.optimizer.finalists()[:_FINALISTS][:some])
                 if not self._finalists:  # there was no time for a cohort
                     self._finalists = [Proposal("initial", self.space.initial())]
         if not self._finalists:

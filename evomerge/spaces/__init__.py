@@ -138,8 +138,12 @@ class Space(ABC):
         """The genome that a search starts from, if it knows no better one."""
         return Genome({p.name: p.initial for p in self.parameters})
 
-    def starts(self) -> list[Proposal]:
-        """Genomes of which one may be a good start, `initial` the first."""
+    def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
+        """Genomes of which one may be a good start, the most promising first.
+
+        Args:
+            best_first: names of sources, by how they did alone.
+        """
         return [Proposal("initial", self.initial())]
 
     def largest(self) -> Recipe | None:

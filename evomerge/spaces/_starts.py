@@ -17,25 +17,27 @@ class SourceWeights(NamedTuple):
     weights: dict[str, float]
 
 
-def source_weights(sources: Sequence[str]) -> list[SourceWeights]:
+def source_weights(best_first: Sequence[str]) -> list[SourceWeights]:
     """Equal weights, each source alone, each leading the others, and each left out.
 
     No such point is good for all models: of two zoos, one source alone is the best start on one,
     and all but one on the other.
+
+    Args:
+        best_first: the sources: what begins with the best, or leaves out the worst, comes first.
     """
-    every = list(sources)
+    every = list(best_first)
+    equal = [(f"1/{len(every)}", 1 / len(every)), *((f"{weight:g}", weight) for weight in _ALL)]
     found = [
-        SourceWeights(f"{label} of each", dict.fromkeys(every, weight))
-        for label, weight in [(f"1/{len(every)}", 1 / len(every)), *((f"{w:g}", w) for w in _ALL)]
+        SourceWeights(f"{label} of each", dict.fromkeys(every, weight)) for label, weight in equal
     ]
-    for one in every:
-        others = [name for name in every if name != one]
-        alone = dict.fromkeys(every, 0.0) | {one: _LEADING}
-        found.append(SourceWeights(f"{one} alone", alone))
-        if others:
-            leading = dict.fromkeys(every, _BEHIND) | {one: _LEADING}
-            found.append(SourceWeights(f"{one} leading", leading))
-        if len(others) > 1:
-            without = dict.fromkeys(every, _LEFT_OUT) | {one: 0.0}
-            found.append(SourceWeights(f"all but {one}", without))
+    for best, worst in zip(every, reversed(every), strict=True):
+        alone = dict.fromkeys(every, 0.0) | {best: _LEADING}
+        found.append(SourceWeights(f"{best} alone", alone))
+        if len(every) > 1:
+            leading = dict.fromkeys(every, _BEHIND) | {best: _LEADING}
+            found.append(SourceWeights(f"{best} leading", leading))
+        if len(every) > 2:
+            without = dict.fromkeys(every, _LEFT_OUT) | {worst: 0.0}
+            found.append(SourceWeights(f"all but {worst}", without))
     return found

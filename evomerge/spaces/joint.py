@@ -69,12 +69,12 @@ class JointSpace(Space):
         """See `Space.decode`."""
         return self._stacked(self._merge.decode(genome), self._path.decode(genome))
 
-    def starts(self) -> list[Proposal]:
+    def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
         """See `Space.starts`: those of the merge, along the first path."""
         path = self._path.initial().genes
         return [
             Proposal(label, Genome({**genome.genes, **path}))
-            for label, genome in self._merge.starts()
+            for label, genome in self._merge.starts(best_first)
         ]
 
     def largest(self) -> Recipe:

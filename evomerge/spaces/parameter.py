@@ -5,7 +5,7 @@ Source: Akiba et al. 2024, arXiv:2403.13187, section 3.1 (merging in the paramet
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -110,16 +110,18 @@ class ParameterSpace(Space):
             context = replace(context, sources={s: context.sources[s] for _, s in ranked})
         return context.recipe(name, parameters)
 
-    def starts(self) -> list[Proposal]:
+    def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
         """See `Space.starts`: usual weights of the sources, and what the operators' papers say."""
         weights = self._settings.get("weight")
         known = {"initial": self.initial()}
-        if isinstance(weights, Range) and any(_varies(o, "weight") for o in self._chosen.values()):
-            for label, of_sources in source_weights(list(self.context.sources)):
-                genes = self._with_weights(weights, of_sources)
-                known[label] = Genome({**self.initial().genes, **genes})
         for operator in self._chosen.values():
             known[f"{operator.name}, paper's defaults"] = self._with_defaults(operator)
+        if isinstance(weights, Range) and any(_varies(o, "weight") for o in self._chosen.values()):
+            ranked = [name for name in best_first if name in self.context.sources]
+            names = dict.fromkeys([*ranked, *self.context.sources])
+            for label, of_sources in source_weights(list(names)):
+                genes = self._with_weights(weights, of_sources)
+                known[label] = Genome({**self.initial().genes, **genes})
         starts: list[Proposal] = []
         for label, genome in known.items():
             if all(genome != start.genome for start in starts):
@@ -128,7 +130,7 @@ class ParameterSpace(Space):
 
     def _with_weights(self, span: Range, of_sources: Mapping[str, float]) -> dict[str, Gene]:
         """The genes of ``weight`` at which every source has this value, as far as bounds allow."""
-        first = next(iter(of_sources.values()))
+        first = of_sources[next(iter(self.context.sources))]
         return {
             gene.name: span.gene(of_sources[spot.source], relative_to=first)
             for spot, gene in self._layout["weight"].items()

@@ -23,7 +23,7 @@ _ALL = (
 )
 _OF_RECIPE = _ALL.where(portions.c.recipe_digest == bindparam("recipe_digest"))
 _TOKENS = select(func.sum(portions.c.generated_tokens)).where(
-    portions.c.run_id == bindparam("run_id"), portions.c.recipe_digest == bindparam("recipe_digest")
+    portions.c.run_id == bindparam("run_id"), portions.c.elapsed_seconds <= bindparam("elapsed")
 )
 _ELAPSED = select(func.max(portions.c.elapsed_seconds)).where(
     portions.c.run_id == bindparam("run_id")
@@ -77,10 +77,9 @@ def load(
         )
 
 
-def tokens(connection: Connection, run_id: int, digest: str) -> int:
-    """How many tokens a recipe generated in answers to some of the examples."""
-    given = {"run_id": run_id, "recipe_digest": digest}
-    return connection.execute(_TOKENS, given).scalar() or 0
+def tokens(connection: Connection, run_id: int, elapsed: float) -> int:
+    """How many tokens were generated until so much search time had passed."""
+    return connection.execute(_TOKENS, {"run_id": run_id, "elapsed": elapsed}).scalar() or 0
 
 
 def elapsed_seconds(connection: Connection, run_id: int) -> float:

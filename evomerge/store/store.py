@@ -192,14 +192,15 @@ class Store:
             runs.add_event(connection, self._run_id, "tell", number, elapsed_seconds)
             return evaluations.add(connection, self._key(recipe_digest, "search"), evaluation)
 
-    def record_told(self, number: int, *, elapsed_seconds: float) -> None:
-        """Log that the optimizer was told of a candidate that was asked some examples only.
+    def record_told(self, numbers: Sequence[int], *, elapsed_seconds: float) -> None:
+        """Log that the optimizer was told of candidates that were asked some examples only.
 
         Raises:
             StoreError: no such candidate, or reported before.
         """
         with self._transactions.begin(records=True) as connection:
-            runs.add_event(connection, self._run_id, "tell", number, elapsed_seconds)
+            for number in numbers:
+                runs.add_event(connection, self._run_id, "tell", number, elapsed_seconds)
 
     def record_portion(
         self, recipe_digest: str, evaluation: Evaluation, *, elapsed_seconds: float
@@ -278,10 +279,10 @@ class Store:
             whole = evaluations.find(connection, self._key(recipe_digest, "search"))
         return portions.union([*found, *([] if whole is None else [whole.cells])])
 
-    def tokens(self, recipe_digest: str) -> int:
-        """How many tokens a recipe generated where it was asked some of the examples."""
+    def tokens(self, elapsed_seconds: float) -> int:
+        """How many tokens were generated in answers to portions until so much search time."""
         with self._transactions.begin() as connection:
-            return portions.tokens(connection, self._run_id, recipe_digest)
+            return portions.tokens(connection, self._run_id, elapsed_seconds)
 
     def portions(self) -> Iterator[tuple[str, Cells]]:
         """Digest and scores of every recipe that was asked some of the examples, each time."""

@@ -368,9 +368,9 @@ def test_portions_add_up_and_the_first_score_of_an_example_counts(place: Place) 
         for tasks, seconds in ((part, 2.0), (more, 4.5)):
             one = Evaluation("done", tasks, merge_seconds=1.0, worker="0 on a", generated_tokens=3)
             store.record_portion(digest, one, elapsed_seconds=seconds)
-        store.record_told(0, elapsed_seconds=4.0)
+        store.record_told([0], elapsed_seconds=4.0)
         with pytest.raises(StoreError):
-            store.record_told(0, elapsed_seconds=4.0)
+            store.record_told([0], elapsed_seconds=4.0)
     known = {"zulu": {3: 0.1 + 0.2, 5: 1 / 3, 7: 1.0}, "日本語": {0: 1.0}}
     with place.open() as store:
         assert store.cells(digest) == known

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evomerge.search.racing.settings import Racing
 from evomerge.types import Portion
 
 
@@ -47,7 +48,7 @@ class Deck:
     def __init__(
         self, examples: Portion, shares: Mapping[str, float], seeds: tuple[int, int]
     ) -> None:
-        self._examples, self._shares, self._seeds = examples, shares, seeds
+        self.examples, self._shares, self._seeds = examples, shares, seeds
         self._epochs = dict.fromkeys(examples, 0)
         self._queues: dict[str, deque[int]] = {task: deque() for task in examples}
 
@@ -58,13 +59,13 @@ class Deck:
             first: how many examples of all tasks make a block.
         """
         block = block_sizes(first, self._shares)
-        return Hand({t: self._take(t, block[t] * blocks) for t in self._examples}, block)
+        return Hand({t: self._take(t, block[t] * blocks) for t in self.examples}, block)
 
     def _take(self, task: str, count: int) -> tuple[int, ...]:
         queue = self._queues[task]
         taken: dict[int, None] = {}
         again = []
-        while len(taken) < min(count, len(self._examples[task])):
+        while len(taken) < min(count, len(self.examples[task])):
             if not queue:
                 queue.extend(self._shuffled(task))
             example = queue.popleft()
@@ -79,7 +80,7 @@ class Deck:
         epoch = self._epochs[task]
         self._epochs[task] += 1
         generator = np.random.default_rng([*self._seeds, zlib.crc32(task.encode()), epoch])
-        examples = self._examples[task]
+        examples = self.examples[task]
         return [examples[place] for place in generator.permutation(len(examples)).tolist()]
 
 
@@ -91,7 +92,21 @@ class AllExamples(Deck):
 
     def deal(self, first: int, blocks: int) -> Hand:
         """See `Deck.deal`: whatever is wanted, all."""
-        return Hand(self._examples, {task: len(ids) for task, ids in self._examples.items()})
+        return Hand(self.examples, {task: len(ids) for task, ids in self.examples.items()})
+
+
+def rung_sizes(racing: Racing, shares: Mapping[str, float], there: Mapping[str, int]) -> list[int]:
+    """How many examples each rung has, those of the rungs below it included.
+
+    Args:
+        shares: of the tasks in what is dealt.
+        there: how many examples each task has.
+    """
+    block = block_sizes(racing.first, shares)
+    return [
+        sum(min(block[task] << rung, count) for task, count in there.items())
+        for rung in range(racing.rungs)
+    ]
 
 
 def block_sizes(first: int, shares: Mapping[str, float]) -> dict[str, int]:

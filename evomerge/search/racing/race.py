@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from evomerge.search.racing.cells import lacking
-from evomerge.search.racing.deck import Deck, Hand
+from evomerge.search.racing.deck import Deck, Hand, rung_sizes
 from evomerge.search.racing.reliability import Reliability
 from evomerge.search.racing.settings import Racing, most_tied
 from evomerge.types import Cells, Portion, count
@@ -39,6 +39,7 @@ class Cohort:
         rung: at which those are that are left.
         active: those that are left.
         standings: of those that have retired.
+        reached: candidate to the last rung on which it was asked.
     """
 
     number: int
@@ -49,14 +50,15 @@ class Cohort:
     rung: int = 0
     active: list[int] = field(default_factory=list)
     standings: dict[int, Standing] = field(default_factory=dict)
+    reached: dict[int, int] = field(default_factory=dict)
 
     @property
     def examples(self) -> int:
         """How many were asked of those that have retired, each recipe counted once."""
         rungs: dict[str, int] = {}
-        for number, standing in self.standings.items():
+        for number, rung in self.reached.items():
             digest = self.recipes[number]
-            rungs[digest] = max(standing.rung, rungs.get(digest, 0))
+            rungs[digest] = max(rung, rungs.get(digest, 0))
         return sum(count(self.hand.of_rung(rung)) for rung in rungs.values())
 
     @property
@@ -105,6 +107,17 @@ class Race:
         """Whether the next candidate begins a cohort."""
         return not self.open or self.open[-1].is_full
 
+    def most(self, size: int) -> int:
+        """How many examples the next cohort may be asked, if it has so many candidates."""
+        there = {task: len(ids) for task, ids in self._deck.examples.items()}
+        rungs = rung_sizes(self.racing, self._shares, there)
+        return self.racing.of_cohort(size, rungs, ties=True)
+
+    def asked_all(self, cohort: Cohort, number: int) -> bool:
+        """Whether a candidate that has retired was asked all examples of the search."""
+        rung = cohort.standings[number].rung
+        return rung >= 0 and count(cohort.hand.of_rung(rung)) == count(self._deck.examples)
+
     def join(self, number: int, digest: str, known: Cells, size: int | None = None) -> None:
         """Take in a candidate.
 
@@ -115,8 +128,7 @@ class Race:
         if self.between:
             hand = self._deck.deal(self.racing.first, self.racing.blocks)
             size = size or self.size
-            most = self.racing.examples(size, ties=True)
-            self.open.append(Cohort(self.begun, size, hand, most))
+            self.open.append(Cohort(self.begun, size, hand, self.most(size)))
             self.begun += 1
         cohort = self.open[-1]
         cohort.recipes[number] = digest
@@ -160,6 +172,7 @@ class Race:
         if not self.open or not self.open[0].is_closed:
             return None
         cohort = self.open.pop(0)
+        self._look_at(cohort)
         kept = {digest for other in self.open for digest in other.recipes.values()}
         for digest in set(cohort.recipes.values()) - kept:
             del self._cells[digest]
@@ -167,8 +180,6 @@ class Race:
 
     def _judge(self, cohort: Cohort) -> None:
         """Retire whoever does not go on from this rung."""
-        if cohort.rung == 0:
-            self._look_at(cohort)
         scores = {n: self._standing(cohort, n) for n in cohort.active}
         failed = [n for n in cohort.active if scores[n].rung < 0]
         ranked = sorted(set(cohort.active) - set(failed), key=lambda n: (-scores[n].score, n))
@@ -176,17 +187,23 @@ class Race:
         for number in cohort.active:
             if number not in going_on:
                 cohort.standings[number] = scores[number]
+                cohort.reached[number] = cohort.rung
         cohort.active = sorted(going_on)
         cohort.rung += 1
 
     def _look_at(self, cohort: Cohort) -> None:
-        """Learn how well the first rung ranks; ask more there where it hardly does."""
+        """Learn how well the first rung ranks; ask more there where it hardly does.
+
+        When a cohort has closed, which a replay sees where it happened: the next one may have been
+        dealt its examples before.
+        """
         asked = cohort.hand.of_rung(0)
-        scored = [n for n in cohort.active if not self._missing(cohort, n)]
-        cells = [self._cells[cohort.recipes[number]] for number in scored]
-        rows = [[one[task][e] for task, ids in asked.items() for e in ids] for one in cells]
-        self.reliability.learn(rows)
-        if self.reliability.is_low:
+        known = [self._cells[cohort.recipes[number]] for number in sorted(cohort.recipes)]
+        scored = [cells for cells in known if not lacking(asked, cells)]
+        self.reliability.learn(
+            [[cells[task][e] for task, ids in asked.items() for e in ids] for cells in scored]
+        )
+        if self.reliability.is_low and count(asked) < count(self._deck.examples):
             self.racing = self.racing.model_copy(update={"first": 2 * self.racing.first})
             self.reliability.start_again()
 

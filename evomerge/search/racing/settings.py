@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
 
 from evomerge.keys import Keys
-
-ENOUGH_EXAMPLES = 160  # of the search; below, racing is off unless it is asked for
 
 
 class Racing(Keys):
@@ -30,16 +30,18 @@ class Racing(Keys):
         """How many times ``first`` a candidate is asked that reaches the last rung."""
         return 1 << (self.rungs - 1)
 
-    def examples(self, size: int, *, ties: bool = False) -> int:
-        """How many a cohort is asked if none of its candidates fail or repeat others.
+    def of_cohort(self, size: int, rungs: Sequence[int], *, ties: bool = False) -> int:
+        """How many examples a cohort is asked if none of its candidates fail or repeat others.
 
         Args:
+            size: how many candidates it has.
+            rungs: how many examples each rung has, from `rung_sizes`.
             ties: whether as many tie across every cut as are let through, rather than none.
         """
-        active, total = size, size * self.first
-        for rung in range(1, self.rungs):
+        active, total = size, size * rungs[0]
+        for below, rung in pairwise(rungs):
             active = max(2, math.ceil(active * self.keep)) + (most_tied(size) if ties else 0)
-            total += active * self.first << (rung - 1)
+            total += min(active, size) * (rung - below)
         return total
 
 

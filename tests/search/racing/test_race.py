@@ -50,7 +50,8 @@ def test_the_better_half_goes_on_whatever_the_order_of_the_answers(seed: int) ->
     closed, asked = run_cohort(race(), qualities, random.Random(seed))
     assert [closed.standings[n].rung for n in range(8)] == [0, 2, 0, 2, 0, 1, 0, 1]
     assert [closed.standings[n].score for n in range(8)] == pytest.approx(qualities)
-    assert asked == Racing(first=4).examples(8) == 8 * 4 + 4 * 4 + 2 * 8
+    assert asked == Racing(first=4).of_cohort(8, [4, 8, 16]) == 8 * 4 + 4 * 4 + 2 * 8
+    assert closed.examples == asked
     best_first = sorted(closed.standings, key=lambda n: closed.standings[n], reverse=True)
     assert best_first == [1, 3, 5, 7, 6, 4, 2, 0]
 
