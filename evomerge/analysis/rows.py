@@ -13,6 +13,8 @@ from evomerge.search.selection import preferences, ranked, references
 from evomerge.store import Store
 from evomerge.types import Candidate, Evaluation, Split
 
+Status = Literal["done", "failed", "raced", "dropped", "running"]
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -37,13 +39,15 @@ class Row:
 
     Attributes:
         search, held_out: None where it was not scored on all examples.
+        status: ``raced`` was asked some examples, and the optimizer told where it stands;
+            ``dropped`` was under way when the time of a finished run was up.
         part: of a candidate that was raced, its score on the search examples that it was asked:
             it says little of one that was asked few, and is not to be ranked among others.
         error: why it failed.
     """
 
     candidate: Candidate
-    status: Literal["done", "failed", "raced", "running"]
+    status: Status
     search: Score | None
     held_out: Score | None
     part: Score | None
@@ -90,22 +94,25 @@ class Rows(NamedTuple):
     racing: RacingSummary | None
 
 
-def read_rows(store: Store, fitness: Fitness, reported: Collection[int]) -> Rows:
+def read_rows(
+    store: Store, fitness: Fitness, reported: Collection[int], *, finished: bool = False
+) -> Rows:
     """What came out for the candidates of a run.
 
     Args:
         reported: numbers of the candidates whose results the optimizer has seen.
+        finished: whether the run is.
     """
     candidates = store.candidates()
-    finished = [c for c in candidates if c.number in reported]
-    evaluations, search = _scores(store, fitness, finished, "search")
+    told = [c for c in candidates if c.number in reported]
+    evaluations, search = _scores(store, fitness, told, "search")
     _, held_out = _scores(store, fitness, candidates, "held_out")
     asked = parts(list(store.portions()))
     best_source = references(candidates, evaluations)
     rows = tuple(
         Row(
             candidate=candidate,
-            status=_status(candidate, evaluations.get(number), reported),
+            status=_status(evaluations.get(number), number in reported, finished),
             search=search.get(number),
             held_out=held_out.get(number),
             part=None
@@ -121,12 +128,12 @@ def read_rows(store: Store, fitness: Fitness, reported: Collection[int]) -> Rows
     return Rows(rows, None if best is None else rows[best.number], racing)
 
 
-def _status(
-    candidate: Candidate, evaluation: Evaluation | None, reported: Collection[int]
-) -> Literal["done", "failed", "raced", "running"]:
+def _status(evaluation: Evaluation | None, told: bool, finished: bool) -> Status:
     if evaluation is not None:
         return evaluation.status
-    return "raced" if candidate.number in reported else "running"
+    if told:
+        return "raced"
+    return "dropped" if finished else "running"
 
 
 def score(

@@ -72,7 +72,8 @@ class Run:
             events = store.events()
             elapsed_seconds = store.elapsed_seconds()
             reported = {event.number for event in events if event.kind == "tell"}
-            rows, best, racing = read_rows(store, file.fitness, reported)
+            finished = record.finished_utc is not None
+            rows, best, racing = read_rows(store, file.fitness, reported, finished=finished)
             return cls(
                 folder=folder,
                 record=record,
@@ -93,6 +94,22 @@ class Run:
     def candidates(self) -> tuple[Row, ...]:
         """The rows of the candidates that the search made, baselines left out."""
         return tuple(row for row in self.rows if row.candidate.kind != "baseline")
+
+    @property
+    def starts(self) -> dict[str, Row]:
+        """Stage to the point that its search started from, of those that were tried.
+
+        That which was asked most examples, then that which did best on them.
+        """
+        chosen: dict[str, tuple[tuple[int, float], Row]] = {}
+        for row in self.candidates:
+            score = row.search or row.part
+            if row.candidate.kind == "search" and row.candidate.label and score is not None:
+                found = (score.examples, score.value), row
+                known = chosen.setdefault(row.candidate.stage, found)
+                if found[0] > known[0]:
+                    chosen[row.candidate.stage] = found
+        return {stage: row for stage, (_, row) in chosen.items()}
 
     def row(self, candidate: Which = "best") -> Row:
         """A candidate with its scores.
@@ -199,6 +216,7 @@ class Run:
             "baselines": [row.as_json() for row in self.baselines],
             "best": self.best.as_json() if self.best else None,
             "candidates": [row.as_json() for row in self.candidates],
+            "starts": {stage: row.number for stage, row in self.starts.items()},
             "racing": None if self.racing is None else asdict(self.racing),
             "usage": asdict(self.throughput),
         }

@@ -241,6 +241,15 @@ def _print(run: Run) -> None:
         f"({done} done, {f'{raced} raced, ' if raced else ''}{len(failed)} failed), "
         f"{run.elapsed_seconds:.0f} s",
     )
+    for stage, start in run.starts.items():
+        tried = sum(
+            bool(row.candidate.label) and row.candidate.kind == "search"
+            for row in run.candidates
+            if row.candidate.stage == stage
+        )
+        of = f"stage {stage} started" if stage else "started"
+        text = f"{of} from: {start.candidate.label}, the best of {tried} points"
+        out.print(printable(text), soft_wrap=True)
     if run.racing is not None:
         each = ", ".join(f"{count} of {n}" for count, n in run.racing.candidates.items())
         out.print(
