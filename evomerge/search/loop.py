@@ -8,7 +8,6 @@ from dataclasses import replace
 from evomerge.errors import ReplayError
 from evomerge.executors import Executor
 from evomerge.recipes import Recipe
-from evomerge.scoring import fitness_value, shares
 from evomerge.search.baselines import baselines
 from evomerge.search.budget import Clock, Reading
 from evomerge.search.counts import Counts
@@ -17,9 +16,10 @@ from evomerge.search.fitness_values import as_preferred, with_value
 from evomerge.search.held_out import HeldOut
 from evomerge.search.known import Known
 from evomerge.search.order import ORDERS
-from evomerge.search.selection import champions, preferences, references, winner
+from evomerge.search.selection import champions, preferences, winner
+from evomerge.search.shown import shown
 from evomerge.search.spec import Observer, Progress, Search, Stage
-from evomerge.search.stage import Shown, StageRun
+from evomerge.search.stage import StageRun
 from evomerge.store import Store
 from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome
 
@@ -237,7 +237,8 @@ class SearchLoop:
             return None  # values may be relative to the best source
         if not self.stage.has_begun:
             self.tokens_before = self.store.tokens(now.seconds)
-            self.stage.begin(self._shown())
+            known = self.search.setup.fitness, self.known.examples
+            self.stage.begin(shown(*known, self.candidates, self.results))
         if self._goes_on(now, recorded):
             ahead = recorded is not None or self.in_flight.asks_ahead
             proposed = self.stage.ask(number, ahead=ahead)
@@ -257,20 +258,6 @@ class SearchLoop:
         if recorded is None:
             return not (self.stage.spent(now) or self.stage.counts.asked[FINAL_ESTIMATE])
         return (recorded.kind, recorded.stage) == ("search", self.stage.name)
-
-    def _shown(self) -> Shown:
-        fitness, results = self.search.setup.fitness, self.results
-        values = {
-            next(iter(one.recipe.sources)): fitness_value(fitness, results[one.number].tasks)
-            for one in self.candidates
-            if one.role == "source" and one.number in results
-        }
-        return Shown(
-            self.known.examples,
-            shares(fitness, references(self.candidates, results)),
-            tuple(sorted(values, key=lambda name: -values[name])),
-            fitness.seed,
-        )
 
     def _begin(self, stage: Stage, now: Reading) -> None:
         values = preferences(self.search.setup.fitness, self.candidates, self.results)

@@ -12,6 +12,7 @@ from evomerge.search.counts import Counts
 from evomerge.search.racing.deck import AllExamples, Deck
 from evomerge.search.racing.race import Race, Standing
 from evomerge.search.racing.settings import Racing
+from evomerge.search.shown import Shown
 from evomerge.search.spec import Stage
 from evomerge.store import Store
 from evomerge.types import (
@@ -45,22 +46,6 @@ class Result(NamedTuple):
 
     standing: Standing
     whole: bool
-
-
-class Shown(NamedTuple):
-    """What baselines have shown of the examples and the sources.
-
-    Attributes:
-        examples: all that the search may ask.
-        shares: of the tasks in a candidate's score.
-        best_first: the names of the sources, by how they did alone.
-        seed: of the fitness.
-    """
-
-    examples: Portion
-    shares: Mapping[str, float]
-    best_first: tuple[str, ...]
-    seed: int
 
 
 class StageRun:
