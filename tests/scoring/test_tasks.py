@@ -9,6 +9,7 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.scoring import Fitness, tasks
+from evomerge.scoring.by_example import generates, not_by_example
 from evomerge.scoring.tasks import example_counts, task_problems
 
 HERE = str(Path(__file__).parent / "tasks")
@@ -130,3 +131,14 @@ def test_a_mistyped_task_of_lm_eval_is_reported_with_the_nearest_name() -> None:
 def test_lm_evals_index_is_built_once() -> None:
     one = Fitness.model_validate({"tasks": ["hellaswag"]})
     assert tasks.task_manager(one) is tasks.task_manager(one)
+
+
+def test_only_scores_that_are_means_of_examples_can_be_asked_of_some() -> None:
+    one = fitness(
+        x={"task": "perplexing", "metric": "perplexity"},
+        y={"task": "perplexing", "metric": "acc"},
+        z={"task": "choice"},
+    )
+    assert not_by_example(one) == {"x": "perplexity is no mean over its examples."}
+    assert not generates(one)
+    assert generates(fitness(x={"task": "shots"}))

@@ -122,6 +122,28 @@ def test_a_preset_starts_at_a_recipe_that_its_operator_takes(name: str) -> None:
     assert applied(recipe).isfinite().all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_search_may_start_at_each_of_the_points_of_a_preset(name: str) -> None:
+    space = load(name)
+    starts = space.starts(["b", "a"])
+    assert starts[0] == ("initial", space.initial())
+    assert len({repr(start.genome) for start in starts}) == len(starts)
+    for _, genome in starts:
+        for gene in space.parameters:
+            value, choices = genome.genes[gene.name], gene.choices or (False, True)
+            numbers = gene.kind in ("float", "int")
+            assert gene.low <= value <= gene.high if numbers else value in choices
+        assert applied(space.decode(genome)).isfinite().all()
+
+
+def test_a_source_alone_is_tried_as_a_start_and_the_best_one_first() -> None:
+    starts = {label: genome.genes for label, genome in load("task_arithmetic").starts(["c", "a"])}
+    alone = [label for label in starts if label.endswith("alone")]
+    assert alone == ["c alone", "a alone", "b alone"]
+    assert sorted(starts["c alone"].values()) == [0, 0, 1]
+    assert sorted(starts["all but b"].values()) == [0, 0.7, 0.7]
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_operator_takes_both_ends_of_every_gene(name: str, last: bool) -> None:
