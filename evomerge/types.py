@@ -138,6 +138,11 @@ class Evaluation:
     standing: tuple[int, float] | None = None
 
     @property
+    def examples(self) -> int:
+        """How many were scored."""
+        return sum(len(scores.doc_ids) for scores in self.tasks.values())
+
+    @property
     def cells(self) -> Cells:
         """The scores, example by example."""
         return {

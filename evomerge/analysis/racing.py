@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.search.racing.cells import task_scores
 from evomerge.store.portions import union
-from evomerge.types import FINAL_ESTIMATE, Candidate, Cells, Evaluation, TaskScores
+from evomerge.types import FINAL_ESTIMATE, Candidate, Cells, Evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,22 +31,22 @@ class RacingSummary:
         return self.in_full / self.examples
 
 
-def parts(portions: Sequence[tuple[str, Cells]]) -> dict[str, dict[str, TaskScores]]:
-    """Digest to the scores of a recipe that was asked some of the examples, by task."""
+def parts(portions: Iterable[tuple[str, Cells]]) -> dict[str, Evaluation]:
+    """Digest to the evaluation of a recipe on those examples that it was asked."""
     found: dict[str, list[Cells]] = {}
     for digest, cells in portions:
         found.setdefault(digest, []).append(cells)
-    scores = {}
+    evaluations = {}
     for digest, answers in found.items():
         known = union(answers)
         asked = {task: tuple(sorted(cells)) for task, cells in known.items()}
-        scores[digest] = task_scores(asked, known)
-    return scores
+        evaluations[digest] = Evaluation("done", task_scores(asked, known))
+    return evaluations
 
 
 def summary(
     candidates: Sequence[Candidate],
-    asked: Mapping[str, Mapping[str, TaskScores]],
+    asked: Mapping[str, Evaluation],
     evaluations: Mapping[int, Evaluation],
 ) -> RacingSummary | None:
     """What racing saved; None in a run that does not race.
@@ -58,13 +58,11 @@ def summary(
     baseline = next((one for one in evaluations.values() if one.tasks), None)
     estimated = {c.recipe.digest for c in candidates if c.kind == FINAL_ESTIMATE}
     raced = {c.recipe.digest for c in candidates if c.kind == "search"} - estimated
-    counts = [_examples(asked[digest]) for digest in raced if digest in asked]
+    counts = [asked[digest].examples for digest in raced if digest in asked]
     if baseline is None or not counts:
         return None
-    whole = _examples(baseline.tasks)
-    by_count = dict(sorted(Counter(counts).items()))
-    return RacingSummary(examples=sum(counts), in_full=whole * len(counts), candidates=by_count)
-
-
-def _examples(tasks: Mapping[str, TaskScores]) -> int:
-    return sum(len(scores.doc_ids) for scores in tasks.values())
+    return RacingSummary(
+        examples=sum(counts),
+        in_full=baseline.examples * len(counts),
+        candidates=dict(sorted(Counter(counts).items())),
+    )

@@ -94,9 +94,7 @@ class Rows(NamedTuple):
     racing: RacingSummary | None
 
 
-def read_rows(
-    store: Store, fitness: Fitness, reported: Collection[int], *, finished: bool = False
-) -> Rows:
+def read_rows(store: Store, fitness: Fitness, reported: Collection[int], *, finished: bool) -> Rows:
     """What came out for the candidates of a run.
 
     Args:
@@ -107,7 +105,7 @@ def read_rows(
     told = [c for c in candidates if c.number in reported]
     evaluations, search = _scores(store, fitness, told, "search")
     _, held_out = _scores(store, fitness, candidates, "held_out")
-    asked = parts(list(store.portions()))
+    asked = parts(store.portions())
     best_source = references(candidates, evaluations)
     rows = tuple(
         Row(
@@ -117,7 +115,7 @@ def read_rows(
             held_out=held_out.get(number),
             part=None
             if number in search or candidate.recipe.digest not in asked
-            else score(fitness, Evaluation("done", asked[candidate.recipe.digest]), best_source),
+            else score(fitness, asked[candidate.recipe.digest], best_source),
             error=evaluations[number].error if number in evaluations else None,
         )
         for number, candidate in enumerate(candidates)
@@ -149,7 +147,7 @@ def score(
         fitness_value(fitness, tasks, best_source),
         interval(fitness, tasks, best_source),
         {name: scores.score for name, scores in tasks.items()},
-        sum(len(scores.example_scores) for scores in tasks.values()),
+        evaluation.examples,
     )
 
 

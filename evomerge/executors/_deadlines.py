@@ -35,7 +35,7 @@ class Deadlines:
     def observe(self, job: Job, evaluation: Evaluation, seconds: float) -> None:
         """Note how long a job took. One that failed may have ended early, and does not count."""
         if evaluation.status == "done":
-            asked = max(1, sum(len(scores.doc_ids) for scores in evaluation.tasks.values()))
+            asked = max(1, evaluation.examples)
             self._most[job.split] = max(self._most[job.split], asked)
             insort(self._merges[job.split], evaluation.merge_seconds)
             insort(self._examples[job.split], (seconds - evaluation.merge_seconds) / asked)

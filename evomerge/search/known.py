@@ -7,7 +7,7 @@ from collections.abc import Callable
 from evomerge.search.racing.cells import lacking, task_scores
 from evomerge.search.stage import StageRun
 from evomerge.store import Store
-from evomerge.types import Candidate, Evaluation, Portion
+from evomerge.types import Candidate, Cells, Evaluation, Portion
 
 
 class Known:
@@ -15,15 +15,20 @@ class Known:
 
     Args:
         with_value: gives the evaluation of a candidate on all examples its fitness.
+        in_part: whether any stage of the search asks some of the examples.
 
     Attributes:
         examples: all that the search may ask; empty until a baseline was asked them.
     """
 
     def __init__(
-        self, store: Store, with_value: Callable[[Candidate, Evaluation], Evaluation]
+        self,
+        store: Store,
+        with_value: Callable[[Candidate, Evaluation], Evaluation],
+        *,
+        in_part: bool,
     ) -> None:
-        self._store, self._with_value = store, with_value
+        self._store, self._with_value, self._in_part = store, with_value, in_part
         self.examples: Portion = {}
 
     def wanted(self, stage: StageRun, candidate: Candidate) -> Evaluation | Portion | None:
@@ -39,11 +44,10 @@ class Known:
             asked = stage.lacking(candidate)
             whole = asked == self.examples and stage.stage.racing is None
             return None if whole else asked or Evaluation("done")
-        cells = self._store.cells(digest)
+        cells = self._store.cells(digest) if self._in_part else {}
         asked = lacking(self.examples, cells)
         if not asked:  # an interrupt came before it was recorded
-            whole_row = Evaluation("done", task_scores(self.examples, cells))
-            return self._with_value(candidate, whole_row)
+            return self._whole(candidate, cells)
         return asked if cells else None
 
     def keep(self, candidate: Candidate, evaluation: Evaluation, elapsed: float) -> None:
@@ -60,6 +64,8 @@ class Known:
             self._store.record_portion(digest, evaluation, elapsed_seconds=elapsed)
             cells = self._store.cells(digest)
             if not lacking(self.examples, cells):
-                whole = Evaluation("done", task_scores(self.examples, cells))
-                whole = self._with_value(candidate, whole)
-                self._store.record_evaluation(digest, "search", whole)
+                self._store.record_evaluation(digest, "search", self._whole(candidate, cells))
+
+    def _whole(self, candidate: Candidate, cells: Cells) -> Evaluation:
+        """The evaluation on all examples, from their scores."""
+        return self._with_value(candidate, Evaluation("done", task_scores(self.examples, cells)))

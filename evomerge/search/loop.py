@@ -49,7 +49,11 @@ class SearchLoop:
         self.in_flight = ORDERS[executor.tell_order](executor)
         self.held_out: dict[int, Evaluation] = {}
         self.tokens_before = 0  # generated in answers to portions, before this stage
-        self.known = Known(store, lambda one, its: self._with_value(one, its, self.results))
+        self.known = Known(
+            store,
+            lambda one, its: self._with_value(one, its, self.results),
+            in_part=any(stage.racing is not None for stage in search.stages),
+        )
 
     def replay(self) -> None:
         """Bring the optimizers to where the recorded events left them.

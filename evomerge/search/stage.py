@@ -59,7 +59,6 @@ class StageRun:
     Attributes:
         race: asks candidates some of the examples; None where they are asked all of them. It
             begins with a cohort of points from which the optimizer may start.
-        began_at: the label of the one that it started from.
     """
 
     def __init__(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> None:
@@ -69,7 +68,6 @@ class StageRun:
         self.counts = Counts()
         self.race: Race | None = None
         self._began = began
-        self.began_at = ""
         self._examples = 0  # of the search
         self._asked = Asked()
         self._starts: list[Proposal] = []
@@ -120,8 +118,13 @@ class StageRun:
             return Asked()  # counted when its cohort began
         size = len(self._starts) or self.race.size
         most = self.race.most(size)
-        full = self._asked.examples + most >= ENOUGH_FOR_A_CHOICE
-        return Asked(size, most + (_FINALISTS if full else 1) * self._examples)
+        finalists = self._most_finalists(self._asked.examples + most)
+        return Asked(size, most + finalists * self._examples)
+
+    @staticmethod
+    def _most_finalists(examples: int) -> int:
+        """How many final estimates are asked everything, after so many examples."""
+        return _FINALISTS if examples >= ENOUGH_FOR_A_CHOICE else 1
 
     def ask(self, number: int, *, ahead: bool) -> Proposal | None:
         """The next start or the optimizer's next genome; None while it must see results first.
@@ -209,9 +212,9 @@ class StageRun:
         self._asked = self._asked._replace(examples=asked)
         if self._starting:
             best = max(sorted(cohort.standings), key=lambda number: cohort.standings[number])
-            self.began_at, genome = self._starting[best]
+            label, genome = self._starting[best]
             self.optimizer.begin_at(genome)
-            log.info("the search starts from: %s", self.began_at)
+            log.info("the search starts from: %s", label)
         return {
             number: Result(standing, standing.rung < 0 or race.asked_all(cohort, number))
             for number, standing in sorted(cohort.standings.items())
@@ -235,8 +238,8 @@ class StageRun:
             best = self.optimizer.recommend()
             self._finalists = [] if best is None else [Proposal("", best)]
             if self.race is not None:
-                some = None if self._asked.examples >= ENOUGH_FOR_A_CHOICE else 1
-                self._finalists = list(self.optimizer.finalists()[:_FINALISTS][:some])
+                most = self._most_finalists(self._asked.examples)
+                self._finalists = list(self.optimizer.finalists()[:most])
                 if not self._finalists:  # there was no time for a cohort
                     self._finalists = [Proposal("initial", self.space.initial())]
         if not self._finalists:

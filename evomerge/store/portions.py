@@ -38,13 +38,12 @@ def add(
     Args:
         elapsed: seconds of search time spent until then.
     """
-    cells = evaluation.cells
     row = {
         "id": connection.execute(_NEXT).scalar_one(),
         "run_id": run_id,
         "recipe_digest": digest,
-        "examples": sum(map(len, cells.values())),
-        "scores": to_json(cells),
+        "examples": evaluation.examples,
+        "scores": to_json(evaluation.cells),
         **{name: getattr(evaluation, name) for name in SPENT},
         "worker": evaluation.worker or None,
         "elapsed_seconds": elapsed,

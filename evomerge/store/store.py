@@ -156,11 +156,8 @@ class Store:
         """
         return self._transactions.together()
 
-    def record_ask(self, candidate: Candidate, elapsed_seconds: float) -> Evaluation | None:
+    def record_ask(self, candidate: Candidate, elapsed_seconds: float) -> None:
         """Add a candidate with its parents and recipe, and log that it was asked for.
-
-        Returns:
-            The evaluation of its recipe on the search split, if that is on record already.
 
         Raises:
             StoreError: its number is taken, or a parent is no candidate of this run.
@@ -169,7 +166,6 @@ class Store:
             candidates.add(connection, self._run_id, candidate, self._steps)
             runs.add_event(connection, self._run_id, "ask", candidate.number, elapsed_seconds)
             runs.mark_going_on(connection, self._run_id)
-            return evaluations.find(connection, self._key(candidate.recipe.digest, "search"))
 
     def record_tell(
         self, number: int, evaluation: Evaluation, *, elapsed_seconds: float

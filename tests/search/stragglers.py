@@ -21,7 +21,9 @@ from evomerge.worker import Worker, WorkerSetup
 class Stragglers(Executor):
     """Really evaluates, in an order in which workers of uneven speed could finish."""
 
-    def __init__(self, workers: int, tell_order: TellOrder, seed: int, lookahead: int = 8) -> None:
+    def __init__(
+        self, workers: int, tell_order: TellOrder, seed: int = 0, lookahead: int = 8
+    ) -> None:
         self.capacity, self.tell_order, self.lookahead = workers, tell_order, lookahead
         self.most = 0
         self.held: list[float] = [0.0]  # GPUs, after each result; the last stays

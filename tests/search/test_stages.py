@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import sqlite3
 import subprocess
@@ -15,10 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from stragglers import Stragglers
 
 from evomerge.config.load import load
 from evomerge.errors import SearchError
-from evomerge.executors import Executor, TellOrder
 from evomerge.executors.local import LocalExecutor
 from evomerge.recipes import Recipe
 from evomerge.search import budget as clock_of_runs
@@ -27,7 +26,6 @@ from evomerge.search.selection import winner
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
 from evomerge.types import Candidate, Evaluation, Genome, Job
-from evomerge.worker import Worker, WorkerSetup
 
 ROOT = Path(__file__).parents[2]
 BASELINES = 6
@@ -71,32 +69,6 @@ def search_of(keys: Content) -> Search:
 def with_budgets(content: Content, *budgets: Content, **stage: Any) -> Search:
     pairs = zip(content["stages"], budgets, strict=True)
     return search_of(content | {"stages": [{**one, "budget": b, **stage} for one, b in pairs]})
-
-
-class Stragglers(Executor):
-    """Really evaluates, in an order in which workers of uneven speed could finish."""
-
-    def __init__(self, workers: int, tell_order: TellOrder, seed: int = 0) -> None:
-        self.capacity, self.tell_order, self.lookahead = workers, tell_order, 4
-        self._luck = random.Random(seed)
-        self._queue: list[Job] = []
-        self._worker: Worker | None = None
-
-    def start(self, setup: WorkerSetup) -> None:
-        self._worker = Worker(setup)
-
-    def submit(self, job: Job) -> None:
-        self._queue.append(job)
-
-    def result(self) -> tuple[Job, Evaluation]:
-        assert self._worker is not None
-        at_work = min(len(self._queue), self.capacity)
-        job = self._queue.pop(self._luck.randrange(at_work))
-        return job, self._worker.evaluate(job)
-
-    def close(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
 
 
 def after(tells: int) -> Callable[[Progress], None]:
@@ -231,7 +203,7 @@ def test_in_the_order_asked_many_workers_find_the_same(content: Content, tmp_pat
     search = search_of(content)
     one = replace(search, new_executor=lambda: LocalExecutor(lookahead=4))
     start(one, tmp_path / "one", lambda progress: None)
-    many = replace(search, new_executor=lambda: Stragglers(3, "asked", seed=5))
+    many = replace(search, new_executor=lambda: Stragglers(3, "asked", seed=5, lookahead=4))
     start(many, tmp_path / "many", lambda progress: None)
     assert rows(tmp_path / "many") == rows(tmp_path / "one")
 
@@ -240,7 +212,7 @@ def test_as_they_finish_the_next_stage_waits_for_the_last_result_and_replays(
     content: Content, tmp_path: Path
 ) -> None:
     search, shown = search_of(content), []
-    executors = [Stragglers(3, "finished", seed=1), Stragglers(3, "finished", seed=2)]
+    executors = [Stragglers(3, "finished", seed=seed) for seed in (1, 2)]
     stop = after(BASELINES + 8)
 
     def observe(progress: Progress) -> None:
@@ -271,10 +243,9 @@ class Clock:
 class TimedExecutor(Stragglers):
     """Takes 100 seconds of a set clock for every evaluation, on two GPUs."""
 
-    gpus = gpus_per_worker = 2.0
-
     def __init__(self, clock: Clock) -> None:
         super().__init__(1, "finished")
+        self.held = [2.0]
         self.clock = clock
 
     def result(self) -> tuple[Job, Evaluation]:

@@ -31,7 +31,6 @@ class Cohort:
     """Candidates that are asked the same examples.
 
     Attributes:
-        number: 0, 1, 2, ... in its stage.
         size: how many candidates it takes.
         hand: the examples.
         most: how many its candidates may be asked together.
@@ -42,7 +41,6 @@ class Cohort:
         reached: candidate to the last rung on which it was asked.
     """
 
-    number: int
     size: int
     hand: Hand
     most: int
@@ -90,7 +88,6 @@ class Race:
         self._deck, self._shares = deck, shares
         self.reliability = Reliability()
         self.open: list[Cohort] = []
-        self.begun = 0
         self._cells: dict[str, dict[str, dict[int, float]]] = {}  # of open cohorts' recipes
         self._failed: set[str] = set()
 
@@ -128,8 +125,7 @@ class Race:
         if self.between:
             hand = self._deck.deal(self.racing.first, self.racing.blocks)
             size = size or self.size
-            self.open.append(Cohort(self.begun, size, hand, self.most(size)))
-            self.begun += 1
+            self.open.append(Cohort(size, hand, self.most(size)))
         cohort = self.open[-1]
         cohort.recipes[number] = digest
         cohort.active.append(number)

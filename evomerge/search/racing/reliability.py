@@ -26,7 +26,6 @@ class Reliability:
 
     signal: float = math.nan
     noise: float = math.nan
-    examples: int = 0
     low: int = 0  # cohorts in a row
 
     def learn(self, rows: Sequence[Sequence[float]]) -> None:
@@ -46,7 +45,6 @@ class Reliability:
         known = not math.isnan(self.signal)
         self.signal = _OLD * self.signal + (1 - _OLD) * signal if known else signal
         self.noise = _OLD * self.noise + (1 - _OLD) * noise if known else noise
-        self.examples = n
         self.low = self.low + 1 if self.of(n) < _LOW else 0
 
     def of(self, examples: int) -> float:

@@ -266,7 +266,6 @@ def test_a_budget_of_examples_ends_before_the_cohort_that_it_does_not_reach_for(
 
 def test_a_budget_that_reaches_for_no_cohort_scores_the_start(new: New, tmp_path: Path) -> None:
     board = run_with(LocalExecutor(), new(budget={"examples": P * FIRST}), tmp_path)
-    assert [row[1] for row in board[:1]] == ["baseline"] or board
     assert sorted(row[1] for row in board) == ["baseline"] * BASELINES + ["mean"]
 
 
