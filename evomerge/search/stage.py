@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from evomerge.recipes import Recipe
@@ -72,6 +72,7 @@ class StageRun:
         self._asked = Asked()
         self._starts: list[Proposal] = []
         self._starting: dict[int, Proposal] = {}  # by number, those whose cohort is open
+        self._start = Proposal("initial", self.space.initial())
         self._finalists: list[Proposal] | None = None
 
     @property
@@ -83,7 +84,7 @@ class StageRun:
         """Take in what the baselines have shown, before the first candidate; once."""
         self._examples = count(shown.examples)
         racing, shares = self.stage.racing, shown.shares
-        starts = []
+        starts: list[Proposal] = []
         if self.stage.informed and self.optimizer.takes_start:
             starts = self.space.starts(shown.best_first)[:_MOST_STARTS]
         if racing is not None:
@@ -95,15 +96,19 @@ class StageRun:
         elif len(starts) > 1:
             whole = Racing(first=self._examples, rungs=1)
             self.race = Race(whole, len(starts), AllExamples(shown.examples), shares)
-        if len(starts) > 1:
-            assert self.race is not None
-            cost = Asked(len(starts), self.race.most(len(starts)))
-            parts = Asked(_PART_FOR_STARTS * cost.evaluations, _PART_FOR_STARTS * cost.examples)
-            if self.stage.budget.affords(Asked(), parts):
-                self._starts = starts
-            else:
-                log.info("no start is tried: %d would take %d examples", *cost[:2])
+        if self.race is not None and len(starts) > 1:
+            self._starts = self._affordable(starts, self.race)
+            if not self._starts:
+                log.info("no start is tried: two would take more than a quarter of the budget")
                 self.race = None if racing is None else self.race
+
+    def _affordable(self, starts: Sequence[Proposal], race: Race) -> list[Proposal]:
+        """As many of the first starts as a part of the budget is enough for; none, or several."""
+        parts, budget = _PART_FOR_STARTS, self.stage.budget
+        for size in range(len(starts), 1, -1):
+            if budget.affords(Asked(), Asked(parts * size, parts * race.most(size))):
+                return list(starts[:size])
+        return []
 
     def spent(self, now: Reading) -> bool:
         """Whether the budget is spent, or does not reach for the next candidate or cohort."""
@@ -212,9 +217,9 @@ class StageRun:
         self._asked = self._asked._replace(examples=asked)
         if self._starting:
             best = max(sorted(cohort.standings), key=lambda number: cohort.standings[number])
-            label, genome = self._starting[best]
-            self.optimizer.begin_at(genome)
-            log.info("the search starts from: %s", label)
+            self._start = self._starting[best]
+            self.optimizer.begin_at(self._start.genome)
+            log.info("the search starts from: %s", self._start.label)
         return {
             number: Result(standing, standing.rung < 0 or race.asked_all(cohort, number))
             for number, standing in sorted(cohort.standings.items())
@@ -241,7 +246,7 @@ class StageRun:
                 most = self._most_finalists(self._asked.examples)
                 self._finalists = list(self.optimizer.finalists()[:most])
                 if not self._finalists:  # there was no time for a cohort
-                    self._finalists = [Proposal("initial", self.space.initial())]
+                    self._finalists = [self._start]
         if not self._finalists:
             return None
         label, genome = self._finalists.pop(0)

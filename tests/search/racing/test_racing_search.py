@@ -21,10 +21,14 @@ from evomerge.config.load import load
 from evomerge.errors import ConfigError, ReplayError
 from evomerge.executors import TellOrder
 from evomerge.executors.local import LocalExecutor
+from evomerge.search.budget import Reading
 from evomerge.search.run import resume, start
+from evomerge.search.shown import Shown
 from evomerge.search.spec import Search
+from evomerge.search.stage import StageRun
 from evomerge.store import Store
 from evomerge.store.checking import accept
+from evomerge.types import FINAL_ESTIMATE
 
 New = Callable[..., Search]
 BASELINES = 5  # base, a, b, their average, the paper's defaults
@@ -221,6 +225,43 @@ def test_the_best_of_several_points_is_where_the_search_starts(
         first = np.array([list(c.genome.genes.values()) for c in drawn[:P]])
         # sigma is a sixth of the cube, whose side is 1.5
         assert np.abs(first.mean(axis=0) - list(first_choice.genome.genes.values())).max() < 0.4
+
+
+@pytest.mark.parametrize(
+    ("racing", "budget", "tried"),
+    [
+        (False, {"seconds": 1}, 8),
+        (False, {"evaluations": 4 * 8}, 8),
+        (False, {"evaluations": 4 * 8 - 1}, 7),
+        (False, {"examples": 4 * 3 * 80}, 3),
+        (False, {"evaluations": 4 * 2}, 2),
+        (False, {"evaluations": 4 * 2 - 1}, 0),
+        ({"first": FIRST, "rungs": 1}, {"examples": 4 * 3 * FIRST}, 3),
+        ({"first": FIRST, "rungs": 2}, {"examples": 4 * (5 * FIRST + 3 * FIRST)}, 5),
+        ({"first": FIRST, "rungs": 2}, {"examples": 4 * (5 * FIRST + 3 * FIRST) - 1}, 4),
+    ],
+)
+def test_as_many_starts_are_tried_as_a_quarter_of_the_budget_is_enough_for(
+    racing: Any, budget: dict[str, int], tried: int, new: New
+) -> None:
+    (stage,) = new(start="auto", racing=racing, budget=budget).stages
+    run = StageRun(stage, {}, Reading(0, 0))
+    examples, shares = {task: tuple(range(40)) for task in ("one", "two")}, {"one": 1.0, "two": 1.0}
+    run.begin(Shown(examples, shares, ("b", "a"), 0))
+    proposed = [run.ask(number, ahead=False) for number in range(9)]
+    labels = [one.label for one in proposed if one is not None]
+    ranked = [f"{name} {how}" for name in ("b", "a") for how in ("alone", "leading")]
+    # after starts the optimizer waits; without any it has begun
+    assert labels == ([*STARTS, *ranked][:tried] if tried else [""] * P)
+
+
+def test_a_budget_that_reaches_for_starts_alone_scores_the_best(new: New, tmp_path: Path) -> None:
+    run_with(LocalExecutor(), new(start="auto", budget={"examples": 128}), tmp_path)
+    with Store.open(tmp_path, read_only=True) as store:
+        *_, one, other, estimate = store.candidates()
+    assert (one.number, estimate.kind) == (BASELINES, FINAL_ESTIMATE)
+    assert [one.label, other.label] == STARTS[:2]
+    assert (estimate.label, estimate.genome) in [(s.label, s.genome) for s in (one, other)]
 
 
 def test_a_history_whose_scores_are_gone_is_refused(new: New, tmp_path: Path) -> None:
