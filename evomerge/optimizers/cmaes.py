@@ -37,13 +37,17 @@ class Cmaes(Optimizer):
     quick ones shape the next draws; without `ask_ahead` nothing depends on time.
 
     Args:
-        population_size: P, at least 4; by default 3 * (4 + floor(3 ln D)), three times the
-            library's, because the fitness is noisy.
-        sigma: how far the first generation strays from the initial values: the standard deviation
-            in the unit cube. A bool or choice starts as its initial value mixed with
-            ``min(1, 3 * sigma)`` of the uniform distribution.
+        population_size: P, at least 4; by default max(24, 2 * (4 + floor(3 ln D))), twice the
+            library's or more, because the fitness is noisy: with 24 or 36 for 18 genes a search
+            found equally good merges.
+        sigma: how far the first generation strays from where it starts: the standard deviation in
+            the unit cube. The default is what was measured together with that population; 1/6
+            did as well after 10,000 examples. A bool or choice starts as its initial value mixed
+            with ``min(1, 3 * sigma)`` of the uniform distribution.
         correlation: at first, of genes that set the same parameter of the same source in several
-            places: they begin by moving together. Without effect in `SepCMA`.
+            places: they begin by moving together, and learn to part. 0.8 points better than 0
+            after 10,000 and 16,000 examples of a search over 18 genes, the same after 40,000.
+            Without effect on a bool or choice, and in `SepCMA`.
 
     Raises:
         ConfigError: every parameter has only one value.
@@ -60,8 +64,8 @@ class Cmaes(Optimizer):
         seed: int,
         *,
         population_size: Annotated[int, Field(ge=4, le=100_000)] | None = None,
-        sigma: Annotated[float, Field(ge=1e-6, le=1)] = 1 / 6,
-        correlation: Annotated[float, Field(ge=0, le=0.99)] = 0.0,
+        sigma: Annotated[float, Field(ge=1e-6, le=1)] = 0.12,
+        correlation: Annotated[float, Field(ge=0, le=0.99)] = 0.5,
     ) -> None:
         super().__init__(parameters, seed)
         values = {parameter.name: all_values(parameter) for parameter in self.parameters}
@@ -72,7 +76,8 @@ class Cmaes(Optimizer):
                 "cmaes needs a parameter to vary, and every parameter of the space "
                 "has only one value. Widen the bounds or choices of at least one."
             )
-        self.population_size = population_size or 3 * (4 + math.floor(3 * math.log(len(free))))
+        usual = 4 + math.floor(3 * math.log(len(free)))
+        self.population_size = population_size or max(24, 2 * usual)
         self.cohort_size = self.population_size
         library_seed = int(np.random.default_rng(seed).integers(2**32))  # it takes 32 bits
         self._start = Start(self.population_size, sigma, correlation, library_seed)

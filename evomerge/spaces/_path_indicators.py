@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from evomerge.spaces._path_slots import Genes, PathSlot, PathSlots
 from evomerge.types import Parameter
 
-_STEPS_IN = 2 / 3  # two of the standard deviations with which a search starts, of 1/6 of [-1, 1]
+# Nearly three of the standard deviations with which a search starts, 0.12 of [-1, 1].
+_STEPS_IN = 2 / 3
 
 
 class Indicators(ABC):
