@@ -28,11 +28,13 @@ class Optimizer(ABC):
         cohort_size: how many candidates it learns from at once, by their ranks alone, so that they
             can be raced; None where it learns from values.
         takes_start: whether it can be told where to begin.
+        takes_seeds: whether its first candidates are the points from which a search may start.
     """
 
     needs_parents: ClassVar[bool] = False
     cohort_size: int | None = None
     takes_start: ClassVar[bool] = False
+    takes_seeds: bool = False
 
     def __init__(self, parameters: Sequence[Parameter], seed: int) -> None:
         self.parameters = tuple(parameters)
@@ -42,6 +44,13 @@ class Optimizer(ABC):
         """Begin at a genome in place of the initial values.
 
         Called before the first `ask`, if at all, and only where it `takes_start`.
+        """
+        raise NotImplementedError
+
+    def begin_with(self, seeds: Sequence[Genome]) -> None:
+        """Ask for these first, whose genes the space has completed.
+
+        Called before the first `ask`, and only where it `takes_seeds`.
         """
         raise NotImplementedError
 

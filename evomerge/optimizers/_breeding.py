@@ -19,6 +19,7 @@ from evomerge.optimizers.random import draw
 from evomerge.types import Evaluation, Genome, Parameter
 
 Insert = Literal["asked", "finished"]
+SeedsFrom = Literal["sources", "starts"]
 
 
 class Archive(Protocol):
@@ -82,21 +83,44 @@ class Seeds:
         parameters: of the space.
         random: how many there are where there is no parameter ``source``.
         warm_up: how many children are of random pairs of seeds, before parents are chosen.
+        seeds: ``starts`` where genomes will be given in place of these.
 
     Attributes:
-        count: how many there are.
         alive: numbers of those that did not fail.
+        from_starts: whether genomes are given in place of these.
+        given: these genomes.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], *, random: int, warm_up: int) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        *,
+        random: int,
+        warm_up: int,
+        seeds: SeedsFrom = "sources",
+    ) -> None:
+        self.from_starts = seeds == "starts"
         self._sources = next((p.choices for p in parameters if p.name == "source"), ())
-        self.count = len(self._sources) or random
+        self._random = random
         self.warm_up = warm_up
         self.alive: list[int] = []
+        self.given: tuple[Genome, ...] = ()
 
-    def genes(self, index: int) -> dict[str, Any]:
-        """The genes by which a seed differs from a random genome."""
-        return {"source": self._sources[index % self.count]} if self._sources else {}
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.given) or len(self._sources) or self._random
+
+    def genome(self, index: int, drawn: Mapping[str, Any]) -> Genome:
+        """The seed that is asked at this place; beyond the last, the first again.
+
+        Args:
+            drawn: the genes of a random genome.
+        """
+        if self.given:
+            return self.given[index % self.count]
+        own = {"source": self._sources[index % self.count]} if self._sources else {}
+        return Genome({**drawn, **own})
 
     def are_mates(self, index: int) -> bool:
         """Whether the candidate asked at this place is one of the warm-up."""
@@ -174,6 +198,9 @@ class Breeder(Optimizer):
     """Asks seeds, then children of members of an archive, which their results enter.
 
     A failed candidate never enters. Where all seeds failed, they are asked again.
+
+    Raises:
+        ConfigError: mutations, whose lineages begin at sources, of other seeds.
     """
 
     needs_parents = True
@@ -191,10 +218,19 @@ class Breeder(Optimizer):
         lag: int | None,
     ) -> None:
         super().__init__(parameters, seed)
+        if seeds.from_starts and variation.mutation:
+            text = "the steps that lead to a mutated child begin at sources."
+            cure = "Set seeds: sources, or mutation: 0."
+            raise ConfigError(Problem(("seeds",), text, cure, about=("mutation",)))
+        self.takes_seeds = seeds.from_starts
         self._seeds, self._archive, self._mates = seeds, archive, mates
         self._variation = variation
         self._queue = AdmissionQueue(insert, lag, self._admit)
         self._first: ExampleScores | None = None  # of the first candidate that was scored
+
+    def begin_with(self, seeds: Sequence[Genome]) -> None:
+        """See `Optimizer.begin_with`."""
+        self._seeds.given = tuple(seeds)
 
     def ask(self, number: int) -> Genome | None:
         """A seed, or a child; None until all seeds have results, or where the lag says to wait."""
@@ -203,7 +239,7 @@ class Breeder(Optimizer):
             return None
         rng = np.random.default_rng([self.seed, number])
         if index < seeds.count or not seeds.alive:
-            genome = Genome(self._drawn(rng) | seeds.genes(index))
+            genome = seeds.genome(index, self._drawn(rng))
         else:
             mates = seeds if seeds.are_mates(index) else self._mates
             parents, reasons = mates.choose(rng)

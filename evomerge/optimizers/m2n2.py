@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from evomerge.keys import Count
-from evomerge.optimizers._breeding import Breeder, Insert, Seeds, Variation
+from evomerge.optimizers._breeding import Breeder, Insert, Seeds, SeedsFrom, Variation
 from evomerge.optimizers._niches import Capacity, Competition, NicheArchive, NicheMates
 from evomerge.types import Parameter
 
@@ -32,6 +32,9 @@ class M2n2(Breeder):
         alpha: how much less an example is worth to each member when many solve it.
         capacity: what an example has to share out: the best score on it in the archive, or one.
         subtract_worst: take the archive's worst score off each example first.
+        seeds: ``sources``, or ``starts`` for the points from which a search may start: the sources,
+            and sums in which all are equal, one leads or one is left out. Their weights may add up
+            to more than one, which crossing the sources alone does not reach.
         warm_up: merges of random pairs of seeds before parents are chosen; the paper's 50.
         competition: false for a plain genetic algorithm: alpha 0, capacity one.
         attraction: false draws the second parent by fitness too.
@@ -46,7 +49,7 @@ class M2n2(Breeder):
             evaluated at a time, or some wait. By default children are bred from all that entered.
 
     Raises:
-        ConfigError: a lag where candidates enter as they are finished.
+        ConfigError: a lag where candidates enter as they are finished, or mutations of starts.
 
     Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.16204. Its ε,
         not printed there, is 1e-6.
@@ -61,6 +64,7 @@ class M2n2(Breeder):
         alpha: Annotated[float, Field(ge=0, le=100)] = 1.0,
         capacity: Capacity = "best",
         subtract_worst: bool = False,
+        seeds: SeedsFrom = "sources",
         warm_up: Annotated[int, Field(ge=0)] = 0,
         competition: bool = True,
         attraction: bool = True,
@@ -78,7 +82,12 @@ class M2n2(Breeder):
         super().__init__(
             parameters,
             seed,
-            seeds=Seeds(parameters, random=population_size, warm_up=warm_up if crossover else 0),
+            seeds=Seeds(
+                parameters,
+                random=population_size,
+                warm_up=warm_up if crossover else 0,
+                seeds=seeds,
+            ),
             archive=self.archive,
             mates=NicheMates(self.archive, second if crossover else None),
             variation=Variation(split_point, crossover, mutation),

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.keys import Count
-from evomerge.optimizers._breeding import Breeder, Insert, Parents, Seeds, Variation
+from evomerge.optimizers._breeding import Breeder, Insert, Parents, Seeds, SeedsFrom, Variation
 from evomerge.optimizers._example_scores import ExampleScores, Scores
 from evomerge.types import Parameter
 
@@ -111,10 +111,11 @@ class MapElites(Breeder):
         initial: how many random genomes come first where there is no parameter ``source``.
         parents: drawn by ``chance``, all equally likely, or by their ``score``, as in the code
             published with M2N2: twice the same one only while all scores sum to less than two.
-        mutation, warm_up, insert, lag: as for `m2n2`.
+        seeds, mutation, warm_up, insert, lag: as for `m2n2`.
 
     Raises:
-        ConfigError: not two descriptors; a lag where candidates enter as they are finished.
+        ConfigError: not two descriptors; a lag where candidates enter as they are finished;
+            mutations of starts.
 
     Source: Mouret & Clune 2015, arXiv:1504.04909.
     """
@@ -128,6 +129,7 @@ class MapElites(Breeder):
         descriptors: list[str] | None = None,
         initial: Count = 20,
         parents: Literal["chance", "score"] = "chance",
+        seeds: SeedsFrom = "sources",
         mutation: Annotated[float, Field(ge=0)] = 0.0,
         warm_up: Annotated[int, Field(ge=0)] = 0,
         insert: Insert = "asked",
@@ -139,7 +141,7 @@ class MapElites(Breeder):
         super().__init__(
             parameters,
             seed,
-            seeds=Seeds(parameters, random=initial, warm_up=warm_up),
+            seeds=Seeds(parameters, random=initial, warm_up=warm_up, seeds=seeds),
             archive=self.archive,
             mates=EliteMates(self.archive, parents),
             variation=Variation(mutation=mutation),

@@ -84,6 +84,9 @@ class StageRun:
         """Take in what the baselines have shown, before the first candidate; once."""
         self._examples = count(shown.examples)
         racing, shares = self.stage.racing, shown.shares
+        if self.optimizer.takes_seeds:
+            seeds = self.space.starts(shown.best_first)[:_MOST_STARTS]
+            self.optimizer.begin_with([genome for _, genome in seeds])
         starts: list[Proposal] = []
         if self.stage.informed and self.optimizer.takes_start:
             starts = self.space.starts(shown.best_first)[:_MOST_STARTS]

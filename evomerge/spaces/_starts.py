@@ -1,8 +1,8 @@
-"""Weights of the sources from which a search may start."""
+"""How much of each source a search may start with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _ALL = (0.5, 0.7)
@@ -17,27 +17,31 @@ class SourceWeights(NamedTuple):
     weights: dict[str, float]
 
 
-def source_weights(best_first: Sequence[str]) -> list[SourceWeights]:
-    """Equal weights, each source alone, each leading the others, and each left out.
+def source_weights(sources: Sequence[str], best_first: Sequence[str] = ()) -> list[SourceWeights]:
+    """Each source alone, each leading the others, each left out, and equal weights of all.
 
     No such point is good for all models: of two zoos, one source alone is the best start on one,
     and all but one on the other.
 
     Args:
-        best_first: the sources: what begins with the best, or leaves out the worst, comes first.
+        best_first: some of the sources, by how they did alone: what begins with the best, or
+            leaves out the worst, comes first, and equal weights behind it.
     """
-    every = list(best_first)
-    equal = [(f"1/{len(every)}", 1 / len(every)), *((f"{weight:g}", weight) for weight in _ALL)]
-    found = [
-        SourceWeights(f"{label} of each", dict.fromkeys(every, weight)) for label, weight in equal
-    ]
-    for best, worst in zip(every, reversed(every), strict=True):
-        alone = dict.fromkeys(every, 0.0) | {best: _LEADING}
-        found.append(SourceWeights(f"{best} alone", alone))
-        if len(every) > 1:
-            leading = dict.fromkeys(every, _BEHIND) | {best: _LEADING}
-            found.append(SourceWeights(f"{best} leading", leading))
-        if len(every) > 2:
-            without = dict.fromkeys(every, _LEFT_OUT) | {worst: 0.0}
-            found.append(SourceWeights(f"all but {worst}", without))
-    return found
+    known = [name for name in best_first if name in sources]
+    every = list(dict.fromkeys([*known, *sources]))
+    found = list(_of_one(every, 0))
+    if len(every) > 1:
+        found.append(SourceWeights(f"1/{len(every)} of each", dict.fromkeys(every, 1 / len(every))))
+    of = "each" if len(every) > 1 else every[0]
+    found += [SourceWeights(f"{weight:g} of {of}", dict.fromkeys(every, weight)) for weight in _ALL]
+    return found + [one for rank in range(1, len(every)) for one in _of_one(every, rank)]
+
+
+def _of_one(every: Sequence[str], rank: int) -> Iterator[SourceWeights]:
+    """One source alone, leading the others, and one left out, by their ranks from both ends."""
+    best, worst = every[rank], every[-1 - rank]
+    yield SourceWeights(f"{best} alone", dict.fromkeys(every, 0.0) | {best: _LEADING})
+    if len(every) > 1:
+        yield SourceWeights(f"{best} leading", dict.fromkeys(every, _BEHIND) | {best: _LEADING})
+    if len(every) > 2:
+        yield SourceWeights(f"all but {worst}", dict.fromkeys(every, _LEFT_OUT) | {worst: 0.0})

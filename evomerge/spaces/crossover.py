@@ -5,6 +5,7 @@ Source: Competition and Attraction Improve Model Fusion, GECCO 2025, arXiv:2508.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -32,7 +33,8 @@ from evomerge.spaces._crossing import (
     make_step,
     name_of,
 )
-from evomerge.types import Genome, Parameter, PrefixGram
+from evomerge.spaces._starts import source_weights
+from evomerge.types import Genome, Parameter, PrefixGram, Proposal
 from evomerge.weights.segments import PrefixGrams, flat_sources, layout_of
 
 
@@ -205,6 +207,22 @@ class CrossoverSpace(Space):
             "rows": genes["rows"],
         }
         return context.recipe("segments", parameters, segments=segments)
+
+    def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
+        """See `Space.starts`: sums of the sources, the same on all elements.
+
+        Of weights they are means: only task vectors may add up to more than one model.
+        """
+        sources = tuple(self.context.sources)
+        starts: dict[tuple[float, ...], Proposal] = {}
+        for label, weights in source_weights(sources, best_first):
+            total = 1.0 if self._on_deltas else math.fsum(weights.values())
+            row = [round(weights[name] / total, 12) for name in sources]  # 0.7 of 2.1 is 1 of 3
+            genes = {"bounds": [0, self.layout.size], "rows": [row]}
+            alone = _source_alone(genes, sources)
+            seed = {**self.initial().genes, "source": alone} if alone else genes
+            starts.setdefault(tuple(row), Proposal(label, Genome(seed)))
+        return list(starts.values())
 
     def representative(self) -> Genome:
         """See `Space.representative`: a child of the first two sources, cut in the middle."""

@@ -117,9 +117,7 @@ class ParameterSpace(Space):
         for operator in self._chosen.values():
             known[f"{operator.name}, paper's defaults"] = self._with_defaults(operator)
         if isinstance(weights, Range) and any(_varies(o, "weight") for o in self._chosen.values()):
-            ranked = [name for name in best_first if name in self.context.sources]
-            names = dict.fromkeys([*ranked, *self.context.sources])
-            for label, of_sources in source_weights(list(names)):
+            for label, of_sources in source_weights(list(self.context.sources), best_first):
                 genes = self._with_weights(weights, of_sources)
                 known[label] = Genome({**self.initial().genes, **genes})
         starts: list[Proposal] = []

@@ -50,6 +50,24 @@ def test_the_first_candidates_are_the_sources_in_their_order() -> None:
     assert len(ask(optimizer, 7).parents) == 2
 
 
+def test_seeds_may_be_given_in_place_of_the_sources() -> None:
+    optimizer = M2n2(CROSSED, 0, seeds="starts")
+    assert optimizer.takes_seeds and not M2n2(CROSSED, 0).takes_seeds
+    given = [Genome({"bounds": [0, 9], "rows": [[weight, 1.0, 0.3]]}) for weight in (0.0, 0.3)]
+    optimizer.begin_with(given)
+    assert [ask(optimizer, number) for number in (4, 5)] == given
+    assert optimizer.ask(6) is None
+    for number in (4, 5):
+        optimizer.tell(number, scored(1.0))
+    assert set(ask(optimizer, 6).parents) <= {4, 5}
+
+
+def test_mutations_of_other_seeds_than_sources_are_refused() -> None:
+    message = r"^seeds: the steps .* begin at sources\. Set seeds: sources, or mutation: 0\.$"
+    with pytest.raises(ConfigError, match=message):
+        M2n2(CROSSED, 0, seeds="starts", mutation=0.01)
+
+
 def test_parents_complement_each_other() -> None:
     """Only math solves the first example, only code the second; chat is of no use."""
     optimizer = seeded([1, 0], [0, 1], [0, 0])

@@ -114,6 +114,25 @@ def test_the_same_search_has_the_same_children(finished: Path, tmp_path: Path) -
     assert archive(again) == archive(finished)
 
 
+def test_a_search_may_begin_with_sums_of_sources(tmp_path: Path) -> None:
+    search = load(write(tmp_path), ["optimizer.seeds=starts", "budget.evaluations=13"]).search
+    with pytest.raises(KeyboardInterrupt):
+        start(search, tmp_path / "run", stopping_at(9))
+    resume(search, tmp_path / "run", lambda progress: None)
+    *seeds, last = [row for row in rows(tmp_path / "run") if row[1] == "search"]
+    assert [row[4] is None for row in (*seeds, last)] == [True] * 12 + [False]
+    sums = {sum(json.loads(row[2])["rows"][0]) for row in seeds if "rows" in json.loads(row[2])}
+    assert sums == {1, 1.5, 1.4, 1.6, 3 * 0.7}
+
+
+def stopping_at(done: int) -> Callable[[Progress], None]:
+    def stop(progress: Progress) -> None:
+        if progress.done == done:
+            raise KeyboardInterrupt
+
+    return stop
+
+
 def assert_same(folder: Path, finished: Path) -> None:
     """Both runs have the same children, inner products and archive."""
     assert rows(folder) == rows(finished)
@@ -124,13 +143,9 @@ def assert_same(folder: Path, finished: Path) -> None:
 
 
 def test_a_stopped_search_goes_on_to_the_same_archive(finished: Path, tmp_path: Path) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.done == 12:
-            raise KeyboardInterrupt
-
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        start(load(write(tmp_path)).search, folder, stop)
+        start(load(write(tmp_path)).search, folder, stopping_at(12))
     resume(load(write(tmp_path)).search, folder, lambda progress: None)
     assert_same(folder, finished)
 

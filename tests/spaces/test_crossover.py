@@ -71,6 +71,46 @@ def evolve(space: CrossoverSpace, count: int, **options: Any) -> list[Genome]:
     return genomes
 
 
+def row(space: CrossoverSpace, genome: Genome) -> list[float]:
+    """The coefficients of a recipe that are the same on all elements."""
+    recipe = space.decode(genome)
+    if recipe.segments is None:
+        return [float(name in recipe.sources) for name in SOURCES]
+    (only,) = recipe.segments.rows
+    return list(only)
+
+
+def test_seeds_may_be_sums_of_sources_and_of_weights_their_means(models: Models, zoo: Path) -> None:
+    deltas = CrossoverSpace(context(models, zoo), space="task_vector")
+    found = {label: row(deltas, genome) for label, genome in deltas.starts(["kanji", "strings"])}
+    assert found == {
+        "kanji alone": [0, 0, 1],
+        "kanji leading": [0.3, 0.3, 1],
+        "all but arithmetic": [0, 0.7, 0.7],
+        "1/3 of each": pytest.approx([1 / 3] * 3),
+        "0.5 of each": [0.5] * 3,
+        "0.7 of each": [0.7] * 3,
+        "strings alone": [0, 1, 0],
+        "strings leading": [0.3, 1, 0.3],
+        "all but strings": [0.7, 0, 0.7],
+        "arithmetic alone": [1, 0, 0],
+        "arithmetic leading": [1, 0.3, 0.3],
+        "all but kanji": [0.7, 0.7, 0],
+    }
+    weights = CrossoverSpace(context(models, zoo))
+    found = {label: row(weights, genome) for label, genome in weights.starts()}
+    assert all(sum(one) == pytest.approx(1) for one in found.values())
+    assert len(found) == 1 + 3 * 3  # equal weights are one mean
+
+
+def test_children_of_such_seeds_may_add_up_to_more_than_one(models: Models, zoo: Path) -> None:
+    deltas = CrossoverSpace(context(models, zoo), space="task_vector")
+    starts = dict(deltas.starts())
+    one = child(deltas, starts["strings alone"], starts["0.7 of each"], split=1.0, ratio=0.5)
+    assert row(deltas, one) == pytest.approx([0.35, 0.85, 0.35])
+    make_plan(deltas.decode(one), models)
+
+
 def test_the_genes_are_a_source_and_a_split_and_a_ratio_for_every_chromosome(
     models: Models, zoo: Path
 ) -> None:

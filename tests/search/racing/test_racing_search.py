@@ -196,7 +196,10 @@ def test_workers_are_kept_busy_by_the_next_cohort(new: New, tmp_path: Path) -> N
     assert set(cells(tmp_path).values()) == {1}
 
 
-STARTS = ["initial", "task_arithmetic, paper's defaults", "1/2 of each", "0.7 of each"]
+def starts_of(best: str, other: str) -> list[str]:
+    """The labels of the points from which a search may start."""
+    first = ["initial", "task_arithmetic, paper's defaults", f"{best} alone", f"{best} leading"]
+    return [*first, "1/2 of each", "0.7 of each", f"{other} alone", f"{other} leading"]
 
 
 @pytest.mark.parametrize("racing", [{"first": FIRST}, False])
@@ -215,8 +218,7 @@ def test_the_best_of_several_points_is_where_the_search_starts(
     starts = [c for c in candidates if c.kind == "search" and c.label]
     of_sources = {c.label[-1]: values[c.number] or 0 for c in candidates if c.role == "source"}
     best, other = sorted(of_sources, key=lambda name: -of_sources[name])
-    ranked = [f"{name} {how}" for name in (best, other) for how in ("alone", "leading")]
-    assert [c.label for c in starts] == [*STARTS, *ranked]
+    assert [c.label for c in starts] == starts_of(best, other)
     assert [c.number for c in starts] == list(range(BASELINES, BASELINES + 8))
     drawn = [c for c in candidates if c.kind == "search" and not c.label]
     assert drawn
@@ -250,9 +252,8 @@ def test_as_many_starts_are_tried_as_a_quarter_of_the_budget_is_enough_for(
     run.begin(Shown(examples, shares, ("b", "a"), 0))
     proposed = [run.ask(number, ahead=False) for number in range(9)]
     labels = [one.label for one in proposed if one is not None]
-    ranked = [f"{name} {how}" for name in ("b", "a") for how in ("alone", "leading")]
     # after starts the optimizer waits; without any it has begun
-    assert labels == ([*STARTS, *ranked][:tried] if tried else [""] * P)
+    assert labels == (starts_of("b", "a")[:tried] if tried else [""] * P)
 
 
 def test_a_budget_that_reaches_for_starts_alone_scores_the_best(new: New, tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_a_budget_that_reaches_for_starts_alone_scores_the_best(new: New, tmp_pa
     with Store.open(tmp_path, read_only=True) as store:
         *_, one, other, estimate = store.candidates()
     assert (one.number, estimate.kind) == (BASELINES, FINAL_ESTIMATE)
-    assert [one.label, other.label] == STARTS[:2]
+    assert [one.label, other.label] == starts_of("b", "a")[:2]
     assert (estimate.label, estimate.genome) in [(s.label, s.genome) for s in (one, other)]
 
 
