@@ -212,9 +212,13 @@ class LanguageModelEngine(Engine):
 
     Attributes:
         lm_eval: how lm-eval asks it.
+        seed: of sampled answers, in [0, 2³²). Every request that samples comes with a ``seed`` of
+            its own in its ``gen_kwargs``, made of this one, the example and the repeat: `lm` has
+            the answer depend on that, not on the other requests of the call.
     """
 
     lm_eval: LmEvalOptions = LmEvalOptions()
+    seed: int = 0
     _lm: LM | None = None  # while it is open
 
     @property

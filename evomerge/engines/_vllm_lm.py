@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from evomerge.engines._process import kept_generators
 from evomerge.engines._vllm_start import compiling
 
 if TYPE_CHECKING:
@@ -29,14 +30,12 @@ def import_lm_eval_vllm() -> ModuleType:
         return importlib.import_module("lm_eval.models.vllm_causallms")
 
 
-def live_lm(llm: LLM, folder: Path, seed: int, failed: Callable[[], None], **options: Any) -> LM:
+def live_lm(llm: LLM, folder: Path, failed: Callable[[], None], **options: Any) -> LM:
     """An lm-eval model that behaves as lm-eval's own does on a checkpoint.
 
     Args:
         llm: running.
         folder: holds the config and the tokenizer of the model.
-        seed: every call draws its sampled answers from it again, so that they do not depend on
-            earlier candidates.
         failed: called when a request fails, which leaves others in vLLM's queue.
         options: of lm-eval's model.
     """
@@ -46,27 +45,14 @@ def live_lm(llm: LLM, folder: Path, seed: int, failed: Callable[[], None], **opt
     class LiveVLLM(module.VLLM):  # type: ignore[misc, name-defined]
         def _model_generate(self, requests: Any, generate: bool = False, **options: Any) -> Any:
             try:
-                with compiling(compiled):
-                    return self._seeded(requests, generate, **options)
+                with kept_generators(), compiling(compiled):
+                    return super()._model_generate(requests, generate, **options)
             except Exception:
                 failed()
                 raise
 
-        def _seeded(self, requests: Any, generate: bool, **options: Any) -> Any:
-            if not generate:
-                return super()._model_generate(requests, generate=False, **options)
-            self.model.collective_rpc("seed_generators", args=(seed,))
-            try:
-                answers = super()._model_generate(requests, generate=True, **options)
-            except BaseException:
-                with suppress(Exception):  # Ctrl-C ends the ranks too, and must end the run
-                    self.model.collective_rpc("restore_generators")
-                raise
-            self.model.collective_rpc("restore_generators")
-            return answers
-
     with _replaced(module, "LLM", lambda **_: llm):
-        lm: LM = LiveVLLM(pretrained=str(folder), batch_size=_ONE_BATCH, seed=seed, **options)
+        lm: LM = LiveVLLM(pretrained=str(folder), batch_size=_ONE_BATCH, **options)
     return lm
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evomerge.engines._packing import file_arrays, repacked
-from evomerge.engines._process import GeneratorStates, keep_freed_memory
+from evomerge.engines._process import keep_freed_memory
 from evomerge.engines._vllm_start import repair_llvmlite
 from evomerge.engines._vllm_stream import TensorStream
 from evomerge.errors import EvomergeError, InputError, PlanError
@@ -50,6 +50,7 @@ class MergeExtension:
     if TYPE_CHECKING:
         device: torch.device
         distributed_init_method: str
+        model_runner: Any
         vllm_config: VllmConfig
 
         def get_model(self) -> torch.nn.Module:
@@ -72,6 +73,7 @@ class MergeExtension:
         if self.device.type == "cpu":
             keep_freed_memory()
             _unname_shared_memory()
+            _spare_generators(self.model_runner)
         self.evomerge_sources = _Sources(Library(), {})
         self.evomerge_live = self._evomerge_models(composition)
         self.evomerge_files = self._evomerge_file_arrays()
@@ -118,17 +120,6 @@ class MergeExtension:
             return "RuntimeError", [f"{type(error).__name__}{at}: {error}"]
         return None
 
-    def seed_generators(self, seed: int) -> None:
-        """Seed the random generators that samplers draw from, until `restore_generators`."""
-        from vllm.utils.torch_utils import set_random_seed
-
-        self.evomerge_generators = GeneratorStates()
-        set_random_seed(seed)
-
-    def restore_generators(self) -> None:
-        """Undo `seed_generators`."""
-        self.evomerge_generators.restore()
-
     def _evomerge_file_arrays(self) -> dict[str, Array]:
         """What vLLM is given, where that is not what the plans make: it knows names of files."""
         from evomerge.weights.architecture.empty import empty_module
@@ -171,6 +162,28 @@ def _unname_shared_memory() -> None:
     memory = Path("/dev/shm")  # noqa: S108 - where Linux names it
     for file in memory.glob(f"{own}-*-cpushm_*") if own else ():
         file.unlink(missing_ok=True)  # another rank may have removed it
+
+
+def _spare_generators(runner: Any) -> None:
+    """Let a request draw from its own generator only once its prompt has been read.
+
+    vLLM draws a token after each part of a long prompt, throws it away and turns the generator
+    back, which a CPU's cannot be ("CPU Generator does not use offset").
+    """
+    if not hasattr(runner, "discard_request_mask"):
+        return  # vLLM's newer runner keeps no generators
+    sample = runner.sample_tokens
+
+    def sample_tokens(grammar_output: Any) -> Any:
+        batch = runner.input_batch
+        unread = runner.discard_request_mask.np[: batch.num_reqs].nonzero()[0].tolist()
+        spared = {i: batch.generators.pop(i) for i in unread if i in batch.generators}
+        try:
+            return sample(grammar_output)
+        finally:
+            batch.generators.update(spared)
+
+    runner.sample_tokens = sample_tokens
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:

@@ -86,8 +86,7 @@ class TransformersEngine(LanguageModelEngine):
 
         Opened with slices, the engine expects stacks: it takes no memory before the first.
         """
-        # seconds of import each, so not at the top
-        from lm_eval.models.huggingface import HFLM
+        from evomerge.engines._hf_lm import live_lm
 
         use_threads(self.threads)
         with TemporaryDirectory(prefix="evomerge-") as name:
@@ -100,8 +99,8 @@ class TransformersEngine(LanguageModelEngine):
                 model = self._open_stacks(models).model
             tokenizer = open_tokenizer(models, folder)
         self._models = models
-        lm: Any = HFLM(
-            pretrained=model,
+        lm: Any = live_lm(
+            model,
             tokenizer=tokenizer,
             batch_size=self.batch_size,
             max_length=self.max_length,

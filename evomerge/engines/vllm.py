@@ -133,7 +133,7 @@ class VllmEngine(LanguageModelEngine):
         composition = models.composition.canonical_json()
         self._rendezvous_file = self._llm.collective_rpc("open_sources", args=(composition,))[0]
         options = self.lm_eval.model_args()
-        self._lm = live_lm(self._llm, folder, self.seed, self._break, **options)
+        self._lm = live_lm(self._llm, folder, self._break, **options)
         self._models, self._broken = models, False
         self._lora = Adapters(self._llm, folder) if self.adapters == "lora" else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from evomerge.engines import LmEvalOptions
 from evomerge.errors import CandidateError, ConfigError, Problem
 from evomerge.scoring.fitness import Fitness, Task
+from evomerge.scoring.sampling import repeats
 from evomerge.scoring.tasks import (
     draw_documents,
     load_task,
@@ -109,6 +110,7 @@ class LmEvalScorer:
     Args:
         lm: only its tokenizer and chat template are used, to write the prompts.
         options: how the prompts are written.
+        seed: of sampled answers.
 
     Raises:
         ConfigError: a task, metric, filter or chat template that does not exist, its data cannot
@@ -116,9 +118,15 @@ class LmEvalScorer:
     """
 
     def __init__(
-        self, fitness: Fitness, split: Split, lm: LM, options: LmEvalOptions | None = None
+        self,
+        fitness: Fitness,
+        split: Split,
+        lm: LM,
+        options: LmEvalOptions | None = None,
+        seed: int = 0,
     ) -> None:
         self.generation_seconds, self.generated_tokens = 0.0, 0
+        self._seed = seed
         manager = task_manager(fitness)
         prompts = PromptBuilder(lm, options or LmEvalOptions())
         self._tasks = [
@@ -154,26 +162,30 @@ class LmEvalScorer:
         if portion is not None:
             asked = [built.only(portion[built.name]) for built in asked if built.name in portion]
         by_type: dict[str, list[Instance]] = defaultdict(list)
-        for built in asked:
-            for instances in built.requests.values():
-                for instance in instances:
-                    instance.resps = []
-                    instance.filtered_resps = {}
-                    by_type[instance.request_type].append(instance)
+        for instance in (one for built in asked for one in self._repeated(built)):
+            by_type[instance.request_type].append(instance)
         started = time.perf_counter()
-        for kind, instances in by_type.items():
-            repeated = [i for i in instances for _ in range(i.repeats or 1)]
-            answers = getattr(lm, kind)(repeated, disable_tqdm=True)
-            for instance, answer in zip(repeated, answers, strict=True):
-                instance.resps.append(answer)
+        answers = {
+            kind: getattr(lm, kind)(instances, disable_tqdm=True)
+            for kind, instances in by_type.items()
+        }
         self.generation_seconds = time.perf_counter() - started
-        self.generated_tokens = _count_tokens(lm, by_type["generate_until"])
+        for kind, instances in by_type.items():
+            for instance, answer in zip(instances, answers[kind], strict=True):
+                instance.resps.append(answer)  # to a list that the repeats of a request share
+        self.generated_tokens = _count_tokens(lm, answers.get("generate_until", []))
         return {built.name: _scores(built) for built in asked}
 
+    def _repeated(self, built: BuiltTask) -> Iterator[Instance]:
+        """The requests of a task as often as they are asked, without the answers of before."""
+        for doc_id, instances in zip(built.doc_ids, built.requests.values(), strict=True):
+            for instance in instances:
+                instance.resps, instance.filtered_resps = [], {}
+                yield from repeats(instance, built.task.config.task, doc_id, self._seed)
 
-def _count_tokens(lm: LM, generated: list[Instance]) -> int:
+
+def _count_tokens(lm: LM, answers: list[str]) -> int:
     """Tokens of all answers, counted in their texts: lm-eval passes no tokens on."""
-    answers = [answer for instance in generated for answer in instance.resps]
     if not answers:
         return 0
     return sum(map(len, lm.tokenizer(answers, add_special_tokens=False)["input_ids"]))

@@ -35,7 +35,8 @@ class Scorer:
         self.lm_eval: LmEvalScorer | None = None
         if fitness.lm_eval_tasks:
             assert isinstance(engine, LanguageModelEngine)
-            self.lm_eval = LmEvalScorer(fitness, split, engine.lm, engine.lm_eval)
+            options, seed = engine.lm_eval, engine.seed
+            self.lm_eval = LmEvalScorer(fitness, split, engine.lm, options, seed)
         self._python = PythonScorer(fitness, split) if fitness.scorers else None
 
     @property

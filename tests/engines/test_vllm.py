@@ -481,7 +481,8 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VllmEngine,
             **{"parameters": {"weight": 0.8}, "dtype": "bfloat16", "chat_template": "chatml"},
         }
     )
-    engine = VllmEngine(vllm=CACHE, threads=1, seed=5)
+    # so few tokens a step that prompts are read in parts
+    engine = VllmEngine(vllm={**CACHE, "max_num_batched_tokens": 256}, threads=1, seed=5)
     engine.open(Library().models(recipe))
     engine.load(Library().plan(recipe))
     stock = fresh(engine, recipe, tmp_path_factory.mktemp("chat") / "built")
@@ -493,10 +494,9 @@ TASK_OPTIONS: dict[str, dict[str, Any]] = {
     "as the task is": {},
     "chat": {"apply_chat_template": True, "num_fewshot": 2, "system_instruction": "12"},
     "stop": {"gen_kwargs": {"until": ["3"], "max_gen_toks": 6}},
-    "sampled": {"gen_kwargs": {"do_sample": True, "temperature": 1.0}},
 }
 # Each option with a task that it changes, and each task, in `make test`.
-FEW = {("zoo_strings", "sampled"), ("choice", "chat"), ("perplexing", "as the task is")}
+FEW = {("choice", "chat"), ("perplexing", "as the task is")}
 FEW |= {("shots", "stop"), ("zoo_strings", "as the task is")}
 
 
@@ -541,21 +541,31 @@ def test_metrics_are_those_of_simple_evaluate_with_its_own_vllm(
         )
 
 
-def test_sampled_answers_do_not_depend_on_what_was_asked_before(
+def test_a_sampled_answer_is_of_its_example_and_repeat_whatever_else_is_asked(
     chat: tuple[VllmEngine, Any],
 ) -> None:
     engine, _ = chat
     options = LmEvalOptions(gen_kwargs={"do_sample": True, "temperature": 1.0})
-    scorer = LmEvalScorer(fitness(ZOO_TASKS, "zoo_strings"), "search", engine.lm, options)
+    scorers = [
+        LmEvalScorer(fitness(path, task), "search", engine.lm, options, engine.seed)
+        for path, task in ((ZOO_TASKS, "zoo_strings"), (TASKS, "sampled"))
+    ]
 
-    def answers() -> list[str]:
-        scorer.score(engine.lm)
-        return [r.resps[0] for found in scorer.requests("x").values() for r in found]
+    def answers(examples: Sequence[int] | None = None) -> list[list[list[str]]]:
+        found = []
+        for scorer in scorers:
+            scorer.score(engine.lm, None if examples is None else {"x": tuple(examples)})
+            requests = list(scorer.requests("x").values())
+            found.append([requests[i][0].resps for i in examples or range(len(requests))])
+        return found
 
-    first = answers()
-    assert len(set(first)) > 10
+    strings, sampled = first = answers()
+    assert len({one for (one,) in strings}) > 10
+    assert sum(one != other for one, other in sampled) > 5
     ask(engine.lm)
     assert answers() == first
+    for portion in ([5], [5, 6, 20, 31]):
+        assert answers(portion) == [[every[i] for i in portion] for every in first]
 
 
 @pytest.mark.parametrize(
