@@ -6,12 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from evomerge.analysis.choice import Choice, Compared, choice
+from evomerge.analysis.optimism import Layout
 from evomerge.analysis.racing import RacingSummary, parts, summary
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
 from evomerge.search.selection import preferences, ranked, references
 from evomerge.store import Store
-from evomerge.types import Candidate, Evaluation, Split
+from evomerge.types import Candidate, Evaluation, Split, TaskScores
 
 Status = Literal["done", "failed", "raced", "dropped", "running"]
 
@@ -87,10 +89,16 @@ class Row:
 
 
 class Rows(NamedTuple):
-    """All candidates by number, the best of those that the search made, and what racing saved."""
+    """All candidates by number, the best of those that the search made, and what was saved.
+
+    Attributes:
+        choice: what it is worth that the best one was chosen; None without one.
+        racing: what racing saved; None in a run that does not race.
+    """
 
     rows: tuple[Row, ...]
     best: Row | None
+    choice: Choice | None
     racing: RacingSummary | None
 
 
@@ -103,19 +111,19 @@ def read_rows(store: Store, fitness: Fitness, reported: Collection[int], *, fini
     """
     candidates = store.candidates()
     told = [c for c in candidates if c.number in reported]
-    evaluations, search = _scores(store, fitness, told, "search")
-    _, held_out = _scores(store, fitness, candidates, "held_out")
+    search = _known(store, fitness, told, "search")
+    held_out = _known(store, fitness, candidates, "held_out")
     asked = parts(store.portions())
-    best_source = references(candidates, evaluations)
+    evaluations = search.evaluations
     rows = tuple(
         Row(
             candidate=candidate,
             status=_status(evaluations.get(number), number in reported, finished),
-            search=search.get(number),
-            held_out=held_out.get(number),
+            search=search.scores.get(number),
+            held_out=held_out.scores.get(number),
             part=None
-            if number in search or candidate.recipe.digest not in asked
-            else score(fitness, asked[candidate.recipe.digest], best_source),
+            if number in search.scores or candidate.recipe.digest not in asked
+            else score(fitness, asked[candidate.recipe.digest], search.best_source),
             error=evaluations[number].error if number in evaluations else None,
         )
         for number, candidate in enumerate(candidates)
@@ -123,7 +131,13 @@ def read_rows(store: Store, fitness: Fitness, reported: Collection[int], *, fini
     searched = [c for c in candidates if c.kind != "baseline"]
     best = next(iter(ranked(searched, preferences(fitness, candidates, evaluations))), None)
     racing = summary(candidates, asked, evaluations)
-    return Rows(rows, None if best is None else rows[best.number], racing)
+    if best is None:
+        return Rows(rows, None, None, racing)
+    compared = [
+        one.compared(store.evaluation(best.recipe.digest, one.split)) for one in (search, held_out)
+    ]
+    made = choice(fitness, candidates, search.layout, *compared)
+    return Rows(rows, rows[best.number], made, racing)
 
 
 def _status(evaluation: Evaluation | None, told: bool, finished: bool) -> Status:
@@ -151,24 +165,54 @@ def score(
     )
 
 
-def _scores(
-    store: Store, fitness: Fitness, candidates: Sequence[Candidate], split: Split
-) -> tuple[dict[int, Evaluation], dict[int, Score]]:
-    """Evaluations and scores by candidate number, in a few queries however many there are.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is on record of a split.
 
-    The example scores of a long run would fill the memory: only baselines keep theirs.
+    Attributes:
+        evaluations, scores: by candidate number; of evaluations, only those of baselines have
+            example scores: those of all would fill the memory.
+        baselines: number to scores by task, of those that were scored.
+        best_source: from `references`.
+        layout: of the different recipes that the search made.
     """
+
+    split: Split
+    evaluations: Mapping[int, Evaluation]
+    scores: Mapping[int, Score]
+    baselines: Mapping[int, Mapping[str, TaskScores]]
+    best_source: Mapping[str, float]
+    layout: Layout
+
+    def compared(self, winner: Evaluation | None) -> Compared:
+        """The winner beside the baselines."""
+        return Compared({} if winner is None else winner.tasks, self.baselines, self.best_source)
+
+
+def _known(store: Store, fitness: Fitness, candidates: Sequence[Candidate], split: Split) -> _Known:
+    """What is on record of these candidates, in a few queries however many they are."""
     baselines = {c.recipe.digest for c in candidates if c.kind == "baseline"}
+    searched = {c.recipe.digest for c in candidates if c.kind != "baseline"}
     sources = [c for c in candidates if c.role == "source"]
     of_sources = {c.number: store.evaluation(c.recipe.digest, split) for c in sources}
     best_source = references(sources, {n: one for n, one in of_sources.items() if one})
-    evaluations, scores = {}, {}
+    evaluations, scores, layout = {}, {}, Layout()
     for digest, evaluation in store.evaluations(split):
         if evaluation.status == "done":
             scores[digest] = score(fitness, evaluation, best_source)
+        if evaluation.status == "done" and digest in searched:
+            layout.add(evaluation.tasks)
         evaluations[digest] = evaluation if digest in baselines else replace(evaluation, tasks={})
     known = [(c.number, c.recipe.digest) for c in candidates if c.recipe.digest in evaluations]
-    return (
+    return _Known(
+        split,
         {number: evaluations[digest] for number, digest in known},
         {number: scores[digest] for number, digest in known if digest in scores},
+        {
+            c.number: evaluations[c.recipe.digest].tasks
+            for c in candidates
+            if c.kind == "baseline" and c.recipe.digest in scores
+        },
+        best_source,
+        layout,
     )

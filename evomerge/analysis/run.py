@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
+from evomerge.analysis.choice import Choice
 from evomerge.analysis.racing import RacingSummary
 from evomerge.analysis.rows import Row, read_rows
 from evomerge.analysis.throughput import Throughput, throughput
@@ -44,6 +45,7 @@ class Run:
         elapsed_seconds: search time so far, over all sessions.
         rows: every candidate by number, with its scores.
         best: the searched candidate that the search prefers; None before one is scored.
+        choice: among how many it was chosen, and whether it is better than the baselines.
         throughput: how fast it went, and what its workers did.
         racing: what racing saved; None in a run that does not race.
     """
@@ -54,6 +56,7 @@ class Run:
     elapsed_seconds: float
     rows: tuple[Row, ...]
     best: Row | None
+    choice: Choice | None
     throughput: Throughput
     racing: RacingSummary | None
 
@@ -73,7 +76,7 @@ class Run:
             elapsed_seconds = store.elapsed_seconds()
             reported = {event.number for event in events if event.kind == "tell"}
             finished = record.finished_utc is not None
-            rows, best, racing = read_rows(store, file.fitness, reported, finished=finished)
+            rows, best, choice, racing = read_rows(store, file.fitness, reported, finished=finished)
             return cls(
                 folder=folder,
                 record=record,
@@ -81,6 +84,7 @@ class Run:
                 elapsed_seconds=elapsed_seconds,
                 rows=rows,
                 best=best,
+                choice=choice,
                 throughput=throughput(elapsed_seconds, len(reported), store.spent()),
                 racing=racing,
             )
@@ -215,6 +219,7 @@ class Run:
             },
             "baselines": [row.as_json() for row in self.baselines],
             "best": self.best.as_json() if self.best else None,
+            "choice": None if self.choice is None else asdict(self.choice),
             "candidates": [row.as_json() for row in self.candidates],
             "starts": {stage: row.number for stage, row in self.starts.items()},
             "racing": None if self.racing is None else asdict(self.racing),

@@ -229,6 +229,7 @@ def _time_left(now: Standing) -> str:
 
 def _print(run: Run) -> None:
     from evomerge.analysis.export import CHECKPOINT, RECIPE, lm_eval_commands
+    from evomerge.reports.choice import chosen
     from evomerge.reports.table import comparison
 
     out = console(width=120)
@@ -258,6 +259,8 @@ def _print(run: Run) -> None:
             soft_wrap=True,
         )
     out.print(comparison(run))
+    for line in [] if run.choice is None else chosen(run.choice):
+        out.print(printable(line), soft_wrap=True)
     for row in failed[:3]:
         out.print_lines(f"candidate {row.number} failed: {row.error}")
     if len(failed) > 3:
