@@ -33,6 +33,11 @@ class Traits:
         per_source: the parameters of which every source has its own value.
         factor: the one of these that multiplies weights: 0 for all sources gives zeros, and not
             their mean.
+        weights: the parameter that says how much of each source is taken, or of a pair how much of
+            the second; ``weight`` where there is one.
+        scale: the parameter that multiplies what is taken of all; ``lam`` where there is one.
+        averages: whether only the ratios of the weights count; None where its parameter
+            ``normalize`` says so.
         sources: how many sources it takes; None for any number.
         random: whether it draws random numbers.
         statistics: what each source must have recorded: ``fisher``, ``grams``, ...; or None.
@@ -45,6 +50,9 @@ class Traits:
     paper_defaults: Mapping[str, Any] = field(default_factory=dict)
     per_source: Mapping[str, Bound] = field(default_factory=dict)
     factor: str | None = None
+    weights: str | None = None
+    scale: str | None = None
+    averages: bool | None = None
     sources: int | None = None
     random: bool = False
     statistics: str | None = None
@@ -72,6 +80,12 @@ class Operator(Traits):
     def parameters(self) -> tuple[str, ...]:
         """Every YAML key, per-source ones first."""
         return (*self.per_source, *self.shared)
+
+    def takes_average(self, settings: Mapping[str, Any]) -> bool:
+        """Whether only the ratios of the weights count, at these settings."""
+        if self.averages is not None:
+            return self.averages
+        return bool(settings.get("normalize", self.shared.get("normalize", False)))
 
     def validate_shared(self, settings: Mapping[str, Any], *path: str) -> dict[str, Any]:
         """The parameters that all sources share, defaults filled in.
@@ -108,6 +122,8 @@ class operator(Traits):  # noqa: N801 - a decorator
         keys: dict[str, Any] = {key: (Any, bound.default) for key, bound in own.items()}
         keys |= {p.name: (p.annotation, ... if p.default is p.empty else p.default) for p in shared}
         traits = {trait.name: getattr(self, trait.name) for trait in fields(self)}
+        traits["weights"] = self.weights or ("weight" if "weight" in own else None)
+        traits["scale"] = self.scale or ("lam" if "lam" in keys.keys() - own.keys() else None)
         if self.on == "pair":
             traits |= {"sources": 2, "ordered": True}
         return Operator(

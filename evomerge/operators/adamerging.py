@@ -10,6 +10,7 @@ from evomerge.operators import Bound, Floats, operator
 @operator(
     on="task_vectors",
     per_source={"coefficient": Bound(0.3)},
+    weights="coefficient",
     paper_defaults={"coefficient": 0.3},
     paper="Yang et al. 2024, arXiv:2310.02575",
 )

@@ -13,6 +13,7 @@ from evomerge.operators.varm import varm
 
 @operator(
     on="task_vectors",
+    averages=True,
     paper_defaults={"q": 1.0},
     paper="Zhang et al. 2025, arXiv:2508.11442; the formula is ours",
     experimental=True,

@@ -16,6 +16,7 @@ from evomerge.operators import Bound, Floats, operator
 @operator(
     on="task_vectors",
     per_source={"lam_mask": Bound(0.4, least=0.0)},
+    scale="alpha",
     paper_defaults={"alpha": 0.4},
     paper="Wang et al. 2024, arXiv:2405.07813",
 )

@@ -21,6 +21,8 @@ _LEAST = 1e-12  # floor where none is asked for, as a fraction of the largest me
 @operator(
     on="weights",
     per_source={"lam": Bound(1.0, least=0.0), "fisher_norm": Bound(0.0, least=0.0)},
+    weights="lam",
+    averages=True,
     paper_defaults={"lam": 1.0},
     paper="Matena and Raffel 2022, arXiv:2111.09832",
     statistics="fisher",

@@ -15,7 +15,10 @@ LEAST = 1e-6  # of the largest singular value; directions below it are noise
 
 
 @operator(
-    on="task_vectors", paper_defaults={"alpha": 1.0}, paper="Marczak et al. 2025, arXiv:2502.04959"
+    on="task_vectors",
+    scale="alpha",
+    paper_defaults={"alpha": 1.0},
+    paper="Marczak et al. 2025, arXiv:2502.04959",
 )
 def iso_c(x: Stack, *, alpha: float = 1.0, mean: Literal["all", "kept"] = "all") -> Merged:
     """α · σ̄ · U Vᵀ, where U diag(σ) Vᵀ = Σ τ_i and σ̄ is the mean of σ.

@@ -18,6 +18,7 @@ from evomerge.operators.iso_c import LEAST
 
 @operator(
     on="task_vectors",
+    scale="alpha",
     paper_defaults={"alpha": 1.0, "common_space_fraction": 0.8},
     paper="Marczak et al. 2025, arXiv:2502.04959",
 )

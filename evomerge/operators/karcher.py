@@ -22,6 +22,7 @@ from evomerge.operators import Bound, Floats, operator
     on="either",
     per_source={"weight": Bound(1.0, least=0.0)},
     factor="weight",
+    averages=True,
     paper_defaults={"weight": 1.0},
     paper="Karcher 1977, doi:10.1002/cpa.3160300502; as in mergekit",
 )

@@ -22,6 +22,7 @@ _LEAST_SINE = 1e-6
 @operator(
     on="either",
     per_source={"weight": Bound(1.0)},
+    averages=True,
     paper_defaults={"weight": 1.0},
     paper="Shoemake 1985, doi:10.1145/325165.325242; as in mergekit",
     sources=2,

@@ -16,6 +16,7 @@ from evomerge.operators._saliency import curvature, masks
 
 @operator(
     on="either",
+    averages=True,
     per_source={
         "weight": Bound(1.0, least=0.0),
         "threshold": Bound(0.0, least=0.0),

@@ -17,6 +17,8 @@ from evomerge.operators._statistics import whole
 @operator(
     on="weights",
     per_source={"coeff": Bound(1.0, least=0.0)},
+    weights="coeff",
+    averages=True,
     paper_defaults={"offdiag": 0.9},
     paper="Jin et al. 2023, arXiv:2212.09849",
     statistics="grams",

@@ -18,6 +18,7 @@ _SMALL = 0.1  # of the root mean square: below it an entry counts as nearly zero
 
 @operator(
     on="task_vectors",
+    scale="alpha",
     paper_defaults={"alpha": 1.0, "z": 3.0},
     paper="Yang et al. 2025, arXiv:2502.06876",
     experimental=True,

@@ -22,6 +22,7 @@ from evomerge.operators.varm import shares, squares
 
 @operator(
     on="task_vectors",
+    averages=True,
     paper_defaults={"select_topk": 0.1},
     paper="Wan et al. 2024, arXiv:2408.07990",
 )

@@ -12,6 +12,8 @@ from evomerge.operators import operator
 
 @operator(
     on="pair",
+    weights="t",
+    averages=True,
     paper_defaults={"t": 0.5},
     paper="Shoemake 1985, doi:10.1145/325165.325242; as in mergekit",
 )

@@ -13,6 +13,7 @@ from evomerge.operators._spectral import Factors, factors, has_matrices, polar, 
 @operator(
     on="task_vectors",
     per_source={"weight": Bound(1.0), "rank": Bound(0, least=0, whole=True)},
+    scale="alpha",
     paper_defaults={"alpha": 1.0},
     paper="Gargiulo et al. 2025, arXiv:2412.00081",
 )

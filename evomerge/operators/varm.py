@@ -15,7 +15,12 @@ from evomerge.kernels.sums import weighted
 from evomerge.operators import operator
 
 
-@operator(on="task_vectors", paper_defaults={"q": 2.0}, paper="Wan et al. 2024, arXiv:2402.16107")
+@operator(
+    on="task_vectors",
+    averages=True,
+    paper_defaults={"q": 2.0},
+    paper="Wan et al. 2024, arXiv:2402.16107",
+)
 def varm(x: Stack, *, q: Annotated[float, Field(ge=0)] = 2.0, lam: float = 1.0) -> Merged:
     """λ Σ w_i τ_i with w_i ∝ mean(τ_i²)^(q/2), computed for each tensor.
 

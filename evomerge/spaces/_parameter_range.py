@@ -16,6 +16,7 @@ Role = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 
 
 _LARGEST_INT = 2**53  # numbers between 0 and 1 stand for these, as floats
+_SAME = 1e-9  # relative: what rounding of logits and logarithms leaves
 _LEAST_LOG = 1.2e-38  # float32's least normal number
 
 
@@ -217,6 +218,40 @@ class Range(Keys):
             return gene
         low, high = self.bounds
         return min(max(1 / (1 + math.exp(-float(gene))), low), high)
+
+    def is_typed(self, value: Any) -> bool:
+        """Whether it is a choice, or a number where those are searched."""
+        if self.choices:
+            return any(type(one) is type(value) and one == value for one in self.choices)
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    def refusal(self, value: Any, *, relative_to: float | None = 1.0) -> str | None:
+        """Why no gene stands for a value, or None.
+
+        Args:
+            relative_to: as for `gene`; None where the first source of a simplex has no value.
+        """
+        if not self.is_typed(value):
+            expected = f"one of {list(self.choices)}" if self.choices else "a number"
+            return f"expected {expected}, got {shown(value)}"
+        if self.choices:
+            return None
+        if relative_to is None:
+            return "needs a value of every source: they add up to 1"
+        low, high = self.bounds
+        number, least, most = float(value), low, high
+        if self.simplex:
+            number, least, most = (
+                number / (relative_to or _LEAST_LOG),
+                math.exp(low),
+                math.exp(high),
+            )
+        if not least - _SAME * abs(least) <= number <= most + _SAME * abs(most):
+            ratio = f" is {number:g} of the first source's, which" if self.simplex else ""
+            return f"{value:g}{ratio} lies outside [{least:g}, {most:g}]"
+        if self.kind == "int" and number != int(number):
+            return f"expected a whole number, got {number:g}"
+        return None
 
     def gene(self, value: Gene, *, relative_to: float = 1.0) -> Gene:
         """The gene that stands for a value, or for the nearest one within the bounds.

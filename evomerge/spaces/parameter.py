@@ -5,31 +5,27 @@ Source: Akiba et al. 2024, arXiv:2403.13187, section 3.1 (merging in the paramet
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from itertools import zip_longest
+from typing import Any
 
-from pydantic import ValidationError
-
-from evomerge.errors import ConfigError, Problem, shown
-from evomerge.keys import is_computable
-from evomerge.operators import Operator, get
-from evomerge.plugins.registry import did_you_mean, explain
-from evomerge.recipes import ROLES, Recipe
+from evomerge.errors import ConfigError, Problem
+from evomerge.operators import Operator
+from evomerge.recipes import Recipe
 from evomerge.spaces import SearchContext, Space
-from evomerge.spaces._parameter_range import Granularity, Range, softmax
-from evomerge.spaces._starts import source_weights
+from evomerge.spaces._parameter_genes import GeneTable, Spot
+from evomerge.spaces._parameter_range import Granularity, Range
+from evomerge.spaces._parameter_settings import (
+    chosen_operators,
+    domain_problems,
+    read_settings,
+    varies,
+)
+from evomerge.spaces._parameter_starts import operator_starts
 from evomerge.types import Gene, Genome, Parameter, Proposal
 
 __all__ = ["Granularity", "ParameterSpace", "Range"]
-
-
-class _Spot(NamedTuple):
-    """A place at which a gene sets a value; an empty source or role stands for all."""
-
-    source: str
-    role: str
-    group: int
 
 
 class ParameterSpace(Space):
@@ -59,11 +55,11 @@ class ParameterSpace(Space):
         self.context = context
         self.operators = (operator,) if isinstance(operator, str) else tuple(operator)
         self._granularity = granularity or Granularity()
-        self._settings, problems = _settings(parameters or {}, context.sources)
-        chosen, wrong = _chosen(self.operators)
+        settings, problems = read_settings(parameters or {}, context.sources)
+        chosen, wrong = chosen_operators(self.operators)
         problems += wrong
         if chosen and not wrong:
-            problems += _domain_problems(self._settings, chosen)
+            problems += domain_problems(settings, chosen)
             if order and not any(o.ordered for o in chosen):
                 label = " and ".join(o.name for o in chosen)
                 text = f"that of the sources does not matter to {label}"
@@ -76,15 +72,10 @@ class ParameterSpace(Space):
             for name in context.sources
             if order and len(context.sources) > 1
         ]
-        self._layout = {
-            name: {
-                spot: replace(setting.parameter(label), group=f"{name}.{spot.source}")
-                for spot, label in self._genes(name, setting)
-            }
-            for name, setting in self._settings.items()
-            if isinstance(setting, Range)
-        }
-        genes = [gene for table in self._layout.values() for gene in table.values()]
+        by_source = {name for name in settings if any(varies(o, name) for o in chosen)}
+        sources, of_all = list(context.sources), granularity or Granularity()
+        self._genes = GeneTable(settings, sources, context.layers, of_all, by_source)
+        genes = [gene for table in self._genes.layout.values() for gene in table.values()]
         if len(self.operators) > 1:
             first = Parameter("operator", "choice", self.operators[0], choices=self.operators)
             genes.insert(0, first)
@@ -96,198 +87,90 @@ class ParameterSpace(Space):
 
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`."""
-        name = str(genome.genes["operator"]) if len(self.operators) > 1 else self.operators[0]
-        operator = self._chosen[name]
+        operator = self._operator(genome)
         parameters = {
-            key: self._table(key, setting, genome) if isinstance(setting, Range) else setting
-            for key, setting in self._settings.items()
+            key: self._genes.setting(key, genome) if isinstance(setting, Range) else setting
+            for key, setting in self._genes.settings.items()
             if key in operator.parameters
         }
         context = self.context
         if self._order and operator.ordered:
-            keys = [float(genome.genes[gene.name]) for gene in self._order]
-            ranked = sorted(zip(keys, context.sources, strict=True), key=lambda pair: pair[0])
-            context = replace(context, sources={s: context.sources[s] for _, s in ranked})
-        return context.recipe(name, parameters)
+            context = replace(
+                context, sources={s: context.sources[s] for s in self._ranked(genome)}
+            )
+        return context.recipe(operator.name, parameters)
+
+    def _operator(self, genome: Genome) -> Operator:
+        searched = len(self.operators) > 1
+        return self._chosen[str(genome.genes["operator"]) if searched else self.operators[0]]
+
+    def _ranked(self, genome: Genome) -> list[str]:
+        """The sources in the order that a genome gives them."""
+        keys = [float(genome.genes[gene.name]) for gene in self._order]
+        ranked = sorted(zip(keys, self.context.sources, strict=True), key=lambda pair: pair[0])
+        return [source for _, source in ranked]
 
     def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
-        """See `Space.starts`: usual weights of the sources, and what the operators' papers say."""
-        weights = self._settings.get("weight")
-        known = {"initial": self.initial()}
+        """See `Space.starts`: usual weights of the sources, at what the operators' papers say."""
+        first, sources = self.initial(), list(self.context.sources)
+        lists = []
         for operator in self._chosen.values():
-            known[f"{operator.name}, paper's defaults"] = self._with_defaults(operator)
-        if isinstance(weights, Range) and any(_varies(o, "weight") for o in self._chosen.values()):
-            for label, of_sources in source_weights(list(self.context.sources), best_first):
-                genes = self._with_weights(weights, of_sources)
-                known[label] = Genome({**self.initial().genes, **genes})
-        starts: list[Proposal] = []
-        for label, genome in known.items():
-            if all(genome != start.genome for start in starts):
-                starts.append(Proposal(label, genome))
-        return starts
+            known = operator_starts(operator, self._genes.settings, sources, best_first)
+            started = [self._started(operator, label, settings) for label, settings in known]
+            lists.append([self._started(operator, "initial", {}), *started])
+            if self._order and operator.ordered:
+                lists[-1] += self._orders([name for name in best_first if name in sources])
+        found = [start for turn in zip_longest(*lists) for start in turn if start is not None]
+        starts = {self._essence(first): Proposal("initial", first)}
+        for start in found:
+            starts.setdefault(self._essence(start.genome), start)
+        return list(starts.values())
 
-    def _with_weights(self, span: Range, of_sources: Mapping[str, float]) -> dict[str, Gene]:
-        """The genes of ``weight`` at which every source has this value, as far as bounds allow."""
-        first = of_sources[next(iter(self.context.sources))]
-        return {
-            gene.name: span.gene(of_sources[spot.source], relative_to=first)
-            for spot, gene in self._layout["weight"].items()
-        }
-
-    def _with_defaults(self, operator: Operator) -> Genome:
-        """The initial genome with the values of an operator's paper where it names some."""
+    def _started(self, operator: Operator, label: str, settings: Mapping[str, Any]) -> Proposal:
+        """The initial genome with these settings, as far as bounds allow."""
         genes = dict(self.initial().genes)
         if len(self.operators) > 1:
             genes["operator"] = operator.name
-        for name, table in self._layout.items():
-            value, span = operator.paper_defaults.get(name), self._settings[name]
-            if isinstance(value, bool | int | float | str) and not span.simplex:
-                genes |= {gene.name: span.gene(value) for gene in table.values()}
-        return Genome(genes)
+            label = label if operator.name in label else f"{operator.name}, {label}"
+        recipe = self.context.recipe(operator.name, settings)
+        moved = False
+        for name in settings:
+            own, problems = self._genes.genes(name, recipe)
+            genes |= own
+            moved = moved or bool(problems)
+        return Proposal(f"{label}, within the bounds" if moved else label, Genome(genes))
 
-    def _spots(self, name: str, span: Range) -> Iterator[_Spot]:
-        """Every place at which a parameter has a value of its own."""
-        granularity = span.granularity or self._granularity
-        per_source = any(_varies(o, name) for o in self._chosen.values())
-        for source in self.context.sources if per_source else ("",):
-            for role in granularity.roles or ("",):
-                for group in range(granularity.groups(self.context.layers)):
-                    yield _Spot(source, role, group)
+    def _orders(self, best_first: Sequence[str]) -> list[Proposal]:
+        """The best source first, and last."""
+        starts = []
+        for label, names in (("best first", best_first), ("best last", best_first[::-1])):
+            keys = {f"order.{n}": (rank + 0.5) / len(names) for rank, n in enumerate(names)}
+            starts.append(Proposal(label, Genome({**self.initial().genes, **keys})))
+        return starts
 
-    def _genes(self, name: str, span: Range) -> Iterator[tuple[_Spot, str]]:
-        """The places that have a gene, each with the gene's name."""
-        groups = (span.granularity or self._granularity).groups(self.context.layers)
-        first = next(iter(self.context.sources))
-        for spot in self._spots(name, span):
-            if not (span.simplex and spot.source == first):
-                group = str(spot.group) if groups > 1 else ""
-                parts = [name, spot.source, spot.role, group]
-                yield spot, ".".join(part for part in parts if part)
+    def _essence(self, genome: Genome) -> str:
+        """A text that is the same for genomes that say the same of a merge, but for rounding.
 
-    def _values(self, name: str, span: Range, genome: Genome) -> dict[_Spot, Gene]:
-        """The parameter's value at every place."""
-        genes = {spot: genome.genes[gene.name] for spot, gene in self._layout[name].items()}
-        if not span.simplex:
-            return {spot: span.value(gene) for spot, gene in genes.items()}
-        values: dict[_Spot, Gene] = {}
-        sources = list(self.context.sources)
-        for spot in self._spots(name, span):
-            logits = [float(genes.get(spot._replace(source=s), 0.0)) for s in sources]
-            values[spot] = softmax(logits)[sources.index(spot.source)]
-        return values
-
-    def _table(self, name: str, span: Range, genome: Genome) -> Any:
-        """The parameter's setting in a recipe, from the genes."""
-        layers = self.context.layers
-        values = self._values(name, span, genome)
-        groups = 1 + max(spot.group for spot in values)
-        setting: dict[str, dict[str, list[Any]]] = {}
-        for spot, value in values.items():
-            row = setting.setdefault(spot.source, {}).setdefault(spot.role, [None] * layers)
-            for layer in range(layers):
-                if layer * groups // layers == spot.group:
-                    row[layer] = value
-        by_source = {source: by_role.get("", by_role) for source, by_role in setting.items()}
-        return by_source.get("", by_source)
+        Of weights that are averaged only the ratios count.
+        """
+        operator, settings = self._operator(genome), dict(self._genes.settings)
+        values = {n: self._genes.values(n, genome) for n in self._genes.layout}
+        known = {n: v for n, v in settings.items() if n not in values}
+        known |= {n: next(iter(spots.values())) for n, spots in values.items()}
+        ranked = self._ranked(genome) if self._order and operator.ordered else []
+        said: list[Any] = [operator.name, ranked]
+        for name in sorted(values.keys() & set(operator.parameters)):
+            spots = values[name]
+            if name == operator.weights in self._genes.by_source and operator.takes_average(known):
+                spots = _shares(spots)
+            said.append([f"{v:.9g}" if isinstance(v, float) else v for v in spots.values()])
+        return repr(said)
 
 
-def _chosen(names: Collection[str]) -> tuple[list[Operator], list[Problem]]:
-    """The operators of these names, and what is wrong with the names."""
-    chosen: list[Operator] = []
-    problems: list[Problem] = []
-    counts = {name: list(names).count(name) for name in names}
-    for name, count in counts.items():
-        if count > 1:
-            problems.append(Problem(("operator",), f"{name} is named twice"))
-        try:
-            chosen.append(get(name))
-        except ConfigError as error:
-            problems += [problem.under("operator") for problem in error.details]
-    if not names:
-        problems.append(Problem(("operator",), "name at least one"))
-    return chosen, problems
-
-
-def _settings(
-    parameters: Mapping[str, Any], sources: Collection[str]
-) -> tuple[dict[str, Any], list[Problem]]:
-    """Ranges parsed, fixed settings as they are, and what is wrong."""
-    settings: dict[str, Any] = {}
-    problems: list[Problem] = []
-    for name, value in parameters.items():
-        path = ("parameters", name)
-        if not isinstance(value, Mapping) or _is_table(value, sources):
-            settings[name] = value
-            problems += [
-                Problem(path, f"expected a finite number, got {shown(leaf)}")
-                for leaf in _leaves(value)
-                if isinstance(leaf, int | float) and not is_computable(leaf)
-            ]
-            continue
-        try:
-            span = Range.model_validate(value).of(len(sources))
-        except ValidationError as error:
-            problems += explain(error, Range, *path)
-            continue
-        problems += [Problem(path, text) for text in span.problems()]
-        settings[name] = span
-    return settings, problems
-
-
-def _is_table(value: Mapping[str, Any], sources: Collection[str]) -> bool:
-    """Whether a mapping gives values to sources or roles rather than bounds."""
-    return not value.keys() & Range.model_fields.keys() and any(
-        key in sources or key in ROLES for key in value
-    )
-
-
-def _domain_problems(settings: Mapping[str, Any], operators: list[Operator]) -> list[Problem]:
-    """Parameters that no operator has, and bounds that an operator refuses."""
-    problems: list[Problem] = []
-    for name, setting in settings.items():
-        path = ("parameters", name)
-        owners = [o for o in operators if name in o.parameters]
-        if not owners:
-            known = dict.fromkeys(key for o in operators for key in o.parameters)
-            label = " or ".join(o.name for o in operators)
-            text = f"{label} has no such parameter."
-            problems.append(Problem(path, text, did_you_mean(name, known)))
-        simplex = isinstance(setting, Range) and setting.simplex
-        problems += [
-            Problem(path, f"{owner.name} has one value for all sources.", "Remove simplex")
-            for owner in owners
-            if simplex and not _varies(owner, name)
-        ]
-        values = setting.extremes() if isinstance(setting, Range) else _leaves(setting)
-        # `_settings` has reported infinite numbers
-        finite = [v for v in values if not isinstance(v, int | float) or is_computable(v)]
-        for owner in owners:
-            for value in finite:
-                problems += [Problem(path, text) for text in _refusals(owner, name, value)]
-    return list(dict.fromkeys(problems))
-
-
-def _varies(operator: Operator, name: str) -> bool:
-    """Whether each source has a gene of its own for a parameter."""
-    bound = operator.per_source.get(name)
-    return bound is not None and not bound.together
-
-
-def _leaves(setting: Any) -> list[Any]:
-    """Every value inside a fixed setting."""
-    if isinstance(setting, Mapping):
-        return [leaf for inner in setting.values() for leaf in _leaves(inner)]
-    if isinstance(setting, (list, tuple)):
-        return [leaf for inner in setting for leaf in _leaves(inner)]
-    return [setting]
-
-
-def _refusals(operator: Operator, name: str, value: Any) -> list[str]:
-    if name in operator.per_source:
-        problem = operator.per_source[name].problem(value)
-        return [f"{operator.name}: {problem}"] if problem else []
-    try:
-        operator.validate_shared({name: value})
-    except ConfigError as error:
-        return [f"{operator.name}: {problem.text}" for problem in error.details]
-    return []
+def _shares(values: Mapping[Spot, Gene]) -> dict[Spot, Gene]:
+    """Each source's share of the absolute values, place by place."""
+    totals: dict[Spot, float] = {}
+    for spot, value in values.items():
+        place = spot._replace(source="")
+        totals[place] = totals.get(place, 0.0) + abs(float(value))
+    return {s: float(v) / (totals[s._replace(source="")] or 1.0) for s, v in values.items()}

@@ -414,3 +414,22 @@ def test_parameters_of_a_module_are_merged_like_tensors() -> None:
     one, two = (torch.nn.Parameter(torch.full((3, 4), value)) for value in (1.0, 3.0))
     merged = operators.apply("linear", sources=[one, two])
     assert torch.equal(merged, torch.full((3, 4), 2.0))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if operators.get(n).weights not in (None, "t")])
+def test_only_the_ratios_of_weights_count_where_an_operator_says_that_it_averages(
+    name: str,
+) -> None:
+    operator = operators.get(name)
+    generator = torch.Generator().manual_seed(0)
+    base, *sources = (torch.randn(8, 6, generator=generator) for _ in range(3))
+    options: dict[str, Any] = {}
+    if operator.statistics:
+        square = operator.statistics == "grams"
+        options[operator.statistics] = [torch.eye(6) if square else base.abs()] * 2
+    pairs: list[dict[str, Any]] = [{str(operator.weights): [c, 0.5 * c]} for c in (0.4, 0.8)]
+    one, other = (
+        operators.apply(name, base=base, sources=sources, **pair, **options) for pair in pairs
+    )
+    same = bool((one - other).abs().max() < 1e-5)
+    assert same == operator.takes_average({})

@@ -92,6 +92,17 @@ def test_a_genome_is_one_recipe_that_comes_back_from_its_json(name: str) -> None
 
 
 @pytest.mark.parametrize("name", PLANNED)
+def test_every_point_from_which_a_search_may_start_is_planned(name: str) -> None:
+    one = space(name)
+    starts = one.starts(NAMES[: len(context(name).sources)][::-1])
+    assert len({label for label, _ in starts}) == len(starts)
+    models = context(name).models
+    assert models is not None
+    for _, genome in starts:
+        assert make_plan(one.decode(genome), models).steps
+
+
+@pytest.mark.parametrize("name", PLANNED)
 def test_any_recipe_is_planned_for_a_worker_of_the_largest(name: str) -> None:
     one = space(name)
     models, largest = context(name).models, one.largest()

@@ -136,12 +136,119 @@ def test_a_search_may_start_at_each_of_the_points_of_a_preset(name: str) -> None
         assert applied(space.decode(genome)).isfinite().all()
 
 
+def settings(space: ParameterSpace, *best_first: str) -> dict[str, dict[str, Any]]:
+    """Label to the settings of every start."""
+    return {s.label: space.decode(s.genome).parameters for s in space.starts(best_first)}
+
+
 def test_a_source_alone_is_tried_as_a_start_and_the_best_one_first() -> None:
-    starts = {label: genome.genes for label, genome in load("task_arithmetic").starts(["c", "a"])}
+    starts = settings(load("task_arithmetic"), "c", "a")
     alone = [label for label in starts if label.endswith("alone")]
     assert alone == ["c alone", "a alone", "b alone"]
-    assert sorted(starts["c alone"].values()) == [0, 0, 1]
-    assert sorted(starts["all but b"].values()) == [0, 0.7, 0.7]
+    assert starts["c alone"] == {"weight": {"a": 0, "b": 0, "c": 1}}
+    assert starts["all but b"] == {"weight": {"a": 0.7, "b": 0, "c": 0.7}}
+    assert starts["0.5 of each"] == {"weight": 0.5}
+    assert list(starts)[:4] == [
+        *("initial", "task_arithmetic, paper's defaults", "c alone", "c leading")
+    ]
+
+
+def test_starts_have_the_density_of_the_paper_and_a_source_alone_is_whole() -> None:
+    starts = settings(load("ties_by_block"))
+    assert starts["a leading"]["density"] == starts["0.7 of each"]["density"] == 0.2
+    assert starts["a alone"] == {
+        "density": 1,
+        "normalize": False,
+        "weight": {"a": 1, "b": 0, "c": 0},
+    }
+
+
+def test_of_weights_that_are_averaged_only_the_ratios_make_another_start() -> None:
+    for name in ("linear_by_block", "linear", "karcher", "fisher", "regmean"):
+        labels = [label.split(",")[0] for label in settings(load(name))]
+        assert not [label for label in labels if "of each" in label], name
+        assert len(labels) == 1 + 3 * 3, name
+
+
+def test_a_scale_of_all_sources_is_tried_where_they_have_no_weights() -> None:
+    assert {label: found["lam"] for label, found in settings(load("breadcrumbs")).items()} == {
+        "initial": 0.4,
+        "breadcrumbs, paper's defaults": 0.2,
+        "1/3 of each": THIRD,
+        "0.5 of each": 0.5,
+        "0.7 of each": 0.7,
+    }
+    # a third of each is what an average has at 1
+    of_average = {label: found["lam"] for label, found in settings(load("varm")).items()}
+    assert of_average == {"initial": 1, "0.5 of each": 1.5, "0.7 of each, within the bounds": 2}
+
+
+def test_a_pair_starts_at_either_end_and_between() -> None:
+    starts = {label: found["t"] for label, found in settings(load("slerp"), "b").items()}
+    assert starts == {
+        "initial": 0.5,
+        "b alone": 1,
+        "b leading": pytest.approx(1 / 1.3),
+        "a alone": 0,
+        "a leading": pytest.approx(0.3 / 1.3),
+    }
+
+
+def test_every_operator_that_is_searched_has_starts_of_its_own() -> None:
+    space = load("operators")
+    names = space.operators
+    starts = space.starts(["b"])[:24]
+    used = [space.decode(genome).operator for _, genome in starts]
+    assert used[:10] == [*names, *names]  # initial, then papers' defaults
+    assert [label for label, _ in starts[10:15]] == [f"{name}, b alone" for name in names]
+    assert all(used.count(name) >= 4 for name in names)
+
+
+def weighted(low: float, high: float, **fixed: Any) -> ParameterSpace:
+    keys = {"operator": "task_arithmetic", "parameters": {"weight": {"low": low, "high": high}}}
+    sources = {key: f"/{key}" for key in "abc"}
+    context = SearchContext(base="/base", sources=sources, layers=8, dtype="float32")
+    keys["parameters"] |= fixed  # type: ignore[operator]
+    return ParameterSpace(context, **registry.validate_options(ParameterSpace, keys, "space"))
+
+
+def test_starts_are_the_same_merges_whatever_the_weights_are_measured_in() -> None:
+    own = settings(weighted(0, 1.5))
+    del own["initial"], own["task_arithmetic, paper's defaults"]
+    assert own.items() <= settings(weighted(-1, 3)).items()
+    halved = settings(weighted(0, 3, lam=0.5))
+    for label, found in own.items():
+        weights, halves = found["weight"], halved[label]["weight"]
+        if isinstance(weights, dict):
+            assert {name: 2 * weight for name, weight in weights.items()} == halves
+        else:
+            assert 2 * weights == halves
+
+
+def test_starts_beyond_the_bounds_are_moved_to_them_and_say_so() -> None:
+    starts = settings(weighted(0.4, 0.6))
+    assert list(starts) == [
+        "initial",
+        "task_arithmetic, paper's defaults, within the bounds",
+        "a alone, within the bounds",
+        "all but c, within the bounds",
+        "0.7 of each, within the bounds",
+        "b alone, within the bounds",
+        "all but b, within the bounds",
+        "c alone, within the bounds",
+        "all but a, within the bounds",
+    ]
+    assert starts["a alone, within the bounds"] == {"weight": {"a": 0.6, "b": 0.4, "c": 0.4}}
+
+
+def test_the_order_of_sources_may_start_with_the_best_or_end_with_it() -> None:
+    space = load("opcm")
+    found = {s.label: list(space.decode(s.genome).sources) for s in space.starts(["c", "a", "b"])}
+    assert found == {
+        "initial": ["a", "b", "c"],
+        "best first": ["c", "a", "b"],
+        "best last": ["b", "a", "c"],
+    }
 
 
 @pytest.mark.parametrize("last", [False, True])
