@@ -143,6 +143,18 @@ class Evaluation:
         return sum(len(scores.doc_ids) for scores in self.tasks.values())
 
     @property
+    def rank(self) -> tuple[float, ...]:
+        """What candidates that were asked alike are ordered by; the larger, the better.
+
+        A candidate that failed or scored NaN comes last.
+        """
+        if self.standing is not None:
+            return self.standing
+        if self.status == "failed" or self.value is None or math.isnan(self.value):
+            return (-math.inf,)
+        return (self.value,)
+
+    @property
     def cells(self) -> Cells:
         """The scores, example by example."""
         return {

@@ -123,7 +123,7 @@ def _race(stage: Stage, fitness: Fitness) -> dict[str, Any]:
     """What racing asks, and how often the optimizer learns; nothing where a stage does not race."""
     if stage.racing is None:
         return {}
-    size = stage.new_optimizer(stage.space).cohort_size
+    size = stage.new_optimizer(stage.space.parameters).cohort_size
     assert size is not None
     known = example_counts(fitness)["search"]
     there = {task: known.get(task, _UNKNOWN) for task in fitness.tasks}

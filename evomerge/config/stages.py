@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,6 +27,7 @@ from evomerge.plugins.registry import Component, component
 from evomerge.recipes import Recipe
 from evomerge.search.spec import Stage
 from evomerge.spaces import SearchContext, Space
+from evomerge.types import Parameter
 from evomerge.weights.library import Library
 
 
@@ -164,5 +165,7 @@ def _seed(seed: int, index: int) -> int:
     return int(np.random.default_rng([seed, index]).integers(2**32)) if index else seed
 
 
-def _new_optimizer(optimizer: Component[Optimizer], seed: int, space: Space) -> Optimizer:
-    return optimizer.make(space.parameters, seed)
+def _new_optimizer(
+    optimizer: Component[Optimizer], seed: int, parameters: Sequence[Parameter]
+) -> Optimizer:
+    return optimizer.make(parameters, seed)

@@ -27,7 +27,8 @@ class Optimizer(ABC):
         needs_parents: whether candidates have parents: the space must be able to cross them.
         cohort_size: how many candidates it learns from at once, by their ranks alone, so that they
             can be raced; None where it learns from values.
-        takes_start: whether it can be told where to begin.
+        takes_start: whether it begins at the initial values of its parameters, and stays near them
+            at first: it is worth trying several points before.
         takes_seeds: whether its first candidates are the points from which a search may start.
     """
 
@@ -39,13 +40,6 @@ class Optimizer(ABC):
     def __init__(self, parameters: Sequence[Parameter], seed: int) -> None:
         self.parameters = tuple(parameters)
         self.seed = seed
-
-    def begin_at(self, genome: Genome) -> None:
-        """Begin at a genome in place of the initial values.
-
-        Called before the first `ask`, if at all, and only where it `takes_start`.
-        """
-        raise NotImplementedError
 
     def begin_with(self, seeds: Sequence[Genome]) -> None:
         """Ask for these first, whose genes the space has completed.

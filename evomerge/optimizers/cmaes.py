@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
@@ -96,12 +95,6 @@ class Cmaes(Optimizer):
         """Which of the library's strategies these parameters call for."""
         return type(self._distribution.strategy).__name__
 
-    def begin_at(self, genome: Genome) -> None:
-        """See `Optimizer.begin_at`."""
-        known = genome.genes
-        self.parameters = tuple(replace(p, initial=known[p.name]) for p in self.parameters)
-        self._free = [replace(p, initial=known[p.name]) for p in self._free]
-
     def ask(self, number: int) -> Genome | None:
         """A draw from the distribution, or None while P candidates await their results."""
         return self._draw(number) if len(self._points) < self.population_size else None
@@ -117,7 +110,7 @@ class Cmaes(Optimizer):
 
     def tell(self, number: int, evaluation: Evaluation) -> None:
         """Take in a result; the P-th since the last move moves the distribution."""
-        self._values[number] = evaluation.standing or (_fitness(evaluation),)
+        self._values[number] = evaluation.rank
         if len(self._values) < self.population_size:
             return
         drawn = {number: self._points.pop(number) for number in self._values}
@@ -179,11 +172,3 @@ class _Drawn(NamedTuple):
 
     point: Any
     generation: int
-
-
-def _fitness(evaluation: Evaluation) -> float:
-    """The value, below every value for a candidate that failed or scored NaN."""
-    value = evaluation.value
-    if evaluation.status == "failed" or value is None or math.isnan(value):
-        return -math.inf
-    return value

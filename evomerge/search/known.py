@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 from evomerge.search.racing.cells import lacking, task_scores
-from evomerge.search.stage import StageRun
+from evomerge.search.results import Results
 from evomerge.store import Store
 from evomerge.types import Candidate, Cells, Evaluation, Portion
+
+
+class OnRecord(NamedTuple):
+    """A recipe's evaluation on all search examples, if it has one, and its scores on any."""
+
+    whole: Evaluation | None
+    cells: Cells
 
 
 class Known:
     """The scores of recipes, example by example: none is asked twice.
 
     Args:
-        with_value: gives the evaluation of a candidate on all examples its fitness.
+        results: give an evaluation on all examples its fitness, and say which these are.
         in_part: whether any stage of the search asks some of the examples.
-
-    Attributes:
-        examples: all that the search may ask; empty until a baseline was asked them.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        with_value: Callable[[Candidate, Evaluation], Evaluation],
-        *,
-        in_part: bool,
-    ) -> None:
-        self._store, self._with_value, self._in_part = store, with_value, in_part
-        self.examples: Portion = {}
+    def __init__(self, store: Store, results: Results, *, in_part: bool) -> None:
+        self._store, self._results, self._in_part = store, results, in_part
 
-    def wanted(self, stage: StageRun, candidate: Candidate) -> Evaluation | Portion | None:
-        """Which examples a candidate is to be asked, None for all; or its result, if known.
+    def of(self, digest: str) -> OnRecord:
+        """What is on record of a recipe."""
+        whole = self._store.evaluation(digest)
+        if whole is not None and whole.status == "done":
+            return OnRecord(whole, whole.cells)
+        return OnRecord(whole, self._store.cells(digest) if self._in_part else {})
 
-        Of a raced candidate that was asked all of its rung, the result is one without scores.
-        """
-        digest = candidate.recipe.digest
-        known = self._store.evaluation(digest)
-        if known is not None or candidate.kind == "baseline":
-            return known
-        if stage.races(candidate):
-            asked = stage.lacking(candidate)
-            whole = asked == self.examples and stage.stage.racing is None
-            return None if whole else asked or Evaluation("done")
-        cells = self._store.cells(digest) if self._in_part else {}
-        asked = lacking(self.examples, cells)
-        if not asked:  # an interrupt came before it was recorded
-            return self._whole(candidate, cells)
-        return asked if cells else None
+    def wanted(self, candidate: Candidate) -> Evaluation | Portion | None:
+        """Which examples a candidate is to be asked, None for all; or its result, if known."""
+        whole, cells = self.of(candidate.recipe.digest)
+        if whole is not None or not cells:
+            return whole
+        # none is missing where an interrupt came before the whole was recorded
+        return lacking(self._results.examples, cells) or self._whole(candidate, cells)
 
     def keep(self, candidate: Candidate, evaluation: Evaluation, elapsed: float) -> None:
         """Record the scores of a candidate on some examples; of all, once they are known.
@@ -63,9 +56,10 @@ class Known:
                 return
             self._store.record_portion(digest, evaluation, elapsed_seconds=elapsed)
             cells = self._store.cells(digest)
-            if not lacking(self.examples, cells):
+            if not lacking(self._results.examples, cells):
                 self._store.record_evaluation(digest, "search", self._whole(candidate, cells))
 
     def _whole(self, candidate: Candidate, cells: Cells) -> Evaluation:
         """The evaluation on all examples, from their scores."""
-        return self._with_value(candidate, Evaluation("done", task_scores(self.examples, cells)))
+        scores = task_scores(self._results.examples, cells)
+        return self._results.with_value(candidate, Evaluation("done", scores))

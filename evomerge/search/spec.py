@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from evomerge.search.budget import Budget
 from evomerge.search.racing.settings import Racing
 from evomerge.spaces import SearchContext, Space
 from evomerge.store import RunRecord
+from evomerge.types import Parameter
 from evomerge.worker import WorkerSetup
 
 
@@ -27,7 +28,7 @@ class Stage:
         space: what may vary; with stand-ins for the winners that it needs.
         needs: names of the earlier stages whose winners are models of the space.
         new_space: makes the space from the recipes of these winners, by the names of their stages.
-        new_optimizer: makes an optimizer for the space.
+        new_optimizer: makes an optimizer for the parameters of the space, with initial values.
         budget: when the stage ends.
         informed: whether the search starts from the best of several points.
         racing: how few examples a candidate is asked; None where each is asked all.
@@ -38,7 +39,7 @@ class Stage:
     space: Space
     needs: tuple[str, ...]
     new_space: Callable[[Mapping[str, Recipe]], Space]
-    new_optimizer: Callable[[Space], Optimizer]
+    new_optimizer: Callable[[Sequence[Parameter]], Optimizer]
     budget: Budget
     informed: bool = False
     racing: Racing | None = None

@@ -1,40 +1,34 @@
-"""One stage of a search under way: its optimizer's state, and what it has used up."""
+"""One stage of a search under way: what it asks for next, and what it learns."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from evomerge.recipes import Recipe
 from evomerge.search.budget import Asked, Reading
 from evomerge.search.counts import Counts
-from evomerge.search.racing.deck import AllExamples, Deck
+from evomerge.search.finalists import most_finalists
+from evomerge.search.known import OnRecord
+from evomerge.search.racing.deck import Deck
 from evomerge.search.racing.race import Race, Standing
-from evomerge.search.racing.settings import Racing
 from evomerge.search.shown import Shown
 from evomerge.search.spec import Stage
-from evomerge.store import Store
+from evomerge.search.spending import Spending
+from evomerge.search.starts import MOST_STARTS, Starts, affordable
 from evomerge.types import (
     FINAL_ESTIMATE,
     Candidate,
     Evaluation,
     Genome,
     Kind,
-    Portion,
     Proposal,
     count,
 )
 
 log = logging.getLogger(__name__)
-
-
-# Below so many examples of the search, scoring several finalists in full costs more than the best
-# of them is better: 0.617 against 0.615 with 40,000, 0.609 against 0.612 with 16,000.
-ENOUGH_FOR_A_CHOICE = 40_000
-_FINALISTS = 4  # at most
-_PART_FOR_STARTS = 4  # at most a quarter of the budget
-_MOST_STARTS = 24
 
 
 class Result(NamedTuple):
@@ -57,21 +51,18 @@ class StageRun:
         began: the time from which its budget counts.
 
     Attributes:
-        race: asks candidates some of the examples; None where they are asked all of them. It
-            begins with a cohort of points from which the optimizer may start.
+        race: asks candidates some of the examples; None where they are asked all of them.
     """
 
     def __init__(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> None:
         self.stage, self.name = stage, stage.name
         self.space = stage.new_space(winners) if stage.needs else stage.space
-        self.optimizer = stage.new_optimizer(self.space)
+        self.optimizer = stage.new_optimizer(self.space.parameters)
         self.counts = Counts()
+        self.spending = Spending(stage.budget, began)
         self.race: Race | None = None
-        self._began = began
         self._examples = 0  # of the search
-        self._asked = Asked()
-        self._starts: list[Proposal] = []
-        self._starting: dict[int, Proposal] = {}  # by number, those whose cohort is open
+        self._starts: Starts | None = None  # until the best of them is known
         self._start = Proposal("initial", self.space.initial())
         self._finalists: list[Proposal] | None = None
 
@@ -80,59 +71,49 @@ class StageRun:
         """Whether `begin` was called."""
         return self._examples > 0
 
-    def begin(self, shown: Shown) -> None:
-        """Take in what the baselines have shown, before the first candidate; once."""
+    def begin(self, shown: Shown, tokens: int) -> None:
+        """Take in what the baselines have shown, before the first candidate; once.
+
+        Args:
+            tokens: generated in answers to portions, before this stage.
+        """
+        self.spending.tokens_before = tokens
         self._examples = count(shown.examples)
-        racing, shares = self.stage.racing, shown.shares
-        if self.optimizer.takes_seeds:
-            seeds = self.space.starts(shown.best_first)[:_MOST_STARTS]
-            self.optimizer.begin_with([genome for _, genome in seeds])
-        starts: list[Proposal] = []
-        if self.stage.informed and self.optimizer.takes_start:
-            starts = self.space.starts(shown.best_first)[:_MOST_STARTS]
-        if racing is not None:
+        if self.stage.racing is not None:
             size = self.optimizer.cohort_size
             assert size is not None
             # a deck of its own: its stage is not to be won on the examples that an earlier one was
-            deck = Deck(shown.examples, shares, (shown.seed, self.optimizer.seed))
-            self.race = Race(racing, size, deck, shares)
-        elif len(starts) > 1:
-            whole = Racing(first=self._examples, rungs=1)
-            self.race = Race(whole, len(starts), AllExamples(shown.examples), shares)
-        if self.race is not None and len(starts) > 1:
-            self._starts = self._affordable(starts, self.race)
-            if not self._starts:
+            deck = Deck(shown.examples, shown.shares, (shown.seed, self.optimizer.seed))
+            self.race = Race(self.stage.racing, size, deck, shown.shares)
+        points = self.space.starts(shown.best_first)[:MOST_STARTS]
+        if self.optimizer.takes_seeds:
+            self.optimizer.begin_with([point.genome for point in points])
+        if self.stage.informed and self.optimizer.takes_start and len(points) > 1:
+            tried = affordable(points, self.stage.budget, self._cost)
+            self._starts = Starts(tried) if tried else None
+            if not tried:
                 log.info("no start is tried: two would take more than a quarter of the budget")
-                self.race = None if racing is None else self.race
 
-    def _affordable(self, starts: Sequence[Proposal], race: Race) -> list[Proposal]:
-        """As many of the first starts as a part of the budget is enough for; none, or several."""
-        parts, budget = _PART_FOR_STARTS, self.stage.budget
-        for size in range(len(starts), 1, -1):
-            if budget.affords(Asked(), Asked(parts * size, parts * race.most(size))):
-                return list(starts[:size])
-        return []
+    def _cost(self, size: int) -> Asked:
+        """What so many candidates are asked together at most."""
+        return Asked(size, size * self._examples if self.race is None else self.race.most(size))
 
     def spent(self, now: Reading) -> bool:
         """Whether the budget is spent, or does not reach for the next candidate or cohort."""
-        budget = self.stage.budget
-        return not (budget.affords(self._asked, self._next()) and self.has_time(now))
+        return not (self.spending.reaches(self._next()) and self.spending.has_time(now))
 
     def _next(self) -> Asked:
         """What is asked next as a whole, and the final estimates."""
         if self.race is None:
-            return Asked(1, self._examples)
+            return self._cost(1)
         if not self.race.between:
             return Asked()  # counted when its cohort began
-        size = len(self._starts) or self.race.size
-        most = self.race.most(size)
-        finalists = self._most_finalists(self._asked.examples + most)
-        return Asked(size, most + finalists * self._examples)
+        evaluations, examples, _ = self._cost(self._cohort_size(self.race))
+        estimates = most_finalists(self.spending.asked.examples + examples)
+        return Asked(evaluations, examples + estimates * self._examples)
 
-    @staticmethod
-    def _most_finalists(examples: int) -> int:
-        """How many final estimates are asked everything, after so many examples."""
-        return _FINALISTS if examples >= ENOUGH_FOR_A_CHOICE else 1
+    def _cohort_size(self, race: Race) -> int:
+        return race.size if self._starts is None else self._starts.size
 
     def ask(self, number: int, *, ahead: bool) -> Proposal | None:
         """The next start or the optimizer's next genome; None while it must see results first.
@@ -140,91 +121,43 @@ class StageRun:
         Args:
             ahead: whether the optimizer may propose something meanwhile.
         """
-        if self._starts:
-            start = self._starting[number] = self._starts.pop(0)
-            return start
-        if self._starting or (self.race is not None and not self.race.may_join(ahead)):
+        if self._starts is not None:
+            return self._starts.ask(number)
+        if self.race is not None and not self.race.may_join(ahead):
             return None
         genome = self.optimizer.ask(number)
         if genome is None and ahead:
             genome = self.optimizer.ask_ahead(number)
         return None if genome is None else Proposal("", genome)
 
-    def enter(self, candidate: Candidate, store: Store) -> None:
-        """Count a candidate that was asked for; it joins the race, if there is one.
+    def enter(self, candidate: Candidate, known: OnRecord | None = None) -> None:
+        """Count a candidate that was asked for, which joins the race if it races.
 
         Args:
-            store: has the scores of its recipe that are on record.
+            known: what is on record of the recipe of one that races.
         """
         self.counts.ask(candidate)
         if candidate.kind != "search":
             return
-        examples = self._examples
-        if self.race is not None:
-            begins, race, digest = self.race.between, self.race, candidate.recipe.digest
-            size = len(self._starting) + len(self._starts) or None
-            race.join(candidate.number, digest, store.cells(digest), size)
-            known = store.evaluation(digest)
-            if known is not None and known.status == "failed":
+        race, examples = self.race, self._examples
+        if race is not None and known is not None:
+            digest, size = candidate.recipe.digest, self._cohort_size(race)
+            examples = race.join(candidate.number, digest, known.cells, size)
+            if known.whole is not None and known.whole.status == "failed":
                 race.fail(digest)
-            examples = race.open[-1].most if begins else 0
-        asked = self._asked
-        self._asked = Asked(asked.evaluations + 1, asked.examples + examples, asked.tokens)
+        self.spending.ask(examples)
 
-    def count_tokens(self, tokens: int) -> None:
-        """Take in how many tokens the stage has had generated in answers to its portions."""
-        self._asked = self._asked._replace(tokens=tokens)
+    def race_of(self, candidate: Candidate) -> Race | None:
+        """The race in which a candidate is asked some of the examples; None: it is asked all."""
+        return self.race if candidate.kind == "search" else None
 
-    def races(self, candidate: Candidate) -> bool:
-        """Whether a candidate is asked some of the examples at first."""
-        return self.race is not None and candidate.kind == "search"
-
-    def has_time(self, now: Reading) -> bool:
-        """Whether no limit of time is reached."""
-        return self.stage.budget.has_time(now.since(self._began))
-
-    def lacking(self, candidate: Candidate) -> Portion:
-        """The examples of its rung that a raced candidate was not asked yet."""
-        assert self.race is not None
-        return self.race.lacking(candidate.number)
-
-    def take_in(self, digest: str, evaluation: Evaluation) -> None:
-        """Take in the scores of a recipe on some examples, or that it cannot be scored."""
-        if self.race is not None and evaluation.status == "failed":
-            self.race.fail(digest)
-        elif self.race is not None:
-            self.race.learn(digest, evaluation.cells)
-
-    def racing_on(self) -> list[int]:
-        """The candidates of open cohorts that have not retired."""
-        open_cohorts = [] if self.race is None or self.has_chosen else self.race.open
-        return [number for cohort in open_cohorts for number in cohort.active]
-
-    def promoted(self, waited_for: Container[int] = ()) -> list[int]:
-        """Those that are asked more examples now; none while others of a cohort are waited for."""
-        if self.race is None or not self.race.open:
-            return []
-        if any(number in waited_for for number in self.race.open[0].active):
-            return []
-        return self.race.climb()
-
-    def ended(self) -> dict[int, Result] | None:
-        """How the oldest cohort ended, by number; None while it has not.
-
-        After that of the starts, the search begins.
-        """
-        race = self.race
-        if race is None or (cohort := race.close()) is None:
-            return None
-        asked = self._asked.examples - cohort.most + cohort.examples
-        self._asked = self._asked._replace(examples=asked)
-        if self._starting:
-            best = max(sorted(cohort.standings), key=lambda number: cohort.standings[number])
-            self._start = self._starting[best]
-            self.optimizer.begin_at(self._start.genome)
-            log.info("the search starts from: %s", self._start.label)
+    def close_cohort(self) -> dict[int, Result]:
+        """How the oldest cohort ended, by number; empty while it has not."""
+        if self.race is None or (cohort := self.race.close()) is None:
+            return {}
+        self.spending.give_back(cohort.most - cohort.examples)
         return {
-            number: Result(standing, standing.rung < 0 or race.asked_all(cohort, number))
+            number: Result(standing, standing.rung < 0 or self.race.asked_all(cohort, number))
             for number, standing in sorted(cohort.standings.items())
         }
 
@@ -241,34 +174,49 @@ class StageRun:
         return self._finalists is not None
 
     def final_estimate(self, number: int) -> Candidate | None:
-        """The next of the optimizer's estimates of the best; each is asked for once."""
+        """The next of the estimates of the best; each is asked for once.
+
+        With the first one the search of this stage is over: cohorts that have not ended are left.
+        """
         if self._finalists is None:
-            best = self.optimizer.recommend()
-            self._finalists = [] if best is None else [Proposal("", best)]
-            if self.race is not None:
-                most = self._most_finalists(self._asked.examples)
-                self._finalists = list(self.optimizer.finalists()[:most])
-                if not self._finalists:  # there was no time for a cohort
-                    self._finalists = [self._start]
+            self._finalists = self._choose()
+            self.race = None
         if not self._finalists:
             return None
         label, genome = self._finalists.pop(0)
         return self.candidate(number, FINAL_ESTIMATE, genome, label)
 
+    def _choose(self) -> list[Proposal]:
+        if self.race is None:
+            best = self.optimizer.recommend()
+            return [] if best is None else [Proposal("", best)]
+        most = most_finalists(self.spending.asked.examples)
+        # there may have been no time for a cohort
+        return list(self.optimizer.finalists()[:most]) or [self._start]
+
     def learn(self, candidate: Candidate, evaluation: Evaluation, most_failures: int) -> None:
-        """Report a result to the optimizer, if it asked for the candidate.
+        """Report a result to whoever asked for the candidate.
 
         Raises:
             SearchError: as many as ``most_failures`` have failed, and none has not.
         """
-        if candidate.number in self._starting:
-            del self._starting[candidate.number]
-            if not self._starting and self.stage.racing is None:
-                self.race = None
-        elif candidate.kind == "search":
-            self.optimizer.tell(candidate.number, evaluation)
         if candidate.kind == "search":
-            tokens = self._asked.tokens + evaluation.generated_tokens
-            self._asked = self._asked._replace(tokens=tokens)
+            if self._starts is None:
+                self.optimizer.tell(candidate.number, evaluation)
+            else:
+                self._starts.tell(candidate.number, evaluation)
+                self._begin_at(self._starts.best)
+            if self.race is None:
+                self.spending.generate(evaluation.generated_tokens)
         self.counts.report(candidate, evaluation)
         self.counts.give_up_if_all_fail(candidate.kind, most_failures)
+
+    def _begin_at(self, best: Proposal | None) -> None:
+        """Let the optimizer begin at a start, once the best of them is known."""
+        if best is None:
+            return
+        genes = best.genome.genes
+        parameters = [replace(one, initial=genes[one.name]) for one in self.space.parameters]
+        self._starts, self._start = None, best
+        self.optimizer = self.stage.new_optimizer(parameters)
+        log.info("the search starts from: %s", best.label)

@@ -269,11 +269,10 @@ class Store:
             return evaluations.find(connection, self._key(recipe_digest, split))
 
     def cells(self, recipe_digest: str) -> Cells:
-        """All scores of a recipe on search examples, under this run's fitness and settings."""
+        """The scores of a recipe on the search examples that it was asked in portions."""
         with self._transactions.begin() as connection:
-            found = [cells for _, cells in portions.load(connection, self._run_id, recipe_digest)]
-            whole = evaluations.find(connection, self._key(recipe_digest, "search"))
-        return portions.union([*found, *([] if whole is None else [whole.cells])])
+            found = portions.load(connection, self._run_id, recipe_digest)
+            return portions.union(cells for _, cells in found)
 
     def tokens(self, elapsed_seconds: float) -> int:
         """How many tokens were generated in answers to portions until so much search time."""

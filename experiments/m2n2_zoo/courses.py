@@ -91,7 +91,7 @@ def read_course(folder: Path) -> Course:
     with Store.open(folder, read_only=True) as store:
         search = load(parse_yaml(store.run().search_yaml, str(folder))).search
         stage = search.stages[0]
-        return course(store, stage.new_optimizer(stage.space))
+        return course(store, stage.new_optimizer(stage.space.parameters))
 
 
 def course(store: Store, optimizer: Optimizer) -> Course:

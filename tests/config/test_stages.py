@@ -106,7 +106,7 @@ def test_stages_with_the_same_space_draw_differently(tmp_path: Path) -> None:
     content = changed(0, **keys)
     content["stages"][1] |= keys
     first, second = (
-        stage.new_optimizer(stage.space).ask(9)
+        stage.new_optimizer(stage.space.parameters).ask(9)
         for stage in load(write(tmp_path, content)).search.stages
     )
     assert first is not None and second is not None

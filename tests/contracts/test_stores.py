@@ -382,7 +382,8 @@ def test_portions_add_up_and_the_first_score_of_an_example_counts(place: Place) 
         assert (spent.evaluations, spent.merge_seconds, spent.generated_tokens) == (2, 2.0, 6)
         whole = evaluation(0.25)
         store.record_evaluation(digest, "search", whole)
-        assert store.cells(digest) == {**known, "alpha|日本語": {0: 1.0}}
+        assert store.evaluation(digest) == whole
+        assert store.cells(digest) == known
 
 
 def test_a_portion_of_no_candidate_is_refused(place: Place) -> None:

@@ -84,17 +84,6 @@ class Deck:
         return [examples[place] for place in generator.permutation(len(examples)).tolist()]
 
 
-class AllExamples(Deck):
-    """Deals every cohort all examples, on its first rung."""
-
-    def __init__(self, examples: Portion) -> None:
-        super().__init__(examples, dict.fromkeys(examples, 1.0), (0, 0))
-
-    def deal(self, first: int, blocks: int) -> Hand:
-        """See `Deck.deal`: whatever is wanted, all."""
-        return Hand(self.examples, {task: len(ids) for task, ids in self.examples.items()})
-
-
 def rung_sizes(racing: Racing, shares: Mapping[str, float], there: Mapping[str, int]) -> list[int]:
     """How many examples each rung has, those of the rungs below it included.
 

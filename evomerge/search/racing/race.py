@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from evomerge.search.racing.cells import lacking
 from evomerge.search.racing.deck import Deck, Hand, rung_sizes
 from evomerge.search.racing.reliability import Reliability
 from evomerge.search.racing.settings import Racing, most_tied
-from evomerge.types import Cells, Portion, count
+from evomerge.types import Cells, Evaluation, Portion, count
 
 
 class Standing(NamedTuple):
@@ -115,14 +115,18 @@ class Race:
         rung = cohort.standings[number].rung
         return rung >= 0 and count(cohort.hand.of_rung(rung)) == count(self._deck.examples)
 
-    def join(self, number: int, digest: str, known: Cells, size: int | None = None) -> None:
+    def join(self, number: int, digest: str, known: Cells, size: int | None = None) -> int:
         """Take in a candidate.
 
         Args:
             known: scores of its recipe from before.
             size: candidates of the cohort that it begins; by default P.
+
+        Returns:
+            How many examples the cohort may be asked that it begins; 0 where it begins none.
         """
-        if self.between:
+        begins = self.between
+        if begins:
             hand = self._deck.deal(self.racing.first, self.racing.blocks)
             size = size or self.size
             self.open.append(Cohort(size, hand, self.most(size)))
@@ -130,12 +134,20 @@ class Race:
         cohort.recipes[number] = digest
         cohort.active.append(number)
         self.learn(digest, known)
+        return cohort.most if begins else 0
 
     def learn(self, digest: str, cells: Cells) -> None:
         """Take in scores of a recipe; of two for the same example, the first counts."""
         known = self._cells.setdefault(digest, {})
         for task, scores in cells.items():
             known[task] = {**scores, **known.get(task, {})}
+
+    def take_in(self, digest: str, evaluation: Evaluation) -> None:
+        """Take in the scores of a recipe on some examples, or that it cannot be scored."""
+        if evaluation.status == "failed":
+            self.fail(digest)
+        else:
+            self.learn(digest, evaluation.cells)
 
     def fail(self, digest: str) -> None:
         """Take in that a recipe cannot be scored."""
@@ -150,13 +162,21 @@ class Race:
     def _missing(self, cohort: Cohort, number: int) -> Portion:
         return lacking(cohort.hand.of_rung(cohort.rung), self._cells[cohort.recipes[number]])
 
-    def climb(self) -> list[int]:
+    @property
+    def active(self) -> list[int]:
+        """The candidates of open cohorts that have not retired."""
+        return [number for cohort in self.open for number in cohort.active]
+
+    def climb(self, waited_for: Container[int] = ()) -> list[int]:
         """Retire and promote as far as the scores go.
+
+        Args:
+            waited_for: candidates whose answers are not in; their cohort stays where it is.
 
         Returns:
             Those that are asked more examples now.
         """
-        if not self.open:
+        if not self.open or any(number in waited_for for number in self.open[0].active):
             return []
         cohort, before = self.open[0], self.open[0].rung
         while cohort.is_full and cohort.active and not any(map(self.lacking, cohort.active)):

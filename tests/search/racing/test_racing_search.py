@@ -249,7 +249,7 @@ def test_as_many_starts_are_tried_as_a_quarter_of_the_budget_is_enough_for(
     (stage,) = new(start="auto", racing=racing, budget=budget).stages
     run = StageRun(stage, {}, Reading(0, 0))
     examples, shares = {task: tuple(range(40)) for task in ("one", "two")}, {"one": 1.0, "two": 1.0}
-    run.begin(Shown(examples, shares, ("b", "a"), 0))
+    run.begin(Shown(examples, shares, ("b", "a"), 0), 0)
     proposed = [run.ask(number, ahead=False) for number in range(9)]
     labels = [one.label for one in proposed if one is not None]
     # after starts the optimizer waits; without any it has begun
@@ -329,7 +329,7 @@ def test_a_budget_that_ends_never_or_at_once_is_refused(
 def test_four_final_estimates_are_paid_for_where_they_are_asked(
     new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evomerge.search.stage.ENOUGH_FOR_A_CHOICE", 2 * COHORT)
+    monkeypatch.setattr("evomerge.search.finalists.ENOUGH_FOR_A_CHOICE", 2 * COHORT)
     budget = 12 * COHORT
     board = run_with(LocalExecutor(), new(budget={"examples": budget}), tmp_path)
     estimates = [row for row in board if row[1] == "mean"]
