@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from evomerge.types import TaskScores
 
 _ALIKE = 1e-9  # of the same mean, added up in another order
+_SQUARABLE = 1e100  # the sum of the squares of many such scores is a float
 
 
 @dataclass(slots=True)
@@ -105,9 +106,9 @@ def expected_largest(count: int) -> float:
 
 
 def is_mean(scores: TaskScores) -> bool:
-    """Whether a task's score is the mean of its examples' scores."""
+    """Whether a task's score is the mean of its examples' scores, and these can be squared."""
     largest = max(map(abs, scores.example_scores), default=math.inf)
-    if not largest < math.inf:
+    if not largest < _SQUARABLE:
         return False
     mean = math.fsum(scores.example_scores) / len(scores.example_scores)
     return abs(mean - scores.score) <= _ALIKE * max(1.0, largest)

@@ -1,4 +1,4 @@
-"""What racing saved in a run."""
+"""What racing saved in a run, and how well its first rungs ranked."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from evomerge.analysis.ranking import Ranking, rankings
 from evomerge.search.racing.cells import task_scores
+from evomerge.store import Store
 from evomerge.store.portions import union
+from evomerge.store.records import Event
 from evomerge.types import FINAL_ESTIMATE, Candidate, Cells, Evaluation
 
 
@@ -18,12 +21,20 @@ class RacingSummary:
     Attributes:
         examples: of all of them together; final estimates and baselines are left out.
         in_full: how many asking each of them everything would have taken.
+        tokens: generated in their answers.
+        tokens_in_full: in as many answers as `in_full`, if these were as long on average.
+        all_examples: how many a candidate can be asked.
         candidates: how many examples to how many candidates that were asked so many.
+        ranking: by stage, one without a name where the search has none; see `Ranking`.
     """
 
     examples: int
     in_full: int
+    tokens: int
+    tokens_in_full: int
+    all_examples: int
     candidates: Mapping[int, int]
+    ranking: Mapping[str, Ranking]
 
     @property
     def factor(self) -> float:
@@ -45,7 +56,9 @@ def parts(portions: Iterable[tuple[str, Cells]]) -> dict[str, Evaluation]:
 
 
 def summary(
+    store: Store,
     candidates: Sequence[Candidate],
+    events: Sequence[Event],
     asked: Mapping[str, Evaluation],
     evaluations: Mapping[int, Evaluation],
 ) -> RacingSummary | None:
@@ -61,8 +74,15 @@ def summary(
     counts = [asked[digest].examples for digest in raced if digest in asked]
     if baseline is None or not counts:
         return None
+    examples, in_full = sum(counts), baseline.examples * len(counts)
+    generated = store.tokens_of_recipes()
+    tokens = sum(generated.get(digest, 0) for digest in raced)
     return RacingSummary(
-        examples=sum(counts),
-        in_full=baseline.examples * len(counts),
+        examples=examples,
+        in_full=in_full,
+        tokens=tokens,
+        tokens_in_full=round(tokens * in_full / examples),
+        all_examples=baseline.examples,
         candidates=dict(sorted(Counter(counts).items())),
+        ranking=rankings(candidates, events, asked, evaluations),
     )

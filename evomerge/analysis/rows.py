@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
 from evomerge.search.selection import preferences, ranked, references
 from evomerge.store import Store
+from evomerge.store.records import Event
 from evomerge.types import Candidate, Evaluation, Split, TaskScores
 
 Status = Literal["done", "failed", "raced", "dropped", "running"]
@@ -102,14 +103,15 @@ class Rows(NamedTuple):
     racing: RacingSummary | None
 
 
-def read_rows(store: Store, fitness: Fitness, reported: Collection[int], *, finished: bool) -> Rows:
+def read_rows(store: Store, fitness: Fitness, events: Sequence[Event], *, finished: bool) -> Rows:
     """What came out for the candidates of a run.
 
     Args:
-        reported: numbers of the candidates whose results the optimizer has seen.
-        finished: whether the run is.
+        events: of the run.
+        finished: whether it is.
     """
     candidates = store.candidates()
+    reported = {event.number for event in events if event.kind == "tell"}
     told = [c for c in candidates if c.number in reported]
     search = _known(store, fitness, told, "search")
     held_out = _known(store, fitness, candidates, "held_out")
@@ -130,7 +132,7 @@ def read_rows(store: Store, fitness: Fitness, reported: Collection[int], *, fini
     )
     searched = [c for c in candidates if c.kind != "baseline"]
     best = next(iter(ranked(searched, preferences(fitness, candidates, evaluations))), None)
-    racing = summary(candidates, asked, evaluations)
+    racing = summary(store, candidates, events, asked, evaluations)
     if best is None:
         return Rows(rows, None, None, racing)
     compared = [

@@ -76,7 +76,7 @@ class Run:
             elapsed_seconds = store.elapsed_seconds()
             reported = {event.number for event in events if event.kind == "tell"}
             finished = record.finished_utc is not None
-            rows, best, choice, racing = read_rows(store, file.fitness, reported, finished=finished)
+            rows, best, choice, racing = read_rows(store, file.fitness, events, finished=finished)
             return cls(
                 folder=folder,
                 record=record,
@@ -98,6 +98,11 @@ class Run:
     def candidates(self) -> tuple[Row, ...]:
         """The rows of the candidates that the search made, baselines left out."""
         return tuple(row for row in self.rows if row.candidate.kind != "baseline")
+
+    @property
+    def search_examples(self) -> int | None:
+        """How many examples there are to search on; None before a baseline was asked them."""
+        return next((row.search.examples for row in self.baselines if row.search), None)
 
     @property
     def starts(self) -> dict[str, Row]:

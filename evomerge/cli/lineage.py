@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,28 +28,37 @@ def lineage(
 ) -> None:
     """Show whom a candidate descends from, why they were crossed, and what each gave."""
     from evomerge.analysis.run import Run
+    from evomerge.reports.candidate import search_score
+    from evomerge.reports.table import short
 
-    ancestry = Run.open(folder).ancestry(candidate)
+    run = Run.open(folder)
+    ancestry = run.ancestry(candidate)
     if as_json:
         print_json(asdict(ancestry))
         return
+    scores = {
+        one.number: search_score(run, run.rows[one.number])
+        if one.value is None
+        else short(one.value)
+        for one in ancestry.ancestors
+    }
     out = console(width=200)
-    out.print(_tree(ancestry, depth))
+    out.print(_tree(ancestry, depth, scores))
     if ancestry.sources:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in ancestry.sources.items())
         out.print()
         out.print(f"sources    {shares}")
     if len(ancestry.ancestors) > 1:
-        out.print(_table(ancestry))
+        out.print(_table(ancestry, scores))
     if len(ancestry.ancestors) > _MOST_ROWS + 1:
         more = len(ancestry.ancestors) - 1 - _MOST_ROWS
         out.print(f"and {more} more ancestors: --json has all")
 
 
-def _tree(ancestry: Ancestry, depth: int) -> Tree:
+def _tree(ancestry: Ancestry, depth: int, scores: Mapping[int, str]) -> Tree:
     """Every ancestor once with its parents, elsewhere by its number."""
     known = {one.number: one for one in ancestry.ancestors}
-    root = Tree(_line(known[ancestry.candidate]))
+    root = Tree(_line(known[ancestry.candidate], scores))
     shown = {ancestry.candidate}
     level = [(root, ancestry.candidate)]
     for generation in range(depth):
@@ -56,7 +66,7 @@ def _tree(ancestry: Ancestry, depth: int) -> Tree:
         for branch, number in level:
             for parent in dict.fromkeys(known[number].parents):
                 again = parent in shown
-                line = f"{parent}, see elsewhere" if again else _line(known[parent])
+                line = f"{parent}, see elsewhere" if again else _line(known[parent], scores)
                 if not again and generation == depth - 1 and known[parent].parents:
                     line += " …"
                 twig = branch.add(line)
@@ -67,11 +77,9 @@ def _tree(ancestry: Ancestry, depth: int) -> Tree:
     return root
 
 
-def _line(one: Ancestor) -> str:
-    from evomerge.reports.table import short
-
+def _line(one: Ancestor, scores: Mapping[int, str]) -> str:
     genes = one.genes
-    parts = [f"{one.number}" if one.value is None else f"{one.number}  {short(one.value)}"]
+    parts = [f"{one.number}", *([scores[one.number]] if scores[one.number] else [])]
     if "source" in genes:
         parts.append(f"source {genes['source']}")
     for name in genes:
@@ -96,9 +104,7 @@ def _why(one: Ancestor) -> str:
     return f"{' and '.join(names)} by {genes['chosen_by']}"
 
 
-def _table(ancestry: Ancestry) -> Table:
-    from evomerge.reports.table import short
-
+def _table(ancestry: Ancestry, scores: Mapping[int, str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("ancestor", "fitness", "share of the weights", "parents", "source"):
         table.add_column(column)
@@ -106,7 +112,7 @@ def _table(ancestry: Ancestry) -> Table:
     for one in others[:_MOST_ROWS]:
         table.add_row(
             str(one.number),
-            "" if one.value is None else short(one.value),
+            scores[one.number],
             "" if one.share is None else f"{one.share:.1%}",
             ", ".join(map(str, one.parents)),
             str(one.genes.get("source", "")),

@@ -135,16 +135,31 @@ def resume(
     _print(done)
 
 
-def show(folder: Folder, as_json: Json = False) -> None:
+def show(
+    folder: Folder,
+    candidate: Annotated[
+        str | None,
+        typer.Option(help="Only this one: its number, or 'best'.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show a run: progress, table, best recipes, failures. Also while it runs."""
     from evomerge.analysis.run import Run
+    from evomerge.reports.candidate import described
 
-    run = Run.open(folder)
+    run, out = Run.open(folder), console()
+    if candidate is not None:
+        row = run.row(candidate)
+        if as_json:
+            print_json(row.as_json())
+            return
+        for line in described(run, row):
+            out.print_lines(line)
+        return
     if as_json:
         print_json(run.as_json())
         return
     _print(run)
-    out = console()
     if run.throughput.candidates_per_hour is not None:
         out.print(f"{run.throughput.candidates_per_hour:.0f} candidates per hour")
     for share in run.throughput.workers:
@@ -230,16 +245,17 @@ def _time_left(now: Standing) -> str:
 def _print(run: Run) -> None:
     from evomerge.analysis.export import CHECKPOINT, RECIPE, lm_eval_commands
     from evomerge.reports.choice import chosen
+    from evomerge.reports.racing import raced
     from evomerge.reports.table import comparison
 
     out = console(width=120)
     state = "finished" if run.record.finished_utc else "not finished"
     done = sum(row.status == "done" for row in run.candidates)
-    raced = sum(row.status == "raced" for row in run.candidates)
+    in_part = sum(row.status == "raced" for row in run.candidates)
     failed = [row for row in run.candidates if row.status == "failed"]
     out.print(
         f"{run.record.name}: {state}, {len(run.candidates)} candidates "
-        f"({done} done, {f'{raced} raced, ' if raced else ''}{len(failed)} failed), "
+        f"({done} done, {f'{in_part} raced, ' if in_part else ''}{len(failed)} failed), "
         f"{run.elapsed_seconds:.0f} s",
     )
     for stage, start in run.starts.items():
@@ -251,13 +267,8 @@ def _print(run: Run) -> None:
         of = f"stage {stage} started" if stage else "started"
         text = f"{of} from: {start.candidate.label}, the best of {tried} points"
         out.print(printable(text), soft_wrap=True)
-    if run.racing is not None:
-        each = ", ".join(f"{count} of {n}" for count, n in run.racing.candidates.items())
-        out.print(
-            f"raced: {run.racing.examples:,} examples asked ({each} candidates), "
-            f"{run.racing.factor:.1f} times fewer than all of every candidate",
-            soft_wrap=True,
-        )
+    for line in [] if run.racing is None else raced(run.racing):
+        out.print(printable(line), soft_wrap=True)
     out.print(comparison(run))
     for line in [] if run.choice is None else chosen(run.choice):
         out.print(printable(line), soft_wrap=True)

@@ -39,11 +39,11 @@ def comparison(run: Run) -> Table:
         best, shown = row is run.best, row.held_out or row.search
         tasks = shown.tasks if shown else {}
         table.add_row(
-            _plain(f"best recipe: {_name(row)}" if best else _name(row)),
+            _plain(f"best recipe: {name(row)}" if best else name(row)),
             *([_plain(row.candidate.stage)] if staged else []),
-            _with_interval(row.search),
-            _with_interval(row.held_out),
-            *(_share(tasks[t]) if t in tasks else "" for t in run.file.fitness.tasks),
+            with_interval(row.search),
+            with_interval(row.held_out),
+            *(share(tasks[t]) if t in tasks else "" for t in run.file.fitness.tasks),
             style="bold" if best else "",
         )
     return table
@@ -54,15 +54,17 @@ def _plain(name: str) -> Text:
     return Text(printable(name))
 
 
-def _name(row: Row) -> str:
+def name(row: Row) -> str:
+    """What a candidate is called."""
     candidate = row.candidate
     if candidate.kind == "baseline":
         return candidate.label
-    name = f"{'final estimate' if candidate.kind == FINAL_ESTIMATE else 'candidate'} {row.number}"
-    return name if row.recipe.depth is None else f"{name}, {row.recipe.depth} layers"
+    text = f"{'final estimate' if candidate.kind == FINAL_ESTIMATE else 'candidate'} {row.number}"
+    return text if row.recipe.depth is None else f"{text}, {row.recipe.depth} layers"
 
 
-def _with_interval(score: Score | None) -> str:
+def with_interval(score: Score | None) -> str:
+    """A fitness with its 95 % interval; nothing without one."""
     return "" if score is None else f"{short(score.value)} ± {short(score.half_width)}"
 
 
@@ -71,5 +73,6 @@ def short(value: float) -> str:
     return f"{value:.3f}" if abs(value) < _FEW_DIGITS else f"{value:.3e}"
 
 
-def _share(score: float) -> str:
+def share(score: float) -> str:
+    """A task's score in a few characters, whatever its size."""
     return f"{score:.1%}" if abs(score) < _FEW_DIGITS else f"{score:.3e}"

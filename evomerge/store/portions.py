@@ -25,6 +25,11 @@ _OF_RECIPE = _ALL.where(portions.c.recipe_digest == bindparam("recipe_digest"))
 _TOKENS = select(func.sum(portions.c.generated_tokens)).where(
     portions.c.run_id == bindparam("run_id"), portions.c.elapsed_seconds <= bindparam("elapsed")
 )
+_OF_RECIPES = (
+    select(portions.c.recipe_digest, func.sum(portions.c.generated_tokens).label("tokens"))
+    .where(portions.c.run_id == bindparam("run_id"))
+    .group_by(portions.c.recipe_digest)
+)
 _ELAPSED = select(func.max(portions.c.elapsed_seconds)).where(
     portions.c.run_id == bindparam("run_id")
 )
@@ -79,6 +84,12 @@ def load(
 def tokens(connection: Connection, run_id: int, elapsed: float) -> int:
     """How many tokens were generated until so much search time had passed."""
     return connection.execute(_TOKENS, {"run_id": run_id, "elapsed": elapsed}).scalar() or 0
+
+
+def tokens_of_recipes(connection: Connection, run_id: int) -> dict[str, int]:
+    """Digest to how many tokens were generated in answers of that recipe."""
+    rows = connection.execute(_OF_RECIPES, {"run_id": run_id})
+    return {row.recipe_digest: row.tokens for row in rows}
 
 
 def elapsed_seconds(connection: Connection, run_id: int) -> float:

@@ -279,6 +279,11 @@ class Store:
         with self._transactions.begin() as connection:
             return portions.tokens(connection, self._run_id, elapsed_seconds)
 
+    def tokens_of_recipes(self) -> dict[str, int]:
+        """Digest to how many tokens were generated in answers to portions, in a single query."""
+        with self._transactions.begin() as connection:
+            return portions.tokens_of_recipes(connection, self._run_id)
+
     def portions(self) -> Iterator[tuple[str, Cells]]:
         """Digest and scores of every recipe that was asked some of the examples, each time."""
         with self._transactions.begin() as connection:

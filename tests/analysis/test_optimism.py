@@ -73,6 +73,7 @@ def test_tasks_count_by_what_they_are_worth() -> None:
         scored(0, 1, 1, score=1.7),  # e.g. a perplexity
         scored(0, 1),
         scored(0, 1, math.inf, score=1.0),
+        scored(0, 0, 1e200),
     ],
 )
 def test_nothing_is_known_of_scores_that_are_no_means_of_the_same_examples(

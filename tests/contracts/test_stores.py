@@ -375,6 +375,7 @@ def test_portions_add_up_and_the_first_score_of_an_example_counts(place: Place) 
     with place.open() as store:
         assert store.cells(digest) == known
         assert [digest_and_cells[0] for digest_and_cells in store.portions()] == [digest] * 2
+        assert store.tokens_of_recipes() == {digest: 6}
         assert store.evaluation(digest) is None
         assert store.elapsed_seconds() == 4.5
         assert [e.kind for e in store.events()] == ["ask", "tell"]

@@ -5,28 +5,70 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import NamedTuple
 
 _OLD = 0.7  # weight of what earlier cohorts said
 _LOW, _COHORTS = 0.05, 5
+_SQUARABLE = 1e100  # the sum of the squares of many such scores is a float
 
 
-@dataclass(slots=True)
-class Reliability:
-    """Variance between candidates, and of candidate and example together, over the cohorts.
+class Variances(NamedTuple):
+    """What the scores of candidates on the same examples vary by.
 
     Attributes:
-        signal: variance of the candidates' true means; NaN before the first cohort.
+        signal: variance of the candidates' true means; below 0 by chance where it is small.
         noise: variance of one answer about what candidate and example would make it by themselves.
 
     Source: two-way analysis of variance without replication; Brennan 2001, "Generalizability
         Theory", section 2.
     """
 
-    signal: float = math.nan
-    noise: float = math.nan
-    low: int = 0  # cohorts in a row
+    signal: float
+    noise: float
+
+    def reliability(self, examples: int) -> float:
+        """The share of the variance of means over so many examples that is the candidates'."""
+        signal = max(0.0, self.signal)
+        total = signal + self.noise / examples
+        return signal / total if total > 0 else 0.0
+
+
+def variances(rows: Sequence[Sequence[float]]) -> Variances | None:
+    """What scores vary by.
+
+    Args:
+        rows: (P, n) the scores of each candidate.
+
+    Returns:
+        None where there are fewer than two of either, or scores whose squares are no numbers.
+    """
+    P, n = len(rows), len(rows[0]) if rows else 0
+    if P < 2 or n < 2 or not all(abs(score) < _SQUARABLE for row in rows for score in row):
+        return None
+    of_candidate = [math.fsum(row) / n for row in rows]
+    of_example = [math.fsum(column) / P for column in zip(*rows, strict=True)]
+    mean = math.fsum(of_candidate) / P
+    rest = (
+        (score - candidate - example + mean) ** 2
+        for row, candidate in zip(rows, of_candidate, strict=True)
+        for score, example in zip(row, of_example, strict=True)
+    )
+    noise = math.fsum(rest) / ((P - 1) * (n - 1))
+    scatter = math.fsum((one - mean) ** 2 for one in of_candidate) / (P - 1)
+    return Variances(scatter - noise / n, noise)
+
+
+@dataclass(slots=True)
+class Reliability:
+    """`Variances` over the cohorts, those of the last ones counting most.
+
+    Attributes:
+        mean: None before the first cohort.
+        low: how many cohorts in a row the first rung has hardly ranked.
+    """
+
+    mean: Variances | None = None
+    low: int = 0
 
     def learn(self, rows: Sequence[Sequence[float]]) -> None:
         """Take in the scores of a cohort on its first rung.
@@ -34,23 +76,19 @@ class Reliability:
         Args:
             rows: (P, n); fewer than two of either teach nothing.
         """
-        R_Pn = np.array(rows, dtype=float)
-        if R_Pn.ndim != 2 or min(R_Pn.shape) < 2:
+        found = variances(rows)
+        if found is None:
             return
-        P, n = R_Pn.shape
-        of_candidate = R_Pn.mean(axis=1)
-        rest = R_Pn - of_candidate[:, None] - R_Pn.mean(axis=0) + R_Pn.mean()
-        noise = float((rest**2).sum()) / ((P - 1) * (n - 1))
-        signal = max(0.0, float(of_candidate.var(ddof=1)) - noise / n)
-        known = not math.isnan(self.signal)
-        self.signal = _OLD * self.signal + (1 - _OLD) * signal if known else signal
-        self.noise = _OLD * self.noise + (1 - _OLD) * noise if known else noise
-        self.low = self.low + 1 if self.of(n) < _LOW else 0
+        now = found._replace(signal=max(0.0, found.signal))
+        if self.mean is not None:
+            pairs = zip(self.mean, now, strict=True)
+            now = Variances(*(_OLD * old + (1 - _OLD) * new for old, new in pairs))
+        self.mean = now
+        self.low = self.low + 1 if self.of(len(rows[0])) < _LOW else 0
 
     def of(self, examples: int) -> float:
         """The share of the variance of means over so many examples that is the candidates'."""
-        total = self.signal + self.noise / examples
-        return self.signal / total if total > 0 else 0.0
+        return 0.0 if self.mean is None else self.mean.reliability(examples)
 
     @property
     def is_low(self) -> bool:

@@ -124,9 +124,22 @@ def test_reliability_is_that_of_the_analysis_of_variance() -> None:
     rows = candidates[:, None] + examples + 0.5 * generator.normal(size=(4000, 40))
     one = Reliability()
     one.learn(rows.tolist())
-    assert one.signal == pytest.approx(0.09, rel=0.05)
-    assert one.noise == pytest.approx(0.25, rel=0.05)
+    assert one.mean == pytest.approx((0.09, 0.25), rel=0.05)
     assert one.of(40) == pytest.approx(0.09 / (0.09 + 0.25 / 40), rel=0.02)
+
+
+def test_what_cannot_be_squared_or_has_no_other_beside_it_teaches_nothing() -> None:
+    one = Reliability()
+    for rows in (
+        [],
+        [[0.0, 1.0]],
+        [[0.0], [1.0]],
+        [[0.0, -math.inf], [1.0, 0.0]],
+        [[1e200, 0]] * 2,
+    ):
+        one.learn(rows)
+    assert one.mean is None
+    assert one.of(40) == 0.0
 
 
 def test_more_is_asked_at_first_where_the_first_rung_ranks_by_noise_alone() -> None:
