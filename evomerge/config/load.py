@@ -13,6 +13,7 @@ from evomerge import presets
 from evomerge.config.compatibility import check_fitness
 from evomerge.config.compose import LoadedSearch, compose
 from evomerge.config.overrides import override
+from evomerge.config.starts import read_starts
 from evomerge.config.validation import ProblemCollector
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError
@@ -59,6 +60,7 @@ def load(
     if any(text.startswith("stages.") for text in dotted):
         _inline_presets(content, folder, collect)  # they may name other presets
     _anchor_paths(content, folder, collect)
+    _read_starts(content, folder, collect)
     return compose(collect.validated(content), collect)
 
 
@@ -115,6 +117,24 @@ def _inlined(value: Any, kind: presets.PresetKind, folder: Path) -> Any:
         if isinstance(task, dict) and isinstance(task.get("scorer"), str):
             task["scorer"] = anchor_code(task["scorer"], folder)
     return value
+
+
+def _read_starts(content: dict[str, Any], folder: Path, collect: ProblemCollector) -> None:
+    """Put recipes in place of the files in which they are; a key without any is invalid."""
+    stages = content.get("stages")
+    owners = [
+        (("stages", index), stage)
+        for index, stage in enumerate(stages if isinstance(stages, list) else [])
+        if isinstance(stage, dict)
+    ]
+    for path, owner in [((), content), *owners]:
+        if owner.get("start") is not None:
+            part = collect.part(*path, label=path)
+            starts = part.make(read_starts, owner["start"], folder, at="start")
+            if starts is None:
+                collect.invalid.add((*path, "start"))
+            else:
+                owner["start"] = starts
 
 
 def _anchor_paths(content: dict[str, Any], folder: Path, collect: ProblemCollector) -> None:

@@ -32,10 +32,26 @@ def _has_name(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Named = Annotated[dict[str, Any], BeforeValidator(_name_alone), AfterValidator(_has_name)]
-Start = Literal["auto", "initial"]
 RacingKey = Literal[False] | Racing | None
 _CMAES = {"name": "cmaes"}
+_INITIAL = ("initial",)
+START_WORDS = ("auto", "initial")  # others name files
 _SPACE, _BUDGET = "space: dare_ties", "budget: {evaluations: 400}"
+
+
+def _list_of_starts(value: Any) -> Any:
+    every = value if isinstance(value, list | tuple) else [value]
+    if value is not None and (wrong := [one for one in every if not _is_start(one)]):
+        what = "auto, initial, a recipe's YAML, a run's folder, or parameters with their values"
+        raise ValueError(f"expected {what}, or a list of these, got {shown(wrong[0])}")
+    return value if value is None else tuple(every) or _INITIAL
+
+
+def _is_start(one: Any) -> bool:
+    return one in START_WORDS if isinstance(one, str) else isinstance(one, dict) and bool(one)
+
+
+Starts = Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(_list_of_starts)]
 
 
 def _list_of_stages(value: Any) -> Any:
@@ -63,7 +79,7 @@ class StageKeys(Keys):
     sources: tuple[str, ...] | None = None
     space: dict[str, Any] = Field(examples=[_SPACE])
     optimizer: Named = _CMAES
-    start: Start = "initial"
+    start: Starts = _INITIAL
     racing: RacingKey = None
     budget: Budget = Field(examples=[_BUDGET])
 
@@ -82,8 +98,10 @@ class SearchFile(Keys):
         space: a preset's name, a path to a YAML, or its keys inline.
         fitness: what is to be improved: a preset's name, a path to a YAML, or its keys inline.
         optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
-        start: where the search starts: ``auto`` tries several points and takes the best, for
-            optimizers that can begin at a point; ``initial`` is that of the space.
+        start: where the search starts, for optimizers that can begin at a point: ``auto`` tries
+            several and takes the best; ``initial`` is that of the space; the YAML of a recipe, the
+            folder of a run for its best one, or parameters with their values; or a list of these,
+            of which the best is taken.
         racing: ask a candidate only as many examples as decide where it stands.
         budget: when to stop.
         seed: of everything that is random.
@@ -106,7 +124,7 @@ class SearchFile(Keys):
     optimizer: Named | None = Field(default=None, validate_default=True)
     engine: Named = Field(default={"name": "transformers"})
     executor: Named = Field(default={"name": "local"})
-    start: Start | None = Field(default=None, validate_default=True)
+    start: Starts | None = Field(default=None, validate_default=True)
     racing: RacingKey = Field(default=None, validate_default=True)
     budget: Budget | None = Field(default=None, validate_default=True, examples=[_BUDGET])
     seed: Seed = 0
@@ -144,7 +162,7 @@ class SearchFile(Keys):
                 raise ValueError("every stage has its own. Move it into the stages")
         elif value is None and info.field_name in ("space", "budget"):
             raise PydanticCustomError("missing", "Field required")
-        defaults = {"optimizer": _CMAES, "start": "initial"} if info.data["stages"] is None else {}
+        defaults = {"optimizer": _CMAES, "start": _INITIAL} if info.data["stages"] is None else {}
         return defaults.get(str(info.field_name)) if value is None else value
 
     @property

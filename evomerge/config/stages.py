@@ -18,6 +18,7 @@ from evomerge.config.compatibility import (
 )
 from evomerge.config.schema import SearchFile, StageKeys
 from evomerge.config.stage_sources import SourceNames, is_winner, recipe_name, with_recipe_names
+from evomerge.config.starts import given_starts
 from evomerge.config.validation import ProblemCollector
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError, Problem
@@ -27,7 +28,7 @@ from evomerge.plugins.registry import Component, component
 from evomerge.recipes import Recipe
 from evomerge.search.spec import Stage
 from evomerge.spaces import SearchContext, Space
-from evomerge.types import Parameter
+from evomerge.types import Parameter, Proposal
 from evomerge.weights.library import Library
 
 
@@ -84,6 +85,7 @@ class StageComposer:
             space = part.make(self._space, keys, known, at="space", needs_own=["space"])
         optimizer: Component[Optimizer] | None
         own = ["optimizer"]
+        given: tuple[Proposal, ...] = ()
         optimizer = part.make(component, "optimizer", Optimizer, keys.optimizer, needs_own=own)
         if optimizer is not None:
             options = optimizer.options
@@ -105,6 +107,9 @@ class StageComposer:
                 )
             name = keys.optimizer["name"]
             part.make(check_parents, space, optimizer.kind, name, at="optimizer")
+            if made is not None:
+                starts = keys.start, space, made, name
+                given = part.make(given_starts, *starts, at="start", needs_own=["start"]) or ()
         if space is not None and context is not None and context.models is not None:
             part.make(check_plans, space, context.models, self.engine, at="space")
         start = self.context.base if space is None else space.decode(space.initial())
@@ -119,7 +124,8 @@ class StageComposer:
             new_space=partial(self._new_space, keys),
             new_optimizer=partial(_new_optimizer, optimizer, seed),
             budget=keys.budget,
-            informed=keys.start == "auto",
+            informed="auto" in keys.start,
+            given=given,
             racing=keys.racing or None,
         )
 

@@ -14,7 +14,7 @@ from evomerge.search.budget import Budget
 from evomerge.search.racing.settings import Racing
 from evomerge.spaces import SearchContext, Space
 from evomerge.store import RunRecord
-from evomerge.types import Parameter
+from evomerge.types import Parameter, Proposal
 from evomerge.worker import WorkerSetup
 
 
@@ -31,6 +31,7 @@ class Stage:
         new_optimizer: makes an optimizer for the parameters of the space, with initial values.
         budget: when the stage ends.
         informed: whether the search starts from the best of several points.
+        given: points that are tried before these.
         racing: how few examples a candidate is asked; None where each is asked all.
     """
 
@@ -42,6 +43,7 @@ class Stage:
     new_optimizer: Callable[[Sequence[Parameter]], Optimizer]
     budget: Budget
     informed: bool = False
+    given: tuple[Proposal, ...] = ()
     racing: Racing | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -85,14 +85,24 @@ class StageRun:
             # a deck of its own: its stage is not to be won on the examples that an earlier one was
             deck = Deck(shown.examples, shown.shares, (shown.seed, self.optimizer.seed))
             self.race = Race(self.stage.racing, size, deck, shown.shares)
-        points = self.space.starts(shown.best_first)[:MOST_STARTS]
+        points = self.space.starts(shown.best_first)
         if self.optimizer.takes_seeds:
-            self.optimizer.begin_with([point.genome for point in points])
-        if self.stage.informed and self.optimizer.takes_start and len(points) > 1:
-            tried = affordable(points, self.stage.budget, self._cost)
+            self.optimizer.begin_with([point.genome for point in points[:MOST_STARTS]])
+        if self.optimizer.takes_start:
+            self._try(points if self.stage.informed else ())
+
+    def _try(self, points: Sequence[Proposal]) -> None:
+        """Score several points first, given ones before others; begin at a single given one."""
+        given = self.stage.given
+        genomes = [point.genome for point in given]
+        every = [*given, *(point for point in points if point.genome not in genomes)]
+        if len(every) > 1:
+            tried = affordable(every[:MOST_STARTS], self.stage.budget, self._cost)
             self._starts = Starts(tried) if tried else None
             if not tried:
                 log.info("no start is tried: two would take more than a quarter of the budget")
+        if given and self._starts is None:
+            self._begin_at(given[0])
 
     def _cost(self, size: int) -> Asked:
         """What so many candidates are asked together at most."""

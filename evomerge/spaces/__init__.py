@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from evomerge.errors import RecipeError
+from evomerge.errors import ConfigError, RecipeError
 from evomerge.plugins.registry import explain
 from evomerge.recipes import Lineage, Recipe
 from evomerge.types import Genome, Parameter, PrefixGram, Proposal
@@ -137,6 +137,27 @@ class Space(ABC):
     def initial(self) -> Genome:
         """The genome that a search starts from, if it knows no better one."""
         return Genome({p.name: p.initial for p in self.parameters})
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """The genome that gives a recipe: the inverse of `decode`.
+
+        Seed, dtype and tokenizer of the recipe do not count: they are the search's.
+
+        Raises:
+            ConfigError: all that no genome of this space gives.
+        """
+        raise ConfigError("this space cannot turn a recipe back into a genome")
+
+    def with_values(self, values: Mapping[str, Any]) -> Genome:
+        """The initial genome with other values of some parameters.
+
+        Args:
+            values: name to a setting as in a recipe, and ``operator`` to a name.
+
+        Raises:
+            ConfigError: parameters that do not vary, and values that no genome gives.
+        """
+        raise ConfigError("this space has no parameters of operators")
 
     def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
         """Genomes of which one may be a good start, the most promising first.

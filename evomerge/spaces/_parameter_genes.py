@@ -103,7 +103,8 @@ class GeneTable:
             first, *others = self._found(name, span, spot, recipe)
             if others:
                 text = f"{shown(first)} and {shown(others[0])}, where this space has one value."
-                problems.append(Problem((name, *spot.words), text))
+                cure = "Set a finer granularity."
+                problems.append(Problem((name, *spot.words), text, cure))
             elif first is not None:
                 values[spot] = first
         genes: dict[str, Gene] = {}

@@ -10,10 +10,12 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-from evomerge.errors import ConfigError, Problem
+from evomerge.errors import ConfigError, Problem, RecipeError, shown
 from evomerge.operators import Operator
+from evomerge.plugins.registry import did_you_mean
 from evomerge.recipes import Recipe
 from evomerge.spaces import SearchContext, Space
+from evomerge.spaces._encoding import of_other_kind, of_other_models
 from evomerge.spaces._parameter_genes import GeneTable, Spot
 from evomerge.spaces._parameter_range import Granularity, Range
 from evomerge.spaces._parameter_settings import (
@@ -109,6 +111,94 @@ class ParameterSpace(Space):
         keys = [float(genome.genes[gene.name]) for gene in self._order]
         ranked = sorted(zip(keys, self.context.sources, strict=True), key=lambda pair: pair[0])
         return [source for _, source in ranked]
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """See `Space.encode`."""
+        problems = of_other_models(recipe, self.context)
+        problems += of_other_kind(recipe, ("slices", "scales", "modules", "segments", "lineage"))
+        operator = self._chosen.get(recipe.operator)
+        if operator is None:
+            text = f"{recipe.operator}, and this space has {' or '.join(self.operators)}."
+            problems.append(Problem(("operator",), text))
+        genes = dict(self.initial().genes)
+        # else one cannot say whose values are whose
+        if operator is not None and recipe.sources.keys() == self.context.sources.keys():
+            own, wrong = self._encoded(operator, recipe)
+            genes |= own
+            problems += wrong
+        if problems:
+            raise ConfigError(problems)
+        return Genome(genes)
+
+    def _encoded(self, operator: Operator, recipe: Recipe) -> tuple[dict[str, Gene], list[Problem]]:
+        """The genes of a recipe over the sources of this space, and what none of them can give."""
+        defaults = {name: bound.default for name, bound in operator.per_source.items()}
+        known = {n: v for n, v in {**defaults, **operator.shared}.items() if v is not None}
+        there = self.context.recipe(operator.name, {**known, **recipe.parameters})
+        fixed = {n: s for n, s in self._genes.settings.items() if n in operator.parameters}
+        here = self.context.recipe(
+            operator.name,
+            {**known, **{n: s for n, s in fixed.items() if n not in self._genes.layout}},
+        )
+        genes, problems = self._order_genes(operator, recipe)
+        for name in there.parameters:
+            if name in self._genes.layout:
+                own, wrong = self._genes.genes(name, there)
+                genes |= own
+                problems += wrong
+            elif there.parameters[name] != here.parameters.get(name):
+                values = shown(there.parameters[name]), shown(here.parameters.get(name))
+                problems.append(
+                    Problem((name,), "{}, and in this space always {}.".format(*values))
+                )
+        if len(self.operators) > 1:
+            genes["operator"] = operator.name
+        return genes, problems
+
+    def _order_genes(
+        self, operator: Operator, recipe: Recipe
+    ) -> tuple[dict[str, Gene], list[Problem]]:
+        """The genes that sort the sources as a recipe does."""
+        names = list(recipe.sources)
+        if not operator.ordered or names == list(self.context.sources):
+            return {}, []
+        if not self._order:
+            text = f"their order is {', '.join(names)}, and here {', '.join(self.context.sources)}."
+            return {}, [Problem(("sources",), text)]
+        return {f"order.{n}": (rank + 0.5) / len(names) for rank, n in enumerate(names)}, []
+
+    def with_values(self, values: Mapping[str, Any]) -> Genome:
+        """See `Space.with_values`."""
+        chosen = values.get("operator", self.operators[0])
+        if chosen not in self._chosen:
+            text = f"expected {' or '.join(self.operators)}, got {shown(chosen)}"
+            raise ConfigError(Problem(("operator",), text))
+        operator = self._chosen[chosen]
+        own = {name: value for name, value in values.items() if name != "operator"}
+        free = [name for name in self._genes.layout if name in operator.parameters]
+        problems = [
+            Problem(
+                (name,), f"{operator.name} has none that varies here.", did_you_mean(name, free)
+            )
+            for name in own
+            if name not in free
+        ]
+        if problems:
+            raise ConfigError(problems)
+        genes = dict(self.initial().genes)
+        if len(self.operators) > 1:
+            genes["operator"] = operator.name
+        try:
+            recipe = self.context.recipe(operator.name, own)
+        except RecipeError as error:
+            raise ConfigError([replace(one, file="") for one in error.details]) from None
+        for name in own:
+            found, wrong = self._genes.genes(name, recipe)
+            genes |= found
+            problems += wrong
+        if problems:
+            raise ConfigError(problems)
+        return Genome(genes)
 
     def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
         """See `Space.starts`: usual weights of the sources, at what the operators' papers say."""

@@ -21,6 +21,7 @@ from evomerge.config.load import load
 from evomerge.errors import ConfigError, ReplayError
 from evomerge.executors import TellOrder
 from evomerge.executors.local import LocalExecutor
+from evomerge.recipes.yaml import to_yaml
 from evomerge.search.budget import Reading
 from evomerge.search.run import resume, start
 from evomerge.search.shown import Shown
@@ -29,6 +30,7 @@ from evomerge.search.stage import StageRun
 from evomerge.store import Store
 from evomerge.store.checking import accept
 from evomerge.types import FINAL_ESTIMATE
+from evomerge.yaml_files import parse_yaml
 
 New = Callable[..., Search]
 BASELINES = 5  # base, a, b, their average, the paper's defaults
@@ -263,6 +265,36 @@ def test_a_budget_that_reaches_for_starts_alone_scores_the_best(new: New, tmp_pa
     assert (one.number, estimate.kind) == (BASELINES, FINAL_ESTIMATE)
     assert [one.label, other.label] == starts_of("b", "a")[:2]
     assert (estimate.label, estimate.genome) in [(s.label, s.genome) for s in (one, other)]
+
+
+def test_a_search_starts_from_a_recipe_whose_file_may_go(new: New, tmp_path: Path) -> None:
+    """And from values, where two starts are tried; without any other it begins at once."""
+    first = new()
+    recipe = first.stages[0].space.with_values({"weight": {"a": 1.25, "b": 0.125}})
+    file = tmp_path / "earlier" / "recipe.yaml"
+    file.parent.mkdir()
+    file.write_text(to_yaml(first.stages[0].space.decode(recipe)))
+    content = new(start=str(file.parent)).record.search_yaml
+    both = new(start=["auto", str(file.parent), {"weight": 0.25}])
+    for number, search in enumerate((new(start=str(file)), both)):
+        folder = tmp_path / str(number)
+        with pytest.raises(KeyboardInterrupt):
+            start(search, folder, until(BASELINES + 1))
+        with Store.open(folder, read_only=True) as store:
+            stored = store.run().search_yaml
+        file.unlink(missing_ok=True)
+        resume(load(parse_yaml(stored, "run")).search, folder, lambda progress: None)
+        with Store.open(folder, read_only=True) as store:
+            searched = [c for c in store.candidates() if c.kind == "search"]
+        if number == 1:
+            assert [c.label for c in searched[:3]] == [str(file.parent), "given 3", "initial"]
+            assert list(searched[0].genome.genes.values()) == [1.25, 0.125]
+            assert list(searched[1].genome.genes.values()) == [0.25, 0.25]
+        else:
+            assert not any(c.label for c in searched)
+            drawn = np.array([list(c.genome.genes.values()) for c in searched[:P]])
+            assert np.abs(drawn.mean(axis=0) - [1.25, 0.125]).max() < 0.3
+    assert file.parent.name in content and "1.25" in content
 
 
 def test_a_history_whose_scores_are_gone_is_refused(new: New, tmp_path: Path) -> None:
