@@ -11,10 +11,8 @@ from evomerge.errors import ConfigError, Problem, shown
 from evomerge.optimizers import Optimizer
 from evomerge.plugins.registry import did_you_mean
 from evomerge.scoring import Fitness
-from evomerge.scoring.by_example import generates, not_by_example
-from evomerge.scoring.python import scorer_problems
+from evomerge.scoring.by_example import SearchExamples, search_examples
 from evomerge.scoring.task_files import task_file_problems
-from evomerge.scoring.tasks import task_problems
 from evomerge.search.budget import Budget
 from evomerge.search.racing.settings import Racing
 from evomerge.spaces import Space
@@ -23,14 +21,13 @@ from evomerge.weights.models import Models
 from evomerge.weights.plan import make_plan
 
 
-def check_fitness(fitness: Fitness) -> None:
-    """Raise for a folder, tasks or scorers that do not exist."""
+def check_fitness(fitness: Fitness) -> SearchExamples:
+    """What is known of its examples; raises for a folder, tasks or scorers that do not exist."""
     if fitness.include_path is not None and not Path(fitness.include_path).is_dir():
         raise ConfigError(Problem(("include_path",), f"{fitness.include_path}: no such folder"))
     if problems := task_file_problems(fitness):
         raise ConfigError(problems)
-    if problems := [*task_problems(fitness), *scorer_problems(fitness)]:
-        raise ConfigError(problems)
+    return search_examples(fitness)
 
 
 def check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
@@ -82,13 +79,18 @@ def check_shorten(spaces: Sequence[Space], fitness: Fitness) -> None:
 
 
 def check_budget(
-    budget: Budget, racing: Racing | None, optimizer: Optimizer, fitness: Fitness
+    budget: Budget, racing: Racing | None, optimizer: Optimizer, examples: SearchExamples | None
 ) -> None:
-    """Raise for a budget that never ends a search, or that does not reach for one cohort."""
+    """Raise for a budget that never ends a search, or that does not reach for one cohort.
+
+    Args:
+        examples: None where the fitness is wrong.
+    """
     size = optimizer.cohort_size
     others = budget.model_dump(exclude={"tokens"}, exclude_none=True)
     problems = []
-    if budget.tokens is not None and not others and not generates(fitness):
+    generated = examples is None or examples.generated
+    if budget.tokens is not None and not others and not generated:
         text, cure = "no task of the fitness has any generated.", "Limit evaluations or examples."
         problems.append(Problem(("tokens",), text, cure))
     if racing is not None and size is not None:
@@ -102,8 +104,19 @@ def check_budget(
         raise ConfigError(problems)
 
 
-def check_racing(racing: Racing, optimizer: Optimizer, name: str, fitness: Fitness) -> None:
-    """Raise where candidates cannot be ranked by some of the examples."""
+def check_racing(
+    racing: Racing,
+    optimizer: Optimizer,
+    name: str,
+    fitness: Fitness,
+    examples: SearchExamples | None,
+) -> None:
+    """Raise where candidates cannot be ranked by some of the examples.
+
+    Args:
+        name: of the optimizer.
+        examples: None where the fitness is wrong.
+    """
     off = "Set racing: false."
     problems = []
     if optimizer.cohort_size is None:
@@ -114,9 +127,8 @@ def check_racing(racing: Racing, optimizer: Optimizer, name: str, fitness: Fitne
     if racing.first < len(fitness.tasks):
         text = f"{racing.first} examples are fewer than the {len(fitness.tasks)} tasks."
         problems.append(Problem(("first",), text, "Ask one of each at least."))
-    problems += [
-        Problem((), f"tasks.{task}: {why}", off) for task, why in not_by_example(fitness).items()
-    ]
+    whole = {} if examples is None else examples.indivisible
+    problems += [Problem((), f"tasks.{task}: {why}", off) for task, why in whole.items()]
     if problems:
         raise ConfigError(problems)
 

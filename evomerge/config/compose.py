@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from evomerge.config.compatibility import check_fitness
+from evomerge.config.defaults import written_out
 from evomerge.config.schema import SearchFile
 from evomerge.config.stage_sources import SourceNames
 from evomerge.config.stages import StageComposer
@@ -88,7 +89,7 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
     engine = collect.make(component, "engine", Engine, file.engine, needs=["engine"])
     executor: Component[Executor] | None
     executor = collect.make(component, "executor", Executor, file.executor, needs=["executor"])
-    collect.make(check_fitness, file.fitness, at="fitness", needs=["fitness"])
+    examples = collect.make(check_fitness, file.fitness, at="fitness", needs=["fitness"])
     closed = None  # the engine, before it opens any model
     if engine is not None:
         served = file.fitness, engine.kind, file.engine["name"]
@@ -102,9 +103,11 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
     unstarted = None if executor is None else collect.make(executor.make)
     if unstarted is not None and closed is not None:
         collect.make(unstarted.validate, closed)
-    stages = StageComposer(file, context, closed, library, SourceNames(file)).compose(collect)
+    names = SourceNames(file)
+    stages = StageComposer(file, context, closed, library, names, examples).compose(collect)
     collect.stop()
     assert models and stages and engine and closed and executor
+    file = written_out(file, stages)
     search = Search(
         context=context,
         stages=stages,

@@ -120,9 +120,9 @@ def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]
 
 
 def _race(stage: Stage, fitness: Fitness) -> dict[str, Any]:
-    """What racing asks, and how often the optimizer learns; nothing where a stage does not race."""
+    """What racing asks, and how often the optimizer learns; or why a stage does not race."""
     if stage.racing is None:
-        return {}
+        return {"racing": f"off: {stage.not_raced}" if stage.not_raced else "off"}
     size = stage.new_optimizer(stage.space.parameters).cohort_size
     assert size is not None
     known = example_counts(fitness)["search"]
@@ -206,8 +206,8 @@ def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str,
 def _examples(stage: Stage, loaded: LoadedSearch) -> float | None:
     """How many examples a candidate of a stage is asked on average; None if only scorers know."""
     fitness = loaded.file.fitness
-    if racing := _race(stage, fitness):
-        asked: float = racing["racing"]["examples_a_candidate"]
+    if stage.racing is not None:
+        asked: float = _race(stage, fitness)["racing"]["examples_a_candidate"]
         return asked
     return None if fitness.scorers else sum(example_counts(fitness)["search"].values())
 

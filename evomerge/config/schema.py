@@ -79,7 +79,7 @@ class StageKeys(Keys):
     sources: tuple[str, ...] | None = None
     space: dict[str, Any] = Field(examples=[_SPACE])
     optimizer: Named = _CMAES
-    start: Starts = _INITIAL
+    start: Starts | None = None
     racing: RacingKey = None
     budget: Budget = Field(examples=[_BUDGET])
 
@@ -98,11 +98,12 @@ class SearchFile(Keys):
         space: a preset's name, a path to a YAML, or its keys inline.
         fitness: what is to be improved: a preset's name, a path to a YAML, or its keys inline.
         optimizer, engine, executor: ``name`` and options; a name alone takes the defaults.
-        start: where the search starts, for optimizers that can begin at a point: ``auto`` tries
-            several and takes the best; ``initial`` is that of the space; the YAML of a recipe, the
-            folder of a run for its best one, or parameters with their values; or a list of these,
-            of which the best is taken.
-        racing: ask a candidate only as many examples as decide where it stands.
+        start: where the search starts, for optimizers that can begin at a point: ``auto``, the
+            default, tries several and takes the best; ``initial`` is that of the space; the YAML
+            of a recipe, the folder of a run for its best one, or parameters with their values; or
+            a list of these, of which the best is taken.
+        racing: ask a candidate only as many examples as decide where it stands, or false; by
+            default wherever it is of use, see `evomerge.config.defaults`.
         budget: when to stop.
         seed: of everything that is random.
         dtype: of merged weights; the base's by default.
@@ -162,8 +163,9 @@ class SearchFile(Keys):
                 raise ValueError("every stage has its own. Move it into the stages")
         elif value is None and info.field_name in ("space", "budget"):
             raise PydanticCustomError("missing", "Field required")
-        defaults = {"optimizer": _CMAES, "start": _INITIAL} if info.data["stages"] is None else {}
-        return defaults.get(str(info.field_name)) if value is None else value
+        elif value is None and info.field_name == "optimizer":
+            return _CMAES
+        return value
 
     @property
     def parts(self) -> tuple[StageKeys, ...]:

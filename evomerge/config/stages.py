@@ -16,6 +16,7 @@ from evomerge.config.compatibility import (
     check_racing,
     check_shorten,
 )
+from evomerge.config.defaults import RacingChoice, default_racing
 from evomerge.config.schema import SearchFile, StageKeys
 from evomerge.config.stage_sources import SourceNames, is_winner, recipe_name, with_recipe_names
 from evomerge.config.starts import given_starts
@@ -26,6 +27,7 @@ from evomerge.optimizers import Optimizer
 from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component
 from evomerge.recipes import Recipe
+from evomerge.scoring.by_example import SearchExamples
 from evomerge.search.spec import Stage
 from evomerge.spaces import SearchContext, Space
 from evomerge.types import Parameter, Proposal
@@ -44,6 +46,7 @@ class StageComposer:
         engine: not open; None where it is wrong.
         library: opens the models that a stage adds.
         names: of models.
+        examples: of the search; None where the fitness is wrong.
     """
 
     file: SearchFile
@@ -51,6 +54,7 @@ class StageComposer:
     engine: Engine | None
     library: Library
     names: SourceNames
+    examples: SearchExamples | None
 
     def compose(self, collect: ProblemCollector) -> tuple[Stage, ...]:
         """The stages that nothing is wrong with."""
@@ -90,25 +94,15 @@ class StageComposer:
         if optimizer is not None:
             options = optimizer.options
             part.make(check_descriptors, options, fitness, at="optimizer", needs=["fitness"])
+        choice = RacingChoice(None)
         if space is not None and optimizer is not None:
             made = part.make(optimizer.make, space.parameters, seed, at="optimizer", needs=["seed"])
-            if made is not None and keys.racing:
-                checked = keys.racing, made, keys.optimizer["name"], fitness
-                part.make(check_racing, *checked, at="racing", needs=["fitness"])
             if made is not None:
-                part.make(
-                    check_budget,
-                    keys.budget,
-                    keys.racing or None,
-                    made,
-                    fitness,
-                    at="budget",
-                    needs=["fitness"],
-                )
+                choice = self._racing(keys, made, part)
             name = keys.optimizer["name"]
             part.make(check_parents, space, optimizer.kind, name, at="optimizer")
             if made is not None:
-                starts = keys.start, space, made, name
+                starts = keys.start or (), space, made, name
                 given = part.make(given_starts, *starts, at="start", needs_own=["start"]) or ()
         if space is not None and context is not None and context.models is not None:
             part.make(check_plans, space, context.models, self.engine, at="space")
@@ -124,10 +118,26 @@ class StageComposer:
             new_space=partial(self._new_space, keys),
             new_optimizer=partial(_new_optimizer, optimizer, seed),
             budget=keys.budget,
-            informed="auto" in keys.start,
+            informed=optimizer.kind.takes_start if keys.start is None else "auto" in keys.start,
             given=given,
-            racing=keys.racing or None,
+            racing=choice.racing,
+            not_raced=choice.why_not,
         )
+
+    def _racing(
+        self, keys: StageKeys, optimizer: Optimizer, part: ProblemCollector
+    ) -> RacingChoice:
+        """Whether a stage races, and whether its budget reaches for that."""
+        name, fitness, examples = keys.optimizer["name"], self.file.fitness, self.examples
+        choice = RacingChoice(keys.racing or None)
+        if keys.racing:
+            checked = keys.racing, optimizer, name, fitness, examples
+            part.make(check_racing, *checked, at="racing", needs=["fitness"])
+        elif keys.racing is None and examples is not None:
+            choice = default_racing(optimizer, name, fitness, examples, keys.budget)
+        known_budget = keys.budget, choice.racing, optimizer, examples
+        part.make(check_budget, *known_budget, at="budget", needs=["fitness"])
+        return choice
 
     def _context(self, keys: StageKeys, winners: Mapping[str, str | Recipe]) -> SearchContext:
         """The models of a stage: those of the search that it names, and these winners."""

@@ -69,13 +69,13 @@ def given_starts(
     """The genomes of all starts but those of ``auto``.
 
     Args:
-        written: as `read_starts` leaves them.
+        written: as `read_starts` leaves them; none where the search does not say.
         name: of the optimizer.
 
     Raises:
         ConfigError: all that the space has no genome for, or an optimizer that begins nowhere.
     """
-    if len(written) == 1 and written[0] in START_WORDS:
+    if not written or written == ("initial",):
         return ()
     if not optimizer.takes_start:
         text, cure = f"{name} begins at no point.", "Take optimizer: cmaes, or remove this key."

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -20,23 +20,72 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 
-def task_problems(fitness: Fitness) -> list[Problem]:
-    """What is wrong with the tasks and their data; loads no model."""
-    problems, _ = _survey(fitness)
-    return problems
+class TaskSurvey(NamedTuple):
+    """What loading the lm-eval tasks of a fitness has shown.
+
+    Attributes:
+        problems: all that is wrong with them and their data.
+        chosen: split and task of the fitness to the documents that are asked.
+        loaded: lm-eval's name to the task; None where it cannot be loaded.
+    """
+
+    problems: list[Problem]
+    chosen: dict[tuple[Split, str], tuple[int, ...]]
+    loaded: dict[str, Any]
+
+
+def survey_tasks(fitness: Fitness) -> TaskSurvey:
+    """Load every lm-eval task of a fitness once, with its data; no model."""
+    if not fitness.lm_eval_tasks:
+        return TaskSurvey([], {}, {})
+    unknown = _unknown_tasks(fitness)
+    problems = [
+        Problem((), f"no lm-eval task is called {shown(name)}.", near)
+        for name, near in unknown.items()
+    ]
+    problems += _without_held_out(fitness)
+    manager = task_manager(fitness, without=unknown)
+    loaded: dict[str, Any] = dict.fromkeys(unknown)
+    chosen: dict[tuple[Split, str], tuple[int, ...]] = {}
+    for split in get_args(Split):
+        for name, settings in fitness.lm_eval_tasks.items():
+            source = settings.examples_from(split)
+            if source is None:
+                continue
+            try:
+                if source not in loaded:
+                    loaded[source] = None  # a problem is reported once
+                    loaded[source] = load_task(name, source, manager)
+                if (task := loaded[source]) is None:
+                    continue
+                problems += name_problems(name, settings, task)
+                problems += shots_problems(name, task, settings.num_fewshot)
+                chosen[split, name] = draw_documents(
+                    name, settings, split, fitness.seed, len(task.eval_docs)
+                )
+            except ConfigError as error:
+                problems += error.details
+    leaks = fitness.leaks(
+        lambda held, searched: (
+            not set(chosen.get(("held_out", held), ())).isdisjoint(
+                chosen.get(("search", searched), ())
+            )
+        )
+    )
+    return TaskSurvey([*dict.fromkeys(problems), *leaks], chosen, loaded)
 
 
 def example_counts(fitness: Fitness) -> dict[str, dict[str, int]]:
     """Examples by split and task; loads the tasks' data but no model.
 
     Raises:
-        ConfigError: everything that `task_problems` finds.
+        ConfigError: everything that `survey_tasks` finds wrong.
     """
-    problems, chosen = _survey(fitness)
-    if problems:
-        raise ConfigError(problems)
+    survey = survey_tasks(fitness)
+    if survey.problems:
+        raise ConfigError(survey.problems)
     return {
-        split: {name: len(ids) for (of, name), ids in chosen.items() if of == split}
+        split: {name: len(ids) for (of, name), ids in survey.chosen.items() if of == split}
         for split in get_args(Split)
     }
 
@@ -116,47 +165,6 @@ def draw_documents(
         )
         raise ConfigError(Problem(("tasks", name), text, "Ask for fewer."))
     return tuple(sorted(chosen))
-
-
-def _survey(fitness: Fitness) -> tuple[list[Problem], dict[tuple[Split, str], tuple[int, ...]]]:
-    """What is wrong with the lm-eval tasks, each loaded once, and the documents of every split."""
-    if not fitness.lm_eval_tasks:
-        return [], {}
-    unknown = _unknown_tasks(fitness)
-    problems = [
-        Problem((), f"no lm-eval task is called {shown(name)}.", near)
-        for name, near in unknown.items()
-    ]
-    problems += _without_held_out(fitness)
-    manager = task_manager(fitness, without=unknown)
-    loaded: dict[str, Any] = dict.fromkeys(unknown)
-    chosen: dict[tuple[Split, str], tuple[int, ...]] = {}
-    for split in get_args(Split):
-        for name, settings in fitness.lm_eval_tasks.items():
-            source = settings.examples_from(split)
-            if source is None:
-                continue
-            try:
-                if source not in loaded:
-                    loaded[source] = None  # a problem is reported once
-                    loaded[source] = load_task(name, source, manager)
-                if (task := loaded[source]) is None:
-                    continue
-                problems += name_problems(name, settings, task)
-                problems += shots_problems(name, task, settings.num_fewshot)
-                chosen[split, name] = draw_documents(
-                    name, settings, split, fitness.seed, len(task.eval_docs)
-                )
-            except ConfigError as error:
-                problems += error.details
-    leaks = fitness.leaks(
-        lambda held, searched: (
-            not set(chosen.get(("held_out", held), ())).isdisjoint(
-                chosen.get(("search", searched), ())
-            )
-        )
-    )
-    return [*dict.fromkeys(problems), *leaks], chosen
 
 
 def _without_held_out(fitness: Fitness) -> list[Problem]:

@@ -33,6 +33,7 @@ class Stage:
         informed: whether the search starts from the best of several points.
         given: points that are tried before these.
         racing: how few examples a candidate is asked; None where each is asked all.
+        not_raced: why each is asked all, where the search does not say so.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stage:
     informed: bool = False
     given: tuple[Proposal, ...] = ()
     racing: Racing | None = None
+    not_raced: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -302,17 +302,19 @@ def test_set_of_no_key_of_a_stage_is_refused(word: str, message: str, tmp_path: 
 
 
 def test_check_tells_of_every_stage_and_adds_them_up(tmp_path: Path) -> None:
-    facts = estimate(load(write(tmp_path, GOOD)))
+    facts = estimate(load(write(tmp_path, changed(0, racing=False))))
     assert facts["stages"] == {
         "merge": {
             "operators": ["ties"],
             "genome_dimension": 2 * 2 * 3 * 4,
             "budget": {"evaluations": 80},
+            "racing": "off",
         },
         "add": {
             "operators": ["linear"],
             "genome_dimension": 1,
             "budget": {"evaluations": 20, "seconds": 60.0},
+            "racing": "off: the optimizer random learns from all examples of every candidate.",
         },
     }
     assert facts["baselines"] == 6  # base, three sources, their average, ties on two of them

@@ -9,8 +9,8 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.scoring import Fitness, tasks
-from evomerge.scoring.by_example import generates, not_by_example
-from evomerge.scoring.tasks import example_counts, task_problems
+from evomerge.scoring.by_example import search_examples
+from evomerge.scoring.tasks import example_counts, survey_tasks
 
 HERE = str(Path(__file__).parent / "tasks")
 HOLDING = {"held_out": "other_choice", "held_out_examples": 4}
@@ -21,12 +21,12 @@ def fitness(**tasks: Any) -> Fitness:
 
 
 def sentences(fitness: Fitness) -> list[str]:
-    return list(map(str, task_problems(fitness)))
+    return list(map(str, survey_tasks(fitness).problems))
 
 
 def test_a_sound_fitness_has_no_problems() -> None:
     one = fitness(a={"task": "choice", "search_examples": 10}, b={"task": "perplexing", **HOLDING})
-    assert task_problems(one) == []
+    assert survey_tasks(one).problems == []
     assert example_counts(one) == {"search": {"a": 10, "b": 32}, "held_out": {"a": 22, "b": 4}}
 
 
@@ -139,6 +139,8 @@ def test_only_scores_that_are_means_of_examples_can_be_asked_of_some() -> None:
         y={"task": "perplexing", "metric": "acc"},
         z={"task": "choice"},
     )
-    assert not_by_example(one) == {"x": "perplexity is no mean over its examples."}
-    assert not generates(one)
-    assert generates(fitness(x={"task": "shots"}))
+    known = search_examples(one)
+    assert known.indivisible == {"x": "perplexity is no mean over its examples."}
+    assert known.counts == {"x": 32, "y": 32, "z": 32}
+    assert not known.generated
+    assert search_examples(fitness(x={"task": "shots"})).generated

@@ -494,6 +494,7 @@ def test_every_stage_races_on_examples_of_its_own(new: New, tmp_path: Path) -> N
             "parameters": {"weight": {"low": 0, "high": 1.5}},
         },
         "optimizer": {"name": "cmaes", "population_size": P},
+        "start": "initial",
         "racing": {"first": FIRST},
         "budget": {"evaluations": P},
     }
