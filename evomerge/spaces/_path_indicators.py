@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from evomerge.spaces._path_slots import Genes, PathSlot, PathSlots
-from evomerge.types import Parameter
+from evomerge.types import Gene, Parameter
 
 # Nearly three of the standard deviations with which a search starts, 0.12 of [-1, 1].
 _STEPS_IN = 2 / 3
@@ -39,6 +39,10 @@ class Indicators(ABC):
     def _includes(self, genes: Genes, slot: PathSlot) -> bool:
         """Whether a slot that has genes is in the path."""
 
+    def genes(self, path: Sequence[PathSlot]) -> dict[str, Gene]:
+        """Genes by which the slots of a path are in, and others are not."""
+        return {}
+
     def path(self, genes: Genes) -> tuple[PathSlot, ...]:
         """The path of a genome, its ends included."""
         return tuple(s for s in self.slots.all if s in self.kept or self._includes(genes, s))
@@ -60,6 +64,9 @@ class Bits(Indicators):
     def parameters(self) -> list[Parameter]:
         return [Parameter(f"in.{s.name}", "bool", self._starts_in(s)) for s in self.free]
 
+    def genes(self, path: Sequence[PathSlot]) -> dict[str, Gene]:
+        return {f"in.{slot.name}": slot in path for slot in self.free}
+
     def _includes(self, genes: Genes, slot: PathSlot) -> bool:
         return bool(genes[f"in.{slot.name}"])
 
@@ -76,6 +83,9 @@ class Thresholds(Indicators):
         return [
             Parameter(f"in.{s.name}", "float", at, low=-1.0, high=1.0) for s, at in starts.items()
         ]
+
+    def genes(self, path: Sequence[PathSlot]) -> dict[str, Gene]:
+        return {f"in.{s.name}": _STEPS_IN if s in path else self.absent for s in self.free}
 
     def _includes(self, genes: Genes, slot: PathSlot) -> bool:
         return float(genes[f"in.{slot.name}"]) > 0
@@ -114,6 +124,20 @@ class Runs(Indicators):
             for word, at in zip(("from", "to"), self._start(repetition, model), strict=True)
         ]
 
+    def genes(self, path: Sequence[PathSlot]) -> dict[str, Gene]:
+        runs: dict[str, list[int]] = {}
+        for slot in self.slots.all:
+            runs.setdefault(f"{slot.repetition}.{slot.model}", [])
+        for slot in path[1:-1]:  # the ends are in every path
+            runs[f"{slot.repetition}.{slot.model}"].append(slot.layer)
+        genes: dict[str, Gene] = {}
+        for run, layers in runs.items():
+            genes |= {
+                f"from.{run}": min(layers, default=0),
+                f"to.{run}": max(layers, default=-1) + 1,
+            }
+        return genes
+
     def _start(self, repetition: int, model: str) -> tuple[int, int]:
         """The initial ends of a run: of the whole leading model, or of two runs that overlap."""
         layers = self.slots.layers[model]
@@ -145,6 +169,11 @@ def order_genes(slots: Sequence[PathSlot]) -> list[Parameter]:
         Parameter(f"order.{slot.name}", "float", (place + 0.5) / count)
         for place, slot in enumerate(slots)
     ]
+
+
+def genes_of_order(path: Sequence[PathSlot]) -> dict[str, Gene]:
+    """The genes by which `sorted_path` sorts the slots of a path as they are."""
+    return {f"order.{s.name}": (n + 0.5) / len(path) for n, s in enumerate(path[1:-1])}
 
 
 def sorted_path(path: Sequence[PathSlot], genes: Genes) -> tuple[PathSlot, ...]:

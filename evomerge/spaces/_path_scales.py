@@ -15,7 +15,7 @@ from evomerge.errors import Problem, shown
 from evomerge.keys import Keys
 from evomerge.recipes import SCALE_SPAN
 from evomerge.spaces._path_slots import Genes, PathSlot, PathSlots
-from evomerge.types import Parameter
+from evomerge.types import Gene, Parameter
 
 ScaleKind = Literal["none", "hop", "matrix", "network"]
 _LEAST, _MOST = 1e-2, 1e2
@@ -73,6 +73,11 @@ class Scaling(Keys):
             return Parameter(name, "float", self.initial, low=-self.high, high=self.high)
         return Parameter(name, "float", self.initial, low=self.low, high=self.high, scale="log")
 
+    def gene(self, scale: float) -> float:
+        """The gene that stands for a scale, or for the nearest one."""
+        low = -self.high if self.negative else self.low
+        return min(max(scale, low), self.high)
+
     def value(self, gene: float) -> float:
         """The scale that a gene stands for."""
         low = math.copysign(self.low, gene)
@@ -113,6 +118,10 @@ class PathScales(ABC):
             scales.append(scale)
         return tuple(scales)
 
+    def genes(self, path: Sequence[PathSlot], scales: Sequence[float]) -> dict[str, Gene]:
+        """Genes that give the scales on the hops of a path, as far as there are some."""
+        return {}
+
     def example(self, depth: int) -> tuple[float, ...]:
         """Scales for a check that the models take any: not all 1, unless all must be."""
         last = self.scaling.low if self.scaling.high == 1 else self.scaling.high
@@ -140,6 +149,10 @@ class OnePerSlot(PathScales):
     def parameters(self) -> list[Parameter]:
         return [self.scaling.parameter(f"scale.{slot.name}") for slot in self.slots.all[1:]]
 
+    def genes(self, path: Sequence[PathSlot], scales: Sequence[float]) -> dict[str, Gene]:
+        hops = zip(path[1:], scales[1:], strict=True)
+        return {f"scale.{slot.name}": self.scaling.gene(scale) for slot, scale in hops}
+
     def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
         return self.scaling.value(float(genes[f"scale.{slot.name}"]))
 
@@ -155,9 +168,16 @@ class OnePerPair(PathScales):
         labels = [f"{model}.{layer}" for model, layer in self.slots.blocks]
         return [self.scaling.parameter(f"scale.{i}.{j}") for i in labels for j in labels]
 
+    def genes(self, path: Sequence[PathSlot], scales: Sequence[float]) -> dict[str, Gene]:
+        hops = zip(pairwise(path), scales[1:], strict=True)
+        return {self._label(*pair): self.scaling.gene(scale) for pair, scale in hops}
+
+    @staticmethod
+    def _label(before: PathSlot, slot: PathSlot) -> str:
+        return f"scale.{before.model}.{before.layer}.{slot.model}.{slot.layer}"
+
     def _scale(self, genes: Genes, before: PathSlot, slot: PathSlot) -> float:
-        label = f"scale.{before.model}.{before.layer}.{slot.model}.{slot.layer}"
-        return self.scaling.value(float(genes[label]))
+        return self.scaling.value(float(genes[self._label(before, slot)]))
 
 
 class ScaleNetwork(PathScales):

@@ -82,6 +82,24 @@ class PathSlots:
         """(M,) every block of every model, in order."""
         return [(model, layer) for model, count in self.layers.items() for layer in range(count)]
 
+    def along(self, blocks: Sequence[Block], *, in_order: bool) -> tuple[PathSlot, ...]:
+        """The slots of a path through blocks, each the first that is possible; () if there is none.
+
+        Args:
+            in_order: whether a path goes through its slots in their order.
+        """
+        if len(blocks) < 2 or (blocks[0], blocks[-1]) != (self.first.block, self.last.block):
+            return ()
+        path: list[PathSlot] = []
+        left = list(self.between)
+        for block in blocks[1:-1]:
+            place = next((n for n, slot in enumerate(left) if slot.block == block), None)
+            if place is None:
+                return ()
+            path.append(left[place])
+            left = left[place + 1 :] if in_order else left[:place] + left[place + 1 :]
+        return (self.first, *path, self.last)
+
     def kept(self, keep: Mapping[str, Collection[int] | Literal["all"]]) -> frozenset[PathSlot]:
         """The slots that are in every path: the ends, and the first slot of each block to keep.
 

@@ -14,12 +14,13 @@ from pydantic import Field
 from evomerge.errors import ConfigError, Problem
 from evomerge.recipes import BASE, Recipe, other_base
 from evomerge.spaces import SearchContext, Space
+from evomerge.spaces._encoding import of_other_kind
 from evomerge.spaces._path_indicators import KINDS as INDICATORS
-from evomerge.spaces._path_indicators import order_genes, sorted_path
+from evomerge.spaces._path_indicators import genes_of_order, order_genes, sorted_path
 from evomerge.spaces._path_models import Blocks, PathModels
 from evomerge.spaces._path_scales import KINDS, Scaling
-from evomerge.spaces._path_slots import PathLimits, PathSlot, PathSlots
-from evomerge.types import Genome
+from evomerge.spaces._path_slots import Block, PathLimits, PathSlot, PathSlots
+from evomerge.types import Genome, Proposal
 
 
 class DataflowSpace(Space):
@@ -113,12 +114,88 @@ class DataflowSpace(Space):
 
     def decode(self, genome: Genome) -> Recipe:
         """See `Space.decode`."""
+        return self._recipe(*self._path(genome))
+
+    def _path(self, genome: Genome) -> tuple[Sequence[PathSlot], Sequence[float]]:
+        """The path of a genome, and the scales on its hops."""
         path = self._indicators.path(genome.genes)
         if self._sorted:
             path = sorted_path(path, genome.genes)
         preference = self._indicators.preference(genome.genes)
         path = self._limits.repaired(path, kept=self._kept, preference=preference)
-        return self._recipe(path, self._scales.scales(genome.genes, path))
+        return path, self._scales.scales(genome.genes, path)
+
+    @property
+    def leading(self) -> str:
+        """The name of the model at both ends of every path."""
+        return self._slots.first.model
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """See `Space.encode`; scales of a ``network`` have no inverse but where it starts."""
+        problems = of_other_kind(recipe, ("modules", "segments", "lineage"))
+        if recipe.operator != "passthrough":
+            text = f"{recipe.operator}, and this space stacks blocks as they are."
+            problems.append(Problem(("operator",), text))
+        blocks: list[Block] = []
+        for number, slice_ in enumerate(recipe.slices):
+            for name, (start, stop) in slice_.items():
+                model = self._named(recipe, name)
+                if model is None:
+                    text = f"{name} is none of the models of this space: {', '.join(self._models)}."
+                    problems.append(Problem(("slices", number), text))
+                else:
+                    blocks += [(model, layer) for layer in range(start, stop)]
+        if not problems:
+            genome, problems = self.along(blocks, recipe.scales)
+        if problems:
+            raise ConfigError(problems)
+        return genome
+
+    def _named(self, recipe: Recipe, name: str) -> str | None:
+        """What a model of a recipe is called in this space; None if it has no such model."""
+        model = recipe.base if name == BASE else recipe.sources[name]
+        same = [known for known, other in self._models.items() if other == model]
+        return name if name in same else next(iter(same), None)
+
+    def along(
+        self, blocks: Sequence[Block], scales: Sequence[float] = ()
+    ) -> tuple[Genome, list[Problem]]:
+        """The genome of a path through these blocks, and why there is none that gives just it.
+
+        Args:
+            blocks: models, by their names in this space, and numbers of their blocks.
+            scales: (depth,) on the hop into each; () for 1 throughout.
+        """
+        path, known = self._slots.along(blocks, in_order=not self._sorted), self.initial().genes
+        if not path:
+            ends = f"{self.leading}'s first block to its last"
+            text = f"no path of this space goes through these blocks: from {ends}, in the order of "
+            text += f"models and blocks, {self._slots.last.repetition + 1} times."
+            return Genome(known), [Problem(("slices",), text)]
+        hops = scales or (1.0,) * len(path)
+        order = genes_of_order(path) if self._sorted else {}
+        genes = {**self._indicators.genes(path), **order, **self._scales.genes(path, hops)}
+        genome, problems = Genome({**known, **genes}), []
+        found, made = self._path(genome)
+        if [slot.block for slot in found] != list(blocks):
+            text = "a path that the limits or kept blocks of this space make another of."
+            problems.append(Problem(("slices",), text))
+        elif any(abs(one - other) > 1e-9 for one, other in zip(made, hops, strict=True)):
+            text = "no genome of this space gives these: look at its kind, low and high."
+            problems.append(Problem(("scales",), text))
+        return genome, problems
+
+    def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
+        """See `Space.starts`: the leading model's path, and others' blocks between its ends."""
+        starts = super().starts()
+        count = self._slots.layers[self.leading]
+        for name in dict.fromkeys([*(n for n in best_first if n in self._models), *self._models]):
+            inner = [(name, layer) for layer in range(1, self._slots.layers[name] - 1)]
+            ends = (self.leading, 0), (self.leading, count - 1)
+            genome, problems = self.along([ends[0], *inner, ends[1]])
+            if not problems and self.decode(genome) != self.decode(starts[0].genome):
+                starts.append(Proposal(f"{name} between the ends of {self.leading}", genome))
+        return starts
 
     def largest(self) -> Recipe:
         """See `Space.largest`."""

@@ -69,6 +69,38 @@ class JointSpace(Space):
         """See `Space.decode`."""
         return self._stacked(self._merge.decode(genome), self._path.decode(genome))
 
+    def encode(self, recipe: Recipe) -> Genome:
+        """See `Space.encode`; blocks that are not in the path count as the nearest that is."""
+        layers = [next(iter(slice_.values()))[0] for slice_ in recipe.slices]
+        names = {BASE, *self.context.sources}
+        if not layers or not all(
+            slice_.keys() == names and set(slice_.values()) == {(layer, layer + 1)}
+            for slice_, layer in zip(recipe.slices, layers, strict=True)
+        ):
+            text = "expected slices of one block, each a merge of this block of base and sources."
+            raise ConfigError(Problem(("slices",), text))
+        if wrong := [name for name, count in recipe.lists() if count != len(layers)]:
+            text = f"expected {len(layers)} values, one for each slice."
+            raise ConfigError([Problem((name,), text) for name in wrong])
+        path, problems = self._path.along([(self._path.leading, n) for n in layers], recipe.scales)
+        text = "a block that comes twice has other values the second time: here they are one."
+        problems += [Problem((name,), text) for name in _differing(recipe, layers)]
+        by_layer = [_nearest(layers, layer) for layer in range(self.context.layers)]
+        parameters = {name: _picked(value, by_layer) for name, value in recipe.parameters.items()}
+        plain = {"slices": (), "scales": (), "parameters": parameters}
+        merged = path
+        try:
+            merged = self._merge.encode(recipe.model_copy(update=plain))
+        except ConfigError as error:
+            problems += error.details
+        if problems:
+            raise ConfigError(problems)
+        return Genome({**path.genes, **merged.genes})
+
+    def with_values(self, values: Mapping[str, Any]) -> Genome:
+        """See `Space.with_values`: of the merge, along the first path."""
+        return Genome({**self._path.initial().genes, **self._merge.with_values(values).genes})
+
     def starts(self, best_first: Sequence[str] = ()) -> list[Proposal]:
         """See `Space.starts`: those of the merge, along the first path."""
         path = self._path.initial().genes
@@ -113,11 +145,22 @@ def _length_problems(merged: Recipe, context: SearchContext) -> list[Problem]:
     ]
 
 
+def _nearest(layers: Sequence[int], layer: int) -> int:
+    """The first place in a path of a block of the base, or of the nearest one that is in it."""
+    return min(range(len(layers)), key=lambda place: abs(layers[place] - layer))
+
+
+def _differing(recipe: Recipe, layers: Sequence[int]) -> list[str]:
+    """The parameters whose values differ between the places of one block."""
+    first = [layers.index(layer) for layer in layers]
+    return [n for n, value in recipe.parameters.items() if _picked(value, first) != value]
+
+
 def _picked(setting: Any, layers: Sequence[int]) -> Any:
     """A setting by block of the base, rewritten by block of the path."""
     if isinstance(setting, Mapping):
         return {key: _picked(value, layers) for key, value in setting.items()}
-    if isinstance(setting, list):
+    if isinstance(setting, list) and not isinstance(setting[0], Mapping):  # else by tensor
         return [setting[layer] for layer in layers]
     return setting
 

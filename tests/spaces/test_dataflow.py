@@ -492,3 +492,59 @@ def test_a_model_without_numbered_blocks_has_no_path(
     with pytest.raises(ConfigError, match="base: a path needs two blocks of it, it has 0") as error:
         space(context, repetitions=repetitions, keep={"base": [0]})
     assert error.value.problems[1] == "keep.base: it has no blocks, got 0"
+
+
+@pytest.mark.parametrize("indicators", ["bits", "thresholds", "runs"])
+def test_a_search_may_start_with_each_models_blocks_between_the_ends_of_the_leading(
+    make: Make, indicators: str
+) -> None:
+    one = make(indicators=indicators, leading="strings", repetitions=2)
+    starts = {label: path(one.decode(genome)) for label, genome in one.starts(["strings"])}
+    assert starts == {
+        "initial": ["strings.0", "strings.1", "strings.2", "strings.3"],
+        "arithmetic between the ends of strings": [
+            *("strings.0", "arithmetic.1", "arithmetic.2", "strings.3")
+        ],
+    }
+
+
+def test_paths_of_one_model_start_at_it(make: Make) -> None:
+    for options in ({"indicators": "bits"}, {"indicators": "all", "order": True}):
+        assert len(make(sources=[], repetitions=1, **options).starts(["strings"])) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"indicators": "bits"},
+        {"indicators": "thresholds", "order": True},
+        {"indicators": "runs", "leading": "arithmetic", "scales": "none"},
+        {"scales": {"kind": "hop", "negative": True}},
+        {"scales": "matrix", "repetitions": 1},
+        {"max_layers": 6, "monotone": True, "keep": {"strings": [1]}},
+    ],
+)
+def test_a_path_is_turned_back_into_genes(make: Make, options: Any) -> None:
+    one = make(**options)
+    for seed in range(5):
+        recipe = one.decode(drawn(one, seed))
+        again = one.decode(one.encode(recipe))
+        assert path(again) == path(recipe)
+        assert again.scales == pytest.approx(recipe.scales)
+
+
+def test_paths_and_scales_that_no_genes_give_are_refused(make: Make) -> None:
+    wide, narrow = make(repetitions=2), make(max_layers=4, scales="none", repetitions=1)
+    long = wide.encode(wide.decode(drawn(wide, 0)))
+    with pytest.raises(ConfigError, match=r"^slices: no path of this space goes through these"):
+        narrow.encode(wide.decode(long))
+    inner = {f"in.0.{name}": True for name in ("base.1", "base.2", "arithmetic.1", "strings.1")}
+    longer = wide.decode(Genome({**wide.initial().genes, **inner}))
+    with pytest.raises(ConfigError, match=r"^slices: a path that the limits or kept blocks"):
+        narrow.encode(longer)
+    scaled = decoded(wide, scale__0__base__1=1.25)
+    with pytest.raises(ConfigError, match=r"^scales: no genome of this space gives these"):
+        narrow.encode(scaled)
+    merged = wide.context.recipe("linear", {"weight": 1.0})
+    with pytest.raises(ConfigError, match=r"^operator: linear, and this space stacks blocks"):
+        narrow.encode(merged)

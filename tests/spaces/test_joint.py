@@ -187,3 +187,29 @@ def test_mistakes_of_both_are_reported_at_once(make: Make) -> None:
         make(merge={**merge, "parameters": {"lam": [1, 2, 3], "weight": {"low": 0, "high": 1}}})
     with pytest.raises(ConfigError, match=r"merge\.opertor: unknown key"):
         make(merge={"opertor": "ties"})
+
+
+def test_values_start_the_merge_along_the_first_path(make: Make) -> None:
+    space = make(merge=MERGE, path={"repetitions": 2})
+    genome = space.with_values({"weight": {"strings": [0.25, 0.5, 0.75, 1]}})
+    recipe = space.decode(genome)
+    assert layers(recipe) == [0, 1, 2, 3]
+    assert recipe.parameters["weight"]["strings"] == [0.25, 0.5, 0.75, 1]
+    with pytest.raises(ConfigError, match=r"^wieght: ties has none that varies here"):
+        space.with_values({"wieght": 1.0})
+
+
+def test_a_recipe_with_other_values_for_the_same_block_is_none_of_the_space(make: Make) -> None:
+    space = make(merge=MERGE, path={"repetitions": 2, "scales": "none"})
+    twice = space.decode(Genome({**space.initial().genes, "in.1.base.1": True}))
+    assert layers(twice) == [0, 1, 2, 1, 3]
+    assert layers(space.decode(space.encode(twice))) == [0, 1, 2, 1, 3]
+    changed = twice.model_copy(update={"parameters": {"weight": [0.5, 0.5, 0.5, 0.75, 0.5]}})
+    with pytest.raises(ConfigError, match=r"^weight: a block that comes twice has other values"):
+        space.encode(changed)
+    short = twice.model_copy(update={"parameters": {"weight": [0.5, 0.75]}})
+    with pytest.raises(ConfigError, match=r"^weight: expected 5 values, one for each slice"):
+        space.encode(short)
+    plain = space.context.recipe("ties", {"weight": 0.5})
+    with pytest.raises(ConfigError, match=r"^slices: expected slices of one block"):
+        space.encode(plain)
