@@ -14,10 +14,11 @@ from evomerge.search.finalists import most_finalists
 from evomerge.search.known import OnRecord
 from evomerge.search.racing.deck import Deck
 from evomerge.search.racing.race import Race, Standing
+from evomerge.search.racing.settings import Racing
 from evomerge.search.shown import Shown
 from evomerge.search.spec import Stage
 from evomerge.search.spending import Spending
-from evomerge.search.starts import MOST_STARTS, Starts, affordable
+from evomerge.search.starts import MOST_STARTS, Starts, affordable, deepest
 from evomerge.types import (
     FINAL_ESTIMATE,
     Candidate,
@@ -97,12 +98,22 @@ class StageRun:
         genomes = [point.genome for point in given]
         every = [*given, *(point for point in points if point.genome not in genomes)]
         if len(every) > 1:
-            tried = affordable(every[:MOST_STARTS], self.stage.budget, self._cost)
-            self._starts = Starts(tried) if tried else None
-            if not tried:
-                log.info("no start is tried: two would take more than a quarter of the budget")
+            self._starts = self._affordable(every[:MOST_STARTS])
         if given and self._starts is None:
             self._begin_at(given[0])
+
+    def _affordable(self, points: Sequence[Proposal]) -> Starts | None:
+        """As many of the first points, on as many examples, as the budget is enough for."""
+        race, budget = self.race, self.stage.budget
+        tried = affordable(points, budget, self._cost)
+        if not tried:
+            log.info("no start is tried: two would take more than a quarter of the budget")
+            return None
+        if race is None:
+            return Starts(tried, None)
+        size = len(tried)
+        costs = {rungs: Asked(size, race.most(size, rungs)) for rungs in race.deeper()}
+        return Starts(tried, deepest(costs, budget))
 
     def _cost(self, size: int) -> Asked:
         """What so many candidates are asked together at most."""
@@ -118,12 +129,16 @@ class StageRun:
             return self._cost(1)
         if not self.race.between:
             return Asked()  # counted when its cohort began
-        evaluations, examples, _ = self._cost(self._cohort_size(self.race))
+        size, racing = self._next_cohort(self.race)
+        evaluations, examples = size, self.race.most(size, racing)
         estimates = most_finalists(self.spending.asked.examples + examples)
         return Asked(evaluations, examples + estimates * self._examples)
 
-    def _cohort_size(self, race: Race) -> int:
-        return race.size if self._starts is None else self._starts.size
+    def _next_cohort(self, race: Race) -> tuple[int, Racing | None]:
+        """How many candidates the next cohort has, and rungs of its own, if any."""
+        return (
+            (race.size, None) if self._starts is None else (self._starts.size, self._starts.racing)
+        )
 
     def ask(self, number: int, *, ahead: bool) -> Proposal | None:
         """The next start or the optimizer's next genome; None while it must see results first.
@@ -151,8 +166,8 @@ class StageRun:
             return
         race, examples = self.race, self._examples
         if race is not None and known is not None:
-            digest, size = candidate.recipe.digest, self._cohort_size(race)
-            examples = race.join(candidate.number, digest, known.cells, size)
+            digest = candidate.recipe.digest
+            examples = race.join(candidate.number, digest, known.cells, *self._next_cohort(race))
             if known.whole is not None and known.whole.status == "failed":
                 race.fail(digest)
         self.spending.ask(examples)

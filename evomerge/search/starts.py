@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from evomerge.search.budget import Asked, Budget
+from evomerge.search.racing.settings import Racing
 from evomerge.types import Evaluation, Proposal
+
+Cost = Callable[[int], Asked]  # of so many points
 
 MOST_STARTS = 24
 _PART_OF_BUDGET = 4  # at most a quarter
@@ -16,13 +19,14 @@ class Starts:
 
     Args:
         points: at least one; of equals, the earlier one is the best.
+        racing: the rungs on which they race; None where they are asked everything.
 
     Attributes:
         size: how many there are.
     """
 
-    def __init__(self, points: Sequence[Proposal]) -> None:
-        self.size = len(points)
+    def __init__(self, points: Sequence[Proposal], racing: Racing | None) -> None:
+        self.size, self.racing = len(points), racing
         self._left = list(points)
         self._asked: dict[int, Proposal] = {}
         self._standings: dict[int, tuple[float, ...]] = {}
@@ -46,17 +50,30 @@ class Starts:
         return self._asked[max(sorted(self._standings), key=lambda n: self._standings[n])]
 
 
-def affordable(
-    points: Sequence[Proposal], budget: Budget, cost: Callable[[int], Asked]
-) -> Sequence[Proposal]:
+def affordable(points: Sequence[Proposal], budget: Budget, cost: Cost) -> Sequence[Proposal]:
     """As many of the first points as a quarter of a budget is enough for; none, or several.
 
     Args:
         points: the most promising first.
-        cost: what so many of them are asked together.
     """
     for size in range(len(points), 1, -1):
-        evaluations, examples, _ = cost(size)
-        if budget.affords(Asked(), Asked(*(_PART_OF_BUDGET * n for n in (evaluations, examples)))):
+        if _affords(budget, cost(size)):
             return points[:size]
     return ()
+
+
+def deepest(costs: Mapping[Racing, Asked], budget: Budget) -> Racing:
+    """The last of these rungs for which a quarter of a budget is enough; else the first.
+
+    The start is chosen once, and all that follows goes on from it.
+
+    Args:
+        costs: what is asked on them, more and more.
+    """
+    enough = [rungs for rungs, cost in costs.items() if _affords(budget, cost)]
+    return enough[-1] if enough else next(iter(costs))
+
+
+def _affords(budget: Budget, asked: Asked) -> bool:
+    parts = Asked(_PART_OF_BUDGET * asked.evaluations, _PART_OF_BUDGET * asked.examples)
+    return budget.affords(Asked(), parts)

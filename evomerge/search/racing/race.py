@@ -32,6 +32,7 @@ class Cohort:
 
     Attributes:
         size: how many candidates it takes.
+        racing: its rungs.
         hand: the examples.
         most: how many its candidates may be asked together.
         recipes: candidate to the digest of its recipe, in the order in which they joined.
@@ -42,6 +43,7 @@ class Cohort:
     """
 
     size: int
+    racing: Racing
     hand: Hand
     most: int
     recipes: dict[int, str] = field(default_factory=dict)
@@ -104,32 +106,55 @@ class Race:
         """Whether the next candidate begins a cohort."""
         return not self.open or self.open[-1].is_full
 
-    def most(self, size: int) -> int:
-        """How many examples the next cohort may be asked, if it has so many candidates."""
+    def most(self, size: int, racing: Racing | None = None) -> int:
+        """How many examples the next cohort may be asked.
+
+        Args:
+            size: how many candidates it has.
+            racing: its rungs; by default those of every cohort.
+        """
+        racing = racing or self.racing
+        return racing.of_cohort(size, self._rung_sizes(racing), ties=True)
+
+    def deeper(self) -> list[Racing]:
+        """The rungs of every cohort, and with more of them until the last one is all examples."""
+        found = [self.racing]
+        while self._rung_sizes(found[-1])[-1] < count(self._deck.examples):
+            found.append(found[-1].with_rungs(found[-1].rungs + 1))
+        return found
+
+    def _rung_sizes(self, racing: Racing) -> list[int]:
         there = {task: len(ids) for task, ids in self._deck.examples.items()}
-        rungs = rung_sizes(self.racing, self._shares, there)
-        return self.racing.of_cohort(size, rungs, ties=True)
+        return rung_sizes(racing, self._shares, there)
 
     def asked_all(self, cohort: Cohort, number: int) -> bool:
         """Whether a candidate that has retired was asked all examples of the search."""
         rung = cohort.standings[number].rung
         return rung >= 0 and count(cohort.hand.of_rung(rung)) == count(self._deck.examples)
 
-    def join(self, number: int, digest: str, known: Cells, size: int | None = None) -> int:
+    def join(
+        self,
+        number: int,
+        digest: str,
+        known: Cells,
+        size: int | None = None,
+        racing: Racing | None = None,
+    ) -> int:
         """Take in a candidate.
 
         Args:
             known: scores of its recipe from before.
             size: candidates of the cohort that it begins; by default P.
+            racing: the rungs of the cohort that it begins; by default those of every cohort.
 
         Returns:
             How many examples the cohort may be asked that it begins; 0 where it begins none.
         """
         begins = self.between
         if begins:
-            hand = self._deck.deal(self.racing.first, self.racing.blocks)
-            size = size or self.size
-            self.open.append(Cohort(size, hand, self.most(size)))
+            racing, size = racing or self.racing, size or self.size
+            hand = self._deck.deal(racing.first, racing.blocks)
+            self.open.append(Cohort(size, racing, hand, self.most(size, racing)))
         cohort = self.open[-1]
         cohort.recipes[number] = digest
         cohort.active.append(number)
@@ -225,9 +250,9 @@ class Race:
 
     def _cut(self, cohort: Cohort, ranked: Sequence[float]) -> int:
         """How many go on; of those that tie across the cut all, if few enough."""
-        if cohort.rung == self.racing.rungs - 1 or len(ranked) < 2:
+        if cohort.rung == cohort.racing.rungs - 1 or len(ranked) < 2:
             return 0
-        keep = max(2, math.ceil(len(ranked) * self.racing.keep))
+        keep = max(2, math.ceil(len(ranked) * cohort.racing.keep))
         tied = sum(score == ranked[keep - 1] for score in ranked[keep:])
         return keep + (tied if tied <= most_tied(cohort.size) else 0)
 

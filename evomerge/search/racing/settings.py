@@ -30,6 +30,10 @@ class Racing(Keys):
         """How many times ``first`` a candidate is asked that reaches the last rung."""
         return 1 << (self.rungs - 1)
 
+    def with_rungs(self, rungs: int) -> Racing:
+        """The same with so many rungs."""
+        return self.model_copy(update={"rungs": rungs})
+
     def of_cohort(self, size: int, rungs: Sequence[int], *, ties: bool = False) -> int:
         """How many examples a cohort is asked if none of its candidates fail or repeat others.
 

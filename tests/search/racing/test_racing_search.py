@@ -258,6 +258,30 @@ def test_as_many_starts_are_tried_as_a_quarter_of_the_budget_is_enough_for(
     assert labels == (starts_of("b", "a")[:tried] if tried else [""] * P)
 
 
+@pytest.mark.parametrize(
+    ("quarter", "most"),
+    [
+        (8 * FIRST + 5 * FIRST, 2 * FIRST),
+        (8 * FIRST + 5 * FIRST + 4 * 2 * FIRST, 4 * FIRST),
+        (8 * FIRST + 5 * FIRST + 4 * 2 * FIRST + 3 * (80 - 4 * FIRST), 80),
+    ],
+)
+def test_starts_climb_as_many_rungs_as_a_quarter_of_the_budget_is_enough_for(
+    quarter: int, most: int, new: New, tmp_path: Path
+) -> None:
+    """Those of the cohorts, which have two, or more, up to all 80 examples."""
+    budget = {"examples": 4 * quarter}
+    search = new(start="auto", racing={"first": FIRST, "rungs": 2}, budget=budget)
+    run_with(LocalExecutor(), search, tmp_path)
+    with Store.open(tmp_path, read_only=True) as store:
+        searched = [c for c in store.candidates() if c.kind == "search"]
+        asked = {c.number: sum(map(len, store.cells(c.recipe.digest).values())) for c in searched}
+    starts = [c.number for c in searched if c.label]
+    assert len(starts) == 8
+    assert max(asked[number] for number in starts) == most
+    assert {asked[c.number] for c in searched if not c.label} <= {FIRST, 2 * FIRST}
+
+
 def test_a_budget_that_reaches_for_starts_alone_scores_the_best(new: New, tmp_path: Path) -> None:
     run_with(LocalExecutor(), new(start="auto", budget={"examples": 128}), tmp_path)
     with Store.open(tmp_path, read_only=True) as store:
