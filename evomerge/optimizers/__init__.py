@@ -70,6 +70,11 @@ class Optimizer(ABC):
         Only candidates that `ask` or `ask_ahead` returned are reported, each once.
         """
 
+    @property
+    def has_converged(self) -> bool:
+        """Whether what it would ask for next hardly differs any more: the search may end."""
+        return False
+
     def recommend(self) -> Genome | None:
         """The genome that the optimizer believes is best, if it has not asked for it; else None."""
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +45,16 @@ def _first_covariance(parameters: Sequence[Parameter], correlation: float) -> An
     return covariance
 
 
+def _spread(sigma: float, covariance: Any) -> float:
+    """See `Distribution.spread`.
+
+    Args:
+        covariance: (D, D), or (D,) its diagonal.
+    """
+    diagonal = covariance if covariance.ndim == 1 else np.diag(covariance)
+    return float(sigma * np.exp(np.log(diagonal).mean() / 2))
+
+
 class Distribution(ABC):
     """The library's distribution, in terms of genes; a point is its form of a candidate."""
 
@@ -58,6 +69,14 @@ class Distribution(ABC):
 
     @abstractmethod
     def mean(self) -> dict[str, Gene]: ...
+
+    @abstractmethod
+    def spread(self) -> float:
+        """Geometric mean of the standard deviations of the floats, in the cube.
+
+        Not of the largest: a gene that does not matter strays as before when all others have
+        settled. Infinite where there are no floats, and while other genes are not settled.
+        """
 
     def learn(self, points: Sequence[Any]) -> None:
         """Move by the P points of a generation, best first."""
@@ -100,6 +119,9 @@ class Floats(Distribution):
 
     def mean(self) -> dict[str, Gene]:
         return decode(self.parameters, self.strategy.mean)
+
+    def spread(self) -> float:
+        return _spread(self.strategy._sigma, self.strategy._C)
 
 
 class Mix(Distribution):
@@ -147,6 +169,20 @@ class Mix(Distribution):
         # The library has no public name for its mean and its probabilities.
         units = self.strategy._mean if self.numbers else ()
         return self._genes(units, self.strategy._q if self.categories else None)
+
+    def spread(self) -> float:
+        if not self.strategy.n_continuous or not self._settled():
+            return math.inf
+        floats = np.diag(self.strategy._C)[: self.strategy.n_continuous]
+        return _spread(self.strategy._sigma, floats)
+
+    def _settled(self) -> bool:
+        """Whether integers and choices change as rarely as the library lets them."""
+        one, others = self.strategy, self.strategy.n_integer + self.strategy.n_categorical
+        rarest = 1 - 0.73 ** (1 / max(1, others))  # its margin
+        changes = [*(one._pmut if one.n_integer else ())]
+        changes += [1 - row.max() for row in one._q] if self.categories else []
+        return all(change <= 1.05 * rarest for change in changes)
 
     def _genes(self, units: Sequence[float], odds: Any) -> dict[str, Gene]:
         """Genes of a point or of the mean; ``odds`` has one row per category, 1 for its choice."""

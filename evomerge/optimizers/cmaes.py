@@ -20,6 +20,8 @@ from evomerge.optimizers._distributions import Distribution, Floats, Mix, Start
 from evomerge.optimizers._unit_cube import all_values, decode
 from evomerge.types import Evaluation, Gene, Genome, Parameter, Proposal
 
+_CONVERGED = 0.01  # of the cube: what is left to gain is less than a score's noise
+
 
 class Cmaes(Optimizer):
     """CMA-ES: the library's `CMA` for up to 200 floats, `SepCMA` for more, `CatCMAwM` for a mix.
@@ -27,6 +29,9 @@ class Cmaes(Optimizer):
     A generation is P candidates: after the last of them `ask` returns None until all P have
     results. The distribution then moves by their ranking alone (value, then number); failed
     candidates come last. A generation that failed or tied as a whole moves nothing.
+
+    It has converged when its floats stray, on average, less than 0.01 of their ranges (a tenth of
+    ``sigma``, if that is less) and all else has settled; where nothing is a float, never.
 
     Where workers would wait for stragglers, `ask_ahead` gives up to P more draws from the present
     distribution. A generation is then the first P results since the last move, whichever
@@ -124,6 +129,11 @@ class Cmaes(Optimizer):
         """The point as if the present distribution had drawn it."""
         present = drawn.generation == self._distribution.strategy.generation
         return drawn.point if present else self._distribution.inject(drawn.point)
+
+    @property
+    def has_converged(self) -> bool:
+        """See `Optimizer.has_converged`."""
+        return self._distribution.spread() < min(_CONVERGED, self._start.sigma / 10)
 
     def recommend(self) -> Genome | None:
         """The mean, rounded for an int, and the most probable of a bool or choice."""

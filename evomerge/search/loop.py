@@ -265,5 +265,5 @@ class SearchLoop:
         if self.held_out:
             return "held-out"
         last = self.schedule.later and self.in_flight.candidates
-        waits = last and self.stage.spent(self.clock.read())
+        waits = last and self.stage.is_over(self.clock.read())
         return f"{self.stage.name}, last results" if waits else self.stage.name or "search"

@@ -75,7 +75,7 @@ class Schedule:
     def _goes_on(self, now: Reading, recorded: Candidate | None) -> bool:
         """Whether another candidate of the search is to be asked for in this stage."""
         if recorded is None:
-            return not (self.stage.spent(now) or self.stage.counts.asked[FINAL_ESTIMATE])
+            return not (self.stage.is_over(now) or self.stage.counts.asked[FINAL_ESTIMATE])
         return (recorded.kind, recorded.stage) == ("search", self.stage.name)
 
     def _new_stage(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> StageRun:

@@ -22,6 +22,16 @@ class Spending:
         self.asked = Asked()
         self.tokens_before = 0
 
+    def __str__(self) -> str:
+        """How much of each limit that does not depend on time is left."""
+        limits = [
+            (name, asked, limit)
+            for name, asked in self.asked._asdict().items()
+            if (limit := getattr(self._budget, name)) is not None
+        ]
+        left = [f"{limit - asked:,} of {limit:,} {name}" for name, asked, limit in limits]
+        return " and ".join(left or ["time"]) + " left"
+
     def ask(self, examples: int) -> None:
         """Count one more candidate, and so many examples: of it, or of the cohort it begins."""
         asked = self.asked

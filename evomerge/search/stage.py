@@ -53,6 +53,7 @@ class StageRun:
 
     Attributes:
         race: asks candidates some of the examples; None where they are asked all of them.
+        converged: whether the search ended before its budget did: its optimizer had converged.
     """
 
     def __init__(self, stage: Stage, winners: Mapping[str, Recipe], began: Reading) -> None:
@@ -62,6 +63,7 @@ class StageRun:
         self.counts = Counts()
         self.spending = Spending(stage.budget, began)
         self.race: Race | None = None
+        self.converged = False
         self._examples = 0  # of the search
         self._starts: Starts | None = None  # until the best of them is known
         self._start = Proposal("initial", self.space.initial())
@@ -119,9 +121,19 @@ class StageRun:
         """What so many candidates are asked together at most."""
         return Asked(size, size * self._examples if self.race is None else self.race.most(size))
 
-    def spent(self, now: Reading) -> bool:
-        """Whether the budget is spent, or does not reach for the next candidate or cohort."""
-        return not (self.spending.reaches(self._next()) and self.spending.has_time(now))
+    def is_over(self, now: Reading) -> bool:
+        """Whether no candidate of the search is to be asked for any more.
+
+        The budget is spent, or does not reach for the next candidate or cohort; or the optimizer
+        has converged.
+        """
+        reaches = self.spending.reaches(self._next())
+        return not (reaches and self.spending.has_time(now)) or self._has_converged
+
+    @property
+    def _has_converged(self) -> bool:
+        between = self._starts is None and (self.race is None or self.race.between)
+        return between and self.optimizer.has_converged
 
     def _next(self) -> Asked:
         """What is asked next as a whole, and the final estimates."""
@@ -204,6 +216,9 @@ class StageRun:
         With the first one the search of this stage is over: cohorts that have not ended are left.
         """
         if self._finalists is None:
+            self.converged = self._has_converged and self.spending.reaches(self._next())
+            if self.converged:
+                log.info("the optimizer has converged; %s", self.spending)
             self._finalists = self._choose()
             self.race = None
         if not self._finalists:

@@ -244,6 +244,43 @@ def test_integers_reach_an_optimum_at_their_bound() -> None:
     assert set(_run(Cmaes(parameters, 0), _sphere(10), 40).genes.values()) == {10}
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [Parameter("k", "int", 1, low=0, high=3)],
+        [
+            Parameter("c", "choice", "a", choices=("a", "b")),
+            Parameter("k", "int", 1, low=0, high=3),
+        ],
+    ],
+)
+def test_it_has_converged_when_what_it_draws_hardly_differs(others: list[Parameter]) -> None:
+    optimizer = Cmaes([*_floats(3), *others], 0)
+
+    def fitness(genome: Genome) -> float:
+        # the third does not matter, and strays on
+        return -sum((float(genome.genes[f"w[{i}]"]) - 0.4) ** 2 for i in range(2))
+
+    generations = 0
+    while not optimizer.has_converged:
+        found = _run(optimizer, fitness, 1)
+        generations += 1
+    assert 5 < generations < 60
+    assert found.genes["w[0]"] == pytest.approx(0.4, abs=0.01)
+    assert found.genes["w[1]"] == pytest.approx(0.4, abs=0.01)
+
+
+def test_choices_alone_never_converge_and_a_small_sigma_not_at_once() -> None:
+    choices = Cmaes([Parameter(f"b{i}", "bool", True) for i in range(3)], 0)
+    _run(choices, lambda genome: float(genome.genes["b0"] is True), 40)
+    assert not choices.has_converged
+    near = Cmaes(_floats(2), 0, sigma=0.002)
+    assert not near.has_converged
+    _run(near, _sphere(0.5), 30)
+    assert near.has_converged
+
+
 def test_a_search_may_run_long_after_it_converged() -> None:
     found = _run(
         Cmaes([*_floats(2), Parameter("k", "int", 1, low=0, high=3)], 0), _sphere(0.5), 400

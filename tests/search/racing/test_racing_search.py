@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sqlite3
 from collections import Counter
@@ -60,6 +61,10 @@ def fragile(module, split, examples=None, asked={}):
     key = float(next(module.parameters()).sum())
     asked[key] = asked.get(key, 0) + 1
     return scores / (asked[key] < 3) if split == "search" and examples else scores
+
+def bowl(module, split, examples=None):
+    values = torch.cat([parameter.flatten() for parameter in module.parameters()])
+    return -values.square().mean().expand(40 if examples is None else len(examples))
 
 def whole(module, split):
     return chances(module, split, 20, None)
@@ -320,6 +325,31 @@ def test_a_search_starts_from_a_recipe_whose_file_may_go(new: New, tmp_path: Pat
             drawn = np.array([list(c.genome.genes.values()) for c in searched[:P]])
             assert np.abs(drawn.mean(axis=0) - [1.25, 0.125]).max() < 0.3
     assert file.parent.name in content and "1.25" in content
+
+
+@pytest.mark.parametrize(("racing", "order"), [({"first": FIRST}, "asked"), (False, "finished")])
+def test_a_search_ends_when_its_optimizer_has_converged(
+    racing: Any, order: TellOrder, new: New, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "evomerge.search.stage")
+    search = new(scorer="bowl", racing=racing, budget={"evaluations": 60 * P}, start="auto")
+    board = run_with(Stragglers(3, order, seed=0), search, tmp_path / "whole")
+    ends = [text for text in caplog.messages if "converged" in text]
+    asked = sum(row[1] == "search" for row in board)
+    assert P < asked < 60 * P
+    assert ends == [f"the optimizer has converged; {60 * P - asked:,} of 480 evaluations left"]
+    assert [row[1] for row in board].count("mean") == 1
+    folder, go = tmp_path / "stopped", start
+    for seed, results in enumerate((99, 60, 9999)):
+        executor = Interrupted(results, 3, order, seed)
+        try:
+            go(replace(search, new_executor=lambda: executor), folder, until(9999))  # noqa: B023
+        except KeyboardInterrupt:
+            assert results < 9999
+        go = resume
+    if order == "asked":
+        assert leaderboard(folder) == board
+    resume(search, folder, until(9999))  # once more, from the end
 
 
 def test_a_history_whose_scores_are_gone_is_refused(new: New, tmp_path: Path) -> None:
