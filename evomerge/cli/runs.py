@@ -265,7 +265,8 @@ def _print(run: Run) -> None:
             if row.candidate.stage == stage
         )
         of = f"stage {stage} started" if stage else "started"
-        text = f"{of} from: {start.candidate.label}, the best of {tried} points"
+        among = f", the best of {tried} points" if tried > 1 else ""
+        text = f"{of} from: {start.candidate.label}{among}"
         out.print(printable(text), soft_wrap=True)
     for line in [] if run.racing is None else raced(run.racing):
         out.print(printable(line), soft_wrap=True)

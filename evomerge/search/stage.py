@@ -95,27 +95,30 @@ class StageRun:
             self._try(points if self.stage.informed else ())
 
     def _try(self, points: Sequence[Proposal]) -> None:
-        """Score several points first, given ones before others; begin at a single given one."""
+        """Ask several points first, given ones before others; a single one only if it is given."""
         given = self.stage.given
         genomes = [point.genome for point in given]
         every = [*given, *(point for point in points if point.genome not in genomes)]
         if len(every) > 1:
             self._starts = self._affordable(every[:MOST_STARTS])
         if given and self._starts is None:
-            self._begin_at(given[0])
+            self._starts = self._of(given[:1])
 
     def _affordable(self, points: Sequence[Proposal]) -> Starts | None:
-        """As many of the first points, on as many examples, as the budget is enough for."""
-        race, budget = self.race, self.stage.budget
-        tried = affordable(points, budget, self._cost)
+        """As many of the first points as the budget is enough for; None where it is not for two."""
+        tried = affordable(points, self.stage.budget, self._cost)
         if not tried:
             log.info("no start is tried: two would take more than a quarter of the budget")
             return None
+        return self._of(tried)
+
+    def _of(self, points: Sequence[Proposal]) -> Starts:
+        """All of these points, on as many examples as the budget is enough for."""
+        race, size = self.race, len(points)
         if race is None:
-            return Starts(tried, None)
-        size = len(tried)
+            return Starts(points, None)
         costs = {rungs: Asked(size, race.most(size, rungs)) for rungs in race.deeper()}
-        return Starts(tried, deepest(costs, budget))
+        return Starts(points, deepest(costs, self.stage.budget))
 
     def _cost(self, size: int) -> Asked:
         """What so many candidates are asked together at most."""

@@ -298,7 +298,7 @@ def test_a_budget_that_reaches_for_starts_alone_scores_the_best(new: New, tmp_pa
 
 
 def test_a_search_starts_from_a_recipe_whose_file_may_go(new: New, tmp_path: Path) -> None:
-    """And from values, where two starts are tried; without any other it begins at once."""
+    """And from values, beside the starts of `auto`."""
     first = new()
     recipe = first.stages[0].space.with_values({"weight": {"a": 1.25, "b": 0.125}})
     file = tmp_path / "earlier" / "recipe.yaml"
@@ -321,8 +321,8 @@ def test_a_search_starts_from_a_recipe_whose_file_may_go(new: New, tmp_path: Pat
             assert list(searched[0].genome.genes.values()) == [1.25, 0.125]
             assert list(searched[1].genome.genes.values()) == [0.25, 0.25]
         else:
-            assert not any(c.label for c in searched)
-            drawn = np.array([list(c.genome.genes.values()) for c in searched[:P]])
+            assert [c.label for c in searched[:2]] == [str(file), ""]
+            drawn = np.array([list(c.genome.genes.values()) for c in searched[1 : P + 1]])
             assert np.abs(drawn.mean(axis=0) - [1.25, 0.125]).max() < 0.3
     assert file.parent.name in content and "1.25" in content
 
