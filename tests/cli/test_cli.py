@@ -24,6 +24,7 @@ from evomerge.plugins import registry
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT / "experiments" / "zoo"
 QUICKSTART = ROOT / "experiments" / "quickstart" / "search.yaml"
+IN_FULL = ("--set", "racing=false", "--set", "budget={evaluations: 320}")
 
 Cli = Callable[..., Any]
 
@@ -90,7 +91,7 @@ def test_an_unknown_group_is_refused(cli: Cli) -> None:
 
 
 def test_check_tells_size_and_cost_and_writes_nothing(data: Cli, tmp_path: Path) -> None:
-    facts = data("check", QUICKSTART, cwd=tmp_path)
+    facts = data("check", QUICKSTART, *IN_FULL, cwd=tmp_path)
     assert facts["layers"] == 4
     assert facts["genome_dimension"] > 0
     assert facts["search_examples"]["arithmetic"] == 100
@@ -99,7 +100,7 @@ def test_check_tells_size_and_cost_and_writes_nothing(data: Cli, tmp_path: Path)
 
 
 def test_check_can_time_one_candidate(data: Cli, tmp_path: Path) -> None:
-    facts = data("check", QUICKSTART, "--probe", cwd=tmp_path)
+    facts = data("check", QUICKSTART, "--probe", *IN_FULL, cwd=tmp_path)
     assert facts["fits_here"] == "yes"
     assert facts["seconds_per_candidate"] > 0
     assert facts["gpu_hours_for_the_budget"] == 0  # no GPU is asked for
