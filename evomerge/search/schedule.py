@@ -62,7 +62,7 @@ class Schedule:
             return None if proposed is None else self._searched(number, *proposed)
         if waits and not self.stage.has_chosen:
             return None  # the final estimates depend on it
-        estimate = self.stage.final_estimate(number)
+        estimate = self.stage.final_estimate(number, self.results.candidates)
         if estimate is not None:
             return estimate
         if waits or not self.later:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from evomerge.recipes import Recipe
 from evomerge.search.budget import Asked, Reading
 from evomerge.search.counts import Counts
-from evomerge.search.finalists import most_finalists
+from evomerge.search.finalists import finalists, most_finalists
 from evomerge.search.known import OnRecord
 from evomerge.search.racing.deck import Deck
 from evomerge.search.racing.race import Race, Standing
@@ -213,29 +213,36 @@ class StageRun:
         """Whether the search of this stage is over, and its final estimates are made."""
         return self._finalists is not None
 
-    def final_estimate(self, number: int) -> Candidate | None:
+    def final_estimate(self, number: int, candidates: Sequence[Candidate]) -> Candidate | None:
         """The next of the estimates of the best; each is asked for once.
 
         With the first one the search of this stage is over: cohorts that have not ended are left.
+
+        Args:
+            candidates: of the search, until now.
         """
         if self._finalists is None:
             self.converged = self._has_converged and self.spending.reaches(self._next())
             if self.converged:
                 log.info("the optimizer has converged; %s", self.spending)
-            self._finalists = self._choose()
+            self._finalists = self._choose(candidates)
             self.race = None
         if not self._finalists:
             return None
         label, genome = self._finalists.pop(0)
         return self.candidate(number, FINAL_ESTIMATE, genome, label)
 
-    def _choose(self) -> list[Proposal]:
+    def _choose(self, candidates: Sequence[Candidate]) -> list[Proposal]:
         if self.race is None:
             best = self.optimizer.recommend()
             return [] if best is None else [Proposal("", best)]
-        most = most_finalists(self.spending.asked.examples)
+        estimates = [
+            (one, self.space.decode(one.genome).digest) for one in self.optimizer.finalists()
+        ]
+        own = [one for one in candidates if (one.kind, one.stage) == ("search", self.name)]
+        chosen = finalists(estimates, own, self.race.adjusted())
         # there may have been no time for a cohort
-        return list(self.optimizer.finalists()[:most]) or [self._start]
+        return chosen[: most_finalists(self.spending.asked.examples)] or [self._start]
 
     def learn(self, candidate: Candidate, evaluation: Evaluation, most_failures: int) -> None:
         """Report a result to whoever asked for the candidate.

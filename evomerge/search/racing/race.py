@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from evomerge.search.racing.answers import Answers
 from evomerge.search.racing.cells import lacking
 from evomerge.search.racing.deck import Deck, Hand, rung_sizes
 from evomerge.search.racing.reliability import Reliability
@@ -53,13 +54,18 @@ class Cohort:
     reached: dict[int, int] = field(default_factory=dict)
 
     @property
-    def examples(self) -> int:
-        """How many were asked of those that have retired, each recipe counted once."""
+    def rungs(self) -> dict[str, int]:
+        """The last rung on which each recipe was asked of those that have retired, by digest."""
         rungs: dict[str, int] = {}
-        for number, rung in self.reached.items():
+        for number, rung in sorted(self.reached.items()):
             digest = self.recipes[number]
             rungs[digest] = max(rung, rungs.get(digest, 0))
-        return sum(count(self.hand.of_rung(rung)) for rung in rungs.values())
+        return rungs
+
+    @property
+    def examples(self) -> int:
+        """How many were asked of those that have retired, each recipe counted once."""
+        return sum(count(self.hand.of_rung(rung)) for rung in self.rungs.values())
 
     @property
     def is_full(self) -> bool:
@@ -89,6 +95,7 @@ class Race:
         self.racing, self.size = racing, size
         self._deck, self._shares = deck, shares
         self.reliability = Reliability()
+        self._answers = Answers(deck.examples, shares)
         self.open: list[Cohort] = []
         self._cells: dict[str, dict[str, dict[int, float]]] = {}  # of open cohorts' recipes
         self._failed: set[str] = set()
@@ -214,10 +221,29 @@ class Race:
             return None
         cohort = self.open.pop(0)
         self._look_at(cohort)
+        self._answers.add(self._scored(cohort))
         kept = {digest for other in self.open for digest in other.recipes.values()}
         for digest in set(cohort.recipes.values()) - kept:
             del self._cells[digest]
         return cohort
+
+    def adjusted(self) -> dict[str, float]:
+        """How good the recipes of closed cohorts are, by digest: see `Answers.adjusted`."""
+        return self._answers.adjusted(self.reliability)
+
+    def _scored(self, cohort: Cohort) -> dict[str, Cells]:
+        """The scores of a cohort's recipes on what it asked them, by digest; not of failed ones.
+
+        And no others, which may be known from before or, in a replay, from later.
+        """
+        scored: dict[str, Cells] = {}
+        for digest, rung in cohort.rungs.items():
+            asked, cells = cohort.hand.of_rung(rung), self._cells[digest]
+            if not lacking(asked, cells):
+                scored[digest] = {
+                    task: {e: cells[task][e] for e in ids} for task, ids in asked.items()
+                }
+        return scored
 
     def _judge(self, cohort: Cohort) -> None:
         """Retire whoever does not go on from this rung."""

@@ -413,16 +413,34 @@ def test_a_budget_that_ends_never_or_at_once_is_refused(
         new(**changes)
 
 
-def test_four_final_estimates_are_paid_for_where_they_are_asked(
+def test_final_estimates_and_the_best_candidates_are_paid_for_where_they_are_asked(
     new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evomerge.search.finalists.ENOUGH_FOR_A_CHOICE", 2 * COHORT)
-    budget = 12 * COHORT
-    board = run_with(LocalExecutor(), new(budget={"examples": budget}), tmp_path)
+    budget = 16 * COHORT
+    search = new(budget={"examples": budget})
+    board = run_with(LocalExecutor(), search, tmp_path / "whole")
     estimates = [row for row in board if row[1] == "mean"]
-    assert len(estimates) == 4
     assert all(row[4] is not None for row in estimates)
-    assert sum(cells(tmp_path).values()) + 80 * len({row[3] for row in estimates}) <= budget
+    asked = cells(tmp_path / "whole")
+    at_once = {row[3] for row in estimates} - {digest for digest, *_ in asked}
+    assert sum(asked.values()) + 80 * len(at_once) <= budget
+    with Store.open(tmp_path / "whole", read_only=True) as store:
+        candidates = store.candidates()
+    *means, x, y, z = [one for one in candidates if one.kind == FINAL_ESTIMATE]
+    assert len(means) == 4
+    for one in (x, y, z):
+        chosen = candidates[int(one.label.removeprefix("candidate "))]
+        assert (chosen.kind, chosen.genome) == ("search", one.genome)
+        assert one.recipe.digest not in {mean.recipe.digest for mean in means}
+    folder, go = tmp_path / "stopped", start
+    for results in (BASELINES + 2 * P, 999):  # once while they are asked
+        executor = Interrupted(len(board) if go is resume else results, 1, "asked", 0)
+        with pytest.raises(KeyboardInterrupt):
+            go(replace(search, new_executor=lambda: executor), folder, until(9999))  # noqa: B023
+        go = resume
+    resume(search, folder, until(9999))
+    assert leaderboard(folder) == board
 
 
 def test_candidates_that_fail_on_a_later_rung_are_paid_for(new: New, tmp_path: Path) -> None:
