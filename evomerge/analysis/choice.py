@@ -40,7 +40,8 @@ class Choice:
     """What the choice of the winner is worth.
 
     Attributes:
-        among: how many different recipes of the search were asked all search examples.
+        among: how many different recipes of the search were asked all search examples; those that
+            are baselines as well are left out, unless one is the winner.
         optimism: how much too high the winner's search score may be because it is the best of
             them; see `Layout.optimism`.
         split: whose examples `differences` are of: ``held_out``, which chose nothing, if scored.
@@ -79,7 +80,7 @@ def choice(
 
     Args:
         candidates: all of them, by number.
-        layout: of all different recipes of the search that were asked all search examples.
+        layout: of the recipes that it was chosen among.
     """
     unseen = bool(held_out.winner and held_out.baselines)
     return Choice(

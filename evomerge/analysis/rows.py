@@ -138,6 +138,8 @@ def read_rows(store: Store, fitness: Fitness, events: Sequence[Event], *, finish
     compared = [
         one.compared(store.evaluation(best.recipe.digest, one.split)) for one in (search, held_out)
     ]
+    if any(c.recipe.digest == best.recipe.digest for c in candidates if c.kind == "baseline"):
+        search.layout.add(compared[0].winner)
     made = choice(fitness, candidates, search.layout, *compared)
     return Rows(rows, rows[best.number], made, racing)
 
@@ -176,7 +178,7 @@ class _Known:
             example scores: those of all would fill the memory.
         baselines: number to scores by task, of those that were scored.
         best_source: from `references`.
-        layout: of the different recipes that the search made.
+        layout: of the different recipes that the search made, and that no baseline has.
     """
 
     split: Split
@@ -194,7 +196,7 @@ class _Known:
 def _known(store: Store, fitness: Fitness, candidates: Sequence[Candidate], split: Split) -> _Known:
     """What is on record of these candidates, in a few queries however many they are."""
     baselines = {c.recipe.digest for c in candidates if c.kind == "baseline"}
-    searched = {c.recipe.digest for c in candidates if c.kind != "baseline"}
+    searched = {c.recipe.digest for c in candidates} - baselines
     sources = [c for c in candidates if c.role == "source"]
     of_sources = {c.number: store.evaluation(c.recipe.digest, split) for c in sources}
     best_source = references(sources, {n: one for n, one in of_sources.items() if one})

@@ -60,16 +60,16 @@ def check(
     loaded = load(search, overrides)
     facts = estimate(loaded, probe=probe)
     if as_json:
-        print_json({**facts, "notes": loaded.notes})
+        print_json(facts)
         return
-    out = console()
+    out, notes = console(), facts.pop("notes")
     for name, value in facts.items():
         if name in ("stages", "timed_stages"):
             for stage, inner in value.items():
                 out.print(f"{f'stage {stage}':<24} {_listed(inner)}", soft_wrap=True)
         else:
             out.print(f"{name.replace('_', ' '):<24} {_listed(value)}", soft_wrap=True)
-    for note in loaded.notes:
+    for note in notes:
         out.print(f"note: {note}", soft_wrap=True)
 
 

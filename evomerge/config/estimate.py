@@ -4,37 +4,30 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from evomerge.config.compose import LoadedSearch
-from evomerge.errors import CandidateError
+from evomerge.config.pace import Pace, pace
+from evomerge.config.probe import probe as timing
 from evomerge.executors import Executor
 from evomerge.recipes import Recipe
-from evomerge.scoring import Fitness, shares
 from evomerge.scoring.tasks import example_counts
 from evomerge.search.baselines import baselines
-from evomerge.search.budget import Budget
-from evomerge.search.racing.deck import rung_sizes
 from evomerge.search.spec import Stage
-from evomerge.types import Job
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
 from evomerge.weights.plan import Plan, make_plan
-from evomerge.worker import Worker
-
-_UNKNOWN = 10**9  # examples of a task, more than anybody asks
-_ENOUGH_COHORTS = 8  # below, the optimizer has hardly left its start
 
 
 def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
     """Sizes, dimension, number of evaluations and memory, as plain data with units in the names.
 
     Where a search has stages, what differs between them is under ``stages``, by name. A later
-    stage is estimated as if earlier stages were won by the recipes that they begin with.
+    stage is estimated as if earlier stages were won by the recipes that they begin with. Under
+    ``notes`` are those of loading, and what had better be changed.
 
     Args:
         probe: time one candidate of each stage, on a worker in this process.
@@ -50,13 +43,17 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
         for stage in search.stages
     }
     deepest = {stage.name: _deepest(stage, models) for stage in search.stages}
+    paces = {stage.name: pace(stage, loaded.file.fitness) for stage in search.stages}
     of_stages = {
-        stage.name: _of_stage(stage, plans[stage.name], deepest[stage.name])
-        | _race(stage, loaded.file.fitness)
+        stage.name: _of_stage(stage, plans[stage.name], deepest[stage.name], paces[stage.name])
         for stage in search.stages
     }
     compared = len(baselines(search.context, search.paper_defaults))
     largest = max((deepest[name] or plan for name, plan in plans.items()), key=lambda p: p.nbytes)
+    timed, advice = timing(loaded, compared, executor, paces) if probe else ({}, [])
+    for stage in search.stages:
+        if (found := paces[stage.name]) is not None:
+            advice += found.advice(len(stage.space.parameters))
     return {
         "name": loaded.file.name,
         "parameters": {
@@ -69,7 +66,8 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
         "baselines": compared,
         **_work(loaded, compared, plans),
         **_memory(loaded, largest, executor),
-        **(_probe(loaded, compared, executor) if probe else {}),
+        **timed,
+        "notes": [*loaded.notes, *advice],
     }
 
 
@@ -101,7 +99,7 @@ def _deepest(stage: Stage, models: Models) -> Plan | None:
     return None if recipe is None else _plan(stage, recipe, models)
 
 
-def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]:
+def _of_stage(stage: Stage, start: Plan, deepest: Plan | None, pace: Pace | None) -> dict[str, Any]:
     """What differs between stages; where blocks are stacked, also the first and largest stack."""
     stacks = {} if deepest is None else {"start": start, "largest_stack": deepest}
     sizes = {
@@ -116,32 +114,8 @@ def _of_stage(stage: Stage, start: Plan, deepest: Plan | None) -> dict[str, Any]
         "operators": list(stage.space.operators),
         "genome_dimension": len(stage.space.parameters),
         "budget": stage.budget.model_dump(exclude_none=True),
-    }
-
-
-def _race(stage: Stage, fitness: Fitness) -> dict[str, Any]:
-    """What racing asks, and how often the optimizer learns; or why a stage does not race."""
-    if stage.racing is None:
-        return {"racing": f"off: {stage.not_raced}" if stage.not_raced else "off"}
-    size = stage.new_optimizer(stage.space.parameters).cohort_size
-    assert size is not None
-    known = example_counts(fitness)["search"]
-    there = {task: known.get(task, _UNKNOWN) for task in fitness.tasks}
-    rungs = rung_sizes(stage.racing, shares(fitness, {}), there)
-    cohort, budget = stage.racing.of_cohort(size, rungs), stage.budget
-    limits = [] if budget.evaluations is None else [budget.evaluations // size]
-    if budget.examples is not None:
-        estimate = 0 if fitness.scorers else sum(there.values())
-        limits.append(max(0, budget.examples - estimate) // cohort)
-    cohorts: int | str = min(limits, default="as many as the time allows")
-    few = isinstance(cohorts, int) and cohorts < _ENOUGH_COHORTS
-    return {
-        "racing": {
-            "candidates_a_cohort": size,
-            "examples_a_cohort": cohort,
-            "examples_a_candidate": round(cohort / size),
-            "cohorts_for_the_budget": f"{cohorts}: too few to learn from" if few else cohorts,
-        }
+        "racing": f"off: {stage.not_raced}" if stage.not_raced else "off",
+        **({} if pace is None else pace.facts()),
     }
 
 
@@ -172,92 +146,3 @@ def _memory(loaded: LoadedSearch, plan: Plan, executor: Executor) -> dict[str, A
         return facts | {"fits_here": "unknown: the workers have GPUs, this machine has none"}
     fits = "yes" if needed < there else f"no: {needed - there} bytes too many"
     return facts | {"memory_bytes_here": there, "fits_here": fits}
-
-
-def _probe(loaded: LoadedSearch, compared: int, executor: Executor) -> dict[str, Any]:
-    """Time one candidate of each stage: seconds, and how far the budgets go at that pace."""
-    search, workers = loaded.search, executor.capacity
-    begun = time.perf_counter()
-    worker = Worker(search.setup)
-    opened = time.perf_counter() - begun
-    try:
-        seconds = {stage.name: _timed(worker, stage) for stage in search.stages}
-        gpus = executor.planned_gpus(search.setup)
-    finally:
-        worker.close()
-    timed = {}
-    for stage in search.stages:
-        one = seconds[stage.name]
-        besides = 1 + (compared if stage is search.stages[0] else 0)
-        timed[stage.name] = {
-            "seconds_per_candidate": round(one, 4),
-            "gpu_hours_per_candidate": one * gpus / workers / 3600,
-            **totals(stage.budget, besides, one, workers, gpus, _examples(stage, loaded)),
-        }
-    elsewhere = gpus and not torch.cuda.is_available()
-    return {
-        **({"timed_on": "a CPU, while the workers have GPUs"} if elsewhere else {}),
-        "seconds_to_open_a_worker": round(opened, 3),
-        "workers": workers,
-        **({"timed_stages": timed} if loaded.file.stages else timed[""]),
-    }
-
-
-def _examples(stage: Stage, loaded: LoadedSearch) -> float | None:
-    """How many examples a candidate of a stage is asked on average; None if only scorers know."""
-    fitness = loaded.file.fitness
-    if stage.racing is not None:
-        asked: float = _race(stage, fitness)["racing"]["examples_a_candidate"]
-        return asked
-    return None if fitness.scorers else sum(example_counts(fitness)["search"].values())
-
-
-def _timed(worker: Worker, stage: Stage) -> float:
-    """Seconds that one worker takes for a candidate of typical size."""
-    recipe = stage.space.decode(stage.space.representative())
-    jobs = [Job(number, recipe, "search") for number in range(worker.engine.at_once)]
-    if worker.setup.fitness.scorers:
-        worker.evaluate_all(jobs)  # scorers may load their data at the first call
-    evaluation = worker.evaluate_all(jobs)[0]
-    if evaluation.status == "failed":
-        of = f" of stage {stage.name}" if stage.name else ""
-        raise CandidateError(f"the timed candidate{of} failed: {evaluation.error}")
-    return evaluation.merge_seconds + evaluation.score_seconds
-
-
-def totals(
-    budget: Budget,
-    besides: int,
-    seconds: float,
-    workers: int,
-    gpus: float,
-    examples: float | None = None,
-) -> dict[str, Any]:
-    """Candidates, seconds and GPU hours after which a budget is spent.
-
-    Args:
-        besides: candidates that are evaluated on top of those of the budget.
-        seconds: that one worker takes for one candidate.
-        gpus: of all workers together.
-        examples: that a candidate is asked on average; None where only its scorers know.
-
-    Returns:
-        Nothing where a budget of examples or tokens cannot be counted in candidates.
-
-    Raises:
-        ConfigError: the budget is in GPU hours, and there is no GPU.
-    """
-    budget.require_gpus(gpus)
-    ends = [] if budget.evaluations is None else [budget.evaluations]
-    ends += [int(budget.examples / examples)] if budget.examples and examples else []
-    limits = [] if budget.seconds is None else [budget.seconds]
-    limits += [] if budget.gpu_hours is None else [budget.gpu_hours * 3600 / gpus]
-    ends += [max(0, math.floor(limit * workers / seconds) - besides) for limit in limits]
-    if not ends:
-        return {}
-    spent = seconds * (min(ends) + besides) / workers
-    return {
-        "candidates_for_the_budget": min(ends),
-        "seconds_for_the_budget": round(spent, 1),
-        "gpu_hours_for_the_budget": spent * gpus / 3600,
-    }

@@ -80,16 +80,13 @@ class GeneTable:
         by_source = {source: by_role.get("", by_role) for source, by_role in setting.items()}
         return by_source.get("", by_source)
 
-    def genes(
-        self, name: str, recipe: Recipe, *, ratios: bool = False
-    ) -> tuple[dict[str, Gene], list[Problem]]:
+    def genes(self, name: str, recipe: Recipe) -> tuple[dict[str, Gene], list[Problem]]:
         """The genes that give a recipe's setting, and what of it no genes can give.
 
         A value outside the bounds is moved to the nearest one within.
 
         Args:
             name: of a parameter that varies.
-            ratios: whether only those of the sources' values count.
         """
         if _by_tensor(recipe.parameters.get(name)):
             return {}, [Problem((name,), "set by names of tensors, which no gene is.")]
@@ -110,8 +107,6 @@ class GeneTable:
                 problems.append(Problem((name, *spot.words), text, cure))
             elif first is not None:
                 values[spot] = first
-        if span.simplex and not ratios:
-            problems += self._sum_problems(name, values)
         genes: dict[str, Gene] = {}
         for spot, gene in self.layout[name].items():
             if spot not in values:
@@ -123,18 +118,6 @@ class GeneTable:
             if span.is_typed(values[spot]) and first is not None:
                 genes[gene.name] = span.gene(values[spot], relative_to=first)
         return genes, problems
-
-    def _sum_problems(self, name: str, values: Mapping[Spot, Any]) -> list[Problem]:
-        sums: dict[Spot, float] = {}
-        for spot, value in values.items():
-            if isinstance(value, float):
-                place = spot._replace(source="")
-                sums[place] = sums.get(place, 0.0) + value
-        return [
-            Problem((name, *spot.words), f"the sources' add up to {total:g}, and here to 1.")
-            for spot, total in sums.items()
-            if abs(total - 1) > 1e-9
-        ]
 
     def _found(self, name: str, span: Range, spot: Spot, recipe: Recipe) -> list[Any]:
         """The different values of a setting at the places that one gene sets; at least one."""

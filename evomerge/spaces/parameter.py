@@ -135,13 +135,15 @@ class ParameterSpace(Space):
         defaults = {name: bound.default for name, bound in operator.per_source.items()}
         known = {n: v for n, v in {**defaults, **operator.shared}.items() if v is not None}
         there = self.context.recipe(operator.name, {**known, **recipe.parameters})
-        here = self._recipe(operator, known)
+        fixed = {n: s for n, s in self._genes.settings.items() if n in operator.parameters}
+        here = self.context.recipe(
+            operator.name,
+            {**known, **{n: s for n, s in fixed.items() if n not in self._genes.layout}},
+        )
         genes, problems = self._order_genes(operator, recipe)
         for name in there.parameters:
             if name in self._genes.layout:
-                own, wrong = self._genes.genes(
-                    name, there, ratios=self._is_ratio(operator, name, there)
-                )
+                own, wrong = self._genes.genes(name, there)
                 genes |= own
                 problems += wrong
             elif there.parameters[name] != here.parameters.get(name):
@@ -152,17 +154,6 @@ class ParameterSpace(Space):
         if len(self.operators) > 1:
             genes["operator"] = operator.name
         return genes, problems
-
-    def _recipe(self, operator: Operator, settings: Mapping[str, Any]) -> Recipe:
-        """A recipe with these settings, and those that are fixed in this space."""
-        fixed = {n: s for n, s in self._genes.settings.items() if n not in self._genes.layout}
-        own = {name: setting for name, setting in fixed.items() if name in operator.parameters}
-        return self.context.recipe(operator.name, {**settings, **own})
-
-    @staticmethod
-    def _is_ratio(operator: Operator, name: str, recipe: Recipe) -> bool:
-        """Whether only the ratios of the sources' values count, as a recipe has them."""
-        return name == operator.weights and operator.takes_average(recipe.parameters)
 
     def _order_genes(
         self, operator: Operator, recipe: Recipe
@@ -198,13 +189,11 @@ class ParameterSpace(Space):
         if len(self.operators) > 1:
             genes["operator"] = operator.name
         try:
-            recipe = self._recipe(operator, own)
+            recipe = self.context.recipe(operator.name, own)
         except RecipeError as error:
             raise ConfigError([replace(one, file="") for one in error.details]) from None
         for name in own:
-            found, wrong = self._genes.genes(
-                name, recipe, ratios=self._is_ratio(operator, name, recipe)
-            )
+            found, wrong = self._genes.genes(name, recipe)
             genes |= found
             problems += wrong
         if problems:
@@ -233,12 +222,10 @@ class ParameterSpace(Space):
         if len(self.operators) > 1:
             genes["operator"] = operator.name
             label = label if operator.name in label else f"{operator.name}, {label}"
-        recipe = self._recipe(operator, settings)
+        recipe = self.context.recipe(operator.name, settings)
         moved = False
         for name in settings:
-            own, problems = self._genes.genes(
-                name, recipe, ratios=self._is_ratio(operator, name, recipe)
-            )
+            own, problems = self._genes.genes(name, recipe)
             genes |= own
             moved = moved or bool(problems)
         return Proposal(f"{label}, within the bounds" if moved else label, Genome(genes))

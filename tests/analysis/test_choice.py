@@ -134,6 +134,29 @@ def test_the_same_recipe_twice_is_one_to_choose_from(tmp_path: Path) -> None:
     assert choice(Run.open(tmp_path)).among == 1
 
 
+def test_a_baseline_that_the_search_tried_again_is_none_to_choose_from(tmp_path: Path) -> None:
+    run_of(tmp_path, {n: SEARCHED[n] for n in range(5)}, {})
+    with Store.open(tmp_path) as store:
+        for number, baseline in ((5, 1), (6, 3)):
+            recipe = store.candidates()[baseline].recipe
+            again = Candidate(number=number, kind="search", genome=Genome({}), recipe=recipe)
+            store.record_ask(again, number)
+            store.record_tell(number, scored(*SEARCHED[baseline]), elapsed_seconds=number)
+    assert choice(Run.open(tmp_path)).among == 1
+
+
+def test_a_baseline_may_win(tmp_path: Path) -> None:
+    run_of(tmp_path, {**{n: SEARCHED[n] for n in range(4)}, 4: ("0000", "0000")}, {})
+    with Store.open(tmp_path) as store:
+        again = replace(store.candidates()[4], number=5, recipe=store.candidates()[3].recipe)
+        store.record_ask(again, 5)
+        store.record_tell(5, scored(*SEARCHED[3]), elapsed_seconds=5)
+    run = Run.open(tmp_path)
+    assert run.best is not None and run.best.number == 5
+    made = choice(run)
+    assert (made.among, made.differences[-1].baseline, made.differences[-1].value) == (2, 3, 0)
+
+
 def test_differences_are_relative_to_the_best_source_where_the_fitness_is(tmp_path: Path) -> None:
     run = run_of(tmp_path, SEARCHED, HELD_OUT, normalize="best_source")
     (*_, best) = choice(run).differences

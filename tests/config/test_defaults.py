@@ -67,7 +67,7 @@ def test_a_search_of_many_examples_races_and_tries_starts() -> None:
     assert (stage.racing, stage.informed) == (Racing(), True)
     assert recorded(one)["racing"] == {"first": 40, "rungs": 3, "keep": 0.5}
     assert recorded(one)["start"] == ["auto"]
-    assert estimate(one)["racing"]["cohorts_for_the_budget"] == "2: too few to learn from"
+    assert estimate(one)["racing"]["cohorts_for_the_budget"] == 1  # after the starts
 
 
 @pytest.mark.parametrize(

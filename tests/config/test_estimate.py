@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.config.estimate import estimate, totals
+from evomerge.config.estimate import estimate
 from evomerge.config.load import LoadedSearch, load
+from evomerge.config.probe import totals
 from evomerge.errors import ConfigError
 from evomerge.search.budget import Budget
 from evomerge.types import Evaluation, Job
@@ -76,7 +77,7 @@ def test_check_shows_the_whole_budget() -> None:
     ],
 )
 def test_a_budget_ends_with_the_first_of_its_limits(budget: Budget, candidates: int) -> None:
-    found = totals(budget, besides=5, seconds=2.5, workers=4, gpus=8)
+    found = totals(budget, besides=12.5, seconds=2.5, workers=4, gpus=8, examples=16)
     spent = (candidates + 5) * 2.5 / 4
     assert found == {
         "candidates_for_the_budget": candidates,

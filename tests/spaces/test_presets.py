@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from evomerge import operators, presets
-from evomerge.errors import ConfigError
 from evomerge.plugins import registry
 from evomerge.recipes import Recipe
 from evomerge.spaces import SearchContext
@@ -337,18 +336,3 @@ def test_the_preset_of_crossover_starts_at_a_source(zoo: Path) -> None:
     recipe = space.decode(space.initial())
     assert (recipe.operator, list(recipe.sources)) == ("linear", ["arithmetic"])
     assert [gene.name for gene in space.parameters] == ["source", "split[all]", "ratio[all]"]
-
-
-def test_shares_are_given_by_weights_of_any_sum_only_where_their_ratios_count() -> None:
-    values = {"weight": {"a": 2.0, "b": 1.0, "c": 1.0}}
-    space = load("linear")
-    shares = space.decode(space.with_values(values)).parameters["weight"]
-    assert shares == pytest.approx({"a": 0.5, "b": 0.25, "c": 0.25})
-    keys = {"operator": "task_arithmetic", "parameters": {"weight": {"simplex": True}}}
-    summed = ParameterSpace(
-        space.context, **registry.validate_options(ParameterSpace, keys, "space")
-    )
-    with pytest.raises(ConfigError, match=r"^weight: the sources' add up to 4, and here to 1\.$"):
-        summed.with_values(values)
-    with pytest.raises(ConfigError, match=r"^weight\.b: needs a value of every source"):
-        summed.with_values({"weight": {"b": 1.0}})

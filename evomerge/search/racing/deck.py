@@ -98,6 +98,18 @@ def rung_sizes(racing: Racing, shares: Mapping[str, float], there: Mapping[str, 
     ]
 
 
+def deeper(racing: Racing, shares: Mapping[str, float], there: Mapping[str, int]) -> list[Racing]:
+    """These rungs, and with more of them until the last one is all examples.
+
+    Args:
+        shares, there: as for `rung_sizes`.
+    """
+    found = [racing]
+    while rung_sizes(found[-1], shares, there)[-1] < sum(there.values()):
+        found.append(racing.with_rungs(found[-1].rungs + 1))
+    return found
+
+
 def block_sizes(first: int, shares: Mapping[str, float]) -> dict[str, int]:
     """How many examples of each task are in a block of ``first``: in proportion, and at least one.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from evomerge.search.racing.answers import Answers
 from evomerge.search.racing.cells import lacking
-from evomerge.search.racing.deck import Deck, Hand, rung_sizes
+from evomerge.search.racing.deck import Deck, Hand, deeper, rung_sizes
 from evomerge.search.racing.reliability import Reliability
 from evomerge.search.racing.settings import Racing, most_tied
 from evomerge.types import Cells, Evaluation, Portion, count
@@ -94,6 +94,7 @@ class Race:
     def __init__(self, racing: Racing, size: int, deck: Deck, shares: Mapping[str, float]) -> None:
         self.racing, self.size = racing, size
         self._deck, self._shares = deck, shares
+        self._there = {task: len(ids) for task, ids in deck.examples.items()}
         self.reliability = Reliability()
         self._answers = Answers(deck.examples, shares)
         self.open: list[Cohort] = []
@@ -121,18 +122,12 @@ class Race:
             racing: its rungs; by default those of every cohort.
         """
         racing = racing or self.racing
-        return racing.of_cohort(size, self._rung_sizes(racing), ties=True)
+        rungs = rung_sizes(racing, self._shares, self._there)
+        return racing.of_cohort(size, rungs, ties=True)
 
     def deeper(self) -> list[Racing]:
         """The rungs of every cohort, and with more of them until the last one is all examples."""
-        found = [self.racing]
-        while self._rung_sizes(found[-1])[-1] < count(self._deck.examples):
-            found.append(found[-1].with_rungs(found[-1].rungs + 1))
-        return found
-
-    def _rung_sizes(self, racing: Racing) -> list[int]:
-        there = {task: len(ids) for task, ids in self._deck.examples.items()}
-        return rung_sizes(racing, self._shares, there)
+        return deeper(self.racing, self._shares, self._there)
 
     def asked_all(self, cohort: Cohort, number: int) -> bool:
         """Whether a candidate that has retired was asked all examples of the search."""

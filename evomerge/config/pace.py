@@ -1,0 +1,168 @@
+"""How often an optimizer learns within its budget, and what to change where that is too seldom."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from evomerge.optimizers import Optimizer
+from evomerge.scoring import Fitness, shares
+from evomerge.scoring.tasks import example_counts
+from evomerge.search.budget import Asked, Budget
+from evomerge.search.finalists import most_finalists
+from evomerge.search.racing.deck import deeper, rung_sizes
+from evomerge.search.racing.settings import Racing
+from evomerge.search.spec import Stage
+from evomerge.search.starts import MOST_STARTS, affordable, deepest
+from evomerge.types import Proposal
+
+ENOUGH = 8  # cohorts or generations; below, an optimizer has hardly left its start
+_FEWEST = 8  # candidates of a cohort or generation that are still worth learning from
+_UNKNOWN = 10**9  # examples of a task, more than anybody asks
+
+
+class Pace:
+    """What a stage asks before its optimizer learns once.
+
+    Args:
+        stage: which asks.
+        optimizer: of the stage.
+        size: from how many candidates at once it learns.
+        fitness: has the examples.
+
+    Attributes:
+        word: what these candidates are called.
+        examples: that there are on search; None where only scorers know.
+    """
+
+    def __init__(self, stage: Stage, optimizer: Optimizer, size: int, fitness: Fitness) -> None:
+        self.size, self._stage = size, stage
+        self.word = "generation" if stage.racing is None else "cohort"
+        known = example_counts(fitness)["search"]
+        self.examples = None if fitness.scorers else sum(known.values())
+        there = {task: known.get(task, _UNKNOWN) for task in fitness.tasks}
+        parts = shares(fitness, {})
+        deep = [] if stage.racing is None else deeper(stage.racing, parts, there)
+        self._races = {racing: rung_sizes(racing, parts, there) for racing in deep}
+        self._points = _points(stage) if optimizer.takes_start else []
+
+    def cost(self, size: int, *, ties: bool = False) -> int | None:
+        """How many examples so many candidates are asked; None where only scorers know."""
+        if self._stage.racing is not None:
+            return self._cost(self._stage.racing, size, ties)
+        return None if self.examples is None else size * self.examples
+
+    def _cost(self, racing: Racing, size: int, ties: bool) -> int:
+        return racing.of_cohort(size, self._races[racing], ties=ties)
+
+    def starts(self, budget: Budget) -> tuple[int, int | None]:
+        """How many points are tried before the first generation, and on how many examples."""
+        # without a figure a budget of examples does not count them either
+        tried = affordable(self._points, budget, lambda n: Asked(n, self.cost(n, ties=True) or 0))
+        size = len(tried) or min(1, len(self._stage.given))
+        if self._stage.racing is None or not size:
+            return size, self.cost(size)
+        most = {racing: Asked(size, self._cost(racing, size, True)) for racing in self._races}
+        return size, self._cost(deepest(most, budget), size, False)
+
+    def times(self, budget: Budget, size: int) -> int | None:
+        """How often an optimizer of so many candidates learns; None where time alone says."""
+        (tried, of_starts), limits = self.starts(budget), []
+        if budget.evaluations is not None:
+            limits.append(max(0, budget.evaluations - tried) // size)
+        mean, most = self.cost(size), self.cost(size, ties=True)
+        if budget.examples is not None and mean is not None and most is not None:
+            estimates = 0 if self._stage.racing is None else most_finalists(budget.examples)
+            besides = (of_starts or 0) + estimates * (self.examples or 0)
+            room = budget.examples - besides - most
+            limits.append(0 if room < 0 else 1 + room // mean)
+        return min(limits, default=None)
+
+    def merges(self) -> float:
+        """How often a candidate is merged on average, if every rung does it anew."""
+        racing, active, total = self._stage.racing, self.size, self.size
+        for _ in range(1, 1 if racing is None else racing.rungs):
+            assert racing is not None
+            active = min(active, max(2, math.ceil(active * racing.keep)))
+            total += active
+        return total / self.size
+
+    def facts(self) -> dict[str, Any]:
+        """What `evomerge check` says of it."""
+        budget, of = self._stage.budget, self.word
+        times, (tried, of_starts) = self.times(budget, self.size), self.starts(budget)
+        cost = self.cost(self.size)
+        unknown = "as many as its scorers say"
+        found = {
+            f"candidates_a_{of}": self.size,
+            f"examples_a_{of}": unknown if cost is None else cost,
+            "examples_a_candidate": unknown if cost is None else round(cost / self.size),
+            f"{of}s_for_the_budget": "as many as the time allows" if times is None else times,
+        }
+        starts = {"points": tried, "examples": unknown if of_starts is None else of_starts}
+        return {
+            "generations" if self._stage.racing is None else "racing": found,
+            **({"starts": starts} if tried else {}),
+        }
+
+    def advice(self, genes: int) -> list[str]:
+        """What to do where the budget is too small for the optimizer to learn."""
+        budget, of = self._stage.budget, f"{self.word}s"
+        times = self.times(budget, self.size)
+        if times is None or times >= ENOUGH:
+            return []
+        limits = [key for key in ("evaluations", "examples") if getattr(budget, key) is not None]
+        enough = [f"budget.{key} {self._enough(budget, key):,}" for key in limits]
+        cures = [f"{' and '.join(enough)} are enough"]
+        fewer = _largest(lambda size: (self.times(budget, size) or 0) >= ENOUGH, self.size - 1)
+        if fewer is not None:
+            cures.append(f"or optimizer.population_size {fewer}")
+        above = f"stage {self._stage.name}: " if self._stage.name else ""
+        return [
+            f"{above}{times} {of} for the budget, and in fewer than {ENOUGH} an optimizer hardly "
+            f"leaves its start: {', '.join(cures)}. Fewer genes than {genes} are found sooner, too."
+        ]
+
+    def _enough(self, budget: Budget, key: str) -> int:
+        """The least of a limit with which the optimizer learns often enough, others apart."""
+
+        def suffices(limit: int) -> bool:
+            return (self.times(Budget(**{key: limit}), self.size) or 0) >= ENOUGH
+
+        limit: int = getattr(budget, key)
+        if suffices(limit):
+            return limit
+        low, high = limit, 2 * limit
+        while not suffices(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if suffices(middle) else (middle, high)
+        return high
+
+
+def _largest(holds: Callable[[int], bool], most: int) -> int | None:
+    """The largest size, `_FEWEST` or more, for which something holds that holds for small ones."""
+    if most < _FEWEST or not holds(_FEWEST):
+        return None
+    low, high = _FEWEST, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _points(stage: Stage) -> list[Proposal]:
+    """Points that are tried before the first generation, in some order: sources are not ranked."""
+    genomes = [point.genome for point in stage.given]
+    own = stage.space.starts(stage.sources) if stage.informed else []
+    every = [*stage.given, *(point for point in own if point.genome not in genomes)]
+    return every[:MOST_STARTS]
+
+
+def pace(stage: Stage, fitness: Fitness) -> Pace | None:
+    """The `Pace` of a stage; None where its optimizer learns from one candidate at a time."""
+    optimizer = stage.new_optimizer(stage.space.parameters)
+    size = optimizer.cohort_size
+    return None if size is None else Pace(stage, optimizer, size, fitness)
