@@ -27,12 +27,12 @@ from evomerge.search.baselines import baselines
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
-from evomerge.types import Evaluation, Job, TaskScores
+from evomerge.types import Evaluation, Job, TaskScores, count
 from evomerge.worker import WorkerSetup
 
 ROOT = Path(__file__).parents[1]
 ZOO = ROOT / "experiments" / "zoo"
-CREWS = (1, 8, 64, 256)
+CREWS = (1, 8, 16, 64, 256)
 EXAMPLES = 200
 TARGET_MS = 5  # of the driver per candidate, with 100,000 of them in the store
 SPREAD = 1.0  # of the logarithm: one evaluation in a hundred takes ten times the median
@@ -112,10 +112,9 @@ class SimulatedCrew(Executor):
 
     def _assign(self, now: float) -> None:
         while self._queue and len(self._at_work) < self.capacity:
-            job, seconds = (
-                self._queue.popleft(),
-                self._median * float(self._rng.lognormal(0, SPREAD)),
-            )
+            job = self._queue.popleft()
+            part = 1.0 if job.portion is None else count(job.portion) / EXAMPLES
+            seconds = self._median * part * float(self._rng.lognormal(0, SPREAD))
             heapq.heappush(self._at_work, (now + seconds, job.number, job))
             self.jobs.append(job)
             self.starts.append(now)
@@ -145,8 +144,10 @@ def _evaluation(job: Job) -> Evaluation:
     rng = np.random.default_rng(int(job.recipe.digest[:8], 16))
     tasks = {}
     if job.split == "search":
-        scores = tuple(float(right) for right in rng.random(EXAMPLES) < rng.random())
-        tasks["arithmetic"] = TaskScores(sum(scores) / EXAMPLES, tuple(range(EXAMPLES)), scores)
+        right = rng.random(EXAMPLES) < rng.random()
+        asked = range(EXAMPLES) if job.portion is None else job.portion["arithmetic"]
+        scores = tuple(float(right[example]) for example in asked)
+        tasks["arithmetic"] = TaskScores(sum(scores) / len(scores), tuple(asked), scores)
     return Evaluation("done", tasks, merge_seconds=1.0, score_seconds=1.0)
 
 
@@ -157,9 +158,19 @@ SPACE = {
     "parameters": {"weight": {"low": -0.5, "high": 1.5}},
 }
 CMAES = {"name": "cmaes", "population_size": 64}
+RACE = {"name": "cmaes", "population_size": 32}
+KINDS: tuple[tuple[str, dict[str, Any], TellOrder, Any], ...] = (
+    ("cmaes, 64 a generation, finished", CMAES, "finished", False),
+    ("cmaes, 64 a generation, asked", CMAES, "asked", False),
+    ("cmaes, racing, 32 a cohort, finished", RACE, "finished", {}),
+    ("cmaes, racing, 32 a cohort, asked", RACE, "asked", {}),
+    ("m2n2, finished", {"name": "m2n2", "insert": "finished"}, "finished", False),
+    ("m2n2, inserted as asked", {"name": "m2n2"}, "finished", False),
+    ("random, finished", {"name": "random"}, "finished", False),
+)
 
 
-def _search(optimizer: dict[str, Any], evaluations: int) -> Search:
+def _search(optimizer: dict[str, Any], evaluations: int, racing: Any = False) -> Search:
     """A search over the zoo, of 18 genes or of children."""
     content = {
         "name": "workers",
@@ -170,7 +181,7 @@ def _search(optimizer: dict[str, Any], evaluations: int) -> Search:
             "include_path": str(ROOT / "fitness" / "zoo_skills"),
             "tasks": {"arithmetic": {"task": "zoo_arithmetic"}},
         },
-        "optimizer": optimizer,
+        **{"optimizer": optimizer, "racing": racing, "start": "initial"},
         "budget": {"evaluations": evaluations},
     }
     return load(content).search
@@ -185,17 +196,11 @@ def _silent(_: Progress) -> None:
 
 
 def _utilisations(median_seconds: float, rounds: int) -> Iterator[str]:
-    kinds: tuple[tuple[str, dict[str, Any], TellOrder], ...] = (
-        ("cmaes, 64 a generation, finished", CMAES, "finished"),
-        ("cmaes, 64 a generation, asked", CMAES, "asked"),
-        ("m2n2, finished", {"name": "m2n2", "insert": "finished"}, "finished"),
-        ("m2n2, inserted as asked", {"name": "m2n2"}, "finished"),
-        ("random, finished", {"name": "random"}, "finished"),
-    )
-    for label, optimizer, order in kinds:
+    for label, optimizer, order, racing in KINDS:
         for workers in CREWS:
-            evaluations = rounds * max(64, workers)
-            search = _search(optimizer, evaluations)
+            population = optimizer.get("population_size", 64)
+            evaluations = rounds * max(population, workers)
+            search = _search(optimizer, evaluations, racing)
             crew = SimulatedCrew(workers, median_seconds, order)
             with TemporaryDirectory() as folder:
                 start(_with(crew, search), Path(folder) / "run", _silent)
@@ -203,7 +208,7 @@ def _utilisations(median_seconds: float, rounds: int) -> Iterator[str]:
             busy = crew.utilisation(range(first, first + evaluations))
             driver = float(np.median(crew.driver_seconds))
             yield (
-                f"{label:<34} {workers:>4} workers  {busy:6.1%} busy  "
+                f"{label:<36} {workers:>4} workers  {busy:6.1%} busy  "
                 f"driver {driver * 1000:5.2f} ms per candidate"
             )
 

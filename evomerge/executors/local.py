@@ -75,13 +75,12 @@ class LocalExecutor(Executor):
             )
 
     def _next(self, most: int) -> list[Job]:
-        """The oldest jobs of the queue, at most so many, all on the same examples."""
-        jobs = [first := self._queue.popleft()]
+        """The oldest job of the queue, with at most so many in all on the same examples."""
+        first = self._queue[0]
         asked = first.split, first.portion
-        while self._queue and len(jobs) < most:
-            if (self._queue[0].split, self._queue[0].portion) != asked:
-                break
-            jobs.append(self._queue.popleft())
+        jobs = [job for job in self._queue if (job.split, job.portion) == asked][:most]
+        for job in jobs:
+            self._queue.remove(job)
         return jobs
 
     def close(self) -> None:

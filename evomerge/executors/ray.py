@@ -184,6 +184,9 @@ class RayExecutor(Executor):
     def _assign(self) -> None:
         """Give idle workers a job each: one of the recipe that they hold, or else the oldest."""
         idle = [worker for worker in self._pool.workers.values() if worker.ref is None]
+        wanted = {job.recipe.digest for job in self._queue}
+        # first, or another worker would take what one holds
+        idle.sort(key=lambda worker: worker.holds not in wanted)
         for worker in idle[: len(self._queue)]:
             held = (job for job in self._queue if job.recipe.digest == worker.holds)
             job = next(held, self._queue[0])

@@ -167,26 +167,33 @@ class SearchLoop:
 
     def _report(self) -> bool:
         """Report the next result to the optimizer; False if there was none."""
+        if (race := self.stage.race) is not None and self._have_raced():
+            self._climb(race)
+            return True
         number = self.in_flight.next()
         if number is None:
             return False
         candidate, evaluation = self.in_flight.candidates[number], self.in_flight.arrived[number]
-        if (race := self.stage.race_of(candidate)) is not None:
-            self.in_flight.remove(number)
-            self._climb(race)
-            return True
         recorded = self.store.record_tell(number, evaluation, elapsed_seconds=self.clock.seconds)
         self.in_flight.remove(number)
         self._learn(candidate, recorded)
         self._show()
         return True
 
+    def _have_raced(self) -> bool:
+        """Whether raced candidates were answered; in whatever order, for nobody learns of one."""
+        flight = self.in_flight
+        raced = [n for n in flight.arrived if self.stage.race_of(flight.candidates[n]) is not None]
+        for number in raced:
+            flight.remove(number)
+        return bool(raced)
+
     def _climb(self, race: Race) -> None:
         """Ask those that go on to the next rung; report the cohorts that have ended."""
         if not self.stage.spending.has_time(self.clock.read()):
             return  # the open cohorts will not be reported
         while True:
-            for number in race.climb(self.in_flight.candidates):
+            for number in race.climb():
                 self._evaluate(self.results.candidates[number])
             seconds = self.clock.seconds
             reported = self._close_cohort(seconds)

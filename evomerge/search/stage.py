@@ -12,8 +12,9 @@ from evomerge.search.budget import Asked, Reading
 from evomerge.search.counts import Counts
 from evomerge.search.finalists import finalists, most_finalists
 from evomerge.search.known import OnRecord
+from evomerge.search.racing.cohort import Standing
 from evomerge.search.racing.deck import Deck
-from evomerge.search.racing.race import Race, Standing
+from evomerge.search.racing.race import Race
 from evomerge.search.racing.settings import Racing
 from evomerge.search.shown import Shown
 from evomerge.search.spec import Stage

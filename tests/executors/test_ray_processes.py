@@ -8,12 +8,16 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import PATIENCE_SECONDS, RAY, Run, assert_nothing_is_left, wait_for
+from processes import PATIENCE_SECONDS, RAY, ROOT, Run, assert_nothing_is_left, wait_for
+
+# multiple choice: 32 examples, of which every candidate is asked four
+CHOICE = f"{{include_path: {ROOT}/tests/scoring/tasks, tasks: {{x: {{task: choice}}}}}}"
+RACE = ("--set", "racing.first=4", "--set", f"fitness={CHOICE}")
 
 
 @pytest.fixture
@@ -80,18 +84,24 @@ def test_a_killed_worker_and_a_killed_driver_lose_nothing(
 
 
 @pytest.mark.slow
-def test_a_killed_vllm_and_a_killed_driver_lose_nothing_and_fewer_workers_go_on(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("engine", "keys"),
+    [("vllm", ()), ("transformers", RACE)],
+    ids=["vllm", "a race of log-likelihoods"],
+)
+def test_a_killed_engine_and_a_killed_driver_change_no_recipe_and_fewer_workers_go_on(
+    engine: str, keys: Sequence[str], tmp_path: Path
 ) -> None:
-    pytest.importorskip("vllm")
+    if engine == "vllm":
+        pytest.importorskip("vllm")
     for name in ("alone", "pool"):
         (tmp_path / name).mkdir()
-    with Run(tmp_path / "alone", "vllm", name="local") as alone:
-        process = alone.begin()
+    with Run(tmp_path / "alone", engine, name="local") as alone:
+        process = alone.begin(*keys)
         _, talk = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, talk
-    with Run(tmp_path / "pool", "vllm", **RAY) as pool:
-        process = pool.begin()
+    with Run(tmp_path / "pool", engine, **RAY) as pool:
+        process = pool.begin(*keys)
         wait_for(lambda: pool.events() > 3 and bool(pool.workers()), process)
         os.kill(pool.workers()[0], signal.SIGKILL)
         seen = pool.events()

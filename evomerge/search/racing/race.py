@@ -3,86 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Mapping
 
 from evomerge.search.racing.answers import Answers
 from evomerge.search.racing.cells import lacking
-from evomerge.search.racing.deck import Deck, Hand, deeper, rung_sizes
+from evomerge.search.racing.cohort import Cohort, Standing
+from evomerge.search.racing.deck import Deck, deeper, rung_sizes
 from evomerge.search.racing.reliability import Reliability
-from evomerge.search.racing.settings import Racing, most_tied
+from evomerge.search.racing.settings import Racing
 from evomerge.types import Cells, Evaluation, Portion, count
-
-
-class Standing(NamedTuple):
-    """How a candidate did in its cohort; the larger, the better.
-
-    Attributes:
-        rung: at which it retired; -1 if it failed.
-        score: weighted mean of the tasks' means over the examples of that rung.
-    """
-
-    rung: int
-    score: float
-
-
-@dataclass(slots=True)
-class Cohort:
-    """Candidates that are asked the same examples.
-
-    Attributes:
-        size: how many candidates it takes.
-        racing: its rungs.
-        hand: the examples.
-        most: how many its candidates may be asked together.
-        recipes: candidate to the digest of its recipe, in the order in which they joined.
-        rung: at which those are that are left.
-        active: those that are left.
-        standings: of those that have retired.
-        reached: candidate to the last rung on which it was asked.
-    """
-
-    size: int
-    racing: Racing
-    hand: Hand
-    most: int
-    recipes: dict[int, str] = field(default_factory=dict)
-    rung: int = 0
-    active: list[int] = field(default_factory=list)
-    standings: dict[int, Standing] = field(default_factory=dict)
-    reached: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def rungs(self) -> dict[str, int]:
-        """The last rung on which each recipe was asked of those that have retired, by digest."""
-        rungs: dict[str, int] = {}
-        for number, rung in sorted(self.reached.items()):
-            digest = self.recipes[number]
-            rungs[digest] = max(rung, rungs.get(digest, 0))
-        return rungs
-
-    @property
-    def examples(self) -> int:
-        """How many were asked of those that have retired, each recipe counted once."""
-        return sum(count(self.hand.of_rung(rung)) for rung in self.rungs.values())
-
-    @property
-    def is_full(self) -> bool:
-        """Whether all of its candidates have joined."""
-        return len(self.recipes) == self.size
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether all of its candidates have retired."""
-        return self.is_full and not self.active
 
 
 class Race:
     """The cohorts of one stage; which examples each candidate lacks, and who stands where.
 
-    Only the oldest open cohort climbs; one more may be on its first rung meanwhile. What it says
-    depends on the scores, not on the order in which they came.
+    Two cohorts may be open; the older one is reported first. Who climbs depends on the scores, not
+    on the order in which they came: whoever is sure to go on need not wait for the others.
 
     Args:
         racing: the rungs. Where the first hardly ranks, it is twice as large from then on.
@@ -105,7 +41,7 @@ class Race:
         """Whether there is room for a candidate.
 
         Args:
-            ahead: also in a cohort after the one that climbs.
+            ahead: also in a cohort after the one that is open.
         """
         return not self.open or not self.open[-1].is_full or (ahead and len(self.open) == 1)
 
@@ -158,8 +94,7 @@ class Race:
             hand = self._deck.deal(racing.first, racing.blocks)
             self.open.append(Cohort(size, racing, hand, self.most(size, racing)))
         cohort = self.open[-1]
-        cohort.recipes[number] = digest
-        cohort.active.append(number)
+        cohort.join(number, digest)
         self.learn(digest, known)
         return cohort.most if begins else 0
 
@@ -183,32 +118,30 @@ class Race:
     def lacking(self, number: int) -> Portion:
         """The examples of its present rung for which a candidate has no score; empty: none."""
         cohort = self._of(number)
-        failed = cohort.recipes[number] in self._failed
-        return {} if failed or number not in cohort.active else self._missing(cohort, number)
+        if cohort.recipes[number] in self._failed or number in cohort.standings:
+            return {}
+        return self._missing(cohort, number, cohort.reached[number])
 
-    def _missing(self, cohort: Cohort, number: int) -> Portion:
-        return lacking(cohort.hand.of_rung(cohort.rung), self._cells[cohort.recipes[number]])
+    def _missing(self, cohort: Cohort, number: int, rung: int) -> Portion:
+        return lacking(cohort.hand.of_rung(rung), self._cells[cohort.recipes[number]])
 
     @property
     def active(self) -> list[int]:
         """The candidates of open cohorts that have not retired."""
         return [number for cohort in self.open for number in cohort.active]
 
-    def climb(self, waited_for: Container[int] = ()) -> list[int]:
+    def climb(self) -> list[int]:
         """Retire and promote as far as the scores go.
-
-        Args:
-            waited_for: candidates whose answers are not in; their cohort stays where it is.
 
         Returns:
             Those that are asked more examples now.
         """
-        if not self.open or any(number in waited_for for number in self.open[0].active):
-            return []
-        cohort, before = self.open[0], self.open[0].rung
-        while cohort.is_full and cohort.active and not any(map(self.lacking, cohort.active)):
-            self._judge(cohort)
-        return [n for n in cohort.active if self.lacking(n)] if cohort.rung != before else []
+        before = {n: rung for cohort in self.open for n, rung in cohort.reached.items()}
+        for cohort in self.open:
+            if cohort.is_full:
+                cohort.climb(self._standing)
+        climbed = [n for c in self.open for n in c.active if c.reached[n] != before[n]]
+        return [number for number in climbed if self.lacking(number)]
 
     def close(self) -> Cohort | None:
         """The oldest cohort once all of its candidates have retired; it is forgotten then."""
@@ -240,19 +173,6 @@ class Race:
                 }
         return scored
 
-    def _judge(self, cohort: Cohort) -> None:
-        """Retire whoever does not go on from this rung."""
-        scores = {n: self._standing(cohort, n) for n in cohort.active}
-        failed = [n for n in cohort.active if scores[n].rung < 0]
-        ranked = sorted(set(cohort.active) - set(failed), key=lambda n: (-scores[n].score, n))
-        going_on = ranked[: self._cut(cohort, [scores[n].score for n in ranked])]
-        for number in cohort.active:
-            if number not in going_on:
-                cohort.standings[number] = scores[number]
-                cohort.reached[number] = cohort.rung
-        cohort.active = sorted(going_on)
-        cohort.rung += 1
-
     def _look_at(self, cohort: Cohort) -> None:
         """Learn how well the first rung ranks; ask more there where it hardly does.
 
@@ -269,21 +189,13 @@ class Race:
             self.racing = self.racing.model_copy(update={"first": 2 * self.racing.first})
             self.reliability.start_again()
 
-    def _cut(self, cohort: Cohort, ranked: Sequence[float]) -> int:
-        """How many go on; of those that tie across the cut all, if few enough."""
-        if cohort.rung == cohort.racing.rungs - 1 or len(ranked) < 2:
-            return 0
-        keep = max(2, math.ceil(len(ranked) * cohort.racing.keep))
-        tied = sum(score == ranked[keep - 1] for score in ranked[keep:])
-        return keep + (tied if tied <= most_tied(cohort.size) else 0)
-
-    def _standing(self, cohort: Cohort, number: int) -> Standing:
+    def _standing(self, cohort: Cohort, number: int, rung: int) -> Standing | None:
+        """That of a candidate if it retires at a rung; None while it lacks scores there."""
         digest = cohort.recipes[number]
-        if self._missing(cohort, number):  # it failed on this rung, or on an earlier one
-            return Standing(-1, -math.inf)
-        return Standing(
-            cohort.rung, self.score(self._cells[digest], cohort.hand.of_rung(cohort.rung))
-        )
+        if self._missing(cohort, number, rung):
+            # on this rung, or on an earlier one
+            return Standing(-1, -math.inf) if digest in self._failed else None
+        return Standing(rung, self.score(self._cells[digest], cohort.hand.of_rung(rung)))
 
     def score(self, cells: Cells, asked: Portion) -> float:
         """Weighted mean of the tasks' means over some examples."""

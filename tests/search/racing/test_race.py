@@ -8,8 +8,9 @@ import random
 import numpy as np
 import pytest
 
+from evomerge.search.racing.cohort import Cohort, Standing
 from evomerge.search.racing.deck import Deck
-from evomerge.search.racing.race import Cohort, Race, Standing
+from evomerge.search.racing.race import Race
 from evomerge.search.racing.reliability import Reliability
 from evomerge.search.racing.settings import Racing
 from evomerge.types import Cells, Portion
@@ -98,7 +99,7 @@ def test_what_is_known_of_a_recipe_is_not_asked_again() -> None:
     assert one.climb() == [0, 1]
 
 
-def test_the_next_cohort_waits_on_its_first_rung_until_this_one_closes() -> None:
+def test_the_next_cohort_climbs_meanwhile_and_is_reported_after_this_one() -> None:
     one = race(size=2, rungs=2)
     for number in range(2):
         one.join(number, f"r{number}", {})
@@ -107,15 +108,71 @@ def test_the_next_cohort_waits_on_its_first_rung_until_this_one_closes() -> None
     for number in (2, 3):
         one.join(number, f"r{number}", {})
         one.learn(f"r{number}", answer(one.lacking(number), 0.5))
-    assert one.climb() == []
     assert not one.may_join(ahead=True)
-    for _ in range(2):
-        for number in (0, 1):
-            one.learn(f"r{number}", answer(one.lacking(number), number))
-        one.climb()
-    assert one.close() is not None
     assert one.climb() == [2, 3]
+    for number in (2, 3, 0, 1):
+        one.learn(f"r{number}", answer(one.lacking(number), number))
+    assert one.open[1].is_full
+    assert one.climb() == [0, 1]
+    assert one.open[1].is_closed
     assert one.close() is None
+    for number in (0, 1):
+        one.learn(f"r{number}", answer(one.lacking(number), number))
+    assert one.climb() == []
+    closed = [one.close(), one.close(), one.close()]
+    assert [list(cohort.recipes) for cohort in closed if cohort is not None] == [[0, 1], [2, 3]]
+
+
+def test_who_is_sure_to_go_on_does_not_wait_for_the_others() -> None:
+    one = race(size=8, rungs=3)
+    for number in range(8):
+        one.join(number, f"r{number}", {})
+
+    def climb(number: int, quality: float) -> list[int]:
+        one.learn(f"r{number}", answer(one.lacking(number), quality))
+        return one.climb()
+
+    assert [climb(n, n / 10) for n in (1, 2, 3, 4)] == [[], [], [], []]
+    assert climb(5, 0.5) == [5]  # three may yet come before it, and four go on
+    assert climb(6, 0.6) == [6]
+    assert climb(7, 0.7) == [7]
+    assert [climb(n, n / 10) for n in (5, 6)] == [[], []]  # two of those that will have come here
+    assert climb(0, 0.0) == [4]
+    one.fail("r4")
+    assert one.climb() == [6]
+    assert climb(7, 0.7) == [7]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_climbing_early_ends_as_if_all_had_waited(seed: int) -> None:
+    luck = random.Random(seed)
+    size = luck.choice([2, 3, 5, 8, 16, 17])
+    keys = {"keep": luck.choice([0.2, 0.34, 0.5, 0.8, 0.99]), "rungs": luck.choice([1, 2, 4])}
+    right = [luck.choice([0.1, 0.3, 0.5, 0.5, 0.9]) for _ in range(size)]
+    fails_at = [luck.choice([0, 1, 2, 9, 9, 9, 9, 9]) for _ in range(size)]
+
+    def standings(order: random.Random, *, waits: bool) -> dict[int, Standing]:
+        one = race(size, **keys)
+        for number in range(size):
+            one.join(number, f"r{number}", {})
+        waiting = list(range(size))
+        while waiting:
+            number = waiting.pop(order.randrange(len(waiting)))
+            rung = one.open[0].reached[number]
+            if rung >= fails_at[number]:
+                one.fail(f"r{number}")
+            else:
+                quality = (right[number] + 7 * rung * number) % 1
+                one.learn(f"r{number}", answer(one.lacking(number), quality))
+            if not waits or not waiting:
+                waiting += one.climb()
+        closed = one.close()
+        assert closed is not None
+        return closed.standings
+
+    patient = standings(random.Random(0), waits=True)
+    for other in range(3):
+        assert standings(random.Random(other), waits=False) == patient
 
 
 def test_reliability_is_that_of_the_analysis_of_variance() -> None:
