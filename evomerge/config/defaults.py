@@ -45,6 +45,9 @@ def default_racing(
         check_racing(racing, optimizer, name, fitness, examples)
     except ConfigError as error:
         return RacingChoice(None, error.details[0].text)
+    if optimizer.learns_from == "values":
+        text = f"the optimizer {name} learns from values, and races only where racing is written."
+        return RacingChoice(None, text)
     if fitness.scorers:
         return RacingChoice(None, "how many examples a scorer has is not known before the run.")
     there = sum(examples.counts.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from evomerge.types import Evaluation, Genome, Parameter, Proposal
 
@@ -25,8 +25,10 @@ class Optimizer(ABC):
 
     Attributes:
         needs_parents: whether candidates have parents: the space must be able to cross them.
-        cohort_size: how many candidates it learns from at once, by their ranks alone, so that they
-            can be raced; None where it learns from values.
+        cohort_size: how many candidates are raced at a time; None where they cannot be: it looks at
+            the score of every example.
+        learns_from: ``ranks`` of the candidates of a cohort; or ``values``, which compare with all
+            others: those of a race are adjusted for what the examples were.
         takes_start: whether it begins at the initial values of its parameters, and stays near them
             at first: it is worth trying several points before.
         takes_seeds: whether its first candidates are the points from which a search may start.
@@ -34,6 +36,7 @@ class Optimizer(ABC):
 
     needs_parents: ClassVar[bool] = False
     cohort_size: int | None = None
+    learns_from: ClassVar[Literal["ranks", "values"]] = "values"
     takes_start: ClassVar[bool] = False
     takes_seeds: bool = False
 

@@ -61,6 +61,7 @@ class Cmaes(Optimizer):
     """
 
     takes_start = True
+    learns_from = "ranks"
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class Optuna(Optimizer):
     Source: Akiba et al. 2019, arXiv:1907.10902.
     """
 
+    cohort_size = 24
+
     def __init__(
         self,
         parameters: Sequence[Parameter],

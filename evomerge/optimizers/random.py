@@ -16,6 +16,8 @@ class Random(Optimizer):
     Candidate ``number`` depends on the seed and ``number`` alone, not on what was asked before.
     """
 
+    cohort_size = 24
+
     def ask(self, number: int) -> Genome:
         """A draw from the candidate's own generator; never None."""
         rng = np.random.default_rng([self.seed, number])

@@ -69,6 +69,7 @@ class StageRun:
         self._starts: Starts | None = None  # until the best of them is known
         self._start = Proposal("initial", self.space.initial())
         self._finalists: list[Proposal] | None = None
+        self._adjusted: dict[int, float] = {}  # of candidates whose cohort is being reported
 
     @property
     def has_begun(self) -> bool:
@@ -197,6 +198,9 @@ class StageRun:
         if self.race is None or (cohort := self.race.close()) is None:
             return {}
         self.spending.give_back(cohort.most - cohort.examples)
+        if self.optimizer.learns_from == "values":
+            adjusted, recipes = self.race.adjusted(), cohort.recipes
+            self._adjusted = {n: adjusted[recipes[n]] for n in recipes if recipes[n] in adjusted}
         return {
             number: Result(standing, standing.rung < 0 or self.race.asked_all(cohort, number))
             for number, standing in sorted(cohort.standings.items())
@@ -253,7 +257,8 @@ class StageRun:
         """
         if candidate.kind == "search":
             if self._starts is None:
-                self.optimizer.tell(candidate.number, evaluation)
+                value = self._adjusted.get(candidate.number, evaluation.value)
+                self.optimizer.tell(candidate.number, replace(evaluation, value=value))
             else:
                 self._starts.tell(candidate.number, evaluation)
                 self._begin_at(self._starts.best)

@@ -86,7 +86,7 @@ def test_a_search_of_many_examples_races_and_tries_starts() -> None:
             {"budget": {"examples": 5039}},
             "2 cohorts take 5040 examples, the budget has 5039.",
         ),
-        ({"optimizer": "random"}, "the optimizer random learns from all examples of every"),
+        ({"optimizer": "random"}, "the optimizer random learns from values, and races only where"),
         (
             {"fitness": tasks(others={f"t{n}": FOUR for n in range(39)})},
             "40 examples are fewer than the 41 tasks.",

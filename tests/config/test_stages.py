@@ -314,7 +314,8 @@ def test_check_tells_of_every_stage_and_adds_them_up(tmp_path: Path) -> None:
             "operators": ["linear"],
             "genome_dimension": 1,
             "budget": {"evaluations": 20, "seconds": 60.0},
-            "racing": "off: the optimizer random learns from all examples of every candidate.",
+            "racing": "off: the optimizer random learns from values, and races only where racing "
+            "is written.",
         },
     }
     assert facts["baselines"] == 6  # base, three sources, their average, ties on two of them

@@ -22,8 +22,10 @@ from evomerge.config.load import load
 from evomerge.errors import ConfigError, ReplayError
 from evomerge.executors import TellOrder
 from evomerge.executors.local import LocalExecutor
+from evomerge.optimizers.optuna import Optuna
 from evomerge.recipes.yaml import to_yaml
 from evomerge.search.budget import Reading
+from evomerge.search.loop import SearchLoop
 from evomerge.search.run import resume, start
 from evomerge.search.shown import Shown
 from evomerge.search.spec import Search
@@ -352,6 +354,36 @@ def test_a_search_ends_when_its_optimizer_has_converged(
     resume(search, folder, until(9999))  # once more, from the end
 
 
+@pytest.mark.parametrize("optimizer", ["optuna", "random"])
+def test_an_optimizer_without_means_recommends_the_candidate_that_did_best(
+    optimizer: str, new: New, tmp_path: Path
+) -> None:
+    search = new(optimizer=optimizer, budget={"evaluations": 2 * 24})
+    board = run_with(LocalExecutor(), search, tmp_path / "whole")
+    assert sum(row[1] == "search" for row in board) == 2 * 24
+    assert set(cells(tmp_path / "whole").values()) == {1}
+    folder, go = tmp_path / "stopped", start
+    for seed, results in enumerate((50, 9999)):
+        executor = Interrupted(results, 5, "asked", seed)
+        try:
+            go(replace(search, new_executor=lambda: executor), folder, until(9999))  # noqa: B023
+        except KeyboardInterrupt:
+            assert results < 9999
+        go = resume
+    assert leaderboard(folder) == board
+    with Store.open(folder) as store:
+        session = SearchLoop(search, store, LocalExecutor(), until(9999))
+        session.replay()
+        *searched, estimate = store.candidates()[BASELINES:]
+    chosen = searched[int(estimate.label.removeprefix("candidate ")) - BASELINES]
+    assert estimate.recipe == chosen.recipe
+    if isinstance(session.stage.optimizer, Optuna):
+        told = [trial.value or 0.0 for trial in session.stage.optimizer._study.trials]
+        # chances among four answers, whichever examples were asked
+        assert all(0 < value < 1 for value in told)
+        assert np.std(told) < 0.1
+
+
 def test_a_history_whose_scores_are_gone_is_refused(new: New, tmp_path: Path) -> None:
     search = new()
     executor = Interrupted(40, 1, "asked", 0)
@@ -367,7 +399,6 @@ def test_a_history_whose_scores_are_gone_is_refused(new: New, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"optimizer": "random"}, "racing: the optimizer random learns from all examples"),
         ({"optimizer": "map_elites"}, "racing: the optimizer map_elites learns from all examples"),
         ({"racing": {"first": 1}}, "racing.first: 1 examples are fewer than the 2 tasks"),
         ({"racing": {"first": 0}}, "racing.*first"),
