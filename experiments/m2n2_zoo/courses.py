@@ -105,6 +105,9 @@ def course(store: Store, optimizer: Optimizer) -> Course:
     first_of: dict[str, int] = {}  # recipe to the candidate that it was evaluated for
     archives: list[tuple[int, ...]] = []
     mean = None
+    if optimizer.takes_seeds:
+        searched = (one for one in candidates.values() if one.kind == "search")
+        optimizer.begin_with([one.genome for one in searched if not one.genome.parents])
     for event in store.events():
         candidate = candidates[event.number]
         digest = candidate.recipe.digest

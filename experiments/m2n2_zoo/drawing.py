@@ -11,8 +11,13 @@ from matplotlib.figure import Figure
 
 from experiments.m2n2_zoo.courses import Course, Floats, Standing
 
-NAMES = {"m2n2": "M2N2", "cmaes": "CMA-ES", "random": "random search"}
-_COLOURS = {"m2n2": "#c1272d", "cmaes": "#0000a7", "random": "#777777"}
+NAMES = {
+    "m2n2": "M2N2",
+    "m2n2_starts": "M2N2 from starts",
+    "cmaes": "CMA-ES",
+    "random": "random search",
+}
+_COLOURS = {"m2n2": "#c1272d", "m2n2_starts": "#eecc16", "cmaes": "#0000a7", "random": "#777777"}
 
 
 def draw(courses: Mapping[str, Sequence[Course]], tokens: float, lines: float, path: Path) -> None:

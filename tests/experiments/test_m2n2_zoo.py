@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -65,11 +66,12 @@ def test_a_run_stands_where_its_tokens_took_it(tmp_path: Path) -> None:
     assert found.at(1000) == (3, 0.5, 0.75, 0.75)
 
 
+@pytest.mark.parametrize("seeds", ["sources", "starts"])
 def test_the_archive_covers_what_the_best_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seeds: Literal["sources", "starts"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(courses, "POPULATION", 2)
-    optimizer = M2n2(PARAMETERS, 0, population_size=2)
+    optimizer = M2n2(PARAMETERS, 0, population_size=2, seeds=seeds)
     found = ran(tmp_path / "run", optimizer)
     assert found.archives == ((1,), (1, 2), (2, 3), (3, 4))
     assert found.at(1000) == (3, 0.5, 0.75, 0.5)  # the best are 3 and, of equals, the first
