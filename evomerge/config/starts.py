@@ -50,6 +50,9 @@ def read_starts(written: Any, folder: Path) -> Any:
 def _recipe(path: str, folder: Path) -> dict[str, Any]:
     """The keys of the recipe in a file, or of the best one of the run in a folder."""
     file = absolute(path, folder)
+    if not path.strip():
+        text, cure = "an empty path.", "Name the YAML of a recipe or the folder of a run."
+        raise ConfigError(Problem((), text, cure))
     if file.is_dir():
         file = file / _RECIPE
         if not file.is_file():
@@ -101,4 +104,5 @@ def given_starts(
             problems += explain(error, Recipe, number, "recipe")
     if problems:
         raise ConfigError(problems)
-    return tuple(found)
+    genomes = [genome for _, genome in found]
+    return tuple(one for n, one in enumerate(found) if one.genome not in genomes[:n])

@@ -170,7 +170,7 @@ class ParameterSpace(Space):
     def with_values(self, values: Mapping[str, Any]) -> Genome:
         """See `Space.with_values`."""
         chosen = values.get("operator", self.operators[0])
-        if chosen not in self._chosen:
+        if not isinstance(chosen, str) or chosen not in self._chosen:
             text = f"expected {' or '.join(self.operators)}, got {shown(chosen)}"
             raise ConfigError(Problem(("operator",), text))
         operator = self._chosen[chosen]
