@@ -7,9 +7,11 @@ that is printed is read as rich's markup.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 import typer
@@ -73,6 +75,32 @@ def print_data(text: str) -> None:
         sys.stdout.flush()
         binary.write(text.encode(errors="surrogateescape"))  # a path has its own bytes
         binary.flush()
+
+
+class _Teller(logging.Handler):
+    """Prints what is logged, on a console that may show a progress bar meanwhile."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record as one line."""
+        self._console.print(record.getMessage())
+
+
+@contextmanager
+def telling(name: str, console: Console) -> Iterator[None]:
+    """Print what a logger and those below it say, from INFO on."""
+    logger, teller = logging.getLogger(name), _Teller(console)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(teller)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+        logger.setLevel(level)
 
 
 class _Guarded:

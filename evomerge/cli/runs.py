@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from evomerge.cli._console import console, print_json, talk
+from evomerge.cli._console import console, print_json, talk, telling
 from evomerge.cli._stopping import stopping
 from evomerge.printable import printable
 from evomerge.version import __version__
@@ -207,7 +207,7 @@ def _progress(folder: Path) -> Iterator[Observer]:
 
     err = talk()
     try:
-        with Progress(*columns, console=err) as progress:
+        with Progress(*columns, console=err) as progress, telling("evomerge.search", err):
             bar = progress.add_task("opening models", total=None, best="-", left="")
 
             def observe(now: Standing) -> None:

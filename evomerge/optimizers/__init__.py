@@ -74,6 +74,11 @@ class Optimizer(ABC):
         """
 
     @property
+    def spread(self) -> float | None:
+        """How far candidates stray on average, of the ranges of their genes; None if unknown."""
+        return None
+
+    @property
     def has_converged(self) -> bool:
         """Whether what it would ask for next hardly differs any more: the search may end."""
         return False

@@ -132,9 +132,15 @@ class Cmaes(Optimizer):
         return drawn.point if present else self._distribution.inject(drawn.point)
 
     @property
+    def spread(self) -> float | None:
+        """See `Optimizer.spread`: that of the floats, once all else has settled."""
+        spread = self._distribution.spread()
+        return spread if math.isfinite(spread) else None
+
+    @property
     def has_converged(self) -> bool:
         """See `Optimizer.has_converged`."""
-        return self._distribution.spread() < min(_CONVERGED, self._start.sigma / 10)
+        return self.spread is not None and self.spread < min(_CONVERGED, self._start.sigma / 10)
 
     def recommend(self) -> Genome | None:
         """The mean, rounded for an int, and the most probable of a bool or choice."""

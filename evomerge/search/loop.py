@@ -200,6 +200,7 @@ class SearchLoop:
             if not reported:
                 return
             self.store.record_told(reported, elapsed_seconds=seconds)
+            self.stage.log_cohort()
             self._show()
 
     def _close_cohort(self, seconds: float) -> list[int]:

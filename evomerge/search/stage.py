@@ -12,10 +12,11 @@ from evomerge.search.budget import Asked, Reading
 from evomerge.search.counts import Counts
 from evomerge.search.finalists import finalists, most_finalists
 from evomerge.search.known import OnRecord
-from evomerge.search.racing.cohort import Standing
+from evomerge.search.racing.cohort import Cohort, Standing
 from evomerge.search.racing.deck import Deck
 from evomerge.search.racing.race import Race
 from evomerge.search.racing.settings import Racing
+from evomerge.search.racing.told import told
 from evomerge.search.shown import Shown
 from evomerge.search.spec import Stage
 from evomerge.search.spending import Spending
@@ -65,6 +66,8 @@ class StageRun:
         self.spending = Spending(stage.budget, began)
         self.race: Race | None = None
         self.converged = False
+        self._cohorts = 0  # closed, without that of the starts
+        self._closed: Cohort | None = None  # the last one
         self._examples = 0  # of the search
         self._starts: Starts | None = None  # until the best of them is known
         self._start = Proposal("initial", self.space.initial())
@@ -201,10 +204,22 @@ class StageRun:
         if self.optimizer.learns_from == "values":
             adjusted, recipes = self.race.adjusted(), cohort.recipes
             self._adjusted = {n: adjusted[recipes[n]] for n in recipes if recipes[n] in adjusted}
+        self._cohorts += self._starts is None
+        self._closed = cohort
         return {
             number: Result(standing, standing.rung < 0 or self.race.asked_all(cohort, number))
             for number, standing in sorted(cohort.standings.items())
         }
+
+    def log_cohort(self) -> None:
+        """Say what the last cohort that was closed was asked, and what came of it."""
+        race, cohort = self.race, self._closed
+        if race is None or cohort is None:
+            return
+        stage = f"stage {self.name}, " if self.name else ""
+        of = f"cohort {self._cohorts}" if self._cohorts else "starts"
+        examples = self.spending.asked.examples - sum(one.most for one in race.open)
+        log.info("%s%s: %s", stage, of, told(cohort, race, examples, self.optimizer.spread))
 
     def candidate(self, number: int, kind: Kind, genome: Genome, label: str = "") -> Candidate:
         """A candidate of this stage."""
