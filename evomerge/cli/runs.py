@@ -244,6 +244,7 @@ def _time_left(now: Standing) -> str:
 
 def _print(run: Run) -> None:
     from evomerge.analysis.export import CHECKPOINT, RECIPE, lm_eval_commands
+    from evomerge.reports.budget import left
     from evomerge.reports.choice import chosen
     from evomerge.reports.racing import raced
     from evomerge.reports.table import comparison
@@ -268,7 +269,7 @@ def _print(run: Run) -> None:
         among = f", the best of {tried} points" if tried > 1 else ""
         text = f"{of} from: {start.candidate.label}{among}"
         out.print(printable(text), soft_wrap=True)
-    for line in [] if run.racing is None else raced(run.racing):
+    for line in [*([] if run.racing is None else raced(run.racing)), *left(run)]:
         out.print(printable(line), soft_wrap=True)
     out.print(comparison(run))
     for line in [] if run.choice is None else chosen(run.choice):

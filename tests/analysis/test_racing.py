@@ -68,6 +68,7 @@ def test_a_run_says_what_racing_asked_and_what_all_would_have_been(folder: Path,
         shown,
         re.MULTILINE,
     )
+    assert "left of the budget" not in shown
     asked = json.loads(cli("show", folder, "--json").stdout)["racing"]
     assert asked["candidates"] == {"4": 16, "8": 8, "16": 8}
     assert (asked["ranking"][""]["cohorts"], asked["ranking"][""]["first"]) == (4, 4)

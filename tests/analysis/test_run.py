@@ -107,6 +107,14 @@ def test_reading_a_run_takes_as_many_queries_however_many_candidates_it_has(
     assert few == many
 
 
+def test_what_a_finished_run_has_left_of_its_budget_is_told(tmp_path: Path, cli: Any) -> None:
+    said = "left of the budget: 47 of 50 evaluations"
+    assert said not in cli("show", run_of(tmp_path, 3)).stdout
+    with Store.open(tmp_path) as store:
+        store.finish()
+    assert said in cli("show", tmp_path).stdout
+
+
 def test_every_candidate_has_a_row_with_both_scores(tmp_path: Path) -> None:
     run = Run.open(run_of(tmp_path, 3))
     assert [row.number for row in run.baselines] == [0, 1]
