@@ -74,7 +74,7 @@ families: $(STAMP)  ## Merge tiny models of every family again, and write down w
 	$(BIN)/python docs/make_family_page.py
 
 demo: $(PRODUCT)  ## Run experiments/quickstart, or go on with it, and print what it found (2 min)
-	@echo "Searching with 321 merges of four small models on one core: about two minutes"
+	@echo "Searching for the best merge of four small models on one core: about two minutes"
 	@if [ -f runs/quickstart/run.sqlite ]; then \
 		$(BIN)/evomerge resume runs/quickstart; \
 	else \
