@@ -45,6 +45,7 @@ class Pace:
         parts = shares(fitness, {})
         deep = [] if stage.racing is None else deeper(stage.racing, parts, there)
         self._races = {racing: rung_sizes(racing, parts, there) for racing in deep}
+        self._sized = optimizer.learns_from == "ranks"  # its population is a key of its own
         self._points = _points(stage) if optimizer.takes_start else []
 
     def cost(self, size: int, *, ties: bool = False) -> int | None:
@@ -116,7 +117,7 @@ class Pace:
         enough = [f"budget.{key} {self._enough(budget, key):,}" for key in limits]
         cures = [f"{' and '.join(enough)} are enough"]
         fewer = _largest(lambda size: (self.times(budget, size) or 0) >= ENOUGH, self.size - 1)
-        if fewer is not None:
+        if fewer is not None and self._sized:
             cures.append(f"or optimizer.population_size {fewer}")
         above = f"stage {self._stage.name}: " if self._stage.name else ""
         return [
@@ -165,4 +166,6 @@ def pace(stage: Stage, fitness: Fitness) -> Pace | None:
     """The `Pace` of a stage; None where its optimizer learns from one candidate at a time."""
     optimizer = stage.new_optimizer(stage.space.parameters)
     size = optimizer.cohort_size
-    return None if size is None else Pace(stage, optimizer, size, fitness)
+    if size is None or (stage.racing is None and optimizer.learns_from == "values"):
+        return None
+    return Pace(stage, optimizer, size, fitness)

@@ -14,6 +14,7 @@ from evomerge.config.load import LoadedSearch, load
 from evomerge.config.pace import Pace, pace
 from evomerge.config.probe import Timed, merge_advice
 from evomerge.optimizers.cmaes import Cmaes
+from evomerge.optimizers.random import Random
 from evomerge.search.budget import Budget
 from evomerge.search.racing.settings import Racing
 from evomerge.search.spec import Stage
@@ -115,6 +116,21 @@ def test_check_says_what_a_generation_is_asked_and_how_often(loaded: LoadedSearc
             "generations_for_the_budget": "as many as the time allows",
         }
     }
+
+
+def test_an_optimizer_that_learns_from_every_value_has_cohorts_only_where_it_races(
+    loaded: LoadedSearch,
+) -> None:
+    def optimizer(parameters: Any) -> Random:
+        return Random(parameters, 0)
+
+    (one,) = loaded.search.stages
+    raced = replace(one, new_optimizer=optimizer)
+    found = pace(raced, loaded.file.fitness)
+    assert found is not None
+    (note,) = found.advice(2)
+    assert "population_size" not in note
+    assert pace(replace(raced, racing=None), loaded.file.fitness) is None
 
 
 def test_starts_come_before_the_first_cohort(loaded: LoadedSearch) -> None:
