@@ -217,11 +217,12 @@ class CrossoverSpace(Space):
         starts: dict[tuple[float, ...], Proposal] = {}
         for label, weights in source_weights(sources, best_first):
             total = 1.0 if self._on_deltas else math.fsum(weights.values())
-            row = [round(weights[name] / total, 12) for name in sources]  # 0.7 of 2.1 is 1 of 3
+            row = [weights[name] / total for name in sources]
             genes = {"bounds": [0, self.layout.size], "rows": [row]}
             alone = _source_alone(genes, sources)
             seed = {**self.initial().genes, "source": alone} if alone else genes
-            starts.setdefault(tuple(row), Proposal(label, Genome(seed)))
+            same = tuple(round(weight, 12) for weight in row)  # 0.7 of 2.1 is 1 of 3
+            starts.setdefault(same, Proposal(label, Genome(seed)))
         return list(starts.values())
 
     def representative(self) -> Genome:
