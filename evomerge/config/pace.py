@@ -95,11 +95,13 @@ class Pace:
         times, (tried, of_starts) = self.times(budget, self.size), self.starts(budget)
         cost = self.cost(self.size)
         unknown = "as many as its scorers say"
+        if self.examples is None:
+            of_starts = None  # `starts` takes its scorers to have examples without end
         found = {
             f"candidates_a_{of}": self.size,
             f"examples_a_{of}": unknown if cost is None else cost,
             "examples_a_candidate": unknown if cost is None else round(cost / self.size),
-            f"{of}s_for_the_budget": "as many as the time allows" if times is None else times,
+            f"{of}s_for_the_budget": _unlimited(budget) if times is None else times,
         }
         starts = {"points": tried, "examples": unknown if of_starts is None else of_starts}
         return {
@@ -109,11 +111,12 @@ class Pace:
 
     def advice(self, genes: int) -> list[str]:
         """What to do where the budget is too small for the optimizer to learn."""
-        budget, of = self._stage.budget, f"{self.word}s"
+        budget = self._stage.budget
         times = self.times(budget, self.size)
         if times is None or times >= ENOUGH:
             return []
-        limits = [key for key in ("evaluations", "examples") if getattr(budget, key) is not None]
+        of = self.word if times == 1 else f"{self.word}s"
+        limits = [key for key in ("evaluations", "examples") if self._counts(budget, key)]
         enough = [f"budget.{key} {self._enough(budget, key):,}" for key in limits]
         cures = [f"{' and '.join(enough)} are enough"]
         fewer = _largest(lambda size: (self.times(budget, size) or 0) >= ENOUGH, self.size - 1)
@@ -124,6 +127,11 @@ class Pace:
             f"{above}{times} {of} for the budget, and in fewer than {ENOUGH} an optimizer hardly "
             f"leaves its start: {', '.join(cures)}. Fewer genes than {genes} are found sooner, too."
         ]
+
+    def _counts(self, budget: Budget, key: str) -> bool:
+        """Whether a limit is set of which is known what a cohort or generation takes."""
+        limit = getattr(budget, key)
+        return limit is not None and self.times(Budget(**{key: limit}), self.size) is not None
 
     def _enough(self, budget: Budget, key: str) -> int:
         """The least of a limit with which the optimizer learns often enough, others apart."""
@@ -141,6 +149,13 @@ class Pace:
             middle = (low + high) // 2
             low, high = (low, middle) if suffices(middle) else (middle, high)
         return high
+
+
+def _unlimited(budget: Budget) -> str:
+    """How often an optimizer learns where what a candidate takes of the budget is not known."""
+    names = {"seconds": "time", "gpu_hours": "time", "tokens": "tokens", "examples": "examples"}
+    limits = dict.fromkeys(name for key, name in names.items() if getattr(budget, key) is not None)
+    return f"as many as the {' and '.join(limits)} {'allows' if [*limits] == ['time'] else 'allow'}"
 
 
 def _largest(holds: Callable[[int], bool], most: int) -> int | None:

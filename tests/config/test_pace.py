@@ -69,6 +69,14 @@ def paced(loaded: LoadedSearch, size: int = 24, **changes: Any) -> Pace:
     return found
 
 
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> LoadedSearch:
+    """The same on a scorer of one's own: how many examples it has, nobody knows before a run."""
+    code = tmp_path_factory.mktemp("pace") / "scorers.py"
+    code.write_text("def chances(module, split, examples=None):\n    return [1.0]\n")
+    return load(CONTENT | {"fitness": {"tasks": {"x": {"scorer": f"{code}:chances"}}}})
+
+
 @pytest.mark.parametrize(
     ("limits", "cohorts"),
     [
@@ -116,6 +124,35 @@ def test_check_says_what_a_generation_is_asked_and_how_often(loaded: LoadedSearc
             "generations_for_the_budget": "as many as the time allows",
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("limits", "generations"),
+    [
+        ({"examples": 5000}, "as many as the examples allow"),
+        ({"examples": 5000, "tokens": 9, "seconds": 60}, "as many as the time and tokens and"),
+        ({"tokens": 5000}, "as many as the tokens allow"),
+        ({"gpu_hours": 1, "seconds": 60}, "as many as the time allows"),
+    ],
+)
+def test_of_a_limit_whose_cost_is_unknown_check_says_that_it_decides(
+    limits: dict[str, int], generations: str, scored: LoadedSearch
+) -> None:
+    one = paced(scored, racing=None, budget=Budget(**limits))
+    assert one.facts()["generations"]["generations_for_the_budget"].startswith(generations)
+    assert one.advice(2) == []
+
+
+def test_only_limits_whose_cost_is_known_are_told_with_what_is_enough(scored: LoadedSearch) -> None:
+    (note,) = paced(scored, racing=None, budget=Budget(evaluations=40, examples=5000)).advice(2)
+    assert note.startswith("1 generation for the budget, and in fewer than 8 an optimizer hardly")
+    assert "leaves its start: budget.evaluations 192 are enough. Fewer genes" in note
+
+
+def test_how_many_examples_starts_are_asked_only_their_scorers_know(scored: LoadedSearch) -> None:
+    facts = paced(scored, informed=True, budget=Budget(evaluations=240)).facts()
+    assert facts["starts"]["examples"] == "as many as its scorers say"
+    assert facts["racing"]["examples_a_cohort"] == COHORT
 
 
 def test_an_optimizer_that_learns_from_every_value_has_cohorts_only_where_it_races(
