@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from evomerge.analysis.choice import Choice
 from evomerge.analysis.racing import RacingSummary
 from evomerge.analysis.rows import Row, read_rows
+from evomerge.analysis.starts import chosen_starts
 from evomerge.analysis.throughput import Throughput, throughput
 from evomerge.config.schema import SearchFile
 from evomerge.errors import ConfigError, RunError, shown
@@ -48,6 +49,7 @@ class Run:
         choice: among how many it was chosen, and whether it is better than the baselines.
         throughput: how fast it went, and what its workers did.
         racing: what racing saved; None in a run that does not race.
+        starts: stage to the point that its search started from, of those that were tried.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Run:
     choice: Choice | None
     throughput: Throughput
     racing: RacingSummary | None
+    starts: Mapping[str, Row]
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Self:
@@ -87,6 +90,7 @@ class Run:
                 choice=choice,
                 throughput=throughput(elapsed_seconds, len(reported), store.spent()),
                 racing=racing,
+                starts=chosen_starts(file, rows, events),
             )
 
     @property
@@ -103,22 +107,6 @@ class Run:
     def search_examples(self) -> int | None:
         """How many examples there are to search on; None before a baseline was asked them."""
         return next((row.search.examples for row in self.baselines if row.search), None)
-
-    @property
-    def starts(self) -> dict[str, Row]:
-        """Stage to the point that its search started from, of those that were tried.
-
-        That which was asked most examples, then that which did best on them.
-        """
-        chosen: dict[str, tuple[tuple[int, float], Row]] = {}
-        for row in self.candidates:
-            score = row.search or row.part
-            if row.candidate.kind == "search" and row.candidate.label and score is not None:
-                found = (score.examples, score.value), row
-                known = chosen.setdefault(row.candidate.stage, found)
-                if found[0] > known[0]:
-                    chosen[row.candidate.stage] = found
-        return {stage: row for stage, (_, row) in chosen.items()}
 
     def row(self, candidate: Which = "best") -> Row:
         """A candidate with its scores.

@@ -204,7 +204,7 @@ class SearchLoop:
             self._show()
 
     def _close_cohort(self, seconds: float) -> list[int]:
-        """Learn from a cohort that has ended; the numbers of its candidates.
+        """Learn from a cohort that has ended; the numbers of its candidates, the best first.
 
         Args:
             seconds: of search time at which it is reported. What was recorded later does not count:
@@ -221,7 +221,7 @@ class SearchLoop:
             else:
                 known = Evaluation("done")
             self._learn(candidate, replace(known, standing=result.standing))
-        return list(ended)
+        return sorted(ended, key=lambda number: ended[number].standing, reverse=True)
 
     def _propose(self, now: Reading, recorded: Candidate | None = None) -> Candidate | None:
         """See `Schedule.next`."""

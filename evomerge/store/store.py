@@ -191,6 +191,9 @@ class Store:
     def record_told(self, numbers: Sequence[int], *, elapsed_seconds: float) -> None:
         """Log that the optimizer was told of candidates that were asked some examples only.
 
+        Args:
+            numbers: of a cohort; they are logged in this order.
+
         Raises:
             StoreError: no such candidate, or reported before.
         """

@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import Engine, event
 from stragglers import Stragglers, history, leaderboard, run_with, until
 
+from evomerge.analysis.run import Run
 from evomerge.config.load import load
 from evomerge.errors import ConfigError, ReplayError
 from evomerge.executors import TellOrder
@@ -211,12 +212,18 @@ def starts_of(best: str, other: str) -> list[str]:
     return [*first, "1/2 of each", "0.7 of each", f"{other} alone", f"{other} leading"]
 
 
-@pytest.mark.parametrize("racing", [{"first": FIRST}, False])
+@pytest.mark.parametrize(
+    ("racing", "budget"),
+    [({"first": FIRST}, {"evaluations": 40}), ({"first": FIRST}, {"examples": 600}), (False, None)],
+)
 def test_the_best_of_several_points_is_where_the_search_starts(
-    racing: Any, new: New, tmp_path: Path
+    racing: Any, budget: Any, new: New, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    search = new(start="auto", racing=racing)
+    caplog.set_level(logging.INFO, "evomerge.search.stage")
+    search = new(start="auto", racing=racing, budget=budget or {"evaluations": 40})
     run_with(LocalExecutor(), search, tmp_path)
+    (said,) = (text for text in caplog.messages if text.startswith("the search starts"))
+    assert said == f"the search starts from: {Run.open(tmp_path).starts[''].candidate.label}"
     with Store.open(tmp_path, read_only=True) as store:
         candidates = store.candidates()
         values = {
