@@ -37,7 +37,7 @@ class Pace:
     """
 
     def __init__(self, stage: Stage, optimizer: Optimizer, size: int, fitness: Fitness) -> None:
-        self.size, self._stage = size, stage
+        self.size, self._stage, self._optimizer = size, stage, optimizer
         self.word = "generation" if stage.racing is None else "cohort"
         known = example_counts(fitness)["search"]
         self.examples = None if fitness.scorers else sum(known.values())
@@ -74,7 +74,8 @@ class Pace:
             limits.append(max(0, budget.evaluations - tried) // size)
         mean, most = self.cost(size), self.cost(size, ties=True)
         if budget.examples is not None and mean is not None and most is not None:
-            estimates = 0 if self._stage.racing is None else most_finalists(budget.examples)
+            raced = self._stage.racing is not None
+            estimates = most_finalists(self._optimizer, budget.examples) if raced else 0
             besides = (of_starts or 0) + estimates * (self.examples or 0)
             room = budget.examples - besides - most
             limits.append(0 if room < 0 else 1 + room // mean)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from evomerge.recipes import Recipe
 from evomerge.search.budget import Asked, Reading
 from evomerge.search.counts import Counts
-from evomerge.search.finalists import finalists, most_finalists
+from evomerge.search.finalists import best_candidate, most_finalists
 from evomerge.search.known import OnRecord
 from evomerge.search.racing.cohort import Cohort, Standing
 from evomerge.search.racing.deck import Deck
@@ -151,7 +151,7 @@ class StageRun:
             return Asked()  # counted when its cohort began
         size, racing = self._next_cohort(self.race)
         evaluations, examples = size, self.race.most(size, racing)
-        estimates = most_finalists(self.spending.asked.examples + examples)
+        estimates = most_finalists(self.optimizer, self.spending.asked.examples + examples)
         return Asked(evaluations, examples + estimates * self._examples)
 
     def _next_cohort(self, race: Race) -> tuple[int, Racing | None]:
@@ -256,13 +256,13 @@ class StageRun:
         if self.race is None:
             best = self.optimizer.recommend()
             return [] if best is None else [Proposal("", best)]
-        estimates = [
-            (one, self.space.decode(one.genome).digest) for one in self.optimizer.finalists()
-        ]
-        own = [one for one in candidates if (one.kind, one.stage) == ("search", self.name)]
-        chosen = finalists(estimates, own, self.race.adjusted())
+        chosen = list(self.optimizer.finalists())
+        if not (chosen or self.optimizer.takes_start):
+            own = [one for one in candidates if (one.kind, one.stage) == ("search", self.name)]
+            chosen = best_candidate(own, self.race.adjusted())
         # there may have been no time for a cohort
-        return chosen[: most_finalists(self.spending.asked.examples)] or [self._start]
+        most = most_finalists(self.optimizer, self.spending.asked.examples)
+        return chosen[:most] or [self._start]
 
     def learn(self, candidate: Candidate, evaluation: Evaluation, most_failures: int) -> None:
         """Report a result to whoever asked for the candidate.

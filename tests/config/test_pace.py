@@ -85,7 +85,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> LoadedSearch:
         ({"examples": MOST + ALL}, 1),
         ({"examples": MOST + 4 * COHORT + ALL - 1}, 4),
         ({"examples": MOST + 4 * COHORT + ALL}, 5),
-        ({"examples": MOST + 30 * COHORT + 7 * ALL}, 31),  # seven that are asked everything
+        ({"examples": MOST + 30 * COHORT + 4 * ALL}, 31),  # four that are asked everything
         ({"examples": 10**6, "evaluations": 48}, 2),
         ({"tokens": 10**6}, None),
         ({"seconds": 60}, None),
