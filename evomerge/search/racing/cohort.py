@@ -33,6 +33,7 @@ class Cohort:
         racing: its rungs.
         hand: the examples.
         most: how many its candidates may be asked together.
+        fewest: how many must be left for them to go on.
         recipes: candidate to the digest of its recipe, in the order in which they joined.
         reached: candidate to the rung at which it is, or retired.
         standings: of those that have retired.
@@ -42,6 +43,7 @@ class Cohort:
     racing: Racing
     hand: Hand
     most: int
+    fewest: int = 2
     recipes: dict[int, str] = field(default_factory=dict)
     reached: dict[int, int] = field(default_factory=dict)
     standings: dict[int, Standing] = field(default_factory=dict)
@@ -119,8 +121,8 @@ class Cohort:
             self.standings |= {n: known[n] for n in there if n not in ranked[:cut]}
             self._settled, most = rung + 1, cut
         else:
-            # even if all that are not known here come before them; two are enough to go on
-            cut = 0 if last or len(ranked) < 2 else max(0, len(ranked) - most + keep)
+            # even if all that are not known here come before them
+            cut = 0 if last or len(ranked) < self.fewest else max(0, len(ranked) - most + keep)
             most = min(most, keep + most_tied(self.size))
         for number in ranked[:cut]:
             self.reached[number] = max(self.reached[number], rung + 1)
@@ -128,7 +130,7 @@ class Cohort:
 
     def _cut(self, keep: int, ranked: Sequence[float]) -> int:
         """How many of all go on: those that are kept, and who ties with the last, if few do."""
-        if len(ranked) < 2:
+        if len(ranked) < self.fewest:
             return 0
         tied = sum(score == ranked[keep - 1] for score in ranked[keep:])
-        return keep + (tied if tied <= most_tied(self.size) else 0)
+        return min(keep, len(ranked)) + (tied if tied <= most_tied(self.size) else 0)

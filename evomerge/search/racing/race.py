@@ -83,16 +83,18 @@ class Race:
         Args:
             known: scores of its recipe from before.
             size: candidates of the cohort that it begins; by default P.
-            racing: the rungs of the cohort that it begins; by default those of every cohort.
+            racing: the rungs of the cohort that it begins, of which even a single candidate climbs
+                to the last; by default those of every cohort, where one is compared with none.
 
         Returns:
             How many examples the cohort may be asked that it begins; 0 where it begins none.
         """
         begins = self.between
         if begins:
+            fewest = 2 if racing is None else 1
             racing, size = racing or self.racing, size or self.size
             hand = self._deck.deal(racing.first, racing.blocks)
-            self.open.append(Cohort(size, racing, hand, self.most(size, racing)))
+            self.open.append(Cohort(size, racing, hand, self.most(size, racing), fewest))
         cohort = self.open[-1]
         cohort.join(number, digest)
         self.learn(digest, known)

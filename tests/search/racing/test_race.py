@@ -143,8 +143,28 @@ def test_who_is_sure_to_go_on_does_not_wait_for_the_others() -> None:
     assert climb(7, 0.7) == [7]
 
 
+@pytest.mark.parametrize(("fail", "rungs"), [([], [2]), ([0, 2], [-1, 2, -1])])
+def test_the_only_start_that_is_left_climbs_to_the_last_rung(
+    fail: list[int], rungs: list[int]
+) -> None:
+    for own, expected in ((Racing(first=4), rungs), (None, [min(rung, 0) for rung in rungs])):
+        one = race()
+        for number, _ in enumerate(rungs):
+            one.join(number, f"r{number}", {}, len(rungs), own)
+        for number in fail:
+            one.fail(f"r{number}")
+        waiting = [number for number, _ in enumerate(rungs) if number not in fail]
+        while waiting:
+            one.learn(f"r{waiting[0]}", answer(one.lacking(waiting[0]), 0.5))
+            waiting = one.climb()
+        closed = one.close()
+        assert closed is not None
+        assert [closed.standings[number].rung for number, _ in enumerate(rungs)] == expected
+
+
+@pytest.mark.parametrize("starts", [False, True])
 @pytest.mark.parametrize("seed", range(40))
-def test_climbing_early_ends_as_if_all_had_waited(seed: int) -> None:
+def test_climbing_early_ends_as_if_all_had_waited(seed: int, starts: bool) -> None:
     luck = random.Random(seed)
     size = luck.choice([2, 3, 5, 8, 16, 17])
     keys = {"keep": luck.choice([0.2, 0.34, 0.5, 0.8, 0.99]), "rungs": luck.choice([1, 2, 4])}
@@ -154,7 +174,7 @@ def test_climbing_early_ends_as_if_all_had_waited(seed: int) -> None:
     def standings(order: random.Random, *, waits: bool) -> dict[int, Standing]:
         one = race(size, **keys)
         for number in range(size):
-            one.join(number, f"r{number}", {})
+            one.join(number, f"r{number}", {}, size, one.racing if starts else None)
         waiting = list(range(size))
         while waiting:
             number = waiting.pop(order.randrange(len(waiting)))

@@ -297,6 +297,18 @@ def test_starts_climb_as_many_rungs_as_a_quarter_of_the_budget_is_enough_for(
     assert {asked[number] for number in first_drawn} == {FIRST, 2 * FIRST}
 
 
+@pytest.mark.parametrize(("quarter", "most"), [(80, 80), (79, 16 * FIRST)])
+def test_a_start_of_one_s_own_is_asked_everything_where_a_quarter_of_the_budget_is_enough(
+    quarter: int, most: int, new: New, tmp_path: Path
+) -> None:
+    search = new(start={"weight": 1.25}, budget={"examples": 4 * quarter})
+    run_with(LocalExecutor(), search, tmp_path)
+    with Store.open(tmp_path, read_only=True) as store:
+        own = store.candidates()[BASELINES]
+        assert (own.kind, list(own.genome.genes.values())) == ("search", [1.25, 1.25])
+        assert sum(map(len, store.cells(own.recipe.digest).values())) == most
+
+
 def test_a_budget_that_reaches_for_starts_alone_scores_the_best(new: New, tmp_path: Path) -> None:
     run_with(LocalExecutor(), new(start="auto", budget={"examples": 128}), tmp_path)
     with Store.open(tmp_path, read_only=True) as store:
