@@ -43,7 +43,7 @@ class Choice:
         among: how many different recipes of the search were asked all search examples; those that
             are baselines as well are left out, unless one is the winner.
         optimism: how much too high the winner's search score may be because it is the best of
-            them; see `Layout.optimism`.
+            them, and of the starts that lost to one of them; see `Layout.optimism`.
         split: whose examples `differences` are of: ``held_out``, which chose nothing, if scored.
         differences: from the best source and from the best baseline of that split; of one where
             they are the same, of none where none was scored.

@@ -14,13 +14,15 @@ _SQUARABLE = 1e100  # the sum of the squares of many such scores is a float
 
 @dataclass(slots=True)
 class Layout:
-    """What the scores of C candidates on the same examples scatter by; no candidate's are kept.
+    """What the scores of candidates on the same examples scatter by; no candidate's are kept.
 
     Attributes:
-        candidates: C, how many were added.
+        candidates: how many were added.
+        others: that were not, for they lost to one of these on fewer examples: C is all of them.
     """
 
     candidates: int = 0
+    others: int = 0
     _tasks: dict[str, _Task] = field(default_factory=dict)
     _known: bool = True
 
@@ -37,14 +39,14 @@ class Layout:
                 self._tasks[name].add(scores)
 
     def optimism(self, worths: Mapping[str, float]) -> float | None:
-        """How far the best of C scores lies above what it would have on other examples, at most.
+        """How far the best of C scores lies above what it would have on other examples.
 
         The expected largest of C standard normal numbers, times the standard error of a
         candidate's score about those of the others: the root of the sum over tasks of
         worth^2 * MSE / n, with the mean square MSE of the two-way layout of candidates and the
         task's n examples. So much it is, on average, where C candidates are equally good and err
-        independently. Of some that are better than others, or that resemble one another as the
-        late ones of a search do, the best owes less to luck.
+        independently, and the best of all is found. Of some that are better than others, or that
+        resemble one another as the late ones of a search do, the best owes less to luck.
 
         Args:
             worths: by task, what a point of its score is worth in the fitness.
@@ -54,15 +56,20 @@ class Layout:
 
         Source: Tippett 1925, Biometrika 17:364 (the largest of C).
         """
-        if self.candidates < 2:
+        C = self.candidates + self.others
+        if C < 2:
             return 0.0
-        if not self._known or any(len(task.of_example) < 2 for task in self._tasks.values()):
+        if (
+            self.candidates < 2
+            or not self._known
+            or any(len(task.of_example) < 2 for task in self._tasks.values())
+        ):
             return None
         variance = math.fsum(
             worths[name] ** 2 * task.noise(self.candidates) / len(task.of_example)
             for name, task in self._tasks.items()
         )
-        return expected_largest(self.candidates) * math.sqrt(variance)
+        return expected_largest(C) * math.sqrt(variance)
 
 
 @dataclass(slots=True)

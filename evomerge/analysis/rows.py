@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -138,10 +138,26 @@ def read_rows(store: Store, fitness: Fitness, events: Sequence[Event], *, finish
     compared = [
         one.compared(store.evaluation(best.recipe.digest, one.split)) for one in (search, held_out)
     ]
-    if any(c.recipe.digest == best.recipe.digest for c in candidates if c.kind == "baseline"):
+    baselines = {c.recipe.digest for c in candidates if c.kind == "baseline"}
+    if best.recipe.digest in baselines:
         search.layout.add(compared[0].winner)
+    whole = {c.recipe.digest for c in searched if c.number in search.scores} - baselines
+    search.layout.others = _lost(searched, whole | {best.recipe.digest})
     made = choice(fitness, candidates, search.layout, *compared)
     return Rows(rows, rows[best.number], made, racing)
+
+
+def _lost(searched: Sequence[Candidate], whole: Set[str]) -> int:
+    """How many recipes were tried as starts beside some that were asked everything, and were not.
+
+    Those of stages where one of the starts was: it may be the luckiest of all of them.
+
+    Args:
+        whole: digests of the recipes that were, without baselines that are not the best.
+    """
+    starts = [c for c in searched if c.kind == "search" and c.label]
+    stages = {c.stage for c in starts if c.recipe.digest in whole}
+    return len({c.recipe.digest for c in starts if c.stage in stages} - whole)
 
 
 def _status(evaluation: Evaluation | None, told: bool, finished: bool) -> Status:

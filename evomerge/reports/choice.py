@@ -14,6 +14,11 @@ def chosen(choice: Choice) -> list[str]:
 
 
 def _optimism(choice: Choice) -> str:
+    if choice.among == 1 and choice.optimism is None:
+        return (
+            "Nothing else was asked everything, but it is the best of several starts: its search "
+            "score may be too high by that choice."
+        )
     if choice.among == 1:
         return "Nothing else was asked everything: its search score is not the best of several."
     best = f"The best of {choice.among:,} that were asked everything"

@@ -134,6 +134,30 @@ def test_the_same_recipe_twice_is_one_to_choose_from(tmp_path: Path) -> None:
     assert choice(Run.open(tmp_path)).among == 1
 
 
+@pytest.mark.parametrize(("whole", "counted"), [(6, 3 + 2 + 1), (None, 3)])
+def test_starts_that_lost_to_one_that_was_asked_everything_were_to_choose_from(
+    whole: int | None, counted: int, tmp_path: Path
+) -> None:
+    """Two that were asked some of the examples, and a baseline."""
+    alone = choice(run_of(tmp_path / "alone", SEARCHED, {}))
+    assert alone.optimism is not None
+    run_of(tmp_path / "run", {n: SEARCHED[n] for n in range(6)}, {})
+    with Store.open(tmp_path / "run") as store:
+        baseline, last = store.candidates()[3], store.candidates()[5]
+        for number in range(6, 10):
+            recipe = Recipe(**dict(last.recipe) | {"parameters": {"weight": number}})
+            one = replace(last, number=number, recipe=recipe, label="" if whole != number else "x")
+            if number > 6:
+                recipe = baseline.recipe if number == 9 else recipe
+                one = replace(one, recipe=recipe, label=f"start {number}")
+            store.record_ask(one, number)
+        store.record_tell(6, scored(*SEARCHED[6]), elapsed_seconds=9)
+    made = choice(Run.open(tmp_path / "run"))
+    assert made.among == alone.among == 3
+    largest = expected_largest(counted) / expected_largest(3)
+    assert made.optimism == pytest.approx(alone.optimism * largest)
+
+
 def test_a_baseline_that_the_search_tried_again_is_none_to_choose_from(tmp_path: Path) -> None:
     run_of(tmp_path, {n: SEARCHED[n] for n in range(5)}, {})
     with Store.open(tmp_path) as store:

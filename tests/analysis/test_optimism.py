@@ -45,6 +45,18 @@ def test_nothing_is_too_high_where_there_was_no_choice() -> None:
     assert Layout().optimism({}) == 0.0
 
 
+def test_who_was_asked_only_some_examples_is_to_choose_from_too() -> None:
+    made = layout(scored(0, 1, 1, 0), scored(1, 0, 0, 1))
+    of_two = made.optimism({"x": 1.0})
+    made.others = 3
+    assert of_two is not None
+    more = expected_largest(5) / expected_largest(2)
+    assert made.optimism({"x": 1.0}) == pytest.approx(of_two * more)
+    alone = layout(scored(0, 1, 1))
+    alone.others = 3
+    assert alone.optimism({"x": 1.0}) is None
+
+
 def test_candidates_that_differ_by_as_much_on_every_example_owe_nothing_to_luck() -> None:
     rows = [scored(0.1 + better, 0.7 + better, 0.4 + better) for better in (0, 0.1, 0.3)]
     assert layout(*rows).optimism({"x": 1.0}) == pytest.approx(0, abs=1e-9)

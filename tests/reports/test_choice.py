@@ -47,6 +47,12 @@ def said(
             0.0,
             "Nothing else was asked everything: its search score is not the best of several.",
         ),
+        (
+            1,
+            None,
+            "Nothing else was asked everything, but it is the best of several starts: its search "
+            "score may be too high by that choice.",
+        ),
     ],
 )
 def test_it_says_among_how_many_the_best_was_chosen(
