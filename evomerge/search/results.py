@@ -57,8 +57,9 @@ class Results:
         return with_value(self._fitness, candidate, evaluation, self._baselines, results)
 
     def shown(self) -> Shown:
-        """What the baselines show."""
-        return shown(self._fitness, self.examples, self.candidates, self.reported)
+        """What the baselines show, and the winners of the stages so far."""
+        known = self.candidates, self.reported, self._winners
+        return shown(self._fitness, self.examples, *known)
 
     def winner(self, stage: str) -> Candidate:
         """The best of a stage, on which a later one builds.

@@ -1,4 +1,4 @@
-"""What baselines show, before the first candidate is asked for."""
+"""What baselines and earlier stages show, before the first candidate of a stage is asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Shown(NamedTuple):
     Attributes:
         examples: all that the search may ask.
         shares: of the tasks in a candidate's score.
-        best_first: the names of the sources, by how they did alone.
+        best_first: the names of the sources, winners of earlier stages among them, by how they
+            did alone.
         seed: of the fitness.
     """
 
@@ -31,21 +32,25 @@ def shown(
     examples: Portion,
     candidates: Sequence[Candidate],
     results: Mapping[int, Evaluation],
+    winners: Sequence[Candidate],
 ) -> Shown:
-    """What the baselines among the candidates show.
+    """What the baselines among the candidates show, and the winners of earlier stages.
 
     Args:
         examples: all that the search may ask.
         results: by number.
     """
+    best = references(candidates, results)
     values = {
-        next(iter(one.recipe.sources)): fitness_value(fitness, results[one.number].tasks)
+        next(iter(one.recipe.sources)): fitness_value(fitness, results[one.number].tasks, best)
         for one in candidates
         if one.role == "source" and one.number in results
     }
+    scored = {one.stage: results[one.number].value for one in winners}
+    values |= {name: value for name, value in scored.items() if value is not None}
     return Shown(
         examples,
-        shares(fitness, references(candidates, results)),
+        shares(fitness, best),
         tuple(sorted(values, key=lambda name: -values[name])),
         fitness.seed,
     )

@@ -20,12 +20,14 @@ from evomerge.config.load import load
 from evomerge.errors import SearchError
 from evomerge.executors.local import LocalExecutor
 from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness, fitness_value
 from evomerge.search import budget as clock_of_runs
 from evomerge.search.run import resume, start
 from evomerge.search.selection import winner
+from evomerge.search.shown import shown
 from evomerge.search.spec import Progress, Search
 from evomerge.store import Store
-from evomerge.types import Candidate, Evaluation, Genome, Job
+from evomerge.types import Candidate, Evaluation, Genome, Job, TaskScores
 
 ROOT = Path(__file__).parents[2]
 BASELINES = 6
@@ -135,6 +137,45 @@ def test_recipes_of_a_later_stage_hold_the_best_of_the_earlier_one(whole: Path) 
         assert list(sources) == ["merge", "c"]
         assert isinstance(sources["merge"], Recipe)
         assert sources["merge"].digest == best[4]
+
+
+def test_the_winner_of_an_earlier_stage_is_among_the_sources_by_its_score(
+    content: Content, tmp_path: Path
+) -> None:
+    merge, add = content["stages"]
+    add = add | {"start": "auto", "budget": {"evaluations": 20}}
+    stages = [merge | {"budget": {"evaluations": 12}}, add]
+    start(search_of(content | {"stages": stages}), tmp_path / "run", lambda progress: None)
+    with Store.open(tmp_path / "run", read_only=True) as store:
+        starts = [one.label for one in store.candidates() if one.stage == "add" and one.label]
+    found = rows(tmp_path / "run")
+    alone = {label: row[5] for label, row in zip(("base", "a", "b", "c"), found, strict=False)}
+    assert max(row[5] for row in found if row[1] == "merge") > alone["c"]
+    assert starts[1:] == ["merge alone", "merge leading", "c alone", "c leading"]
+
+
+@pytest.mark.parametrize("normalize", ["none", "best_source"])
+@pytest.mark.parametrize(("score", "order"), [(0.3, ("a", "b", "x")), (0.5, ("a", "x", "b"))])
+def test_sources_and_winners_are_ordered_by_values_that_compare(
+    score: float, order: tuple[str, ...], normalize: str
+) -> None:
+    fitness = Fitness.model_validate({"tasks": {"t": {"task": "t"}}, "normalize": normalize})
+
+    def scored(number: int, name: str, score: float, **of: Any) -> tuple[Candidate, Evaluation]:
+        recipe = Recipe(base="b", sources={name: name}, operator="linear", dtype="float32")
+        tasks = {"t": TaskScores(score, (0,), (score,))}
+        value = fitness_value(fitness, tasks, {"t": 0.6})
+        candidate = Candidate(number=number, genome=Genome({}), recipe=recipe, **of)
+        return candidate, Evaluation("done", value=value, tasks=tasks)
+
+    sources = [
+        scored(number, name, score, kind="baseline", role="source")
+        for number, (name, score) in enumerate([("b", 0.4), ("a", 0.6)])
+    ]
+    best = scored(2, "y", score, kind="search", stage="x")
+    results = {candidate.number: result for candidate, result in (*sources, best)}
+    candidates = [candidate for candidate, _ in (*sources, best)]
+    assert shown(fitness, {}, candidates, results, [best[0]]).best_first == order
 
 
 def test_the_best_of_every_stage_are_scored_on_held_out_examples(whole: Path) -> None:
