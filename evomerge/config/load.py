@@ -56,7 +56,8 @@ def load(
             collect.make(override, content, text)
     _inline_presets(content, folder, collect)
     for text in dotted:
-        collect.make(override, content, text)
+        if (text.partition(".")[0],) not in collect.invalid:  # else a preset that is not there
+            collect.make(override, content, text)
     if any(text.startswith("stages.") for text in dotted):
         _inline_presets(content, folder, collect)  # they may name other presets
     _anchor_paths(content, folder, collect)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
+from evomerge.config.schema import NAMED
 from evomerge.errors import ConfigError, Problem, shown
 from evomerge.plugins.registry import did_you_mean
 from evomerge.yaml_files import parse_value
@@ -25,8 +27,14 @@ def override(content: dict[str, Any], text: str) -> None:
         raise _refusal(text, "expected key=value, e.g. optimizer.population_size=8")
     *parents, last = path.split(".")
     place: Any = content
-    for key in parents:
-        place = _stage(place, key, text) if isinstance(place, list) else _inner(place, key, text)
+    for depth, key in enumerate(parents, start=1):
+        if isinstance(place, list):
+            place = _stage(place, key, text)
+        elif (inner := _inner(place, key)) is not None:
+            place = inner
+        else:
+            why = f"{key} is {shown(place[key])}, it has no keys."
+            raise _refusal(text, why, _whole(text, depth))
     if isinstance(place, list):
         raise _refusal(text, f"name a key of this stage, e.g. {path}.budget=...")
     try:
@@ -35,17 +43,28 @@ def override(content: dict[str, Any], text: str) -> None:
         raise ConfigError([problem.within("--set") for problem in error.details]) from None
 
 
-def _inner(place: dict[str, Any], key: str, text: str) -> Any:
-    """The mapping or list under a key; a new mapping where there is nothing yet."""
+def _inner(place: dict[str, Any], key: str) -> Any:
+    """What keys may be set in under a key; None where that is something that has none."""
     inner = place.get(key)
     if key == "stages" and isinstance(inner, list):
         place[key] = list(inner)
-        return place[key]
-    if inner is not None and not isinstance(inner, (str, dict)):
-        raise _refusal(text, f"{key} is {shown(inner)}, it has no keys")
-    # "optimizer: cmaes" is short for "optimizer: {name: cmaes}"
-    place[key] = {"name": inner} if isinstance(inner, str) else dict(inner or {})
+    elif inner is None or isinstance(inner, bool | dict):
+        # keys in place of nothing, or of a switch: "racing: false"
+        place[key] = dict(inner) if isinstance(inner, dict) else {}
+    elif isinstance(inner, str) and key in NAMED:
+        place[key] = {"name": inner}
+    else:
+        return None
     return place[key]
+
+
+def _whole(text: str, depth: int) -> str:
+    """How to set the same by a mapping at the key of this depth, in place of what is there."""
+    path, _, value = text.partition("=")
+    keys = path.split(".")
+    for key in reversed(keys[depth:]):
+        value = f"{{{key}: {value}}}"
+    return f"To put keys in its place: --set {shlex.quote('.'.join(keys[:depth]) + '=' + value)}"
 
 
 def _stage(stages: list[Any], name: str, text: str) -> Any:
@@ -58,5 +77,5 @@ def _stage(stages: list[Any], name: str, text: str) -> Any:
     return stages[index]
 
 
-def _refusal(text: str, why: str) -> ConfigError:
-    return ConfigError(Problem((), f"{shown(text)}: {why}", file="--set"))
+def _refusal(text: str, why: str, cure: str = "") -> ConfigError:
+    return ConfigError(Problem((), f"{shown(text)}: {why}", cure, file="--set"))

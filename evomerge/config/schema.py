@@ -32,7 +32,21 @@ def _has_name(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Named = Annotated[dict[str, Any], BeforeValidator(_name_alone), AfterValidator(_has_name)]
-RacingKey = Literal[False] | Racing | None
+NAMED = ("optimizer", "engine", "executor")  # "cmaes" is short for {name: cmaes}
+
+
+def _racing(value: Any) -> Any:
+    if value is True:
+        return Racing()
+    if value is None or value is False or isinstance(value, Racing):
+        return value
+    if isinstance(value, dict):
+        return Racing.model_validate(value)
+    keys = ", ".join(Racing.model_fields)
+    raise ValueError(f"expected true, false or the keys {keys}, got {shown(value)}")
+
+
+RacingKey = Annotated[Literal[False] | Racing | None, BeforeValidator(_racing)]
 _CMAES = {"name": "cmaes"}
 _INITIAL = ("initial",)
 START_WORDS = ("auto", "initial")  # others name files
@@ -102,7 +116,7 @@ class SearchFile(Keys):
             default, tries several and takes the best; ``initial`` is that of the space; the YAML
             of a recipe, the folder of a run for its best one, or parameters with their values; or
             a list of these, of which the best is taken.
-        racing: ask a candidate only as many examples as decide where it stands, or false; by
+        racing: ask a candidate only as many examples as decide where it stands; true, or false; by
             default wherever it is of use, see `evomerge.config.defaults`.
         budget: when to stop.
         seed: of everything that is random.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import evomerge
 from evomerge.config.load import load
 from evomerge.errors import ConfigError, InputError
+from evomerge.search.racing.settings import Racing
 from evomerge.search.run import start
 from evomerge.weights.checkpoint import Checkpoint
 from evomerge.yaml_files import parse_yaml
@@ -219,6 +221,51 @@ def test_set_names_another_preset_and_changes_it(tmp_path: Path) -> None:
 def test_set_below_a_number_is_refused(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, GOOD, "budget.evaluations.x=1")
     assert "evaluations is 80, it has no keys" in problem
+
+
+@pytest.mark.parametrize("start", ["auto", ["auto", "initial"]])
+def test_set_of_a_key_in_place_of_a_word_is_refused_with_what_does_it(
+    start: Any, tmp_path: Path
+) -> None:
+    content = GOOD | {"start": start, "space": "linear_by_block"}
+    (problem,) = problems(tmp_path, content, "start.weight.strings=1.0")
+    assert problem == (
+        f"--set: 'start.weight.strings=1.0': start is {start}, it has no keys. "
+        "To put keys in its place: --set 'start={weight: {strings: 1.0}}'"
+    ).replace("start is auto", "start is 'auto'")
+    (cure,) = shlex.split(problem.partition("--set '")[2].join(["'", ""]))
+    assert load(write(tmp_path, content), [cure]).search.stages[0].given
+
+
+def test_set_in_a_preset_that_is_not_there_is_one_problem(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, changed("space", "lineer"), "space.granularity={layers: all}")
+    assert "space: no search_spaces preset is called 'lineer'" in problem
+
+
+@pytest.mark.parametrize("racing", [False, True, None, {"rungs": 3}])
+def test_set_of_a_key_of_racing_turns_it_on(racing: Any, tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD | {"racing": racing}), ["racing.first=20"])
+    assert loaded.file.racing == Racing(first=20)
+
+
+def test_racing_true_is_the_usual_racing(tmp_path: Path) -> None:
+    assert load(write(tmp_path, GOOD | {"racing": True})).file.racing == Racing()
+
+
+@pytest.mark.parametrize(
+    ("racing", "message"),
+    [
+        ("on", "racing: expected true, false or the keys first, rungs, keep, got 'on'"),
+        (40, "racing: expected true, false or the keys first, rungs, keep, got 40"),
+        ({"frist": 2}, "racing.frist: unknown key. Did you mean 'first'?"),
+        ({"first": True}, "racing.first: expected a number, got true"),
+    ],
+)
+def test_what_is_wrong_with_racing_is_one_sentence(
+    racing: Any, message: str, tmp_path: Path
+) -> None:
+    (problem,) = problems(tmp_path, GOOD | {"racing": racing})
+    assert problem.endswith(f"search.yaml: {message}")
 
 
 def test_checking_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
