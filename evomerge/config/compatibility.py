@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.config.pace import pace
 from evomerge.engines import Engine
 from evomerge.errors import ConfigError, Problem, shown
 from evomerge.optimizers import Optimizer
@@ -15,6 +16,7 @@ from evomerge.scoring.by_example import SearchExamples, search_examples
 from evomerge.scoring.task_files import task_file_problems
 from evomerge.search.budget import Budget
 from evomerge.search.racing.settings import Racing
+from evomerge.search.spec import Stage
 from evomerge.spaces import Space
 from evomerge.types import Gene
 from evomerge.weights.models import Models
@@ -100,6 +102,26 @@ def check_budget(
             for key, needed in least.items()
             if others.get(key, needed) < needed
         ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_reach(stage: Stage, fitness: Fitness) -> None:
+    """Raise for a budget that a race's starts and final estimate leave no cohort of.
+
+    How many examples scorers have, and so what they take, is known only in the run.
+    """
+    found = None if fitness.scorers else pace(stage, fitness)
+    least = {} if found is None else found.least(1)
+    problems = [
+        Problem(
+            (key,),
+            f"{limit} are too few for one cohort.",
+            f"Together with its ties, the starts and the final estimate it takes {least[key]}.",
+        )
+        for key in least
+        if (limit := getattr(stage.budget, key)) < least[key]
+    ]
     if problems:
         raise ConfigError(problems)
 

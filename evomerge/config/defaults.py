@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from evomerge.config.compatibility import check_racing
+from evomerge.config.pace import pace
 from evomerge.config.schema import SearchFile
 from evomerge.errors import ConfigError
 from evomerge.optimizers import Optimizer
-from evomerge.scoring import Fitness, shares
+from evomerge.scoring import Fitness
 from evomerge.scoring.by_example import SearchExamples
-from evomerge.search.budget import Budget
-from evomerge.search.racing.deck import rung_sizes
 from evomerge.search.racing.settings import Racing
 from evomerge.search.spec import Stage
 
@@ -33,11 +33,13 @@ class RacingChoice(NamedTuple):
 
 
 def default_racing(
-    optimizer: Optimizer, name: str, fitness: Fitness, examples: SearchExamples, budget: Budget
+    stage: Stage, optimizer: Optimizer, name: str, fitness: Fitness, examples: SearchExamples
 ) -> RacingChoice:
     """The racing of a stage that does not say: the usual one, wherever it is of use.
 
     Args:
+        stage: which does not race yet.
+        optimizer: of the stage.
         name: of the optimizer.
     """
     racing = Racing()
@@ -53,15 +55,11 @@ def default_racing(
     there = sum(examples.counts.values())
     if there < _FEWEST_EXAMPLES:
         return RacingChoice(None, f"{there} search examples are fewer than {_FEWEST_EXAMPLES}.")
-    assert optimizer.cohort_size is not None
-    size = _FEWEST_COHORTS * optimizer.cohort_size
-    rungs = rung_sizes(racing, shares(fitness, {}), examples.counts)
-    cohort = racing.of_cohort(optimizer.cohort_size, rungs, ties=True)
-    least = {"evaluations": size, "examples": _FEWEST_COHORTS * cohort + there}
-    limits = budget.model_dump(exclude_none=True)
-    for key, needed in least.items():
-        if limits.get(key, needed) < needed:
-            text = f"{_FEWEST_COHORTS} cohorts take {needed} {key}, the budget has {limits[key]}."
+    found = pace(replace(stage, racing=racing), fitness)
+    assert found is not None
+    for key, least in found.least(_FEWEST_COHORTS).items():
+        if (limit := getattr(stage.budget, key)) < least:
+            text = f"{_FEWEST_COHORTS} cohorts take {least} {key}, the budget has {limit}."
             return RacingChoice(None, text)
     return RacingChoice(racing)
 

@@ -117,8 +117,7 @@ class Pace:
         if times is None or times >= ENOUGH:
             return []
         of = self.word if times == 1 else f"{self.word}s"
-        limits = [key for key in ("evaluations", "examples") if self._counts(budget, key)]
-        enough = [f"budget.{key} {self._enough(budget, key):,}" for key in limits]
+        enough = [f"budget.{key} {least:,}" for key, least in self.least(ENOUGH).items()]
         cures = [f"{' and '.join(enough)} are enough"]
         fewer = _largest(lambda size: (self.times(budget, size) or 0) >= ENOUGH, self.size - 1)
         if fewer is not None and self._sized:
@@ -129,18 +128,25 @@ class Pace:
             f"leaves its start: {', '.join(cures)}. Fewer genes than {genes} are found sooner, too."
         ]
 
-    def _counts(self, budget: Budget, key: str) -> bool:
-        """Whether a limit is set of which is known what a cohort or generation takes."""
-        limit = getattr(budget, key)
-        return limit is not None and self.times(Budget(**{key: limit}), self.size) is not None
+    def least(self, times: int) -> dict[str, int]:
+        """The limits of the budget to how large they must be for an optimizer to learn so often.
 
-    def _enough(self, budget: Budget, key: str) -> int:
-        """The least of a limit with which the optimizer learns often enough, others apart."""
+        Those of which nobody knows what a cohort or generation takes are left out; what is enough
+        is as it is.
+        """
+        limits = self._stage.budget.model_dump(include={"evaluations", "examples"})
+        return {
+            key: self._enough(key, limit, times)
+            for key, limit in limits.items()
+            if limit is not None and self.times(Budget(**{key: limit}), self.size) is not None
+        }
+
+    def _enough(self, key: str, limit: int, times: int) -> int:
+        """The least of a limit with which the optimizer learns so often, others apart."""
 
         def suffices(limit: int) -> bool:
-            return (self.times(Budget(**{key: limit}), self.size) or 0) >= ENOUGH
+            return (self.times(Budget(**{key: limit}), self.size) or 0) >= times
 
-        limit: int = getattr(budget, key)
         if suffices(limit):
             return limit
         low, high = limit, 2 * limit

@@ -14,9 +14,10 @@ from evomerge.config.compatibility import (
     check_parents,
     check_plans,
     check_racing,
+    check_reach,
     check_shorten,
 )
-from evomerge.config.defaults import RacingChoice, default_racing
+from evomerge.config.defaults import default_racing
 from evomerge.config.schema import SearchFile, StageKeys
 from evomerge.config.stage_sources import SourceNames, is_winner, recipe_name, with_recipe_names
 from evomerge.config.starts import given_starts
@@ -94,11 +95,12 @@ class StageComposer:
         if optimizer is not None:
             options = optimizer.options
             part.make(check_descriptors, options, fitness, at="optimizer", needs=["fitness"])
-        choice = RacingChoice(None)
+        made = None
+        problems = len(part.problems)
         if space is not None and optimizer is not None:
             made = part.make(optimizer.make, space.parameters, seed, at="optimizer", needs=["seed"])
             if made is not None:
-                choice = self._racing(keys, made, part)
+                self._check_racing(keys, made, part)
             name = keys.optimizer["name"]
             part.make(check_parents, space, optimizer.kind, name, at="optimizer")
             if made is not None:
@@ -110,7 +112,7 @@ class StageComposer:
         self.names.stand_ins[keys.name] = start
         if winners is None or space is None or optimizer is None:
             return None
-        return Stage(
+        stage = Stage(
             name=keys.name,
             sources=tuple(recipe_name(name) for name in self.names.in_stage(keys)),
             space=space,
@@ -120,24 +122,31 @@ class StageComposer:
             budget=keys.budget,
             informed=optimizer.kind.takes_start if keys.start is None else "auto" in keys.start,
             given=given,
-            racing=choice.racing,
-            not_raced=choice.why_not,
+            racing=keys.racing or None,
         )
+        if made is None or self.examples is None or len(part.problems) > problems:
+            return stage
+        return self._raced(stage, keys, made, part)
 
-    def _racing(
-        self, keys: StageKeys, optimizer: Optimizer, part: ProblemCollector
-    ) -> RacingChoice:
-        """Whether a stage races, and whether its budget reaches for that."""
+    def _raced(
+        self, stage: Stage, keys: StageKeys, optimizer: Optimizer, part: ProblemCollector
+    ) -> Stage:
+        """A stage that is right so far, with the racing that its budget reaches for."""
         name, fitness, examples = keys.optimizer["name"], self.file.fitness, self.examples
-        choice = RacingChoice(keys.racing or None)
+        if keys.racing:
+            part.make(check_reach, stage, fitness, at="budget", needs=["fitness"])
+        elif keys.racing is None and examples is not None:
+            choice = default_racing(stage, optimizer, name, fitness, examples)
+            return replace(stage, racing=choice.racing, not_raced=choice.why_not)
+        return stage
+
+    def _check_racing(self, keys: StageKeys, optimizer: Optimizer, part: ProblemCollector) -> None:
+        name, fitness, examples = keys.optimizer["name"], self.file.fitness, self.examples
         if keys.racing:
             checked = keys.racing, optimizer, name, fitness, examples
             part.make(check_racing, *checked, at="racing", needs=["fitness"])
-        elif keys.racing is None and examples is not None:
-            choice = default_racing(optimizer, name, fitness, examples, keys.budget)
-        known_budget = keys.budget, choice.racing, optimizer, examples
+        known_budget = keys.budget, keys.racing or None, optimizer, examples
         part.make(check_budget, *known_budget, at="budget", needs=["fitness"])
-        return choice
 
     def _context(self, keys: StageKeys, winners: Mapping[str, str | Recipe]) -> SearchContext:
         """The models of a stage: those of the search that it names, and these winners."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def loaded(**changes: Any) -> LoadedSearch:
         "fitness": tasks(),
         "optimizer": "cmaes",
         "engine": {"name": "transformers", "threads": 1, "device": "cpu"},
-        "budget": {"evaluations": 2 * P},
+        "budget": {"evaluations": 8 + 2 * P},
     }
     return load({key: value for key, value in (content | changes).items() if value is not None})
 
@@ -67,7 +68,7 @@ def test_a_search_of_many_examples_races_and_tries_starts() -> None:
     assert (stage.racing, stage.informed) == (Racing(), True)
     assert recorded(one)["racing"] == {"first": 40, "rungs": 3, "keep": 0.5}
     assert recorded(one)["start"] == ["auto"]
-    assert estimate(one)["racing"]["cohorts_for_the_budget"] == 1  # after the starts
+    assert estimate(one)["racing"]["cohorts_for_the_budget"] == 2  # after the starts
 
 
 @pytest.mark.parametrize(
@@ -78,13 +79,13 @@ def test_a_search_of_many_examples_races_and_tries_starts() -> None:
             "159 search examples are fewer than 160.",
         ),
         (
-            {"budget": {"evaluations": 2 * P - 1}},
-            "2 cohorts take 48 evaluations, the budget has 47.",
+            {"budget": {"evaluations": 8 + 2 * P - 1}},
+            "2 cohorts take 56 evaluations, the budget has 55.",
         ),
         (
-            # 24 x 40, 12 and 3 that tie x 40, 8 and 3 x 80: twice, and a final estimate
-            {"budget": {"examples": 5039}},
-            "2 cohorts take 5040 examples, the budget has 5039.",
+            # two starts; 24 x 40, 12 and 3 that tie x 40, 8 and 3 x 80: twice; an estimate
+            {"budget": {"examples": 5159}},
+            "2 cohorts take 5160 examples, the budget has 5159.",
         ),
         ({"optimizer": "random"}, "the optimizer random learns from values, and races only where"),
         (
@@ -103,7 +104,7 @@ def test_a_search_that_would_not_gain_does_not_race_and_says_why(
     assert recorded(one)["racing"] is False
 
 
-@pytest.mark.parametrize("budget", [{"examples": 5040}, {"seconds": 1}, {"tokens": 1}])
+@pytest.mark.parametrize("budget", [{"examples": 5160}, {"seconds": 1}, {"tokens": 1}])
 def test_other_budgets_race_as_soon_as_they_reach_for_two_cohorts(budget: dict[str, int]) -> None:
     assert loaded(budget=budget).search.stages[0].racing == Racing()
 
@@ -132,8 +133,25 @@ def test_what_a_search_says_is_done_and_recorded() -> None:
     assert (stage.racing, stage.informed, stage.not_raced) == (None, False, "")
     assert (recorded(one)["racing"], recorded(one)["start"]) == (False, ["initial"])
     assert estimate(one)["racing"] == "off"
-    written = loaded(racing={"first": 8}, fitness=tasks(20, 20), budget={"evaluations": P})
+    written = loaded(racing={"first": 8}, fitness=tasks(20, 20), budget={"evaluations": 8 + P})
     assert written.search.stages[0].racing == Racing(first=8)
+
+
+@pytest.mark.parametrize(
+    ("limits", "start"),
+    [({"examples": 1500}, "initial"), ({"examples": 1500}, "auto"), ({"evaluations": P}, "auto")],
+)
+def test_a_written_racing_whose_budget_reaches_for_no_cohort_is_told_what_is_enough(
+    limits: dict[str, int], start: str
+) -> None:
+    ((key, limit),) = limits.items()
+    expected = rf"budget\.{key}: {limit} are too few for one cohort\. .* it takes (\d+)\."
+    with pytest.raises(ConfigError, match=expected) as raised:
+        loaded(racing={}, start=start, budget=limits)
+    found = re.search(expected, str(raised.value))
+    assert found is not None
+    one = loaded(racing={}, start=start, budget={key: int(found[1])})
+    assert estimate(one)["racing"]["cohorts_for_the_budget"] == 1
 
 
 @pytest.mark.parametrize("optimizer", ["random", "optuna"])
@@ -149,7 +167,7 @@ def test_a_start_for_an_optimizer_that_takes_none_is_refused(optimizer: str) -> 
 def test_every_stage_has_defaults_of_its_own_and_they_are_recorded() -> None:
     space = loaded().file.space
     stages = [
-        {"name": "some", "space": space, "budget": {"evaluations": 2 * P}},
+        {"name": "some", "space": space, "budget": {"evaluations": 8 + 2 * P}},
         {"name": "few", "space": space, "budget": {"evaluations": P}, "start": "initial"},
         {"name": "all", "space": space, "budget": {"evaluations": 4}, "optimizer": "random"},
     ]

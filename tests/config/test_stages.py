@@ -308,6 +308,13 @@ def test_check_tells_of_every_stage_and_adds_them_up(tmp_path: Path) -> None:
             "operators": ["ties"],
             "genome_dimension": 2 * 2 * 3 * 4,
             "budget": {"evaluations": 80},
+            "generations": {
+                "candidates_a_generation": 30,
+                "examples_a_generation": 30 * 400,
+                "examples_a_candidate": 400,
+                "generations_for_the_budget": 2,
+            },
+            "starts": {"points": 8, "examples": 8 * 400},
             "racing": "off",
         },
         "add": {
