@@ -43,6 +43,7 @@ def loaded(**changes: Any) -> LoadedSearch:
             "tasks": {"sums": {"task": "zoo_arithmetic", "search_examples": 32}},
         },
         "optimizer": {"name": "cmaes", "population_size": 4},
+        "start": "initial",
         "engine": {"name": "transformers", "threads": 1},
         "budget": {"evaluations": 12},
         "seed": 3,
