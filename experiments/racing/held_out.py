@@ -16,16 +16,12 @@ from experiments.racing.zoos import Zoo
 
 
 class Examiner:
-    """Scores the recipes of a zoo, and keeps the scores in a file.
+    """Scores the recipes of a zoo, and keeps the scores in a file."""
 
-    Args:
-        keys: of the search YAML that differ, as behind ``--set``.
-    """
-
-    def __init__(self, zoo: Zoo, file: Path, keys: tuple[str, ...] = ()) -> None:
+    def __init__(self, zoo: Zoo, file: Path) -> None:
         self._searches = {
-            "search": load(zoo.search, [*zoo.overrides, *keys]),
-            "held_out": load(zoo.search, [*zoo.held_out, *keys]),
+            "search": load(zoo.search, zoo.overrides),
+            "held_out": load(zoo.search, zoo.held_out),
         }
         self._space = self._searches["search"].search.stages[0].space
         self._workers: dict[str, Worker] = {}

@@ -27,17 +27,16 @@ from experiments.racing.zoos import Zoo
 SIGMA = 1 / 6
 
 
-def course(zoo: Zoo, seed: int, file: Path, examples: int, keys: Sequence[str] = ()) -> list[State]:
-    """What it recommends, and beside it (`means`) what its mean would be.
+def course(zoo: Zoo, seed: int, file: Path, examples: int) -> list[State]:
+    """What it recommends after every candidate that is better than all before it.
 
     Args:
         file: where the candidates and their values are kept; read where it is there.
         examples: of all candidates together.
-        keys: of the search YAML that differ, as behind ``--set``.
     """
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        found = _search(zoo, seed, examples, keys)
+        found = _search(zoo, seed, examples)
         file.write_text(json.dumps(found), encoding="utf-8")
     kept = json.loads(file.read_text(encoding="utf-8"))
     return best_ever(kept["genomes"], kept["values"], kept["each"])
@@ -49,8 +48,8 @@ def means(file: Path) -> list[State]:
     return [State(one["examples"], (one["genes"],)) for one in kept["means"]]
 
 
-def _search(zoo: Zoo, seed: int, examples: int, keys: Sequence[str]) -> dict[str, Any]:
-    loaded = load(zoo.search, [*METHODS[PEER].overrides(zoo, seed), *keys])
+def _search(zoo: Zoo, seed: int, examples: int) -> dict[str, Any]:
+    loaded = load(zoo.search, METHODS[PEER].overrides(zoo, seed))
     space, fitness = loaded.search.stages[0].space, loaded.file.fitness
     each = sum(example_counts(fitness)["search"].values())
     genomes: list[dict[str, float]] = []

@@ -19,14 +19,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from evomerge.analysis.run import Run
+from evomerge.search.finalists import ENOUGH_FOR_A_CHOICE
 from experiments.racing import mergekit_evolve
 from experiments.racing.courses import State, course
 from experiments.racing.held_out import Examiner
 from experiments.racing.methods import ITS_MEAN, METHODS, PEER, Method
 from experiments.racing.tables import BUDGETS, level, table
 from experiments.racing.zoos import BLOCK_ZOO, OPERATORS, TIES, ZOO, Zoo, from_seed
-
-_ENOUGH_FOR_A_CHOICE = 40_000  # as in evomerge
 
 
 def main() -> None:
@@ -106,7 +105,7 @@ def _recommended(
     method: Method, states: Sequence[State], budget: int, examiner: Examiner
 ) -> Mapping[str, Any] | None:
     """The genes that a search with a budget of so many examples would end with."""
-    several = method.recommends == "finalists" and budget >= _ENOUGH_FOR_A_CHOICE
+    several = method.recommends == "finalists" and budget >= ENOUGH_FOR_A_CHOICE
     each = 0 if method.recommends == "best" else examiner.examples(method.asked)
     reached = [
         one
