@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -15,9 +15,9 @@ Split = Literal["search", "held_out"]
 Portion = Mapping[str, tuple[int, ...]]
 
 
-def count(portion: Portion) -> int:
-    """How many examples these are."""
-    return sum(map(len, portion.values()))
+def count(examples: Mapping[str, Collection[int]]) -> int:
+    """How many examples these are, or have scores."""
+    return sum(map(len, examples.values()))
 
 
 Kind = Literal["baseline", "search", "mean"]

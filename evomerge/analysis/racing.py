@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.analysis.ranking import Ranking, rankings
 from evomerge.search.racing.cells import task_scores
-from evomerge.store import Store
 from evomerge.store.portions import union
-from evomerge.store.records import Event
-from evomerge.types import FINAL_ESTIMATE, Candidate, Cells, Evaluation
+from evomerge.store.records import Event, PortionRecord
+from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,41 +42,40 @@ class RacingSummary:
         return self.in_full / self.examples
 
 
-def parts(portions: Iterable[tuple[str, Cells]]) -> dict[str, Evaluation]:
-    """Digest to the evaluation of a recipe on those examples that it was asked."""
-    found: dict[str, list[Cells]] = {}
-    for digest, cells in portions:
-        found.setdefault(digest, []).append(cells)
-    evaluations = {}
-    for digest, answers in found.items():
-        known = union(answers)
-        asked = {task: tuple(sorted(cells)) for task, cells in known.items()}
-        evaluations[digest] = Evaluation("done", task_scores(asked, known))
-    return evaluations
+def by_recipe(portions: Iterable[PortionRecord]) -> dict[str, list[PortionRecord]]:
+    """Digest to the portions that the recipe was asked, in their order."""
+    found: dict[str, list[PortionRecord]] = {}
+    for one in portions:
+        found.setdefault(one.recipe_digest, []).append(one)
+    return found
+
+
+def part(portions: Iterable[PortionRecord]) -> Evaluation:
+    """The evaluation of a recipe on those examples that it was asked."""
+    known = union(one.cells for one in portions)
+    asked = {task: tuple(sorted(cells)) for task, cells in known.items()}
+    return Evaluation("done", task_scores(asked, known))
 
 
 def summary(
-    store: Store,
     candidates: Sequence[Candidate],
     events: Sequence[Event],
-    asked: Mapping[str, Evaluation],
+    portions: Mapping[str, Sequence[PortionRecord]],
     evaluations: Mapping[int, Evaluation],
 ) -> RacingSummary | None:
     """What racing saved; None in a run that does not race.
 
     Args:
-        asked: from `parts`.
+        portions: from `by_recipe`.
         evaluations: by number, those of baselines among them with their scores.
     """
     baseline = next((one for one in evaluations.values() if one.tasks), None)
-    estimated = {c.recipe.digest for c in candidates if c.kind == FINAL_ESTIMATE}
-    raced = {c.recipe.digest for c in candidates if c.kind == "search"} - estimated
-    counts = [asked[digest].examples for digest in raced if digest in asked]
+    raced = _raced(candidates, events, portions)
+    counts = [sum(count(one.cells) for one in asked) for asked in raced]
     if baseline is None or not counts:
         return None
     examples, in_full = sum(counts), baseline.examples * len(counts)
-    generated = store.tokens_of_recipes()
-    tokens = sum(generated.get(digest, 0) for digest in raced)
+    tokens = sum(one.generated_tokens for asked in raced for one in asked)
     return RacingSummary(
         examples=examples,
         in_full=in_full,
@@ -84,5 +83,28 @@ def summary(
         tokens_in_full=round(tokens * in_full / examples),
         all_examples=baseline.examples,
         candidates=dict(sorted(Counter(counts).items())),
-        ranking=rankings(candidates, events, asked, evaluations),
+        ranking=rankings(candidates, events, portions, evaluations),
     )
+
+
+def _raced(
+    candidates: Sequence[Candidate],
+    events: Sequence[Event],
+    portions: Mapping[str, Sequence[PortionRecord]],
+) -> list[list[PortionRecord]]:
+    """What each recipe of the search was asked before a final estimate of it was to be made."""
+    estimated: dict[str, float] = {}
+    for event in events:
+        one = candidates[event.number]
+        if event.kind == "ask" and one.kind == FINAL_ESTIMATE:
+            estimated.setdefault(one.recipe.digest, event.elapsed_seconds)
+    searched = dict.fromkeys(c.recipe.digest for c in candidates if c.kind == "search")
+    asked = (
+        [
+            one
+            for one in portions.get(digest, ())
+            if one.elapsed_seconds <= estimated.get(digest, math.inf)
+        ]
+        for digest in searched
+    )
+    return [one for one in asked if one]

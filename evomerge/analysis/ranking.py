@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
+from evomerge.search.racing.cells import lacking
 from evomerge.search.racing.reliability import Variances, variances
-from evomerge.store.records import Event
-from evomerge.types import Candidate, Cells, Evaluation, count
+from evomerge.store.portions import union
+from evomerge.store.records import Event, PortionRecord
+from evomerge.types import Candidate, Cells, Evaluation, Portion, count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Ranking:
 
 
 class _Cohort(NamedTuple):
+    number: int
     first: int
     variances: Variances
 
@@ -48,64 +52,89 @@ class _Cohort(NamedTuple):
 def rankings(
     candidates: Sequence[Candidate],
     events: Sequence[Event],
-    asked: Mapping[str, Evaluation],
+    portions: Mapping[str, Sequence[PortionRecord]],
     evaluations: Mapping[int, Evaluation],
 ) -> dict[str, Ranking]:
     """The `Ranking` of each stage of which a cohort has ended.
 
+    Cohorts in which every recipe came again are counted, and tell nothing.
+
     Args:
         candidates: by number.
-        asked: by digest, what recipes scored on the examples that they were asked.
+        portions: by digest, what recipes were asked, the oldest first.
         evaluations: by number, of candidates that were known before, on all examples.
     """
     found: dict[str, list[_Cohort]] = {}
+    ended: Counter[str] = Counter()
+    asked = _Asked(candidates, portions, evaluations)
     # those of a cohort are reported together
     told = [event for event in events if event.kind == "tell"]
     for _, group in groupby(told, key=lambda event: event.elapsed_seconds):
-        numbers = [event.number for event in group]
-        first = candidates[numbers[0]]
-        if len(numbers) < 2 or first.kind != "search" or first.label:
+        numbers = sorted(event.number for event in group)
+        one = candidates[numbers[0]]
+        if len(numbers) < 2 or one.kind != "search" or one.label:
             continue
-        known = [
-            asked.get(candidates[n].recipe.digest) or evaluations.get(n) or Evaluation("failed")
-            for n in numbers
+        ended[one.stage] += 1
+        rung = asked.first_rung(numbers)
+        ranked = variances(asked.rows(numbers, rung))
+        if ranked is not None:
+            cohort = _Cohort(ended[one.stage], count(rung), ranked)
+            found.setdefault(one.stage, []).append(cohort)
+    return {stage: _ranking(cohorts, ended[stage]) for stage, cohorts in found.items()}
+
+
+class _Asked:
+    """What the candidates of cohorts were asked; see `rankings`."""
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        portions: Mapping[str, Sequence[PortionRecord]],
+        evaluations: Mapping[int, Evaluation],
+    ) -> None:
+        self._digests = [one.recipe.digest for one in candidates]
+        self._portions, self._evaluations = portions, evaluations
+        self._since = {digest: n for n, digest in reversed([*enumerate(self._digests)])}
+
+    def first_rung(self, numbers: Sequence[int]) -> Portion:
+        """What a cohort was asked on its first rung: all that a new recipe is asked at first."""
+        for number in numbers:
+            digest = self._digests[number]
+            if self._since[digest] == number and digest in self._portions:
+                first = self._portions[digest][0].cells
+                return {task: tuple(sorted(scores)) for task, scores in first.items()}
+        return {}
+
+    def rows(self, numbers: Sequence[int], rung: Portion) -> list[list[float]]:
+        """The scores on a rung of each different recipe that has them all."""
+        of_recipe = {self._digests[number]: self._cells(number) for number in numbers}
+        return [
+            [cells[task][example] for task, ids in rung.items() for example in ids]
+            for cells in of_recipe.values()
+            if not lacking(rung, cells)
         ]
-        cohort = _cohort([one.cells for one in known if one.tasks])
-        if cohort is not None:
-            found.setdefault(first.stage, []).append(cohort)
-    return {stage: _ranking(cohorts) for stage, cohorts in found.items()}
+
+    def _cells(self, number: int) -> Cells:
+        portions = self._portions.get(self._digests[number])
+        if portions is not None:
+            return union(one.cells for one in portions)
+        return self._evaluations[number].cells if number in self._evaluations else {}
 
 
-def _cohort(answers: Sequence[Cells]) -> _Cohort | None:
-    """What the scores vary by on the examples that all were asked: those of the first rung."""
-    if not answers:
-        return None
-    common = {
-        task: tuple(sorted(set.intersection(*(set(cells.get(task, ())) for cells in answers))))
-        for task in answers[0]
-    }
-    rows = [
-        [cells[t][example] for t, ids in common.items() for example in ids] for cells in answers
-    ]
-    found = variances(rows)
-    return None if found is None else _Cohort(count(common), found)
-
-
-def _ranking(cohorts: Sequence[_Cohort]) -> Ranking:
+def _ranking(cohorts: Sequence[_Cohort], ended: int) -> Ranking:
     third = len(cohorts) // 3
     late = _pooled(cohorts[-third:])  # all, where a third is none
     first, signal = cohorts[-1].first, late.signal
-    firsts = [0, *(cohort.first for cohort in cohorts)]
     return Ranking(
-        cohorts=len(cohorts),
+        cohorts=ended,
         first=first,
         reliability=late.reliability(first),
         in_first_third=_pooled(cohorts[:third]).reliability(first) if third else None,
         for_half=max(1, math.ceil(late.noise / signal)) if signal > 0 else None,
         raised={
-            number: firsts[number]
-            for number in range(2, len(firsts))
-            if firsts[number] > firsts[number - 1]
+            later.number: later.first
+            for earlier, later in pairwise(cohorts)
+            if later.first > earlier.first
         },
     )
 

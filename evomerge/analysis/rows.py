@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from evomerge.analysis.choice import Choice, Compared, choice
 from evomerge.analysis.optimism import Layout
-from evomerge.analysis.racing import RacingSummary, parts, summary
+from evomerge.analysis.racing import RacingSummary, by_recipe, part, summary
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
 from evomerge.search.selection import preferences, ranked, references
@@ -115,7 +115,7 @@ def read_rows(store: Store, fitness: Fitness, events: Sequence[Event], *, finish
     told = [c for c in candidates if c.number in reported]
     search = _known(store, fitness, told, "search")
     held_out = _known(store, fitness, candidates, "held_out")
-    asked = parts(store.portions())
+    portions = by_recipe(store.portions())
     evaluations = search.evaluations
     rows = tuple(
         Row(
@@ -124,15 +124,15 @@ def read_rows(store: Store, fitness: Fitness, events: Sequence[Event], *, finish
             search=search.scores.get(number),
             held_out=held_out.scores.get(number),
             part=None
-            if number in search.scores or candidate.recipe.digest not in asked
-            else score(fitness, asked[candidate.recipe.digest], search.best_source),
+            if number in search.scores or candidate.recipe.digest not in portions
+            else score(fitness, part(portions[candidate.recipe.digest]), search.best_source),
             error=evaluations[number].error if number in evaluations else None,
         )
         for number, candidate in enumerate(candidates)
     )
     searched = [c for c in candidates if c.kind != "baseline"]
     best = next(iter(ranked(searched, preferences(fitness, candidates, evaluations))), None)
-    racing = summary(store, candidates, events, asked, evaluations)
+    racing = summary(candidates, events, portions, evaluations)
     if best is None:
         return Rows(rows, None, None, racing)
     compared = [

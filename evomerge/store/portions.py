@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select
 
 from evomerge.store.checksums import with_checksum
 from evomerge.store.evaluations import SPENT
-from evomerge.store.records import to_json, utc_now
+from evomerge.store.records import PortionRecord, to_json, utc_now
 from evomerge.store.schema import portions
 from evomerge.types import Cells, Evaluation
 
@@ -17,18 +17,18 @@ from evomerge.types import Cells, Evaluation
 _ADD = insert(portions)
 _NEXT = select(func.coalesce(func.max(portions.c.id) + 1, 1))
 _ALL = (
-    select(portions.c.recipe_digest, portions.c.scores)
+    select(
+        portions.c.recipe_digest,
+        portions.c.scores,
+        portions.c.generated_tokens,
+        portions.c.elapsed_seconds,
+    )
     .where(portions.c.run_id == bindparam("run_id"))
     .order_by(portions.c.id)
 )
 _OF_RECIPE = _ALL.where(portions.c.recipe_digest == bindparam("recipe_digest"))
 _TOKENS = select(func.sum(portions.c.generated_tokens)).where(
     portions.c.run_id == bindparam("run_id"), portions.c.elapsed_seconds <= bindparam("elapsed")
-)
-_OF_RECIPES = (
-    select(portions.c.recipe_digest, func.sum(portions.c.generated_tokens).label("tokens"))
-    .where(portions.c.run_id == bindparam("run_id"))
-    .group_by(portions.c.recipe_digest)
 )
 _ELAPSED = select(func.max(portions.c.elapsed_seconds)).where(
     portions.c.run_id == bindparam("run_id")
@@ -66,30 +66,20 @@ def union(answers: Iterable[Cells]) -> Cells:
     return known
 
 
-def load(
-    connection: Connection, run_id: int, digest: str | None = None
-) -> Iterator[tuple[str, Cells]]:
-    """Digest and scores of every portion of a run, or of one recipe, the oldest first."""
+def load(connection: Connection, run_id: int, digest: str | None = None) -> Iterator[PortionRecord]:
+    """Every portion of a run, or of one recipe, the oldest first."""
     given = {"run_id": run_id} if digest is None else {"run_id": run_id, "recipe_digest": digest}
-    for recipe, scores in connection.execute(_ALL if digest is None else _OF_RECIPE, given):
-        yield (
-            recipe,
-            {
-                task: {int(example): float(score) for example, score in cells.items()}
-                for task, cells in json.loads(scores).items()
-            },
-        )
+    for recipe, scores, *rest in connection.execute(_ALL if digest is None else _OF_RECIPE, given):
+        cells = {
+            task: {int(example): float(score) for example, score in of_task.items()}
+            for task, of_task in json.loads(scores).items()
+        }
+        yield PortionRecord(recipe, cells, *rest)
 
 
 def tokens(connection: Connection, run_id: int, elapsed: float) -> int:
     """How many tokens were generated until so much search time had passed."""
     return connection.execute(_TOKENS, {"run_id": run_id, "elapsed": elapsed}).scalar() or 0
-
-
-def tokens_of_recipes(connection: Connection, run_id: int) -> dict[str, int]:
-    """Digest to how many tokens were generated in answers of that recipe."""
-    rows = connection.execute(_OF_RECIPES, {"run_id": run_id})
-    return {row.recipe_digest: row.tokens for row in rows}
 
 
 def elapsed_seconds(connection: Connection, run_id: int) -> float:

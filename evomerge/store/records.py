@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from evomerge.errors import Problem
+from evomerge.types import Cells
 from evomerge.version import __version__
 
 
@@ -28,6 +29,21 @@ class Event(NamedTuple):
 
     kind: Literal["ask", "tell"]
     number: int
+    elapsed_seconds: float
+
+
+class PortionRecord(NamedTuple):
+    """What a recipe scored on some of the search examples, asked at once.
+
+    Attributes:
+        cells: its scores, none of them known before.
+        generated_tokens: in its answers.
+        elapsed_seconds: search time spent until they had come.
+    """
+
+    recipe_digest: str
+    cells: Cells
+    generated_tokens: int
     elapsed_seconds: float
 
 

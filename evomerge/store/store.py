@@ -17,7 +17,7 @@ from evomerge.store.file_systems import is_local
 from evomerge.store.lock import WriterLock
 from evomerge.store.log import WriteAheadLog
 from evomerge.store.reading import readable
-from evomerge.store.records import Event, RunRecord
+from evomerge.store.records import Event, PortionRecord, RunRecord
 from evomerge.store.transactions import Transactions
 from evomerge.types import Candidate, Cells, Evaluation, PrefixGram, Split
 
@@ -275,20 +275,15 @@ class Store:
         """The scores of a recipe on the search examples that it was asked in portions."""
         with self._transactions.begin() as connection:
             found = portions.load(connection, self._run_id, recipe_digest)
-            return portions.union(cells for _, cells in found)
+            return portions.union(one.cells for one in found)
 
     def tokens(self, elapsed_seconds: float) -> int:
         """How many tokens were generated in answers to portions until so much search time."""
         with self._transactions.begin() as connection:
             return portions.tokens(connection, self._run_id, elapsed_seconds)
 
-    def tokens_of_recipes(self) -> dict[str, int]:
-        """Digest to how many tokens were generated in answers to portions, in a single query."""
-        with self._transactions.begin() as connection:
-            return portions.tokens_of_recipes(connection, self._run_id)
-
-    def portions(self) -> Iterator[tuple[str, Cells]]:
-        """Digest and scores of every recipe that was asked some of the examples, each time."""
+    def portions(self) -> Iterator[PortionRecord]:
+        """What every recipe scored that was asked some of the examples, the oldest first."""
         with self._transactions.begin() as connection:
             yield from portions.load(connection, self._run_id)
 

@@ -15,6 +15,7 @@ from evomerge.search.run import resume, start
 from evomerge.search.spec import Progress
 from evomerge.spaces import Space
 from evomerge.store import Store
+from evomerge.types import count
 from experiments.racing.methods import Method
 from experiments.racing.zoos import Zoo
 
@@ -93,9 +94,9 @@ def examples_asked(folder: Path) -> int:
     with Store.open(folder, read_only=True) as store:
         asked = {c.recipe.digest for c in store.candidates() if c.kind == "search"}
         cells: dict[str, int] = dict.fromkeys(asked, 0)
-        for digest, scores in store.portions():
-            if digest in cells:
-                cells[digest] += sum(map(len, scores.values()))
+        for one in store.portions():
+            if one.recipe_digest in cells:
+                cells[one.recipe_digest] += count(one.cells)
         for digest, evaluation in store.evaluations("search"):
             if digest in cells:
                 cells[digest] = max(cells[digest], evaluation.examples)

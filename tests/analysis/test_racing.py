@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evomerge.analysis.racing import RacingSummary
+from evomerge.analysis.racing import RacingSummary, by_recipe, summary
 from evomerge.analysis.ranking import Ranking, rankings
 from evomerge.analysis.run import Run
 from evomerge.config.load import load
@@ -18,8 +18,8 @@ from evomerge.recipes import Recipe
 from evomerge.reports.racing import raced
 from evomerge.search.racing.reliability import Variances, variances
 from evomerge.search.run import start
-from evomerge.store.records import Event
-from evomerge.types import Candidate, Evaluation, Genome, TaskScores
+from evomerge.store.records import Event, PortionRecord
+from evomerge.types import FINAL_ESTIMATE, Candidate, Evaluation, Genome, Kind, TaskScores
 
 Cli = Callable[..., Any]
 CODE = """
@@ -93,52 +93,68 @@ def test_a_raced_candidate_is_shown_with_how_many_examples_it_was_asked(
     assert cli("show", folder, "--candidate", "99").returncode == 2
 
 
-def made(rows: Mapping[int, tuple[float, ...]]) -> Mapping[int, Evaluation]:
-    """Number to an evaluation on as many examples as there are scores."""
-    return {
-        n: Evaluation("done", {"x": TaskScores(sum(row) / len(row), tuple(range(len(row))), row)})
-        for n, row in rows.items()
-    }
+def recipe_of(weight: float) -> Recipe:
+    parameters = {"weight": weight}
+    return Recipe(
+        base="b", sources={"a": "a"}, operator="linear", parameters=parameters, dtype="float32"
+    )
 
 
-def ranked(rows: Mapping[int, tuple[float, ...]], size: int, **keys: Any) -> Ranking | None:
-    """How well cohorts of so many candidates were ranked that scored this."""
-    candidates = [
-        Candidate(
-            number=n,
-            kind="search",
-            genome=Genome({}),
-            recipe=Recipe(
-                base="b",
-                sources={"a": "a"},
-                operator="linear",
-                parameters={"weight": n},
-                dtype="float32",
-            ),
-            **keys,
-        )
-        for n in rows
-    ]
-    told = [Event("tell", n, float(n // size)) for n in rows]
-    asked = {candidates[n].recipe.digest: one for n, one in made(rows).items()}
-    return rankings(candidates, told, asked, {}).get("")
+def candidate(number: int, weight: float, kind: Kind = "search", label: str = "") -> Candidate:
+    recipe = recipe_of(weight)
+    return Candidate(number=number, kind=kind, genome=Genome({}), recipe=recipe, label=label)
 
 
-FIRST = ((1.0, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 1.0))
-SECOND = ((1.0, 1.0, 1.0, 0.0, 1.0), (0.0, 0.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+Row = tuple[float, ...]  # scores on examples 0, 1, ...
+FEW: tuple[Row, ...] = ((1.0, 0.0, 1.0, 1.0), (0.0, 0.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0))
+MORE: tuple[Row, ...] = (
+    (1.0, 1.0, 1.0, 0.0, 1.0),
+    (0.0, 0.0, 0.0, 0.0, 1.0),
+    (0.0, 1.0, 0.0, 0.0, 0.0),
+)
 
 
-def test_a_cohort_is_ranked_by_the_examples_that_all_of_it_were_asked() -> None:
-    found = ranked(dict(enumerate(FIRST)), 3)
-    expected = variances([row[:4] for row in FIRST])
+def told(cohorts: Sequence[Sequence[tuple[int, Row]]], **keys: Any) -> Ranking | None:
+    """How well cohorts were ranked, each of recipes with what they scored on its first rung.
+
+    A score beyond these examples is of a later rung. A recipe without scores failed. Every cohort
+    has examples of its own.
+    """
+    candidates: list[Candidate] = []
+    events: list[Event] = []
+    portions: dict[str, list[PortionRecord]] = {}
+    for number, cohort in enumerate(cohorts):
+        first = min(len(row) for _, row in cohort if row)
+        for weight, row in cohort:
+            one, recipe = candidate(len(candidates), weight, **keys), recipe_of(weight)
+            candidates.append(one)
+            events.append(Event("tell", one.number, float(number)))
+            for begin, end in ((0, first), (first, len(row))):
+                scores = {100 * number + e: row[e] for e in range(begin, min(end, len(row)))}
+                known = portions.setdefault(recipe.digest, [])
+                if scores and all(scores.keys() != other.cells["x"].keys() for other in known):
+                    known.append(PortionRecord(recipe.digest, {"x": scores}, 0, float(number)))
+    return rankings(candidates, events, portions, {}).get("")
+
+
+def ranked(*cohorts: Sequence[Row], **keys: Any) -> Ranking | None:
+    """The same of recipes that are all different."""
+    return told(
+        [[(10 * n + m, row) for m, row in enumerate(c)] for n, c in enumerate(cohorts)], **keys
+    )
+
+
+def test_a_cohort_is_ranked_by_the_examples_of_its_first_rung() -> None:
+    found = ranked([FEW[0], FEW[1], (*FEW[2], 1.0, 1.0)])
+    expected = variances(FEW)
     assert found is not None and expected is not None
     assert (found.cohorts, found.first, found.in_first_third, found.raised) == (1, 4, None, {})
     assert found.reliability == pytest.approx(expected.reliability(4))
 
 
 def test_reliability_is_compared_between_the_first_and_the_last_third() -> None:
-    found = ranked(dict(enumerate((*FIRST, *SECOND, *SECOND))), 3)
-    early, late = variances([row[:4] for row in FIRST]), variances([row[:5] for row in SECOND])
+    found = ranked(FEW, MORE, MORE)
+    early, late = variances(FEW), variances(MORE)
     assert found is not None and early is not None and late is not None
     assert (found.cohorts, found.first, found.raised) == (3, 5, {2: 5})
     assert found.reliability == pytest.approx(late.reliability(5))
@@ -146,15 +162,64 @@ def test_reliability_is_compared_between_the_first_and_the_last_third() -> None:
     assert found.for_half == pytest.approx(late.noise / late.signal, abs=1)
 
 
+def test_two_candidates_of_one_recipe_are_one_opinion() -> None:
+    once, twice = ranked(FEW), told([[(0, FEW[0]), (1, FEW[1]), (0, FEW[0]), (2, FEW[2])]])
+    assert once is not None and twice == once
+    assert told([[(0, FEW[0]), (0, FEW[0])]]) is None
+
+
+def test_a_recipe_that_comes_again_is_ranked_by_what_its_cohort_was_asked() -> None:
+    """Not by what both were asked before, and not by nothing where it failed in between."""
+    before = [(0, FEW[0]), (1, FEW[1])]
+    for again in (MORE[0], ()):
+        found = told([before, [(0, again), (1, MORE[1]), (2, MORE[2])]])
+        one, other = variances(FEW[:2]), variances(MORE if again else MORE[1:])
+        assert found is not None and one is not None and other is not None
+        assert (found.cohorts, found.first, found.raised) == (2, 5, {2: 5})
+        pooled = Variances(*(sum(pair) / 2 for pair in zip(one, other, strict=True)))
+        assert found.reliability == pytest.approx(pooled.reliability(5))
+
+
+def test_cohorts_of_which_nothing_is_new_are_counted_and_tell_nothing() -> None:
+    before = [(0, FEW[0]), (1, FEW[1])]
+    found = told([before, [(0, MORE[0]), (1, MORE[1])], [(2, MORE[0]), (3, MORE[1])]])
+    assert found is not None
+    assert (found.cohorts, found.first, found.raised) == (3, 5, {3: 5})
+
+
 def test_candidates_that_differ_by_chance_alone_are_ranked_by_no_number_of_examples() -> None:
     assert Variances(-0.1, 0.2).reliability(40) == 0.0
-    found = ranked({0: (1.0, 0.0), 1: (0.0, 1.0)}, 2)
+    found = ranked([(1.0, 0.0), (0.0, 1.0)])
     assert found is not None
     assert (found.reliability, found.for_half) == (0.0, None)
 
 
 def test_starts_are_no_cohort_of_the_optimizer() -> None:
-    assert ranked(dict(enumerate(FIRST)), 3, label="initial") is None
+    assert ranked(FEW, label="initial") is None
+
+
+def test_what_only_the_final_estimate_was_asked_of_a_recipe_is_not_counted() -> None:
+    """Its recipe raced before: the rest of the examples is asked of the estimate."""
+    candidates = [
+        candidate(0, 0, "baseline"),
+        candidate(1, 1),
+        candidate(2, 2),
+        candidate(3, 2, FINAL_ESTIMATE),
+    ]
+    events = [Event("ask", one.number, float(one.number)) for one in candidates]
+
+    def portion(weight: int, examples: range, seconds: float) -> PortionRecord:
+        cells = {"x": dict.fromkeys(examples, 0.5)}
+        return PortionRecord(recipe_of(weight).digest, cells, 10 * len(examples), seconds)
+
+    portions = [portion(1, range(4), 2.5), portion(2, range(4), 2.7), portion(2, range(4, 8), 2.8)]
+    last = portion(2, range(8, 40), 3.5)
+    whole = Evaluation("done", {"x": TaskScores(0.5, tuple(range(40)), (0.5,) * 40)})
+    found = summary(candidates, events, by_recipe([*portions, last]), {0: whole})
+    assert found is not None
+    assert found == summary(candidates, events, by_recipe(portions), {0: whole})
+    assert (found.examples, found.in_full, found.tokens) == (4 + 8, 2 * 40, 120)
+    assert found.candidates == {4: 1, 8: 1}
 
 
 def test_a_first_rung_that_ranks_well_or_was_raised_is_told() -> None:

@@ -374,8 +374,8 @@ def test_portions_add_up_and_the_first_score_of_an_example_counts(place: Place) 
     known = {"zulu": {3: 0.1 + 0.2, 5: 1 / 3, 7: 1.0}, "日本語": {0: 1.0}}
     with place.open() as store:
         assert store.cells(digest) == known
-        assert [digest_and_cells[0] for digest_and_cells in store.portions()] == [digest] * 2
-        assert store.tokens_of_recipes() == {digest: 6}
+        cells = ({"zulu": {3: 0.1 + 0.2, 7: 1.0}}, {"zulu": {5: 1 / 3, 7: 0.0}, "日本語": {0: 1.0}})
+        assert [*store.portions()] == [(digest, cells[0], 3, 2.0), (digest, cells[1], 3, 4.5)]
         assert store.evaluation(digest) is None
         assert store.elapsed_seconds() == 4.5
         assert [e.kind for e in store.events()] == ["ask", "tell"]

@@ -182,7 +182,9 @@ class Race:
         dealt its examples before.
         """
         asked = cohort.hand.of_rung(0)
-        known = [self._cells[cohort.recipes[number]] for number in sorted(cohort.recipes)]
+        # two candidates of one recipe are one opinion
+        recipes = dict.fromkeys(cohort.recipes[number] for number in sorted(cohort.recipes))
+        known = [self._cells[digest] for digest in recipes]
         scored = [cells for cells in known if not lacking(asked, cells)]
         self.reliability.learn(
             [[cells[task][e] for task, ids in asked.items() for e in ids] for cells in scored]

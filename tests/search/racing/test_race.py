@@ -230,3 +230,21 @@ def test_more_is_asked_at_first_where_the_first_rung_ranks_by_noise_alone() -> N
         assert one.close() is not None
     assert one.racing.first == 8
     assert sum(map(len, one._deck.deal(one.racing.first, 1).examples.values())) == 8
+
+
+def test_two_candidates_of_one_recipe_are_one_opinion_of_how_well_a_rung_ranks() -> None:
+    found = []
+    for recipes in ((0, 1, 2, 3), (0, 1, 1, 2, 3, 3)):
+        one, luck = race(size=len(recipes), rungs=1), random.Random(0)
+        for number, recipe in enumerate(recipes):
+            one.join(number, f"r{recipe}", {})
+        for recipe in range(4):
+            asked = one.lacking(recipes.index(recipe))
+            one.learn(
+                f"r{recipe}", {t: {e: luck.random() for e in ids} for t, ids in asked.items()}
+            )
+        one.climb()
+        assert one.close() is not None
+        found.append(one.reliability.mean)
+    assert found[0] is not None
+    assert found[0] == found[1]

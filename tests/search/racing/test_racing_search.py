@@ -313,7 +313,7 @@ def test_a_budget_that_reaches_for_starts_alone_scores_the_best(new: New, tmp_pa
     run_with(LocalExecutor(), new(start="auto", budget={"examples": 128}), tmp_path)
     with Store.open(tmp_path, read_only=True) as store:
         *_, one, other, estimate = store.candidates()
-        portions = [cells for digest, cells in store.portions() if digest == one.recipe.digest]
+        portions = [p.cells for p in store.portions() if p.recipe_digest == one.recipe.digest]
         defaults = store.evaluation(other.recipe.digest)  # a baseline as well
     assert (one.number, estimate.kind) == (BASELINES, FINAL_ESTIMATE)
     assert [one.label, other.label] == starts_of("b", "a")[:2]
@@ -637,7 +637,8 @@ def test_every_stage_races_on_examples_of_its_own(new: New, tmp_path: Path) -> N
     run_with(LocalExecutor(), new(**names, stages=stages), tmp_path)
     with Store.open(tmp_path, read_only=True) as store:
         stage = {c.recipe.digest: c.stage for c in store.candidates() if c.kind == "search"}
-        first = {stage[digest]: answer for digest, answer in store.portions() if digest in stage}
+        portions = [p for p in store.portions() if p.recipe_digest in stage]
+    first = {stage[p.recipe_digest]: p.cells for p in portions}
     assert {task: set(ids) for task, ids in first["x"].items()} != {
         task: set(ids) for task, ids in first["y"].items()
     }
