@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from evomerge.search.racing.cells import lacking, task_scores
+from evomerge.search.racing.cohort import Standing
 from evomerge.search.results import Results
 from evomerge.store import Store
 from evomerge.types import Candidate, Cells, Evaluation, Portion
@@ -34,6 +36,22 @@ class Known:
         if whole is not None and whole.status == "done":
             return OnRecord(whole, whole.cells)
         return OnRecord(whole, self._store.cells(digest) if self._in_part else {})
+
+    def reported(self, digest: str, standing: Standing, seconds: float) -> Evaluation:
+        """What is reported of a recipe whose cohort has ended.
+
+        Its evaluation if it failed, or had been asked all examples by then, in whichever cohorts
+        and as whatever kinds of candidates; else only where it stands.
+
+        Args:
+            seconds: of search time at which it is reported. What was recorded later does not count:
+                a replay is to learn the same.
+        """
+        cells = self._store.cells(digest, seconds)
+        # without any it was known before its cohort began: a baseline, say
+        in_part = bool(cells and lacking(self._results.examples, cells))
+        whole = None if in_part and standing.rung >= 0 else self._store.evaluation(digest)
+        return replace(whole or Evaluation("done"), standing=standing)
 
     def wanted(self, candidate: Candidate) -> Evaluation | Portion | None:
         """Which examples a candidate is to be asked, None for all; or its result, if known."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from evomerge.errors import ReplayError
 from evomerge.executors import Executor
 from evomerge.search.budget import Clock, Reading
@@ -207,21 +205,15 @@ class SearchLoop:
         """Learn from a cohort that has ended; the numbers of its candidates, the best first.
 
         Args:
-            seconds: of search time at which it is reported. What was recorded later does not count:
-                a replay is to learn the same.
+            seconds: of search time at which it is reported.
         """
         ended = self.stage.close_cohort()
         if ended:
             self.stage.spending.count_tokens(self.store.tokens(seconds))
-        for number, result in ended.items():
+        for number, standing in ended.items():
             candidate = self.results.candidates[number]
-            if result.whole:
-                known = self.store.evaluation(candidate.recipe.digest)
-                assert known is not None
-            else:
-                known = Evaluation("done")
-            self._learn(candidate, replace(known, standing=result.standing))
-        return sorted(ended, key=lambda number: ended[number].standing, reverse=True)
+            self._learn(candidate, self.known.reported(candidate.recipe.digest, standing, seconds))
+        return sorted(ended, key=lambda number: ended[number], reverse=True)
 
     def _propose(self, now: Reading, recorded: Candidate | None = None) -> Candidate | None:
         """See `Schedule.next`."""

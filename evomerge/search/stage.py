@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from evomerge.recipes import Recipe
 from evomerge.search.budget import Asked, Reading
@@ -32,17 +31,6 @@ from evomerge.types import (
 )
 
 log = logging.getLogger(__name__)
-
-
-class Result(NamedTuple):
-    """How a raced candidate ended.
-
-    Attributes:
-        whole: it was asked all examples, or failed: its evaluation is on record.
-    """
-
-    standing: Standing
-    whole: bool
 
 
 class StageRun:
@@ -196,8 +184,8 @@ class StageRun:
         """The race in which a candidate is asked some of the examples; None: it is asked all."""
         return self.race if candidate.kind == "search" else None
 
-    def close_cohort(self) -> dict[int, Result]:
-        """How the oldest cohort ended, by number; empty while it has not."""
+    def close_cohort(self) -> dict[int, Standing]:
+        """How the candidates of the oldest cohort stand, by number; empty while it goes on."""
         if self.race is None or (cohort := self.race.close()) is None:
             return {}
         self.spending.give_back(cohort.most - cohort.examples)
@@ -206,10 +194,7 @@ class StageRun:
             self._adjusted = {n: adjusted[recipes[n]] for n in recipes if recipes[n] in adjusted}
         self._cohorts += self._starts is None
         self._closed = cohort
-        return {
-            number: Result(standing, standing.rung < 0 or self.race.asked_all(cohort, number))
-            for number, standing in sorted(cohort.standings.items())
-        }
+        return dict(sorted(cohort.standings.items()))
 
     def log_cohort(self) -> None:
         """Say what the last cohort that was closed was asked, and what came of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -271,11 +272,13 @@ class Store:
         with self._transactions.begin() as connection:
             return evaluations.find(connection, self._key(recipe_digest, split))
 
-    def cells(self, recipe_digest: str) -> Cells:
-        """The scores of a recipe on the search examples that it was asked in portions."""
+    def cells(self, recipe_digest: str, elapsed_seconds: float = math.inf) -> Cells:
+        """The scores of a recipe on what it was asked in portions until so much search time."""
         with self._transactions.begin() as connection:
             found = portions.load(connection, self._run_id, recipe_digest)
-            return portions.union(one.cells for one in found)
+            return portions.union(
+                one.cells for one in found if one.elapsed_seconds <= elapsed_seconds
+            )
 
     def tokens(self, elapsed_seconds: float) -> int:
         """How many tokens were generated in answers to portions until so much search time."""

@@ -65,11 +65,6 @@ class Race:
         """The rungs of every cohort, and with more of them until the last one is all examples."""
         return deeper(self.racing, self._shares, self._there)
 
-    def asked_all(self, cohort: Cohort, number: int) -> bool:
-        """Whether a candidate that has retired was asked all examples of the search."""
-        rung = cohort.standings[number].rung
-        return rung >= 0 and count(cohort.hand.of_rung(rung)) == count(self._deck.examples)
-
     def join(
         self,
         number: int,

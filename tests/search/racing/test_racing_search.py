@@ -137,6 +137,41 @@ def test_a_cohort_is_asked_what_its_rungs_need_and_the_final_estimate_everything
     }
 
 
+@pytest.mark.parametrize("weight", [0.5, 0.3])
+def test_a_search_chooses_among_those_that_its_table_says_were_asked_everything(
+    weight: float, new: New, tmp_path: Path
+) -> None:
+    """Two recipes that come again until they were asked all; or of which one is a baseline."""
+    space = {
+        "kind": "parameter",
+        "operator": ["task_arithmetic", "ties"],
+        "parameters": {"weight": weight},
+    }
+    search = new(
+        space=space,
+        optimizer="random",
+        start=None,
+        racing={"first": 4 * FIRST, "rungs": 1},
+        budget={"evaluations": 5 * 24 if weight == 0.5 else 24},
+    )
+    with Store.create(tmp_path, search.record) as store:
+        first = SearchLoop(search, store, LocalExecutor(), until(9999))
+        first.executor.start(search.setup)
+        first.finish()
+        again = SearchLoop(search, store, LocalExecutor(), until(9999))
+        again.replay()
+    assert again.results.reported == first.results.reported
+    rows = Run.open(tmp_path).candidates
+    whole = {row.recipe.digest for row in rows if row.search}
+    assert len(whole) > 1  # not the final estimate alone
+    assert whole == {
+        candidate.recipe.digest
+        for candidate in first.results.candidates
+        if candidate.kind != "baseline"
+        and first.results.reported[candidate.number].value is not None
+    }
+
+
 @pytest.mark.parametrize("start", ["initial", "auto"])
 @pytest.mark.parametrize("workers", [1, 3, 8])
 def test_in_the_order_asked_a_race_is_the_same_on_any_number_of_workers(
