@@ -14,8 +14,7 @@ from evomerge.search.finalists import most_finalists
 from evomerge.search.racing.deck import deeper, rung_sizes
 from evomerge.search.racing.settings import Racing
 from evomerge.search.spec import Stage
-from evomerge.search.starts import MOST_STARTS, affordable, deepest
-from evomerge.types import Proposal
+from evomerge.search.starts import first_starts
 
 ENOUGH = 8  # cohorts or generations; below, an optimizer has hardly left its start
 _FEWEST = 8  # candidates of a cohort or generation that are still worth learning from
@@ -46,26 +45,30 @@ class Pace:
         deep = [] if stage.racing is None else deeper(stage.racing, parts, there)
         self._races = {racing: rung_sizes(racing, parts, there) for racing in deep}
         self._sized = optimizer.learns_from == "ranks"  # its population is a key of its own
-        self._points = _points(stage) if optimizer.takes_start else []
+        # in some order: sources are not ranked yet
+        tries = optimizer.takes_start and stage.informed
+        self._points = stage.space.starts(stage.sources) if tries else []
 
-    def cost(self, size: int, *, ties: bool = False) -> int | None:
-        """How many examples so many candidates are asked; None where only scorers know."""
-        if self._stage.racing is not None:
-            return self._cost(self._stage.racing, size, ties)
+    def cost(self, size: int, racing: Racing | None = None, *, ties: bool = False) -> int | None:
+        """How many examples so many candidates are asked; None where only scorers know.
+
+        Args:
+            racing: their rungs, if they have rungs of their own.
+        """
+        racing = racing or self._stage.racing
+        if racing is not None:
+            return racing.of_cohort(size, self._races[racing], ties=ties)
         return None if self.examples is None else size * self.examples
-
-    def _cost(self, racing: Racing, size: int, ties: bool) -> int:
-        return racing.of_cohort(size, self._races[racing], ties=ties)
 
     def starts(self, budget: Budget) -> tuple[int, int | None]:
         """How many points are tried before the first generation, and on how many examples."""
-        # without a figure a budget of examples does not count them either
-        tried = affordable(self._points, budget, lambda n: Asked(n, self.cost(n, ties=True) or 0))
-        size = len(tried) or min(1, len(self._stage.given))
-        if self._stage.racing is None or not size:
-            return size, self.cost(size)
-        most = {racing: Asked(size, self._cost(racing, size, True)) for racing in self._races}
-        return size, self._cost(deepest(most, budget), size, False)
+
+        def most(size: int, racing: Racing | None) -> Asked:
+            # without a figure a budget of examples does not count them either
+            return Asked(size, self.cost(size, racing, ties=True) or 0)
+
+        tried = first_starts(self._stage.given, self._points, budget, most, tuple(self._races))
+        return (0, 0) if tried is None else (tried.size, self.cost(tried.size, tried.racing))
 
     def times(self, budget: Budget, size: int) -> int | None:
         """How often an optimizer of so many candidates learns; None where time alone says."""
@@ -174,14 +177,6 @@ def _largest(holds: Callable[[int], bool], most: int) -> int | None:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low
-
-
-def _points(stage: Stage) -> list[Proposal]:
-    """Points that are tried before the first generation, in some order: sources are not ranked."""
-    genomes = [point.genome for point in stage.given]
-    own = stage.space.starts(stage.sources) if stage.informed else []
-    every = [*stage.given, *(point for point in own if point.genome not in genomes)]
-    return every[:MOST_STARTS]
 
 
 def pace(stage: Stage, fitness: Fitness) -> Pace | None:

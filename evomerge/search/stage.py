@@ -19,7 +19,7 @@ from evomerge.search.racing.told import told
 from evomerge.search.shown import Shown
 from evomerge.search.spec import Stage
 from evomerge.search.spending import Spending
-from evomerge.search.starts import MOST_STARTS, Starts, affordable, deepest
+from evomerge.search.starts import MOST_STARTS, Starts, first_starts
 from evomerge.types import (
     FINAL_ESTIMATE,
     Candidate,
@@ -85,37 +85,21 @@ class StageRun:
         if self.optimizer.takes_seeds:
             self.optimizer.begin_with([point.genome for point in points[:MOST_STARTS]])
         if self.optimizer.takes_start:
-            self._try(points if self.stage.informed else ())
+            own = points if self.stage.informed else ()
+            depths = () if self.race is None else self.race.deeper()
+            known = self.stage.given, own, self.stage.budget
+            self._starts = first_starts(*known, self._cost, depths)
+            if own and self._starts is None:
+                log.info("no start is tried: two would take more than a quarter of the budget")
 
-    def _try(self, points: Sequence[Proposal]) -> None:
-        """Ask several points first, given ones before others; a single one only if it is given."""
-        given = self.stage.given
-        genomes = [point.genome for point in given]
-        every = [*given, *(point for point in points if point.genome not in genomes)]
-        if len(every) > 1:
-            self._starts = self._affordable(every[:MOST_STARTS])
-        if given and self._starts is None:
-            self._starts = self._of(given[:1])
+    def _cost(self, size: int, racing: Racing | None = None) -> Asked:
+        """What so many candidates are asked together at most.
 
-    def _affordable(self, points: Sequence[Proposal]) -> Starts | None:
-        """As many of the first points as the budget is enough for; None where it is not for two."""
-        tried = affordable(points, self.stage.budget, self._cost)
-        if not tried:
-            log.info("no start is tried: two would take more than a quarter of the budget")
-            return None
-        return self._of(tried)
-
-    def _of(self, points: Sequence[Proposal]) -> Starts:
-        """All of these points, on as many examples as the budget is enough for."""
-        race, size = self.race, len(points)
-        if race is None:
-            return Starts(points, None)
-        costs = {rungs: Asked(size, race.most(size, rungs)) for rungs in race.deeper()}
-        return Starts(points, deepest(costs, self.stage.budget))
-
-    def _cost(self, size: int) -> Asked:
-        """What so many candidates are asked together at most."""
-        return Asked(size, size * self._examples if self.race is None else self.race.most(size))
+        Args:
+            racing: their rungs, if they have rungs of their own.
+        """
+        race = self.race
+        return Asked(size, size * self._examples if race is None else race.most(size, racing))
 
     def is_over(self, now: Reading) -> bool:
         """Whether no candidate of the search is to be asked for any more.

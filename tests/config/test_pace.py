@@ -176,6 +176,14 @@ def test_starts_come_before_the_first_cohort(loaded: LoadedSearch) -> None:
     facts = one.facts()
     assert facts["starts"] == {"points": points, "examples": one.cost(points)}  # all on the last
     assert facts["racing"]["cohorts_for_the_budget"] == (240 - points) // 24
+    racing = Racing(first=8)
+    deep, timed = (
+        paced(loaded, racing=racing, informed=True, budget=budget).facts()["starts"]
+        for budget in (Budget(evaluations=240), Budget(seconds=60))
+    )
+    cohort = racing.of_cohort(points, [8, 16, 32])
+    assert timed == {"points": points, "examples": cohort}  # what examples take nobody knows
+    assert deep["examples"] > cohort
     few = paced(loaded, racing=None, informed=True, budget=Budget(evaluations=8)).facts()
     assert few["starts"] == {"points": 2, "examples": 2 * ALL}  # a quarter of the budget
 
