@@ -104,10 +104,11 @@ def run(
     """Run a search and print what it found."""
     from evomerge import api
     from evomerge.config.load import load
+    from evomerge.config.pace import advice
 
     loaded = load(search, overrides)
-    for note in loaded.notes:
-        talk().print(f"note: {note}")
+    for note in [*loaded.notes, *advice(loaded.search.stages, loaded.file.fitness)]:
+        talk().print(f"note: {note}", soft_wrap=True)
     folder = folder or Path("runs") / loaded.file.name
     with _progress(folder) as observe:
         done = api.search(loaded, run=folder, progress=observe)
@@ -129,7 +130,7 @@ def resume(
 
     loaded = api.load_run(folder, overrides, trust=trust or _confirmed)
     for note in loaded.notes:
-        talk().print(f"note: {note}")
+        talk().print(f"note: {note}", soft_wrap=True)
     with _progress(folder) as observe:
         done = api.resume(folder, loaded, progress=observe)
     _print(done)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from evomerge.config.compose import LoadedSearch
-from evomerge.config.pace import Pace, pace
+from evomerge.config.pace import Pace, advice, pace
 from evomerge.config.probe import probe as timing
 from evomerge.executors import Executor
 from evomerge.recipes import Recipe
@@ -50,10 +50,7 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
     }
     compared = len(baselines(search.context, search.paper_defaults))
     largest = max((deepest[name] or plan for name, plan in plans.items()), key=lambda p: p.nbytes)
-    timed, advice = timing(loaded, compared, executor, paces) if probe else ({}, [])
-    for stage in search.stages:
-        if (found := paces[stage.name]) is not None:
-            advice += found.advice(len(stage.space.parameters))
+    timed, slow = timing(loaded, compared, executor, paces) if probe else ({}, [])
     return {
         "name": loaded.file.name,
         "parameters": {
@@ -67,7 +64,7 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
         **_work(loaded, compared, plans),
         **_memory(loaded, largest, executor),
         **timed,
-        "notes": [*loaded.notes, *advice],
+        "notes": [*loaded.notes, *slow, *advice(search.stages, loaded.file.fitness)],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from evomerge.optimizers import Optimizer
@@ -120,6 +120,8 @@ class Pace:
         if times is None or times >= ENOUGH:
             return []
         of = self.word if times == 1 else f"{self.word}s"
+        few = f"{times} {of} for the budget, and in fewer than {ENOUGH} an optimizer hardly leaves "
+        none = f"no {self.word} of {self.size} fits the budget, and the optimizer learns nothing"
         enough = [f"budget.{key} {least:,}" for key, least in self.least(ENOUGH).items()]
         cures = [f"{' and '.join(enough)} are enough"]
         fewer = _largest(lambda size: (self.times(budget, size) or 0) >= ENOUGH, self.size - 1)
@@ -127,8 +129,8 @@ class Pace:
             cures.append(f"or optimizer.population_size {fewer}")
         above = f"stage {self._stage.name}: " if self._stage.name else ""
         return [
-            f"{above}{times} {of} for the budget, and in fewer than {ENOUGH} an optimizer hardly "
-            f"leaves its start: {', '.join(cures)}. Fewer genes than {genes} are found sooner, too."
+            f"{above}{f'{few}its start' if times else none}: {', '.join(cures)}. "
+            f"Fewer genes than {genes} are found sooner, too."
         ]
 
     def least(self, times: int) -> dict[str, int]:
@@ -159,6 +161,12 @@ class Pace:
             middle = (low + high) // 2
             low, high = (low, middle) if suffices(middle) else (middle, high)
         return high
+
+
+def advice(stages: Sequence[Stage], fitness: Fitness) -> list[str]:
+    """What to do in the stages of a search whose budget is too small for an optimizer to learn."""
+    paces = [(pace(stage, fitness), len(stage.space.parameters)) for stage in stages]
+    return [text for one, genes in paces if one is not None for text in one.advice(genes)]
 
 
 def _unlimited(budget: Budget) -> str:

@@ -38,7 +38,12 @@ def test_a_search_prints_a_line_for_each_cohort_and_none_again(
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(content))
     done = cli("run", tmp_path / "search.yaml", "--run", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    starts, chosen, *cohorts = [line for line in done.stderr.splitlines() if "━" not in line]
+    note, starts, chosen, *cohorts = [line for line in done.stderr.splitlines() if "━" not in line]
+    assert note == (
+        "note: 2 cohorts for the budget, and in fewer than 8 an optimizer hardly leaves its start: "
+        "budget.evaluations 77 are enough. Fewer genes than 3 are found sooner, too."
+    )
+    assert f"\n{note}\n" in cli("check", tmp_path / "search.yaml").stdout
     assert re.fullmatch(r"the search starts from: .+", starts)
     assert re.fullmatch(
         r"starts: asked .+ examples so far; reliability by 4 [01]\.\d\d; .+", chosen

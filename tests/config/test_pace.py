@@ -208,6 +208,14 @@ def test_a_budget_that_is_too_small_is_told_with_what_is_enough(
     assert advice(limit, size + 1)
 
 
+def test_a_budget_that_no_generation_fits_teaches_nothing(loaded: LoadedSearch) -> None:
+    (note,) = paced(loaded, racing=None, budget=Budget(evaluations=23)).advice(2)
+    assert note.startswith(
+        "no generation of 24 fits the budget, and the optimizer learns nothing: budget.evaluations "
+        "192 are enough. Fewer genes"
+    )
+
+
 def test_no_population_is_proposed_that_is_too_small_to_learn_from(loaded: LoadedSearch) -> None:
     (note,) = paced(loaded, name="two", budget=Budget(evaluations=50)).advice(2)
     assert note.startswith("stage two: 2 cohorts for the budget, and in fewer than 8 an optimizer")
