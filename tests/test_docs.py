@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from evomerge.cli.app import app
@@ -17,6 +18,8 @@ from evomerge.operators import get
 from evomerge.plugins.registry import component, options_model, validate_options
 from evomerge.recipes.yaml import from_yaml
 from evomerge.scoring import Fitness
+from evomerge.scoring.by_example import search_examples
+from evomerge.scoring.python import PythonScorer
 from evomerge.spaces import SearchContext
 from evomerge.spaces.dataflow import DataflowSpace
 from evomerge.spaces.joint import JointSpace
@@ -151,6 +154,20 @@ def test_the_joint_space_in_the_document_on_stacks_is_one() -> None:
     space = JointSpace(context, **validate_options(JointSpace, keys))
     assert space.decode(space.initial()).depth == 32
     assert space.largest().depth == 48
+
+
+def test_the_scorer_in_the_document_on_engines_can_be_raced(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "engines.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "code.py").write_text(block, encoding="utf-8")
+    fitness = Fitness.model_validate({"tasks": {"x": {"scorer": f"{tmp_path}/code.py:accuracy"}}})
+    assert search_examples(fitness).indivisible == {}
+    scorer, asked = PythonScorer(fitness, "search"), (3, 50, 199)
+    module = torch.nn.Linear(6, 2)
+    whole, part = scorer.score(module)["x"], scorer.score(module, portion={"x": asked})["x"]
+    assert set(whole.example_scores) == {0.0, 1.0}
+    assert part.doc_ids == asked
+    assert part.example_scores == tuple(whole.example_scores[example] for example in asked)
 
 
 def test_the_search_in_the_document_on_stages_loads(tmp_path: Path) -> None:
