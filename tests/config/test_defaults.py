@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_search import SMALL, skills
 
 from evomerge.config.estimate import estimate
 from evomerge.config.load import LoadedSearch, load
@@ -14,8 +15,6 @@ from evomerge.errors import ConfigError
 from evomerge.search.racing.settings import Racing
 from evomerge.yaml_files import parse_yaml
 
-ROOT = Path(__file__).parents[2]
-ZOO = ROOT / "experiments" / "zoo"
 SCORERS = """
 def by_example(module, split, examples=None):
     return [1.0] * (500 if examples is None else len(examples))
@@ -31,28 +30,17 @@ def tasks(
     arithmetic: int = 80, strings: int = 80, others: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """A fitness with so many search examples, and other tasks."""
-    counts = {"arithmetic": arithmetic, "strings": strings}
-    known = {
-        name: {"task": f"zoo_{name}", "search_examples": n, "held_out": f"zoo_{name}_held_out"}
-        for name, n in counts.items()
-    }
-    folder = ROOT / "fitness" / "zoo_skills"
-    return {"include_path": str(folder), "tasks": {**known, **(others or {})}}
+    fitness = skills(others)
+    for name, examples in (("arithmetic", arithmetic), ("strings", strings)):
+        unseen = {"search_examples": examples, "held_out": f"zoo_{name}_held_out"}
+        fitness["tasks"][name].update(unseen)
+    return fitness
 
 
 def loaded(**changes: Any) -> LoadedSearch:
-    content: dict[str, Any] = {
-        "name": "small",
-        "base": str(ZOO / "base"),
-        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
-        "space": {
-            "kind": "parameter",
-            "operator": "task_arithmetic",
-            "parameters": {"weight": {"low": 0, "high": 1.5}},
-        },
+    content: dict[str, Any] = SMALL | {
         "fitness": tasks(),
         "optimizer": "cmaes",
-        "engine": {"name": "transformers", "threads": 1, "device": "cpu"},
         "budget": {"evaluations": 8 + 2 * P},
     }
     return load({key: value for key, value in (content | changes).items() if value is not None})

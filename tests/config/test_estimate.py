@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_search import SMALL
 
 from evomerge.config.estimate import estimate
 from evomerge.config.load import LoadedSearch, load
@@ -17,29 +17,9 @@ from evomerge.search.budget import Budget
 from evomerge.types import Evaluation, Job
 from evomerge.worker import Worker
 
-ROOT = Path(__file__).parents[2]
-ZOO = ROOT / "experiments" / "zoo"
-
 
 def loaded(**changes: Any) -> LoadedSearch:
-    few = {"search_examples": 8, "held_out_examples": 8}
-    content: dict[str, Any] = {
-        "name": "small",
-        "base": str(ZOO / "base"),
-        "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
-        "space": {
-            "kind": "parameter",
-            "operator": "task_arithmetic",
-            "parameters": {"weight": {"low": 0, "high": 1.5}},
-        },
-        "fitness": {
-            "include_path": str(ROOT / "fitness" / "zoo_skills"),
-            "tasks": {name: {"task": f"zoo_{name}", **few} for name in ("arithmetic", "strings")},
-        },
-        "optimizer": {"name": "random"},
-        "engine": {"name": "transformers", "threads": 1, "device": "cpu"},
-        "budget": {"evaluations": 14},
-    }
+    content = SMALL | {"optimizer": {"name": "random"}, "budget": {"evaluations": 14}}
     return load(content | changes)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from small_search import SMALL, skills
 
 from evomerge.config.estimate import estimate
 from evomerge.config.load import LoadedSearch, load
@@ -19,31 +19,14 @@ from evomerge.search.budget import Budget
 from evomerge.search.racing.settings import Racing
 from evomerge.search.spec import Stage
 
-ROOT = Path(__file__).parents[2]
-ZOO = ROOT / "experiments" / "zoo"
 ALL = 160  # examples
 COHORT = 24 * 40 + 12 * 40 + 6 * 80
 MOST = 24 * 40 + 15 * 40 + 11 * 80  # where three more tie across each cut and are let through
-CONTENT: dict[str, Any] = {
-    "name": "small",
-    "base": str(ZOO / "base"),
-    "sources": {name: str(ZOO / name) for name in ("arithmetic", "strings")},
-    "space": {
-        "kind": "parameter",
-        "operator": "task_arithmetic",
-        "parameters": {"weight": {"low": 0, "high": 1.5}},
-    },
-    "fitness": {
-        "include_path": str(ROOT / "fitness" / "zoo_skills"),
-        "tasks": {
-            name: {"task": f"zoo_{name}", "search_examples": ALL // 2, "held_out_examples": 8}
-            for name in ("arithmetic", "strings")
-        },
-    },
+CONTENT: dict[str, Any] = SMALL | {
+    "fitness": skills(search_examples=ALL // 2, held_out_examples=8),
     "optimizer": "cmaes",
     "start": "initial",
     "racing": {},
-    "engine": {"name": "transformers", "threads": 1, "device": "cpu"},
     "budget": {"evaluations": 100},
 }
 

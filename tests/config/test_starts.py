@@ -8,22 +8,18 @@ from typing import Any
 
 import pytest
 import yaml
+from small_search import SMALL
 
 from evomerge.config.load import load
 from evomerge.errors import ConfigError
 from evomerge.types import Proposal
 
-SOURCES = ("arithmetic", "strings")
 Given = Callable[..., tuple[Proposal, ...]]
 
 
 @pytest.fixture(scope="module")
-def search(zoo: Path) -> dict[str, Any]:
-    few = {"search_examples": 8, "held_out_examples": 4}
-    return {
-        "name": "small",
-        "base": str(zoo / "base"),
-        "sources": {name: str(zoo / name) for name in SOURCES},
+def search() -> dict[str, Any]:
+    return SMALL | {
         "space": {
             "kind": "parameter",
             "operator": ["task_arithmetic", "ties"],
@@ -33,10 +29,6 @@ def search(zoo: Path) -> dict[str, Any]:
                 "density": {"low": 0.1, "high": 1, "granularity": {}},
                 "normalize": False,
             },
-        },
-        "fitness": {
-            "include_path": str(zoo.parents[1] / "fitness" / "zoo_skills"),
-            "tasks": {"arithmetic": {"task": "zoo_arithmetic", **few}},
         },
         "budget": {"evaluations": 40},
     }
