@@ -74,7 +74,7 @@ def test_scores_too_large_to_be_added_up_are_left_out() -> None:
     huge = {"a": {0: 1e308, 1: 1e308, 2: 1e308}, "b": {5: 1e308}}
     one.add({"x": huge, "y": huge})
     one.add({"z": {"a": {3: 0.5}, "b": {6: 0.5}}})
-    assert set(one.adjusted(SURE)) <= {"x", "y", "z"}
+    assert one.adjusted(SURE) == {}  # of a task without a mean, nobody's is a number
     assert answers().adjusted(SURE) == {}
 
 
