@@ -11,7 +11,7 @@ from evomerge.search.budget import Asked, Reading
 from evomerge.search.counts import Counts
 from evomerge.search.finalists import best_candidate, most_finalists
 from evomerge.search.known import OnRecord
-from evomerge.search.racing.cohort import Cohort, Standing
+from evomerge.search.racing.cohort import Cohort, Rules, Standing
 from evomerge.search.racing.deck import Deck
 from evomerge.search.racing.race import Race
 from evomerge.search.racing.settings import Racing
@@ -93,13 +93,10 @@ class StageRun:
                 log.info("no start is tried: two would take more than a quarter of the budget")
 
     def _cost(self, size: int, racing: Racing | None = None) -> Asked:
-        """What so many candidates are asked together at most.
-
-        Args:
-            racing: their rungs, if they have rungs of their own.
-        """
-        race = self.race
-        return Asked(size, size * self._examples if race is None else race.most(size, racing))
+        """What so many candidates are asked together at most, on these rungs or everything."""
+        if self.race is None or racing is None:
+            return Asked(size, size * self._examples)
+        return Asked(size, self.race.most(size, racing))
 
     def is_over(self, now: Reading) -> bool:
         """Whether no candidate of the search is to be asked for any more.
@@ -121,16 +118,17 @@ class StageRun:
             return self._cost(1)
         if not self.race.between:
             return Asked()  # counted when its cohort began
-        size, racing = self._next_cohort(self.race)
-        evaluations, examples = size, self.race.most(size, racing)
+        size, racing, _ = self._rules(self.race)
+        examples = self.race.most(size, racing)
         estimates = most_finalists(self.optimizer, self.spending.asked.examples + examples)
-        return Asked(evaluations, examples + estimates * self._examples)
+        return Asked(size, examples + estimates * self._examples)
 
-    def _next_cohort(self, race: Race) -> tuple[int, Racing | None]:
-        """How many candidates the next cohort has, and rungs of its own, if any."""
-        return (
-            (race.size, None) if self._starts is None else (self._starts.size, self._starts.racing)
-        )
+    def _rules(self, race: Race) -> Rules:
+        """By which the next cohort races: of starts even a single one climbs to the last rung."""
+        starts = self._starts
+        if starts is None or starts.racing is None:
+            return race.rules
+        return Rules(starts.size, starts.racing, fewest=1)
 
     def ask(self, number: int, *, ahead: bool) -> Proposal | None:
         """The next start or the optimizer's next genome; None while it must see results first.
@@ -159,7 +157,7 @@ class StageRun:
         race, examples = self.race, self._examples
         if race is not None and known is not None:
             digest = candidate.recipe.digest
-            examples = race.join(candidate.number, digest, known.cells, *self._next_cohort(race))
+            examples = race.join(candidate.number, digest, known.cells, self._rules(race))
             if known.whole is not None and known.whole.status == "failed":
                 race.fail(digest)
         self.spending.ask(examples)

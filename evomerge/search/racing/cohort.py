@@ -24,26 +24,35 @@ class Standing(NamedTuple):
     score: float
 
 
+class Rules(NamedTuple):
+    """How a cohort races.
+
+    Attributes:
+        size: how many candidates it takes.
+        racing: its rungs.
+        fewest: how many must be left for them to go on: one alone is compared with none.
+    """
+
+    size: int
+    racing: Racing
+    fewest: int = 2
+
+
 @dataclass(slots=True)
 class Cohort:
     """Candidates that are asked the same examples.
 
     Attributes:
-        size: how many candidates it takes.
-        racing: its rungs.
         hand: the examples.
         most: how many its candidates may be asked together.
-        fewest: how many must be left for them to go on.
         recipes: candidate to the digest of its recipe, in the order in which they joined.
         reached: candidate to the rung at which it is, or retired.
         standings: of those that have retired.
     """
 
-    size: int
-    racing: Racing
+    rules: Rules
     hand: Hand
     most: int
-    fewest: int = 2
     recipes: dict[int, str] = field(default_factory=dict)
     reached: dict[int, int] = field(default_factory=dict)
     standings: dict[int, Standing] = field(default_factory=dict)
@@ -76,7 +85,7 @@ class Cohort:
     @property
     def is_full(self) -> bool:
         """Whether all of its candidates have joined."""
-        return len(self.recipes) == self.size
+        return len(self.recipes) == self.rules.size
 
     @property
     def is_closed(self) -> bool:
@@ -90,7 +99,7 @@ class Cohort:
             standing: that of a candidate if it retires at a rung; None while it is not known there.
         """
         most = sum(rung >= self._settled for rung in self.reached.values())
-        for rung in range(self._settled, self.racing.rungs):
+        for rung in range(self._settled, self.rules.racing.rungs):
             there = [number for number, at in self.reached.items() if at >= rung]
             for number in there:
                 if (number, rung) not in self._known:
@@ -114,23 +123,24 @@ class Cohort:
             (n for n in known if known[n].rung >= 0), key=lambda n: (-known[n].score, n)
         )
         most -= len(known) - len(ranked)
-        last = rung == self.racing.rungs - 1
-        keep = max(2, math.ceil(most * self.racing.keep))
+        size, racing, fewest = self.rules
+        last = rung == racing.rungs - 1
+        keep = max(2, math.ceil(most * racing.keep))
         if rung == self._settled and len(known) == len(there):
             cut = 0 if last else self._cut(keep, [known[n].score for n in ranked])
             self.standings |= {n: known[n] for n in there if n not in ranked[:cut]}
             self._settled, most = rung + 1, cut
         else:
             # even if all that are not known here come before them
-            cut = 0 if last or len(ranked) < self.fewest else max(0, len(ranked) - most + keep)
-            most = min(most, keep + most_tied(self.size))
+            cut = 0 if last or len(ranked) < fewest else max(0, len(ranked) - most + keep)
+            most = min(most, keep + most_tied(size))
         for number in ranked[:cut]:
             self.reached[number] = max(self.reached[number], rung + 1)
         return most
 
     def _cut(self, keep: int, ranked: Sequence[float]) -> int:
         """How many of all go on: those that are kept, and who ties with the last, if few do."""
-        if len(ranked) < self.fewest:
+        if len(ranked) < self.rules.fewest:
             return 0
         tied = sum(score == ranked[keep - 1] for score in ranked[keep:])
-        return min(keep, len(ranked)) + (tied if tied <= most_tied(self.size) else 0)
+        return min(keep, len(ranked)) + (tied if tied <= most_tied(self.rules.size) else 0)

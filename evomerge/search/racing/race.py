@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from evomerge.search.racing.answers import Answers
 from evomerge.search.racing.cells import lacking
-from evomerge.search.racing.cohort import Cohort, Standing
+from evomerge.search.racing.cohort import Cohort, Rules, Standing
 from evomerge.search.racing.deck import Deck, deeper, rung_sizes
 from evomerge.search.racing.reliability import Reliability
 from evomerge.search.racing.settings import Racing
@@ -50,14 +50,13 @@ class Race:
         """Whether the next candidate begins a cohort."""
         return not self.open or self.open[-1].is_full
 
-    def most(self, size: int, racing: Racing | None = None) -> int:
-        """How many examples the next cohort may be asked.
+    @property
+    def rules(self) -> Rules:
+        """By which every cohort races but that of the starts."""
+        return Rules(self.size, self.racing)
 
-        Args:
-            size: how many candidates it has.
-            racing: its rungs; by default those of every cohort.
-        """
-        racing = racing or self.racing
+    def most(self, size: int, racing: Racing) -> int:
+        """How many examples a cohort of so many candidates may be asked on these rungs."""
         rungs = rung_sizes(racing, self._shares, self._there)
         return racing.of_cohort(size, rungs, ties=True)
 
@@ -65,31 +64,21 @@ class Race:
         """The rungs of every cohort, and with more of them until the last one is all examples."""
         return deeper(self.racing, self._shares, self._there)
 
-    def join(
-        self,
-        number: int,
-        digest: str,
-        known: Cells,
-        size: int | None = None,
-        racing: Racing | None = None,
-    ) -> int:
+    def join(self, number: int, digest: str, known: Cells, rules: Rules) -> int:
         """Take in a candidate.
 
         Args:
             known: scores of its recipe from before.
-            size: candidates of the cohort that it begins; by default P.
-            racing: the rungs of the cohort that it begins, of which even a single candidate climbs
-                to the last; by default those of every cohort, where one is compared with none.
+            rules: of the cohort, if it begins one.
 
         Returns:
             How many examples the cohort may be asked that it begins; 0 where it begins none.
         """
         begins = self.between
         if begins:
-            fewest = 2 if racing is None else 1
-            racing, size = racing or self.racing, size or self.size
+            size, racing, _ = rules
             hand = self._deck.deal(racing.first, racing.blocks)
-            self.open.append(Cohort(size, racing, hand, self.most(size, racing), fewest))
+            self.open.append(Cohort(rules, hand, self.most(size, racing)))
         cohort = self.open[-1]
         cohort.join(number, digest)
         self.learn(digest, known)

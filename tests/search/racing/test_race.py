@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from evomerge.search.racing.cohort import Cohort, Standing
+from evomerge.search.racing.cohort import Cohort, Rules, Standing
 from evomerge.search.racing.deck import Deck
 from evomerge.search.racing.race import Race
 from evomerge.search.racing.reliability import Reliability
@@ -32,7 +32,7 @@ def answer(portion: Portion, quality: float) -> Cells:
 def run_cohort(one: Race, qualities: list[float], order: random.Random) -> tuple[Cohort, int]:
     """A whole cohort, its answers in any order; also how many examples were asked."""
     for number, _ in enumerate(qualities):
-        one.join(number, f"r{number}", {})
+        one.join(number, f"r{number}", {}, one.rules)
     waiting, asked = list(range(len(qualities))), 0
     while waiting:
         number = waiting.pop(order.randrange(len(waiting)))
@@ -59,7 +59,7 @@ def test_the_better_half_goes_on_whatever_the_order_of_the_answers(seed: int) ->
 
 def test_tasks_count_by_their_shares_however_many_examples_they_have() -> None:
     one = race(size=2, rungs=1)
-    one.join(0, "x", {})
+    one.join(0, "x", {}, one.rules)
     hand = one.open[0].hand.of_rung(0)
     cells = {"a": dict.fromkeys(hand["a"], 1.0), "b": dict.fromkeys(hand["b"], 0.0)}
     assert one.score(cells, hand) == 0.5
@@ -78,7 +78,7 @@ def test_those_that_tie_across_the_cut_go_on_if_they_are_few() -> None:
 def test_failed_candidates_stand_last_and_a_cohort_of_them_closes() -> None:
     one = race(size=4)
     for number in range(4):
-        one.join(number, f"r{number}", {})
+        one.join(number, f"r{number}", {}, one.rules)
         one.fail(f"r{number}")
     assert one.climb() == []
     closed = one.close()
@@ -89,10 +89,10 @@ def test_failed_candidates_stand_last_and_a_cohort_of_them_closes() -> None:
 
 def test_what_is_known_of_a_recipe_is_not_asked_again() -> None:
     one = race(size=2, rungs=2)
-    one.join(0, "x", {})
+    one.join(0, "x", {}, one.rules)
     hand = one.lacking(0)
     one.learn("x", answer({"a": hand["a"]}, 0.5))
-    one.join(1, "x", {})  # the same recipe
+    one.join(1, "x", {}, one.rules)  # the same recipe
     assert one.lacking(0) == one.lacking(1) == {"b": hand["b"]}
     one.learn("x", answer(hand, 1.0))
     assert one.score(one._cells["x"], hand) == 0.75  # of two scores, the first counts
@@ -102,11 +102,11 @@ def test_what_is_known_of_a_recipe_is_not_asked_again() -> None:
 def test_the_next_cohort_climbs_meanwhile_and_is_reported_after_this_one() -> None:
     one = race(size=2, rungs=2)
     for number in range(2):
-        one.join(number, f"r{number}", {})
+        one.join(number, f"r{number}", {}, one.rules)
     assert not one.may_join(ahead=False)
     assert one.may_join(ahead=True)
     for number in (2, 3):
-        one.join(number, f"r{number}", {})
+        one.join(number, f"r{number}", {}, one.rules)
         one.learn(f"r{number}", answer(one.lacking(number), 0.5))
     assert not one.may_join(ahead=True)
     assert one.climb() == [2, 3]
@@ -126,7 +126,7 @@ def test_the_next_cohort_climbs_meanwhile_and_is_reported_after_this_one() -> No
 def test_who_is_sure_to_go_on_does_not_wait_for_the_others() -> None:
     one = race(size=8, rungs=3)
     for number in range(8):
-        one.join(number, f"r{number}", {})
+        one.join(number, f"r{number}", {}, one.rules)
 
     def climb(number: int, quality: float) -> list[int]:
         one.learn(f"r{number}", answer(one.lacking(number), quality))
@@ -147,10 +147,10 @@ def test_who_is_sure_to_go_on_does_not_wait_for_the_others() -> None:
 def test_the_only_start_that_is_left_climbs_to_the_last_rung(
     fail: list[int], rungs: list[int]
 ) -> None:
-    for own, expected in ((Racing(first=4), rungs), (None, [min(rung, 0) for rung in rungs])):
-        one = race()
+    for fewest, expected in ((1, rungs), (2, [min(rung, 0) for rung in rungs])):
+        one, rules = race(), Rules(len(rungs), Racing(first=4), fewest)
         for number, _ in enumerate(rungs):
-            one.join(number, f"r{number}", {}, len(rungs), own)
+            one.join(number, f"r{number}", {}, rules)
         for number in fail:
             one.fail(f"r{number}")
         waiting = [number for number, _ in enumerate(rungs) if number not in fail]
@@ -174,7 +174,7 @@ def test_climbing_early_ends_as_if_all_had_waited(seed: int, starts: bool) -> No
     def standings(order: random.Random, *, waits: bool) -> dict[int, Standing]:
         one = race(size, **keys)
         for number in range(size):
-            one.join(number, f"r{number}", {}, size, one.racing if starts else None)
+            one.join(number, f"r{number}", {}, Rules(size, one.racing, 1 if starts else 2))
         waiting = list(range(size))
         while waiting:
             number = waiting.pop(order.randrange(len(waiting)))
@@ -223,7 +223,7 @@ def test_more_is_asked_at_first_where_the_first_rung_ranks_by_noise_alone() -> N
     one = race(size=4, rungs=1)
     for cohort in range(5):
         for number in range(4):
-            one.join(4 * cohort + number, f"{cohort}.{number}", {})
+            one.join(4 * cohort + number, f"{cohort}.{number}", {}, one.rules)
             one.learn(f"{cohort}.{number}", answer(one.lacking(4 * cohort + number), 0.5))
         assert one.racing.first == 4
         one.climb()
@@ -237,7 +237,7 @@ def test_two_candidates_of_one_recipe_are_one_opinion_of_how_well_a_rung_ranks()
     for recipes in ((0, 1, 2, 3), (0, 1, 1, 2, 3, 3)):
         one, luck = race(size=len(recipes), rungs=1), random.Random(0)
         for number, recipe in enumerate(recipes):
-            one.join(number, f"r{recipe}", {})
+            one.join(number, f"r{recipe}", {}, one.rules)
         for recipe in range(4):
             asked = one.lacking(recipes.index(recipe))
             one.learn(
