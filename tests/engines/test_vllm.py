@@ -340,7 +340,8 @@ def test_ranks_that_ctrl_c_ends_too_end_the_run_and_leave_nothing(
             for rank in ranks:
                 maps = Path(f"/proc/{rank.pid}/maps").read_text().splitlines()
                 shared = [line for line in maps if "-cpushm_" in line]
-                assert shared
+                # vLLM's kernels for AVX2 have no memory that ranks share
+                assert shared or "avx512f" not in Path("/proc/cpuinfo").read_text()
                 assert all(line.endswith("(deleted)") for line in shared)
 
             def interrupted(*_: object, ranks: Any = ranks, **__: object) -> None:

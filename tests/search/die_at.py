@@ -47,7 +47,8 @@ def go(text: str, folder: Path, step: int, seconds: float) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     event.listen(Engine, "do_execute", execute)
-    begin = resume if done else start
+    # of what was asked before the first record, nothing may be there but the run itself
+    begin = resume if Store.exists(folder) else start
     begin(load(parse_yaml(text, str(folder))).search, folder, lambda progress: None)
 
 
