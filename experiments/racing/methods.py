@@ -52,9 +52,7 @@ METHODS = {
     "racing_initial": Method("racing, initial point", (_RACED, _INITIAL), "finalists"),
     "full_auto": Method("full, informed start", (_FULL, _AUTO), "mean"),
     "full_initial": Method("full, initial point", (_FULL, _INITIAL), "mean"),
-    "fixed_40": Method("the same 40 for all, informed start", (_FULL, _AUTO), "mean", 10, seeds=3),
-    "tpe": Method("TPE, full", (_FULL, _INITIAL, "optimizer={name: optuna}"), "best", seeds=3),
-    "random": Method(
-        "random, full", (_FULL, _INITIAL, "optimizer={name: random}"), "best", seeds=3
-    ),
+    "fixed_40": Method("the same 40 for all, informed start", (_FULL, _AUTO), "mean", 10),
+    "tpe": Method("TPE, full", (_FULL, _INITIAL, "optimizer={name: optuna}"), "best"),
+    "random": Method("random, full", (_FULL, _INITIAL, "optimizer={name: random}"), "best"),
 }
