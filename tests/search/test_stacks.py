@@ -154,7 +154,7 @@ def test_the_best_of_an_earlier_stage_is_pruned_as_far_as_its_own_score_allows(
     ]
     fitness = loaded().file.fitness.model_dump(exclude_none=True)
     fitness["shorten"] = {"within": 0.99}  # all are good enough: the shortest is the best
-    keys = dict.fromkeys(("space", "optimizer", "budget"))
+    keys = dict.fromkeys(("space", "optimizer", "start", "budget"))
     search = loaded(stages=stages, fitness=fitness, **keys)
     start(search.search, tmp_path / "run", lambda progress: None)
     found = Run.open(tmp_path / "run")
@@ -323,7 +323,8 @@ def test_merges_that_differ_in_more_than_blocks_are_not_shortened() -> None:
         {"name": "both", "space": {"kind": "joint", "merge": merge}, "budget": {"evaluations": 3}},
     ]
     with pytest.raises(ConfigError, match=cure):
-        loaded(stages=stages, fitness=fitness, **dict.fromkeys(("space", "optimizer", "budget")))
+        keys = dict.fromkeys(("space", "optimizer", "start", "budget"))
+        loaded(stages=stages, fitness=fitness, **keys)
 
 
 def test_models_that_all_have_as_many_blocks_cannot_be_shortened() -> None:
