@@ -104,10 +104,11 @@ def run(
     """Run a search and print what it found."""
     from evomerge import api
     from evomerge.config.load import load
-    from evomerge.config.pace import advice
+    from evomerge.config.pace import advice, pace
 
     loaded = load(search, overrides)
-    for note in [*loaded.notes, *advice(loaded.search.stages, loaded.file.fitness)]:
+    paces = [pace(stage, loaded.file.fitness) for stage in loaded.search.stages]
+    for note in [*loaded.notes, *advice(paces)]:
         talk().print(f"note: {note}", soft_wrap=True)
     folder = folder or Path("runs") / loaded.file.name
     with _progress(folder) as observe:

@@ -64,7 +64,7 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
         **_work(loaded, compared, plans),
         **_memory(loaded, largest, executor),
         **timed,
-        "notes": [*loaded.notes, *slow, *advice(search.stages, loaded.file.fitness)],
+        "notes": [*loaded.notes, *slow, *advice(paces.values())],
     }
 
 

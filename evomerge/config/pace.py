@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from evomerge.optimizers import Optimizer
@@ -113,7 +113,7 @@ class Pace:
             **({"starts": starts} if tried else {}),
         }
 
-    def advice(self, genes: int) -> list[str]:
+    def advice(self) -> list[str]:
         """What to do where the budget is too small for the optimizer to learn."""
         budget = self._stage.budget
         times = self.times(budget, self.size)
@@ -130,7 +130,7 @@ class Pace:
         above = f"stage {self._stage.name}: " if self._stage.name else ""
         return [
             f"{above}{f'{few}its start' if times else none}: {', '.join(cures)}. "
-            f"Fewer genes than {genes} are found sooner, too."
+            f"Fewer genes than {len(self._stage.space.parameters)} are found sooner, too."
         ]
 
     def least(self, times: int) -> dict[str, int]:
@@ -163,10 +163,9 @@ class Pace:
         return high
 
 
-def advice(stages: Sequence[Stage], fitness: Fitness) -> list[str]:
+def advice(paces: Iterable[Pace | None]) -> list[str]:
     """What to do in the stages of a search whose budget is too small for an optimizer to learn."""
-    paces = [(pace(stage, fitness), len(stage.space.parameters)) for stage in stages]
-    return [text for one, genes in paces if one is not None for text in one.advice(genes)]
+    return [text for one in paces if one is not None for text in one.advice()]
 
 
 def _unlimited(budget: Budget) -> str:

@@ -123,11 +123,11 @@ def test_of_a_limit_whose_cost_is_unknown_check_says_that_it_decides(
 ) -> None:
     one = paced(scored, racing=None, budget=Budget(**limits))
     assert one.facts()["generations"]["generations_for_the_budget"].startswith(generations)
-    assert one.advice(2) == []
+    assert one.advice() == []
 
 
 def test_only_limits_whose_cost_is_known_are_told_with_what_is_enough(scored: LoadedSearch) -> None:
-    (note,) = paced(scored, racing=None, budget=Budget(evaluations=40, examples=5000)).advice(2)
+    (note,) = paced(scored, racing=None, budget=Budget(evaluations=40, examples=5000)).advice()
     assert note.startswith("1 generation for the budget, and in fewer than 8 an optimizer hardly")
     assert "leaves its start: budget.evaluations 192 are enough. Fewer genes" in note
 
@@ -148,7 +148,7 @@ def test_an_optimizer_that_learns_from_every_value_has_cohorts_only_where_it_rac
     raced = replace(one, new_optimizer=optimizer)
     found = pace(raced, loaded.file.fitness)
     assert found is not None
-    (note,) = found.advice(2)
+    (note,) = found.advice()
     assert "population_size" not in note
     assert pace(replace(raced, racing=None), loaded.file.fitness) is None
 
@@ -179,7 +179,7 @@ def test_a_budget_that_is_too_small_is_told_with_what_is_enough(
 ) -> None:
     def advice(limit: int, size: int = 24) -> list[str]:
         limited = {"racing": racing, "informed": informed, "budget": Budget(**{key: limit})}
-        return paced(loaded, size, **limited).advice(2)
+        return paced(loaded, size, **limited).advice()
 
     limit = {"evaluations": 100, "examples": 7_000 if racing else 20_000}[key]
     (note,) = advice(limit)
@@ -192,7 +192,7 @@ def test_a_budget_that_is_too_small_is_told_with_what_is_enough(
 
 
 def test_a_budget_that_no_generation_fits_teaches_nothing(loaded: LoadedSearch) -> None:
-    (note,) = paced(loaded, racing=None, budget=Budget(evaluations=23)).advice(2)
+    (note,) = paced(loaded, racing=None, budget=Budget(evaluations=23)).advice()
     assert note.startswith(
         "no generation of 24 fits the budget, and the optimizer learns nothing: budget.evaluations "
         "192 are enough. Fewer genes"
@@ -200,7 +200,7 @@ def test_a_budget_that_no_generation_fits_teaches_nothing(loaded: LoadedSearch) 
 
 
 def test_no_population_is_proposed_that_is_too_small_to_learn_from(loaded: LoadedSearch) -> None:
-    (note,) = paced(loaded, name="two", budget=Budget(evaluations=50)).advice(2)
+    (note,) = paced(loaded, name="two", budget=Budget(evaluations=50)).advice()
     assert note.startswith("stage two: 2 cohorts for the budget, and in fewer than 8 an optimizer")
     assert "population_size" not in note
     assert "budget.evaluations 192 are enough. Fewer genes" in note

@@ -47,7 +47,7 @@ def go(text: str, folder: Path, step: int, seconds: float) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     event.listen(Engine, "do_execute", execute)
-    # of what was asked before the first record, nothing may be there but the run itself
+    # killed before its first records are committed, a run has no events, and is there
     begin = resume if Store.exists(folder) else start
     begin(load(parse_yaml(text, str(folder))).search, folder, lambda progress: None)
 

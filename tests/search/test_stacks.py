@@ -322,8 +322,8 @@ def test_merges_that_differ_in_more_than_blocks_are_not_shortened() -> None:
         {"name": "prune", "space": shortest().file.space, "budget": {"evaluations": 3}},
         {"name": "both", "space": {"kind": "joint", "merge": merge}, "budget": {"evaluations": 3}},
     ]
+    keys = dict.fromkeys(("space", "optimizer", "start", "budget"))
     with pytest.raises(ConfigError, match=cure):
-        keys = dict.fromkeys(("space", "optimizer", "start", "budget"))
         loaded(stages=stages, fitness=fitness, **keys)
 
 
