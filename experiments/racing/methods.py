@@ -22,7 +22,6 @@ class Method:
             or the best of its ``finalists``, as evomerge does where it races.
         asked: search examples of each task that it takes; None for all.
         examples: its budget.
-        seeds: how many it is run with at most.
     """
 
     title: str
@@ -30,7 +29,6 @@ class Method:
     recommends: Recommends
     asked: int | None = None
     examples: int = 40_000
-    seeds: int = 5
 
     def overrides(self, zoo: Zoo, seed: int) -> list[str]:
         """What makes the search of a zoo one by this method."""
