@@ -121,6 +121,10 @@ class Evaluation:
         generated_tokens: in the texts that it answered with; 0 where it only rated given ones.
         error: why it failed.
         worker: which one found out, e.g. ``0 on node-17``.
+        measures: of the model: its layers and the like, those that the fitness asks for.
+        objectives: by name, of which more is better: of one that is minimized, the negative.
+            Empty until the driver set them, and where not all examples were asked.
+        shortfall: how far it is from what it must reach; 0 where it reaches all.
         standing: of a candidate that was raced, where it stands in its cohort; the larger, the
             better. It says nothing of other cohorts.
     """
@@ -136,6 +140,9 @@ class Evaluation:
     worker: str = ""
     generated_tokens: int = 0
     standing: tuple[int, float] | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    shortfall: float = 0.0
 
     @property
     def examples(self) -> int:
@@ -146,13 +153,14 @@ class Evaluation:
     def rank(self) -> tuple[float, ...]:
         """What candidates that were asked alike are ordered by; the larger, the better.
 
-        A candidate that failed or scored NaN comes last.
+        One that reaches all floors comes before any that does not; one that failed or scored NaN
+        comes last.
         """
         if self.standing is not None:
             return self.standing
         if self.status == "failed" or self.value is None or math.isnan(self.value):
             return (-math.inf,)
-        return (self.value,)
+        return (-self.shortfall, self.value)
 
     @property
     def cells(self) -> Cells:

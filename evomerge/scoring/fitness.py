@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +12,18 @@ from pydantic import Field, field_validator, model_validator
 
 from evomerge.errors import Problem, WrongValuesError, shown
 from evomerge.keys import Count, Keys, Plain, Seed
+from evomerge.plugins.registry import did_you_mean
 from evomerge.plugins.user_code import content_digest
-from evomerge.types import Split, TaskScores
+from evomerge.scoring.objectives import Aims, Objective
+from evomerge.scoring.shorten import Shorten
+from evomerge.types import Split
 
 _LM_EVAL_KEYS = (
     *("held_out", "metric", "filter", "num_fewshot", "search_examples", "held_out_examples"),
 )
 
-_SQUARABLE = 1e100  # the sum of the squares of many such scores is a float
+# what changes no score: a folder's place, and preferences
+_NO_SCORES = {"include_path", "shorten", "objectives", "floor"}
 
 
 class Task(Keys):
@@ -84,44 +86,7 @@ class Task(Keys):
         return self.held_out or (self.task if self.search_examples is not None else None)
 
 
-class Shorten(Keys):
-    """Prefer fewer blocks as long as the score stays within a share of the leading model's.
-
-    Attributes:
-        within: the share of that score that may be lost, in [0, 1).
-    """
-
-    within: float = Field(ge=0, lt=1)
-
-    def floor(self, leading: float) -> float:
-        """The lowest score that counts as good enough.
-
-        Args:
-            leading: the score of the model whose blocks are left out.
-        """
-        return leading - self.within * abs(leading)
-
-    def preference(self, score: float, leading: float, depth: int) -> float:
-        """The number that replaces the score: optimizers maximise it, candidates are ranked by it.
-
-        Below the `floor` f it is the score. From f on it is f + 1 / (depth + 1 - e), where e in
-        [0, 1) grows with the score above f. Good models come before all others, among good ones
-        fewer blocks come first, and at equal depth the higher score.
-
-        Args:
-            score: the candidate's, higher is better.
-            leading: as for `floor`.
-            depth: the candidate's blocks, at least 1.
-        """
-        floor = self.floor(leading)
-        if not score >= floor:
-            return score
-        above = score - floor
-        share = above / (1 + above) if math.isfinite(above) else 1.0
-        return floor + 1 / (depth + 1 - share)
-
-
-class Fitness(Keys):
+class Fitness(Aims):
     """What a search maximises: tasks, examples and weights. Names no model, engine or GPU.
 
     Attributes:
@@ -130,6 +95,7 @@ class Fitness(Keys):
         normalize: ``best_source`` divides each task's score by the best source's.
         seed: of the draw of examples.
         shorten: prefer fewer blocks among models that are good enough; scores do not change.
+        objectives, floor: see `Aims`; scores do not change.
     """
 
     tasks: dict[str, Task] = Field(min_length=1)
@@ -160,6 +126,34 @@ class Fitness(Keys):
         if leaks := self.leaks(lambda h, s: _surely_overlap(self.tasks[h], self.tasks[s])):
             raise WrongValuesError(*leaks)
         return self
+
+    @model_validator(mode="after")
+    def _objectives_are_known(self) -> Fitness:
+        problems = [
+            Problem(
+                ("objectives", name, "tasks"),
+                f"{shown(task)} is no task of the fitness.",
+                did_you_mean(task, self.tasks),
+            )
+            for name, objective in (self.objectives or {}).items()
+            for task in objective.tasks or ()
+            if task not in self.tasks
+        ]
+        for name in self.floor or ():
+            if name not in self.aims:
+                text = f"{shown(name)} is no objective."
+                problems.append(Problem(("floor", name), text, did_you_mean(name, self.aims)))
+            elif self.aims[name].sign < 0:
+                text = f"{name} is minimized, and a floor is the least of what is maximized."
+                problems.append(Problem(("floor", name), text, "Remove it."))
+        if problems:
+            raise WrongValuesError(*problems)
+        return self
+
+    @property
+    def aims(self) -> dict[str, Objective]:
+        """What models are weighed by: the objectives, or else each task."""
+        return self.objectives or {name: Objective(tasks=(name,)) for name in self.tasks}
 
     def leaks(self, overlap: Callable[[str, str], bool]) -> list[Problem]:
         """A problem for each task that holds out examples which a task searches on.
@@ -199,8 +193,7 @@ class Fitness(Keys):
         Raises:
             ConfigError: a scorer's file that is not there.
         """
-        # neither a folder's place nor a preference changes a score
-        settings = self.model_dump(mode="json", exclude={"include_path", "shorten"})
+        settings = self.model_dump(mode="json", exclude=_NO_SCORES)
         for task in settings["tasks"].values():
             options = task.pop("options")
             if (scorer := task.pop("scorer")) is not None:
@@ -224,70 +217,3 @@ def _surely_overlap(held: Task, searched: Task) -> bool:
         return held.held_out_examples is None
     # both draw from the front of one order
     return searched.search_examples > (held.search_examples or 0)
-
-
-def fitness_value(
-    fitness: Fitness,
-    tasks: Mapping[str, TaskScores],
-    references: Mapping[str, float] | None = None,
-) -> float:
-    """Weighted mean of the task scores; higher is better.
-
-    Args:
-        tasks: by the task's name in the fitness; tasks without scores do not count.
-        references: the best source's score by task, for ``normalize: best_source``; a task that
-            no source solves at all counts unnormalized.
-
-    Returns:
-        Infinite or NaN where the scores are too large to be added up.
-    """
-    total = sum(fitness.tasks[name].weight for name in tasks) or 1.0
-    parts = [
-        (fitness.tasks[name].weight, scores.score, _reference(fitness, name, references))
-        for name, scores in tasks.items()
-    ]
-    with suppress(OverflowError, ValueError):  # the sum may overflow where the mean does not
-        mean = math.fsum(weight * score / best for weight, score, best in parts) / total
-        if math.isfinite(mean):
-            return mean
-    return sum(weight / total * (score / best) for weight, score, best in parts)
-
-
-def shares(fitness: Fitness, references: Mapping[str, float]) -> dict[str, float]:
-    """What a point of each task's score is worth in the fitness, up to a common factor."""
-    return {
-        name: task.weight / _reference(fitness, name, references)
-        for name, task in fitness.tasks.items()
-    }
-
-
-def interval(
-    fitness: Fitness,
-    tasks: Mapping[str, TaskScores],
-    references: Mapping[str, float] | None = None,
-) -> float:
-    """Half width of the 95 % interval of `fitness_value`, from the scatter of the examples.
-
-    Two wins and two losses are added to each task, so that a task solved completely still has
-    a width (for scores in [0, 1]).
-
-    Source: Agresti & Coull 1998, The American Statistician 52:119.
-    """
-    total = sum(fitness.tasks[name].weight for name in tasks)
-    largest = max((abs(x) for scores in tasks.values() for x in scores.example_scores), default=0.0)
-    scale = largest if largest > _SQUARABLE else 1.0
-    variance = 0.0
-    for name, scores in tasks.items():
-        share = fitness.tasks[name].weight / total / _reference(fitness, name, references)
-        examples = [x / scale for x in (*scores.example_scores, 0.0, 0.0, 1.0, 1.0)]
-        mean = math.fsum(examples) / len(examples)
-        scatter = math.fsum((x - mean) ** 2 for x in examples) / len(examples)
-        variance += share * share * scatter / len(examples)
-    return 1.96 * math.sqrt(variance) * scale
-
-
-def _reference(fitness: Fitness, name: str, references: Mapping[str, float] | None) -> float:
-    if fitness.normalize == "none" or references is None:
-        return 1.0
-    reference = references.get(name, 1.0)
-    return reference if reference > 0 else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -15,14 +16,13 @@ class Counts:
 
     Attributes:
         asked, reported, failed: how many, by kind of candidate.
-        best: highest fitness of a searched candidate so far.
         first_error: by kind, that of the first candidate that failed.
     """
 
     asked: Counter[Kind] = field(default_factory=Counter)
     reported: Counter[Kind] = field(default_factory=Counter)
     failed: Counter[Kind] = field(default_factory=Counter)
-    best: float | None = None
+    _best: tuple[float, ...] = (-math.inf,)
     first_error: dict[Kind, str] = field(default_factory=dict)
 
     def ask(self, candidate: Candidate) -> None:
@@ -37,7 +37,12 @@ class Counts:
             self.failed[kind] += 1
             self.first_error.setdefault(kind, evaluation.error or "")
         if kind != "baseline" and evaluation.value is not None:
-            self.best = max(evaluation.value, evaluation.value if self.best is None else self.best)
+            self._best = max(self._best, (-evaluation.shortfall, evaluation.value))
+
+    @property
+    def best(self) -> float | None:
+        """The fitness of the best searched candidate so far; None before one was scored."""
+        return self._best[-1] if len(self._best) > 1 else None
 
     def unreported(self, kind: Kind) -> int:
         """How many of a kind were asked for and not reported."""

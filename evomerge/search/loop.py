@@ -232,7 +232,7 @@ class SearchLoop:
 
     def _learn(self, candidate: Candidate, evaluation: Evaluation) -> None:
         preferred = self.results.report(candidate, evaluation)
-        self.counts.report(candidate, evaluation)
+        self.counts.report(candidate, self.results.reported[candidate.number])
         compared = len(self.schedule.baselines)
         baseline = candidate.kind == "baseline"
         self.stage.learn(

@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.scoring import Fitness
-from evomerge.search.fitness_values import as_preferred, with_value
-from evomerge.search.selection import champions, preferences, winner
+from evomerge.search.fitness_values import as_preferred, weighed, with_value
+from evomerge.search.selection import (
+    Preference,
+    champions,
+    preferences,
+    references,
+    source_gains,
+    winner,
+)
 from evomerge.search.shown import Shown, shown
 from evomerge.types import Candidate, Evaluation, Portion
 
@@ -36,11 +43,15 @@ class Results:
     def report(self, candidate: Candidate, evaluation: Evaluation) -> Evaluation:
         """Take in a result; returns it as the optimizer sees it."""
         baseline = candidate.kind == "baseline"
+        if not baseline:
+            known = self._baselines, self.reported
+            sources = source_gains(self._fitness, *known)
+            evaluation = weighed(self._fitness, evaluation, references(*known), sources)
         self.reported[candidate.number] = evaluation if baseline else replace(evaluation, tasks={})
         if baseline and not self.examples:
             self.examples = {task: one.doc_ids for task, one in evaluation.tasks.items()}
-        known = [*self._baselines, *self._winners]
-        return as_preferred(self._fitness, candidate, evaluation, known, self.reported)
+        alone = [*self._baselines, *self._winners]
+        return as_preferred(self._fitness, candidate, evaluation, alone, self.reported)
 
     def with_value(
         self,
@@ -83,5 +94,5 @@ class Results:
     def _baselines(self) -> list[Candidate]:
         return self.candidates[: self._compared]
 
-    def _preferences(self) -> dict[int, float]:
+    def _preferences(self) -> dict[int, Preference]:
         return preferences(self._fitness, self.candidates, self.reported)

@@ -7,22 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from evomerge.errors import SearchError
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value
+from evomerge.scoring.gains import Gains, gains
 from evomerge.types import Candidate, Evaluation
+
+Preference = tuple[float, float]  # minus the shortfall, then what `preference` gives
 
 
 def preferences(
     fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
-) -> dict[int, float]:
-    """Candidate number to `preference`, of all that were scored: mostly the candidate's value."""
-    values = {c.number: results[c.number].value for c in candidates if c.number in results}
-    known = {number: value for number, value in values.items() if value is not None}
-    if fitness.shorten is None:
-        return known
-    alone = scores_alone(fitness, candidates, results)
+) -> dict[int, Preference]:
+    """What candidates are ranked by, of all that were scored: mostly the candidate's value.
+
+    One that reaches all floors comes before any that does not.
+    """
+    alone = {} if fitness.shorten is None else scores_alone(fitness, candidates, results)
     return {
-        c.number: preference(fitness, c, known[c.number], alone)
+        c.number: (-one.shortfall, preference(fitness, c, one.value, alone))
         for c in candidates
-        if c.number in known
+        if (one := results.get(c.number)) is not None and one.value is not None
     }
 
 
@@ -30,9 +32,9 @@ def preference(
     fitness: Fitness, candidate: Candidate, value: float, alone: Mapping[str, float]
 ) -> float:
     """What candidates are ranked by: the value, unless the fitness prefers fewer blocks."""
-    depth, leading = candidate.recipe.depth, alone.get(_reference(candidate.recipe.base))
     if fitness.shorten is None:
         return value
+    depth, leading = candidate.recipe.depth, alone.get(_reference(candidate.recipe.base))
     if depth is None:  # no block is left out: behind every stack that is good enough
         return fitness.shorten.floor(value)
     if leading is None:
@@ -67,17 +69,19 @@ def _reference(model: str | Recipe) -> str:
     return model if isinstance(model, str) else model.digest
 
 
-def ranked(candidates: Sequence[Candidate], preferences: Mapping[int, float]) -> list[Candidate]:
+def ranked(
+    candidates: Sequence[Candidate], preferences: Mapping[int, Preference]
+) -> list[Candidate]:
     """The scored candidates, best first; of equals, the earlier one first."""
-    scored = [c for c in candidates if c.number in preferences]
-    return sorted(scored, key=lambda c: (-preferences[c.number], c.number))
+    scored = sorted((c for c in candidates if c.number in preferences), key=lambda c: c.number)
+    return sorted(scored, key=lambda c: preferences[c.number], reverse=True)
 
 
 def winner(
     stage: str,
     candidates: Sequence[Candidate],
     results: Mapping[int, Evaluation],
-    preferences: Mapping[int, float],
+    preferences: Mapping[int, Preference],
 ) -> Candidate:
     """The best of a stage's candidates, its final estimate included; of equals, the first.
 
@@ -95,7 +99,7 @@ def champions(
     candidates: Sequence[Candidate],
     results: Mapping[int, Evaluation],
     count: int,
-    preferences: Mapping[int, float],
+    preferences: Mapping[int, Preference],
 ) -> list[Candidate]:
     """Candidates to score on held-out examples: every baseline, and the best of each stage.
 
@@ -125,6 +129,18 @@ def champions(
 def _nothing(results: Iterable[Evaluation | None]) -> str:
     errors = [one.error for one in results if one is not None and one.error]
     return f"no candidate could be scored: {errors[0] if errors else 'none asked'}"
+
+
+def source_gains(
+    fitness: Fitness, candidates: Sequence[Candidate], results: Mapping[int, Evaluation]
+) -> dict[str, Gains]:
+    """By its name, how each source that was scored does on each objective."""
+    best = references(candidates, results)
+    return {
+        next(iter(one.recipe.sources)): gains(fitness, results[one.number], best)
+        for one in candidates
+        if one.role == "source" and one.number in results and results[one.number].tasks
+    }
 
 
 def references(
