@@ -171,6 +171,21 @@ class Evaluation:
         }
 
 
+class Aim(NamedTuple):
+    """What a search is after, as far as its optimizer is to know before it asks.
+
+    Attributes:
+        objectives: names, as in `Evaluation.objectives`.
+        several: whether the search says that it has several; otherwise these are its tasks, and
+            the fitness alone counts.
+        floors: whether there is any that must be reached.
+    """
+
+    objectives: tuple[str, ...]
+    several: bool = False
+    floors: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One numbered attempt of a run.

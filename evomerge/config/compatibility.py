@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,23 @@ def check_fitness(fitness: Fitness) -> SearchExamples:
     if problems := task_file_problems(fitness):
         raise ConfigError(problems)
     return search_examples(fitness)
+
+
+def check_floors(fitness: Fitness, sources: Collection[str]) -> None:
+    """Raise for floors of sources that do not exist.
+
+    Args:
+        sources: their names.
+    """
+    problems = [
+        Problem(
+            ("floor", name), f"{shown(one.source)} is no source.", did_you_mean(one.source, sources)
+        )
+        for name, one in fitness.floors.items()
+        if one.source is not None and one.source not in sources
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_parents(space: Space, optimizer: type[Optimizer], name: str) -> None:
@@ -89,12 +106,16 @@ def check_budget(
         examples: None where the fitness is wrong.
     """
     size = optimizer.cohort_size
-    others = budget.model_dump(exclude={"tokens"}, exclude_none=True)
+    known = budget.model_dump(exclude_none=True)
+    others = {key: limit for key, limit in known.items() if key != "tokens"}
     problems = []
     generated = examples is None or examples.generated
     if budget.tokens is not None and not others and not generated:
         text, cure = "no task of the fitness has any generated.", "Limit evaluations or examples."
         problems.append(Problem(("tokens",), text, cure))
+    if optimizer.divides_budget and not {"evaluations", "examples", "tokens"} & known.keys():
+        text = "the optimizer takes a share of it for the fitness alone, which time does not tell."
+        problems.append(Problem((), text, "Limit evaluations or examples, beside time or alone."))
     if racing is not None and size is not None:
         least = {"evaluations": size, "examples": size * racing.first}
         problems += [
@@ -146,6 +167,8 @@ def check_racing(
         problems.append(Problem((), text, f"{off[:-1]}, or take optimizer: cmaes."))
     if fitness.shorten is not None:
         problems.append(Problem((), "shorten compares scores on all examples.", off))
+    if fitness.floor:
+        problems.append(Problem((), "floors are for scores on all examples.", off))
     if racing.first < len(fitness.tasks):
         text = f"{racing.first} examples are fewer than the {len(fitness.tasks)} tasks."
         problems.append(Problem(("first",), text, "Ask one of each at least."))

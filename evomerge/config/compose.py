@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from evomerge.config.compatibility import check_fitness
+from evomerge.config.compatibility import check_fitness, check_floors
 from evomerge.config.defaults import written_out
 from evomerge.config.schema import SearchFile
 from evomerge.config.stage_sources import SourceNames
@@ -90,6 +90,8 @@ def compose(file: SearchFile, collect: ProblemCollector) -> LoadedSearch:
     executor: Component[Executor] | None
     executor = collect.make(component, "executor", Executor, file.executor, needs=["executor"])
     examples = collect.make(check_fitness, file.fitness, at="fitness", needs=["fitness"])
+    floors = file.fitness, file.sources
+    collect.make(check_floors, *floors, at="fitness", needs=["fitness", "sources"])
     closed = None  # the engine, before it opens any model
     if engine is not None:
         served = file.fitness, engine.kind, file.engine["name"]

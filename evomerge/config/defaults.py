@@ -47,6 +47,8 @@ def default_racing(
         check_racing(racing, optimizer, name, fitness, examples)
     except ConfigError as error:
         return RacingChoice(None, error.details[0].text)
+    if fitness.objectives is not None:
+        return RacingChoice(None, "a front is made of candidates that were asked all examples.")
     if optimizer.learns_from == "values":
         text = f"the optimizer {name} learns from values, and races only where racing is written."
         return RacingChoice(None, text)

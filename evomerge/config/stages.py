@@ -28,6 +28,7 @@ from evomerge.optimizers import Optimizer
 from evomerge.plugins import registry
 from evomerge.plugins.registry import Component, component
 from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness
 from evomerge.scoring.by_example import SearchExamples
 from evomerge.search.spec import Stage
 from evomerge.spaces import SearchContext, Space
@@ -100,6 +101,7 @@ class StageComposer:
         if space is not None and optimizer is not None:
             made = part.make(optimizer.make, space.parameters, seed, at="optimizer", needs=["seed"])
             if made is not None:
+                part.make(_take_aim, made, fitness, at="optimizer", needs=["fitness"])
                 self._check_racing(keys, made, part)
             name = keys.optimizer["name"]
             part.make(check_parents, space, optimizer.kind, name, at="optimizer")
@@ -118,7 +120,7 @@ class StageComposer:
             space=space,
             needs=winners,
             new_space=partial(self._new_space, keys),
-            new_optimizer=partial(_new_optimizer, optimizer, seed),
+            new_optimizer=partial(_new_optimizer, optimizer, seed, fitness),
             budget=keys.budget,
             informed=optimizer.kind.takes_start if keys.start is None else "auto" in keys.start,
             given=given,
@@ -191,6 +193,12 @@ def _seed(seed: int, index: int) -> int:
 
 
 def _new_optimizer(
-    optimizer: Component[Optimizer], seed: int, parameters: Sequence[Parameter]
+    optimizer: Component[Optimizer], seed: int, fitness: Fitness, parameters: Sequence[Parameter]
 ) -> Optimizer:
-    return optimizer.make(parameters, seed)
+    made = optimizer.make(parameters, seed)
+    _take_aim(made, fitness)
+    return made
+
+
+def _take_aim(optimizer: Optimizer, fitness: Fitness) -> None:
+    optimizer.aim(fitness.aim)

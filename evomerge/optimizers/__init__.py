@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from evomerge.types import Evaluation, Genome, Parameter, Proposal
+from evomerge.types import Aim, Evaluation, Genome, Parameter, Proposal
 
 
 class Optimizer(ABC):
@@ -32,6 +32,10 @@ class Optimizer(ABC):
         takes_start: whether it begins at the initial values of its parameters, and stays near them
             at first: it is worth trying several points before.
         takes_seeds: whether its first candidates are the points from which a search may start.
+        divides_budget: whether what it asks for depends on `spent`.
+        objectives: names of what it weighs, once it knows its aim.
+        spent: the share of what may be asked that was asked so far, in [0, 1]; of a budget of time
+            alone nobody knows.
     """
 
     needs_parents: ClassVar[bool] = False
@@ -39,10 +43,21 @@ class Optimizer(ABC):
     learns_from: ClassVar[Literal["ranks", "values"]] = "values"
     takes_start: ClassVar[bool] = False
     takes_seeds: bool = False
+    divides_budget: ClassVar[bool] = False
+    spent: float = 0.0
 
     def __init__(self, parameters: Sequence[Parameter], seed: int) -> None:
         self.parameters = tuple(parameters)
         self.seed = seed
+        self.objectives: tuple[str, ...] = ()
+
+    def aim(self, aim: Aim) -> None:
+        """Learn what the search is after; called once, before anything else.
+
+        Raises:
+            ConfigError: it cannot search for that.
+        """
+        self.objectives = aim.objectives
 
     def begin_with(self, seeds: Sequence[Genome]) -> None:
         """Ask for these first, whose genes the space has completed.

@@ -154,8 +154,12 @@ class Mix(Distribution):
 
     def draw(self) -> tuple[Any, dict[str, Gene]]:
         point = self.strategy.ask()
+        return point, self.genes(point)
+
+    def genes(self, point: Any) -> dict[str, Gene]:
+        """What a point of the library's stands for."""
         units = [unit for part in (point.x, point.z) if part is not None for unit in part]
-        return point, self._genes(units, point.c)
+        return self._genes(units, point.c)
 
     def inject(self, point: Any) -> Any:
         if not self.numbers:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, Problem, shown
@@ -26,6 +26,7 @@ UNFIT = {
     "GridSampler": "stops when its grid is used up, while a search goes on to its budget",
     "BruteForceSampler": "stops when it has tried everything, while a search goes on",
 }
+_MULTI_OBJECTIVE = ("TPESampler", "NSGAIISampler", "NSGAIIISampler", "GPSampler")
 MOST = 100_000  # of whatever an option counts
 _OPTIONS = "sampler_options"
 _FEW = {"n_startup_trials": 4, "population_size": 4, "popsize": 4}  # when a sampler is tried
@@ -38,13 +39,15 @@ class SamplerMaker:
 
     Attributes:
         kind: the class.
-        given: its arguments that are no options, ``seed`` and ``x0``, if it takes them.
+        given: its arguments that are no options, such as ``seed`` and ``x0``, if it takes them.
         space: the search space.
+        objectives: how many there are; 0 for the fitness alone.
     """
 
     kind: type[optuna.samplers.BaseSampler]
     given: Mapping[str, Any]
     space: Mapping[str, optuna.distributions.BaseDistribution]
+    objectives: int = 0
 
     def make(self, options: Mapping[str, Any]) -> optuna.samplers.BaseSampler:
         """A sampler, once one like it has asked and learned from made-up results.
@@ -91,6 +94,10 @@ class SamplerMaker:
                 else:
                     wrong[key] = failure
         name = self.kind.__name__
+        if self.objectives and replace(self, objectives=0)._failure(options) is None:
+            text = f"{name} takes one objective, and the fitness names {self.objectives}."
+            cure = f"Take {', '.join(_MULTI_OBJECTIVE)}, or the optimizer pareto."
+            return [Problem(("sampler",), text, cure)]
         if not options:
             return [Problem(("sampler",), f"{name} fails on this machine: {self._failure({})}.")]
         return [
@@ -116,12 +123,15 @@ class SamplerMaker:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a run has them, too
                 self._new(options)
-                study = optuna.create_study(sampler=self._new({**options, **few}))
+                T = self.objectives or 1
+                sampler = self._new({**options, **few})
+                study = optuna.create_study(directions=["minimize"] * T, sampler=sampler)
                 for number in range(_CANDIDATES):
                     trial = study.ask(dict(self.space))
                     failed = number == 1
                     state = optuna.trial.TrialState.FAIL if failed else None
-                    study.tell(trial, None if failed else math.sin(number), state=state)
+                    values = [math.sin(number + objective) for objective in range(T)]
+                    study.tell(trial, None if failed else values, state=state)
                     if number + 1 >= learned and time.monotonic() > end:
                         break
         except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -13,10 +13,13 @@ from evomerge.errors import SearchError
 from evomerge.keys import Plain
 from evomerge.optimizers import Optimizer
 from evomerge.optimizers._optuna_samplers import SamplerMaker, find, quietly
-from evomerge.types import Evaluation, Gene, Genome, Parameter
+from evomerge.types import Aim, Evaluation, Gene, Genome, Parameter
 
 if TYPE_CHECKING:
     import optuna
+
+
+_SHORTFALL = "shortfall"
 
 
 class Optuna(Optimizer):
@@ -24,6 +27,10 @@ class Optuna(Optimizer):
 
     The first candidate is the initial value of every parameter. `CmaEsSampler` cannot learn from
     it and starts its mean there instead; prefer the optimizer ``cmaes``.
+
+    Where the search names several objectives, the study has these in place of the fitness:
+    ``TPESampler`` (MOTPE), ``NSGAIISampler``, ``NSGAIIISampler`` and ``GPSampler`` search for their
+    front. What a candidate lacks of its floors is the study's constraint.
 
     Args:
         sampler: a class of ``optuna.samplers``, e.g. ``TPESampler``, ``GPSampler``.
@@ -45,21 +52,35 @@ class Optuna(Optimizer):
         sampler: str = "TPESampler",
         sampler_options: Plain | None = None,
     ) -> None:
-        import optuna
-
         super().__init__(parameters, seed)
-        self._name = sampler
+        self._name, self._options = sampler, dict(sampler_options or {})
         self._distributions = {p.name: _distribution(p) for p in self.parameters}
         self._trials: dict[int, optuna.Trial] = {}  # in flight, by candidate
-        given: dict[str, Any] = {"seed": int(np.random.default_rng(seed).integers(2**31))}
-        numbers = [p for p in self.parameters if p.kind in ("float", "int")]
-        given["x0"] = {p.name: _gene(p, p.initial) for p in numbers}
         with quietly():
-            made = SamplerMaker(find(sampler), given, self._distributions).make(
-                sampler_options or {}
-            )
-            self._study = optuna.create_study(direction="maximize", sampler=made)
-            self._study.enqueue_trial({p.name: _gene(p, p.initial) for p in self.parameters})
+            self._study = self._new_study()
+
+    def _new_study(self, *, floors: bool = False) -> optuna.Study:
+        """A study of the objectives, or of the fitness, whose sampler was tried."""
+        import optuna
+
+        seed = int(np.random.default_rng(self.seed).integers(2**31))
+        numbers = [p for p in self.parameters if p.kind in ("float", "int")]
+        initial = {p.name: _gene(p, p.initial) for p in numbers}
+        given = {"seed": seed, "x0": initial}
+        if floors:
+            given["constraints_func"] = _lacking
+        maker = SamplerMaker(find(self._name), given, self._distributions, len(self.objectives))
+        directions: list[Literal["maximize"]] = ["maximize"] * max(1, len(self.objectives))
+        study = optuna.create_study(directions=directions, sampler=maker.make(self._options))
+        study.enqueue_trial({p.name: _gene(p, p.initial) for p in self.parameters})
+        return study
+
+    def aim(self, aim: Aim) -> None:
+        """See `Optimizer.aim`."""
+        super().aim(aim if aim.several else Aim(()))
+        if aim.several or aim.floors:
+            with quietly():
+                self._study = self._new_study(floors=aim.floors)
 
     def ask(self, number: int) -> Genome:
         """The sampler's next suggestion; never None."""
@@ -72,12 +93,22 @@ class Optuna(Optimizer):
         """Finish the candidate's trial, as failed where it has no value."""
         from optuna.trial import TrialState
 
-        trial, value = self._trials.pop(number), evaluation.value
+        trial, values = self._trials.pop(number), self._values(evaluation)
         with quietly(), self._named_errors():
-            if evaluation.status == "failed" or value is None or math.isnan(value):
+            if any(map(math.isnan, values)) or not values:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
-                self._study.tell(trial, value)
+                trial.set_user_attr(_SHORTFALL, evaluation.shortfall)
+                self._study.tell(trial, values)
+
+    def _values(self, evaluation: Evaluation) -> list[float]:
+        """What the study is told; nothing of a candidate that failed."""
+        if evaluation.status == "failed":
+            return []
+        if self.objectives:
+            gains = evaluation.objectives
+            return [gains[name] for name in self.objectives if name in gains]
+        return [] if evaluation.value is None else [evaluation.value]
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -87,6 +118,11 @@ class Optuna(Optimizer):
         except Exception as error:
             text = f"optimizer: Optuna's {self._name} cannot go on: {error!r}."
             raise SearchError(f"{text} See its sampler_options.") from error
+
+
+def _lacking(trial: optuna.trial.FrozenTrial) -> tuple[float]:
+    """What a candidate lacks of its floors; Optuna takes what is above 0 as infeasible."""
+    return (trial.user_attrs.get(_SHORTFALL, 0.0),)
 
 
 def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:

@@ -16,7 +16,7 @@ from evomerge.plugins.registry import did_you_mean
 from evomerge.plugins.user_code import content_digest
 from evomerge.scoring.objectives import Aims, Objective
 from evomerge.scoring.shorten import Shorten
-from evomerge.types import Split
+from evomerge.types import Aim, Split
 
 _LM_EVAL_KEYS = (
     *("held_out", "metric", "filter", "num_fewshot", "search_examples", "held_out_examples"),
@@ -154,6 +154,11 @@ class Fitness(Aims):
     def aims(self) -> dict[str, Objective]:
         """What models are weighed by: the objectives, or else each task."""
         return self.objectives or {name: Objective(tasks=(name,)) for name in self.tasks}
+
+    @property
+    def aim(self) -> Aim:
+        """What an optimizer is to know of it."""
+        return Aim(tuple(self.aims), several=self.objectives is not None, floors=bool(self.floor))
 
     def leaks(self, overlap: Callable[[str, str], bool]) -> list[Problem]:
         """A problem for each task that holds out examples which a task searches on.

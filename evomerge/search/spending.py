@@ -32,6 +32,16 @@ class Spending:
         left = [f"{limit - asked:,} of {limit:,} {name}" for name, asked, limit in limits]
         return " and ".join(left or ["time"]) + " left"
 
+    @property
+    def share(self) -> float:
+        """How much was asked of what may be asked; 0 where only time is limited."""
+        limits = [
+            asked / limit
+            for name, asked in self.asked._asdict().items()
+            if (limit := getattr(self._budget, name)) is not None
+        ]
+        return min(1.0, max(limits, default=0.0))
+
     def ask(self, examples: int) -> None:
         """Count one more candidate, and so many examples: of it, or of the cohort it begins."""
         asked = self.asked

@@ -140,6 +140,7 @@ class StageRun:
             return self._starts.ask(number)
         if self.race is not None and not self.race.may_join(ahead):
             return None
+        self.optimizer.spent = self.spending.share
         genome = self.optimizer.ask(number)
         if genome is None and ahead:
             genome = self.optimizer.ask_ahead(number)

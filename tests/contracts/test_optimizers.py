@@ -15,27 +15,36 @@ import pytest
 
 from evomerge.optimizers import Optimizer
 from evomerge.plugins import registry
-from evomerge.types import Evaluation, Genome, Parameter
+from evomerge.types import Aim, Evaluation, Genome, Parameter
 
+ONE = Aim(("near",))
+AIM = Aim(("near", "cheap"), several=True, floors=True)
 FAILED = Evaluation("failed", error="it does not load")
 MOST_ASKED_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
 class Variant:
-    """An optimizer with options; ``learns`` unless its later candidates ignore earlier results."""
+    """An optimizer with options; ``learns`` unless its later candidates ignore earlier results.
+
+    ``several`` is for a search that names two objectives.
+    """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     learns: bool = True
+    several: bool = False
 
     def __str__(self) -> str:
-        return "-".join([self.name, *(str(value) for value in self.options.values())])
+        several = ["several"] if self.several else []
+        return "-".join([self.name, *(str(value) for value in self.options.values()), *several])
 
     def __call__(self, parameters: Iterable[Parameter], seed: int = 7) -> Optimizer:
         kind = registry.find("optimizers", self.name, Optimizer)
         options = registry.validate_options(kind, self.options, "optimizer")
-        return kind(tuple(parameters), seed, **options)
+        optimizer = kind(tuple(parameters), seed, **options)
+        optimizer.aim(AIM if self.several else ONE)
+        return optimizer
 
 
 # An optimizer that is not named here is tested with its default options.
@@ -53,6 +62,12 @@ SPECIAL = [
     Variant("optuna", {"sampler": "NSGAIISampler", "sampler_options": {"population_size": 8}}),
     Variant("optuna", {"sampler": "QMCSampler"}, learns=False),
     Variant("optuna", {"sampler": "RandomSampler"}, learns=False),
+    Variant("optuna", several=True),
+    Variant("optuna", {"sampler": "NSGAIISampler"}, several=True),
+    Variant("optuna", {"sampler": "NSGAIIISampler"}, several=True),
+    Variant("pareto", several=True),
+    Variant("pareto", {"first": 0.0, "sigma": 0.3}, several=True),
+    Variant("como", {"kernels": 2}, several=True),
 ]
 SPECIAL_NAMES = [variant.name for variant in SPECIAL]
 OTHERS = [Variant(n) for n in registry.names("optimizers") if n not in SPECIAL_NAMES]
@@ -108,7 +123,20 @@ def fitness(parameters: Iterable[Parameter], genome: Genome) -> float:
 
 
 def score(parameters: Iterable[Parameter], genome: Genome) -> Evaluation:
-    return Evaluation("done", value=fitness(parameters, genome))
+    """The fitness is one of two objectives; of the other, genes near their low bounds have more.
+
+    Whatever is far from the optimum misses a floor.
+    """
+    parameters = tuple(parameters)
+    value = fitness(parameters, genome)
+    numbers = [p for p in parameters if p.kind in ("float", "int")]
+    cheap = 1e-3 * sum(1 - p.to_unit(float(genome.genes[p.name])) for p in numbers)
+    return Evaluation(
+        "done",
+        value=value,
+        objectives={"near": value, "cheap": cheap},
+        shortfall=max(0.0, -value - 1.0),
+    )
 
 
 def ask(optimizer: Optimizer, number: int) -> Genome:
