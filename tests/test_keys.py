@@ -85,6 +85,8 @@ def test_every_option_of_every_component_refuses_them(group: str, kind: Any) -> 
 _UNIT = [Parameter("x", "float", 0.5)]
 _LARGEST: dict[str, dict[str, Any]] = {
     "cmaes": {"population_size": 100_000, "sigma": 1e-6},
+    "como": {"kernels": 100, "population_size": 10_000, "sigma": 1e-6},
+    "pareto": {"population_size": 100_000, "sigma": 1e-6},
     "m2n2": {"population_size": 100_000, "alpha": 100, "mutation": 1e38, "warm_up": 10**9},
     "map_elites": {"cells": 10**9, "initial": 10**9, "lag": 10**9},
     "optuna": {},

@@ -49,8 +49,8 @@ class Como(Optimizer):
         parameters: Sequence[Parameter],
         seed: int,
         *,
-        kernels: Annotated[int, Field(ge=2, le=1000)] = 5,
-        population_size: Annotated[int, Field(ge=4, le=100_000)] | None = None,
+        kernels: Annotated[int, Field(ge=2, le=100)] = 5,
+        population_size: Annotated[int, Field(ge=4, le=10_000)] | None = None,
         sigma: Annotated[float, Field(ge=1e-6, le=1)] = 0.12,
         correlation: Annotated[float, Field(ge=0, le=0.99)] = 0.5,
     ) -> None:
