@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,27 @@ class Mix(Distribution):
         for row, (name, options) in enumerate(self.categories.items()):
             genes[name] = options[int(np.argmax(odds[row]))]
         return genes
+
+
+def of_front(kernels: Sequence[Mix], seed: int) -> Any:
+    """The library's `COMOCatCMAwM`, which moves these by what each adds to a front of two."""
+    import cmaes
+
+    for kernel in kernels:
+        kernel.strategy.tell = partial(_tell_ranks, kernel.strategy.tell)
+    first = kernels[0].strategy
+    return cmaes.COMOCatCMAwM(
+        # of each only how many there are: the kernels have their own
+        x_space=[[0.0, 1.0]] * first.n_continuous or None,
+        z_space=[[0.0, 1.0]] * first.n_integer or None,
+        c_space=[2] * first.n_categorical or None,
+        kernels=[kernel.strategy for kernel in kernels],
+        seed=seed,
+    )
+
+
+def _tell_ranks(tell: Callable[[Any], None], points: Sequence[tuple[Any, float]]) -> None:
+    """Move a kernel by the ranks of its points, as `Distribution.learn` does; not where all tie."""
+    if len({value for _, value in points}) > 1:
+        ranking = sorted(points, key=lambda pair: pair[1])
+        tell([(point, float(rank)) for rank, (point, _) in enumerate(ranking)])

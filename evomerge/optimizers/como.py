@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from evomerge.errors import ConfigError, Problem
 from evomerge.optimizers import Optimizer
-from evomerge.optimizers._distributions import Mix, Start
+from evomerge.optimizers._distributions import Mix, Start, of_front
 from evomerge.optimizers._unit_cube import all_values, decode, initial_units
 from evomerge.types import Aim, Evaluation, Genome, Parameter
 
@@ -97,19 +97,7 @@ class Como(Optimizer):
     @cached_property
     def _strategy(self) -> Any:
         """The library's optimizer; made at first use: importing it takes a second."""
-        import cmaes
-
-        kernels = [mix.strategy for mix in self._mixes]
-        for kernel in kernels:
-            kernel.tell = partial(_tell_ranks, kernel.tell)
-        given = kernels[0]
-        return cmaes.COMOCatCMAwM(
-            x_space=[[0.0, 1.0]] * given.n_continuous or None,
-            z_space=[[0.0, 1.0]] * given.n_integer or None,
-            c_space=[2] * given.n_categorical or None,
-            kernels=kernels,
-            seed=int(np.random.default_rng(self.seed).integers(2**32)),
-        )
+        return of_front(self._mixes, int(np.random.default_rng(self.seed).integers(2**32)))
 
     def ask(self, number: int) -> Genome | None:
         """The next point; None while those before it await their results."""
@@ -145,10 +133,3 @@ class Como(Optimizer):
         if number in scored and not shortfall:
             return scored[number]
         return self._worst + shortfall * (self._worst - self._best)
-
-
-def _tell_ranks(tell: Callable[[Any], None], points: Sequence[tuple[Any, float]]) -> None:
-    """Move a kernel by the ranks of its points, as `Distribution.learn` does; not where all tie."""
-    if len({value for _, value in points}) > 1:
-        ranking = sorted(points, key=lambda pair: pair[1])
-        tell([(point, float(rank)) for rank, (point, _) in enumerate(ranking)])
