@@ -86,13 +86,15 @@ class Worker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         # imports the operators, whose seconds would otherwise count for the first candidate
-        import evomerge.weights.merge  # noqa: F401
+        from evomerge.weights.measures import measures
 
         self.setup = setup
+        self._measure = partial(measures, wanted=setup.fitness.measures)
         self.exhausted = False
         self._library = Library()
         self.models = self._library.models(setup.composition)
         self._held: dict[int, str] = {}  # slot to the digest of the recipe that is merged in it
+        self._measures: dict[int, Mapping[str, float]] = {}  # slot to those of its model
         self._other = self.models  # the last models that were not those of the run
         self._statistics: dict[str, ModelFiles] = {}  # by folder
         kind = registry.find("engines", setup.engine, Engine)
@@ -181,6 +183,7 @@ class Worker:
                     score_seconds=scored.seconds + shared,
                     generation_seconds=scorer.generation_seconds + shared,
                     generated_tokens=scorer.generated_tokens,
+                    measures=self._measures[slot],
                 )
             )
         return evaluations
@@ -190,7 +193,9 @@ class Worker:
         # only a raced candidate comes again at once, for more examples
         if job.portion is None or self._held.get(slot) != digest:
             self._held.pop(slot, None)
-            self.engine.load_at(slot, make_plan(job.recipe, self._models_of(job.recipe)))
+            plan = make_plan(job.recipe, self._models_of(job.recipe))
+            self.engine.load_at(slot, plan)
+            self._measures[slot] = self._measure(plan)
             self._held[slot] = digest
         return {}
 

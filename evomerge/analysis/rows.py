@@ -11,7 +11,8 @@ from evomerge.analysis.optimism import Layout
 from evomerge.analysis.racing import RacingSummary, by_recipe, part, summary
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
-from evomerge.search.selection import preferences, ranked, references
+from evomerge.search.fitness_values import weighed
+from evomerge.search.selection import preferences, ranked, references, source_gains
 from evomerge.store import Store
 from evomerge.store.records import Event
 from evomerge.types import Candidate, Evaluation, Split, TaskScores
@@ -28,12 +29,14 @@ class Score:
         half_width: half the width of its 95 % interval.
         tasks: score by task.
         examples: how many were scored.
+        shortfall: what it lacks of the floors of the fitness, relative to these; 0 if nothing.
     """
 
     value: float
     half_width: float
     tasks: Mapping[str, float]
     examples: int
+    shortfall: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,7 @@ class Row:
             "search_half_width": self.search.half_width if self.search else None,
             "held_out_half_width": self.held_out.half_width if self.held_out else None,
             "part": None if self.part is None else asdict(self.part),
+            "shortfall": self.search.shortfall if self.search else None,
             "tasks": dict(self.search.tasks) if self.search else {},
             "held_out_tasks": dict(self.held_out.tasks) if self.held_out else {},
             "parents": list(self.candidate.genome.parents),
@@ -182,6 +186,7 @@ def score(
         interval(fitness, tasks, best_source),
         {name: scores.score for name, scores in tasks.items()},
         evaluation.examples,
+        evaluation.shortfall,
     )
 
 
@@ -214,10 +219,15 @@ def _known(store: Store, fitness: Fitness, candidates: Sequence[Candidate], spli
     baselines = {c.recipe.digest for c in candidates if c.kind == "baseline"}
     searched = {c.recipe.digest for c in candidates} - baselines
     sources = [c for c in candidates if c.role == "source"]
-    of_sources = {c.number: store.evaluation(c.recipe.digest, split) for c in sources}
-    best_source = references(sources, {n: one for n, one in of_sources.items() if one})
+    found = {c.number: store.evaluation(c.recipe.digest, split) for c in sources}
+    of_sources = {number: one for number, one in found.items() if one is not None}
+    best_source = references(sources, of_sources)
+    gains_of_sources = source_gains(fitness, sources, of_sources)
+    measured = gains_of_sources.keys() >= {one.source for one in fitness.floors.values()} - {None}
     evaluations, scores, layout = {}, {}, Layout()
     for digest, evaluation in store.evaluations(split):
+        if evaluation.status == "done" and measured:
+            evaluation = weighed(fitness, evaluation, best_source, gains_of_sources)
         if evaluation.status == "done":
             scores[digest] = score(fitness, evaluation, best_source)
         if evaluation.status == "done" and digest in searched:

@@ -97,6 +97,22 @@ def check_shorten(spaces: Sequence[Space], fitness: Fitness) -> None:
         raise ConfigError(Problem(("shorten",), text, cure))
 
 
+def check_measures(spaces: Sequence[Space], fitness: Fitness) -> None:
+    """Raise for a distance from the base where the blocks of models are not the base's."""
+    if any(space.largest() is not None for space in spaces):
+        problems = [
+            Problem(
+                ("objectives", name, "measure"),
+                "the blocks of a model that are stacked differently have none from the base's.",
+                "Measure layers or parameters.",
+            )
+            for name, one in (fitness.objectives or {}).items()
+            if one.measure == "distance"
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+
 def check_budget(
     budget: Budget, racing: Racing | None, optimizer: Optimizer, examples: SearchExamples | None
 ) -> None:
@@ -167,6 +183,8 @@ def check_racing(
         problems.append(Problem((), text, f"{off[:-1]}, or take optimizer: cmaes."))
     if fitness.shorten is not None:
         problems.append(Problem((), "shorten compares scores on all examples.", off))
+    if any(one.measure for one in (fitness.objectives or {}).values()):
+        problems.append(Problem((), "measures are taken where all examples are asked.", off))
     if fitness.floor:
         problems.append(Problem((), "floors are for scores on all examples.", off))
     if racing.first < len(fitness.tasks):

@@ -11,6 +11,7 @@ import numpy as np
 from evomerge.config.compatibility import (
     check_budget,
     check_descriptors,
+    check_measures,
     check_parents,
     check_plans,
     check_racing,
@@ -72,7 +73,8 @@ class StageComposer:
         made = tuple(stage for stage in stages if stage is not None)
         if len(made) == len(stages):
             spaces = [stage.space for stage in made]
-            collect.make(check_shorten, spaces, self.file.fitness, at="fitness", needs=["fitness"])
+            for check in (check_shorten, check_measures):
+                collect.make(check, spaces, self.file.fitness, at="fitness", needs=["fitness"])
         return made
 
     def _stage(self, index: int, keys: StageKeys, part: ProblemCollector) -> Stage | None:

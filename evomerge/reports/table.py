@@ -33,6 +33,9 @@ def comparison(run: Run) -> Table:
         table.add_column("stage")
     table.add_column("search ± 95 %", justify="right")
     table.add_column("held-out ± 95 %", justify="right")
+    floors = bool(run.file.fitness.floor)
+    if floors:
+        table.add_column("floors", justify="right")
     for task in run.file.fitness.tasks:
         table.add_column(_plain(task), justify="right")
     for row in rows:
@@ -43,6 +46,7 @@ def comparison(run: Run) -> Table:
             *([_plain(row.candidate.stage)] if staged else []),
             with_interval(row.search),
             with_interval(row.held_out),
+            *([_reached(row.search)] if floors else []),
             *(share(tasks[t]) if t in tasks else "" for t in run.file.fitness.tasks),
             style="bold" if best else "",
         )
@@ -66,6 +70,13 @@ def name(row: Row) -> str:
 def with_interval(score: Score | None) -> str:
     """A fitness with its 95 % interval; nothing without one."""
     return "" if score is None else f"{short(score.value)} ± {short(score.half_width)}"
+
+
+def _reached(score: Score | None) -> str:
+    """Whether a model reaches what it must on the search examples, or what it lacks of it."""
+    if score is None:
+        return ""
+    return f"lacks {share(score.shortfall)}" if score.shortfall else "reached"
 
 
 def short(value: float) -> str:

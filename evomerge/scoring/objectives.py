@@ -121,6 +121,12 @@ class Aims(Keys):
         return floor
 
     @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What is to be measured of models."""
+        named = {one.measure for one in (self.objectives or {}).values()}
+        return tuple(measure for measure in OF_MODELS if measure in named)
+
+    @property
     def floors(self) -> Mapping[str, Floor]:
         """By objective, those that have one."""
         return {name: floor_of(value) for name, value in (self.floor or {}).items()}

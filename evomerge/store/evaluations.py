@@ -1,10 +1,10 @@
-"""Rows of `evaluations` and `task_scores`."""
+"""Rows of `evaluations`, `task_scores` and `measures`."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, union_a
 from evomerge.errors import StoreError
 from evomerge.store.checksums import with_checksum
 from evomerge.store.records import to_json, utc_now
-from evomerge.store.schema import evaluations, portions, task_scores
+from evomerge.store.schema import evaluations, measures, portions, task_scores
 from evomerge.types import Evaluation, Split, TaskScores
 
 
@@ -35,18 +35,27 @@ _WITH_TASKS = (  # a row for each task, one without where an evaluation has none
     .order_by(evaluations.c.id, task_scores.c.position)
 )
 _FIND = _WITH_TASKS.where(*(evaluations.c[name] == bindparam(name) for name in Key._fields))
-_OF_RUN = _WITH_TASKS.where(
-    *(evaluations.c[name] == bindparam(name) for name in Key._fields if name != "recipe_digest")
+_RUN = tuple(name for name in Key._fields if name != "recipe_digest")
+_OF_RUN = _WITH_TASKS.where(*(evaluations.c[name] == bindparam(name) for name in _RUN))
+_MEASURES = select(measures).where(measures.c.evaluation_id == bindparam("id"))
+_MEASURES_OF_RUN = (
+    select(measures)
+    .join(evaluations)
+    .where(*(evaluations.c[name] == bindparam(name) for name in _RUN))
 )
 _NEXT = select(func.coalesce(func.max(evaluations.c.id) + 1, 1))
 _ADD = insert(evaluations)
 _ADD_TASKS = insert(task_scores)
+_ADD_MEASURES = insert(measures)
 
 
 def find(connection: Connection, key: Key) -> Evaluation | None:
     """The evaluation with this key, as it was recorded."""
     rows = connection.execute(_FIND, key._asdict()).all()
-    return _evaluation(rows) if rows else None
+    if not rows:
+        return None
+    found = connection.execute(_MEASURES, {"id": rows[0].id})
+    return _evaluation(rows, {one.name: one.value for one in found})
 
 
 def load(
@@ -54,13 +63,16 @@ def load(
 ) -> Iterator[tuple[str, Evaluation]]:
     """Every recipe's digest and evaluation under one fitness and engine settings."""
     digests = {"fitness_digest": fitness_digest, "settings_digest": settings_digest}
+    known: dict[int, dict[str, float]] = {}
+    for one in connection.execute(_MEASURES_OF_RUN, {"split": split, **digests}):
+        known.setdefault(one.evaluation_id, {})[one.name] = one.value
     rows = connection.execute(_OF_RUN, {"split": split, **digests})
-    for _, group in groupby(rows, key=lambda row: row.id):
+    for number, group in groupby(rows, key=lambda row: row.id):
         tasks = list(group)
-        yield tasks[0].recipe_digest, _evaluation(tasks)
+        yield tasks[0].recipe_digest, _evaluation(tasks, known.get(number, {}))
 
 
-def _evaluation(rows: Sequence[Row[Any]]) -> Evaluation:
+def _evaluation(rows: Sequence[Row[Any]], measured: Mapping[str, float]) -> Evaluation:
     row = rows[0]
     tasks = {
         task.task: TaskScores(
@@ -73,6 +85,7 @@ def _evaluation(rows: Sequence[Row[Any]]) -> Evaluation:
     }
     return Evaluation(
         tasks=tasks,
+        measures=measured,
         error=row.error,
         worker=row.worker or "",
         **{name: getattr(row, name) for name in _PLAIN},
@@ -108,6 +121,12 @@ def add(connection: Connection, key: Key, evaluation: Evaluation) -> Evaluation:
     ]
     if tasks:
         connection.execute(_ADD_TASKS, [with_checksum(task_scores, task) for task in tasks])
+    measured = [
+        {"evaluation_id": row["id"], "name": name, "value": value}
+        for name, value in evaluation.measures.items()
+    ]
+    if measured:
+        connection.execute(_ADD_MEASURES, [with_checksum(measures, one) for one in measured])
     return evaluation
 
 

@@ -8,6 +8,7 @@
 | `parents` | a candidate that another was made from |
 | `evaluations` | what came out for a recipe, under one fitness, split and engine settings |
 | `task_scores` | an evaluation's result on one task, example by example |
+| `measures` | what was measured of an evaluation's model: its layers and the like |
 | `portions` | what came out for a recipe that was asked some of the search examples |
 | `events` | a step of the run's history; replaying them in order resumes it |
 | `grams` | inner products of the sources over their first elements, which crossing them needs |
@@ -40,7 +41,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0008"  # the newest file in migrations/versions
+HEAD = "0009"  # the newest file in migrations/versions
 
 metadata = MetaData(
     naming_convention={
@@ -157,6 +158,15 @@ task_scores = Table(
     Column("examples", Integer, nullable=False),
     Column("doc_ids", Text, nullable=False),  # JSON list
     Column("example_scores", Text, nullable=False),  # JSON list, in the order of doc_ids
+    _checksum(),
+)
+
+measures = Table(
+    "measures",
+    metadata,
+    Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Double, nullable=False),
     _checksum(),
 )
 

@@ -86,6 +86,7 @@ def evaluation(value: float, *scores: float) -> Evaluation:
             "alpha|日本語": TaskScores(-value, (0,), (1.0,)),
         },
         value=value,
+        measures={"layers": 12.0, "distance": 0.1},
         merge_seconds=0.1,
         score_seconds=2.7,
         generation_seconds=1.9,

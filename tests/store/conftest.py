@@ -58,6 +58,7 @@ def evaluation() -> Callable[..., Evaluation]:
             "done",
             {"gsm8k": scores, "ja": scores},
             value=value,
+            measures={"layers": 12.0},
             merge_seconds=0.5,
             score_seconds=2.0,
         )

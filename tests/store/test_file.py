@@ -27,6 +27,7 @@ COLUMNS = {
     "evaluations": "id recipe_digest fitness_digest split settings_digest status value error"
     " merge_seconds score_seconds created_utc generation_seconds worker generated_tokens checksum",
     "task_scores": "evaluation_id task position score examples doc_ids example_scores checksum",
+    "measures": "evaluation_id name value checksum",
     "portions": "id run_id recipe_digest examples scores merge_seconds score_seconds"
     " generation_seconds generated_tokens worker elapsed_seconds created_utc checksum",
     "cells": "recipe_digest task doc_id score",
@@ -282,4 +283,6 @@ def test_telling_takes_one_row_a_task_however_many_examples_it_has(
         event.listen(Engine, "before_cursor_execute", count)
         store.record_tell(0, evaluation(1 / 3, examples), elapsed_seconds=0.0)
         event.remove(Engine, "before_cursor_execute", count)
-    assert sum(inserted) == 1 + 2 + 1  # the evaluation, its two tasks and the event
+    assert (
+        sum(inserted) == 1 + 2 + 1 + 1
+    )  # the evaluation, its two tasks, its one measure, the event

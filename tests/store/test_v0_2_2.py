@@ -58,6 +58,7 @@ def test_show_prints_the_same_json(old: Path, cli: Cli) -> None:
     others = {row["digest"] for row in found["candidates"]} - of_baselines
     assert found.pop("choice")["among"] == len(others)
     assert {found.pop("racing"), *(row.pop("part") for row in rows)} == {None}
+    assert {row.pop("shortfall") for row in rows} <= {0.0, None}
     assert found == expected
 
 
