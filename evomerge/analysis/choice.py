@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from evomerge.analysis.optimism import Layout, is_mean
+from evomerge.analysis.optimism import Layout
 from evomerge.scoring import Fitness, fitness_value, shares
+from evomerge.scoring.value import is_mean
 from evomerge.types import Candidate, Split, TaskScores
 
 Scores = Mapping[str, TaskScores]  # by task

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from evomerge.scoring.value import is_mean
 from evomerge.types import TaskScores
-
-_ALIKE = 1e-9  # of the same mean, added up in another order
-_SQUARABLE = 1e100  # the sum of the squares of many such scores is a float
 
 
 @dataclass(slots=True)
@@ -110,12 +108,3 @@ def expected_largest(count: int) -> float:
 
     places = [k * step for k in range(1, steps)]
     return step * (0.5 - below(0.0) + math.fsum(1 - below(x) - below(-x) for x in places))
-
-
-def is_mean(scores: TaskScores) -> bool:
-    """Whether a task's score is the mean of its examples' scores, and these can be squared."""
-    largest = max(map(abs, scores.example_scores), default=math.inf)
-    if not largest < _SQUARABLE:
-        return False
-    mean = math.fsum(scores.example_scores) / len(scores.example_scores)
-    return abs(mean - scores.score) <= _ALIKE * max(1.0, largest)

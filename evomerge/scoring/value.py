@@ -9,6 +9,7 @@ from contextlib import suppress
 from evomerge.scoring.fitness import Fitness
 from evomerge.types import TaskScores
 
+_ALIKE = 1e-9  # of the same mean, added up in another order
 _SQUARABLE = 1e100  # the sum of the squares of many such scores is a float
 
 
@@ -78,3 +79,12 @@ def reference(fitness: Fitness, name: str, references: Mapping[str, float] | Non
         return 1.0
     best = references.get(name, 1.0)
     return best if best > 0 else 1.0
+
+
+def is_mean(scores: TaskScores) -> bool:
+    """Whether a task's score is the mean of its examples' scores, and these can be squared."""
+    largest = max(map(abs, scores.example_scores), default=math.inf)
+    if not largest < _SQUARABLE:
+        return False
+    mean = math.fsum(scores.example_scores) / len(scores.example_scores)
+    return abs(mean - scores.score) <= _ALIKE * max(1.0, largest)
