@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -30,6 +30,7 @@ from evomerge.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from evomerge.analysis.ancestry import Ancestry
+    from evomerge.analysis.front import RunFront
 
 Which = int | str  # a candidate: its number, or "best"
 Format = Literal["evomerge", "mergekit"]
@@ -170,6 +171,36 @@ class Run:
         from evomerge.weights.build import build  # torch, which no other reader needs
 
         return build(self.scored(candidate), Path(out), title=self.record.name)
+
+    def front(self) -> RunFront:
+        """The models of which none is as good as another on every objective, best fitness first.
+
+        Of all that were asked all search examples, baselines included; by the objectives of the
+        fitness, or else by its tasks.
+        """
+        from evomerge.analysis.front import read_front  # numpy, which no other reader needs
+
+        with Store.open(self.folder, read_only=True) as store:
+            return read_front(store, self.file.fitness, self.record.seed)
+
+    def choose(self, weights: Mapping[str, float] = {}, at: Sequence[str] = ()) -> int:
+        """The number of the candidate that is best by other weights, or within bounds.
+
+        Args:
+            weights: objective to weight: the point of the front with the best weighted sum of its
+                numbers, minimized ones subtracted. Without any, the best fitness of all models
+                that were asked everything.
+            at: what must hold, e.g. ``maths>=0.6`` or ``layers<=20``.
+
+        Raises:
+            ConfigError: objectives that there are not, or bounds that cannot be read.
+            RunError: no model is within the bounds.
+        """
+        from evomerge.analysis.front import choose, parse_bound
+
+        bounds = [parse_bound(text) for text in at]
+        with Store.open(self.folder, read_only=True) as store:
+            return choose(store, self.file.fitness, self.record.seed, weights, bounds)
 
     def export(self, candidate: Which = "best", format: Format = "evomerge") -> str:
         """A candidate's recipe as YAML text; see `row`.

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from evomerge.cli._console import console, print_data, print_json, talk
 
+if TYPE_CHECKING:
+    from evomerge.analysis.run import Run
+    from evomerge.recipes.scored import Scored
+
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+
+
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="The point of the front that is best by these, e.g. maths=2,japanese=1.",
+        show_default=False,
+    ),
+]
+At = Annotated[
+    list[str],
+    typer.Option(
+        help="The best where this holds, e.g. 'maths>=0.6'; repeatable.", show_default=False
+    ),
+]
 
 
 def export(
     folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
-    candidate: Annotated[str, typer.Option(help="A candidate's number, or 'best'.")] = "best",
+    candidate: Annotated[
+        str | None,
+        typer.Option(help="Its number; by default the best by the fitness.", show_default=False),
+    ] = None,
+    weights: Weights = None,
+    at: At = [],  # noqa: B006
     format_: Annotated[
         Literal["evomerge", "mergekit"], typer.Option("--format", help="Which YAML to write.")
     ] = "evomerge",
@@ -27,7 +51,8 @@ def export(
     from evomerge.analysis.run import Run
     from evomerge.files import write_text
 
-    text = Run.open(folder).export(candidate, format_)
+    run = Run.open(folder)
+    text = run.export(_chosen(run, candidate, weights, at), format_)
     if out is None:
         print_data(text)
     else:
@@ -41,13 +66,20 @@ def build(
         typer.Argument(help="A recipe YAML, evomerge's or mergekit's, or a run's folder."),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
-    candidate: Annotated[str, typer.Option(help="Of a run: a number, or 'best'.")] = "best",
+    candidate: Annotated[
+        str | None, typer.Option(help="Of a run: its number.", show_default=False)
+    ] = None,
+    weights: Weights = None,
+    at: At = [],  # noqa: B006
 ) -> None:
     """Merge a recipe, or a run's candidate, into a Hugging Face folder."""
     from evomerge.analysis.run import Run
     from evomerge.weights.build import build as build_recipe
 
-    given = Run.open(recipe).scored(candidate) if recipe.is_dir() else recipe
+    given: Scored | Path = recipe
+    if recipe.is_dir():
+        run = Run.open(recipe)
+        given = run.scored(_chosen(run, candidate, weights, at))
     made = build_recipe(given, out, tell=_note)
     print_data(f"{made}\n")
 
@@ -91,6 +123,19 @@ def evaluate(
         f"{'fitness':<24} {score.value:.4f} ± {score.half_width:.4f} "
         f"({score.examples} {split} examples)"
     )
+
+
+def _chosen(run: Run, candidate: str | None, weights: str | None, at: list[str]) -> int | str:
+    """Which candidate of a run is meant."""
+    from evomerge.analysis.front import parse_weights
+
+    if candidate is not None and (weights or at):
+        raise typer.BadParameter("--candidate names one: leave out --weights and --at")
+    if not (weights or at):
+        return candidate or "best"
+    number = run.choose(parse_weights(weights) if weights else {}, at)
+    talk().print(f"candidate {number}")
+    return number
 
 
 def _note(note: str) -> None:

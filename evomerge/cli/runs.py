@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -143,6 +144,9 @@ def show(
         str | None,
         typer.Option(help="Only this one: its number, or 'best'.", show_default=False),
     ] = None,
+    front: Annotated[
+        bool, typer.Option("--front", help="The front over its objectives, or its tasks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a run: progress, table, best recipes, failures. Also while it runs."""
@@ -150,6 +154,9 @@ def show(
     from evomerge.reports.candidate import described
 
     run, out = Run.open(folder), console()
+    if front:
+        _print_front(run, as_json)
+        return
     if candidate is not None:
         row = run.row(candidate)
         if as_json:
@@ -173,6 +180,19 @@ def show(
             + ("" if speed is None else f", {speed:.0f} tokens/s generated"),
             soft_wrap=True,
         )
+
+
+def _print_front(run: Run, as_json: bool) -> None:
+    from evomerge.reports.front import front_table, told
+
+    found = run.front()
+    if as_json:
+        print_json(asdict(found))
+        return
+    out = console(width=120)
+    out.print(front_table(found))
+    for line in told(found):
+        out.print(printable(line), soft_wrap=True)
 
 
 def _confirmed(code: Sequence[str]) -> bool:

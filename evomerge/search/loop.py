@@ -12,6 +12,7 @@ from evomerge.search.known import Known
 from evomerge.search.order import ORDERS
 from evomerge.search.racing.race import Race
 from evomerge.search.schedule import Schedule
+from evomerge.search.scored import front_of
 from evomerge.search.spec import Observer, Progress, Search
 from evomerge.search.stage import StageRun
 from evomerge.store import Store
@@ -240,11 +241,22 @@ class SearchLoop:
         )
 
     def _score_held_out(self) -> None:
-        """Score baselines and champions on examples that the search never saw."""
+        """Score baselines, champions and the front on examples that the search never saw."""
         held_out = HeldOut(self.store, self.executor, self.results.with_value)
-        for _ in held_out.score(self.results.champions(self.search.champions)):
+        chosen = self.results.champions(self.search.champions)
+        known = {candidate.recipe.digest for candidate in chosen}
+        chosen += [one for one in self._front() if one.recipe.digest not in known]
+        for _ in held_out.score(sorted(chosen, key=lambda one: one.number)):
             self.held_out = held_out.scores
             self._show()
+
+    def _front(self) -> list[Candidate]:
+        """The models on the front of a search that names objectives."""
+        fitness, candidates = self.search.setup.fitness, self.results.candidates
+        if fitness.objectives is None:
+            return []
+        found = front_of(self.store, fitness, candidates, self.search.seed)
+        return [candidates[point.number] for point in found.shown]
 
     def _show(self) -> None:
         asked, finished = self.search.evaluations, self.counts.reported

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evomerge
+from evomerge.analysis.front import Bound, parse_bound, parse_weights
+from evomerge.analysis.run import Run
+from evomerge.errors import ConfigError, RunError
+from evomerge.reports.front import told
+
+
+@pytest.fixture(scope="module")
+def keys(layers: dict[str, Any]) -> dict[str, Any]:
+    space = {
+        "kind": "parameter",
+        "operator": "task_arithmetic",
+        "parameters": {"weight": {"low": -0.5, "high": 1.5}},
+    }
+    objectives = {
+        "first": {"tasks": ["one"]},
+        "second": {"tasks": ["two"]},
+        "far": {"measure": "distance"},
+    }
+    return {
+        **layers,
+        "name": "front",
+        "space": space,
+        "fitness": {**layers["fitness"], "objectives": objectives},
+        "optimizer": "random",
+        "budget": {"evaluations": 30},
+        "champions": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(keys: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A search of three objectives, finished."""
+    return evomerge.search(keys, run=tmp_path_factory.mktemp("front") / "run")
+
+
+def test_the_front_is_scored_on_held_out_examples(run: Run) -> None:
+    front = run.front()
+    assert 1 < len(front.rows) <= 12
+    assert all(row.held_out_search.keys() == {"first", "second", "far"} for row in front.rows)
+    assert front.held_out_hypervolume is not None
+    assert front.goals == {"first": "maximize", "second": "maximize", "far": "minimize"}
+    assert all(row.search["far"] >= 0 for row in front.rows)
+    assert [row.value for row in front.rows] == sorted((r.value for r in front.rows), reverse=True)
+
+
+def test_held_out_scores_choose_nothing(run: Run, keys: dict[str, Any], tmp_path: Path) -> None:
+    alone = {**keys["fitness"], "tasks": dict(keys["fitness"]["tasks"])}
+    del alone["objectives"]
+    other = evomerge.search({**keys, "fitness": alone}, run=tmp_path / "run")
+    assert other.best is not None and run.best is not None
+    assert other.best.recipe.digest == run.best.recipe.digest
+    # without objectives only the champion and the baselines are
+    searched = [row for row in other.candidates if row.held_out]
+    assert len(searched) == 1
+    assert other.front().goals == {"one": "maximize", "two": "maximize"}
+    assert other.front().held_out_hypervolume is None or len(other.front().rows) == 1
+
+
+def test_weights_choose_from_the_front(run: Run) -> None:
+    front = run.front()
+    most = max(front.rows, key=lambda row: row.search["second"])
+    assert run.choose({"second": 1.0}) == most.number
+    nearest = run.choose({"far": 1.0})
+    assert run.row(nearest).candidate.role == "base"  # the base is 0 away from itself
+
+
+def test_bounds_choose_the_best_fitness_within_them(run: Run) -> None:
+    values = {row.number: row.search.value for row in run.rows if row.search is not None}
+    tasks = {row.number: row.search.tasks for row in run.rows if row.search is not None}
+    middle = sorted(of["one"] for of in tasks.values())[len(tasks) // 2]
+    within = [number for number, of in tasks.items() if of["one"] <= middle]
+    chosen = run.choose(at=[f"first<={middle!r}"])
+    assert values[chosen] == max(values[number] for number in within)
+    far = run.choose({"first": 1.0}, at=["far<=0"])
+    assert run.row(far).candidate.role == "base"
+
+
+def test_what_cannot_be_chosen_is_an_error(run: Run) -> None:
+    with pytest.raises(RunError, match=r"no model has first>=1e\+09: of \d+ each by itself has"):
+        run.choose(at=["first>=1e9"])
+    with pytest.raises(ConfigError) as caught:
+        run.choose({"frist": 1.0}, at=["third>=1"])
+    assert "Did you mean 'first'" in str(caught.value) and "'third'" in str(caught.value)
+
+
+def test_texts_of_weights_and_bounds() -> None:
+    assert parse_weights("maths=2, ja qa=0.5") == {"maths": 2.0, "ja qa": 0.5}
+    assert parse_bound(" ja qa >= .5 ") == Bound("ja qa", ">=", 0.5)
+    assert parse_bound("layers<=20") == Bound("layers", "<=", 20.0)
+
+
+@pytest.mark.parametrize("text", ["", "maths", "maths=", "=1", "maths=x", "a=-1", "a=0", "a=nan"])
+def test_other_weights_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="weights"):
+        parse_weights(text)
+
+
+@pytest.mark.parametrize("text", ["", "maths", "maths=0.5", "maths>0.5", ">=1", "a>=x", "a>=inf"])
+def test_other_bounds_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="at"):
+        parse_bound(text)
+
+
+def test_a_front_says_how_large_it_is(run: Run) -> None:
+    said = " ".join(told(run.front()))
+    assert "models that were asked everything are dominated by none" in said
+    assert "on search examples" in said and "which chose nothing" in said
