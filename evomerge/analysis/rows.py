@@ -11,7 +11,7 @@ from evomerge.analysis.optimism import Layout
 from evomerge.analysis.racing import RacingSummary, by_recipe, part, summary
 from evomerge.recipes import Recipe
 from evomerge.scoring import Fitness, fitness_value, interval
-from evomerge.search.fitness_values import weighed
+from evomerge.scoring.gains import weighed
 from evomerge.search.selection import preferences, ranked, references, source_gains
 from evomerge.store import Store
 from evomerge.store.records import Event

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from evomerge.errors import SearchError
 from evomerge.scoring.fitness import Fitness
@@ -54,6 +55,24 @@ def shortfall(fitness: Fitness, of: Gains, sources: Mapping[str, Gains]) -> floa
             )
         lacking += max(0.0, least - of[name]) / (abs(least) or 1.0)
     return lacking
+
+
+def weighed(
+    fitness: Fitness,
+    evaluation: Evaluation,
+    best_source: Mapping[str, float],
+    sources: Mapping[str, Gains],
+) -> Evaluation:
+    """The evaluation with what it is worth on each objective, and what it lacks of the floors.
+
+    Args:
+        best_source: the best source's score by task.
+        sources: from `evomerge.search.selection.source_gains`.
+    """
+    of = gains(fitness, evaluation, best_source)
+    if not of:
+        return evaluation
+    return replace(evaluation, objectives=of, shortfall=shortfall(fitness, of, sources))
 
 
 def _value(

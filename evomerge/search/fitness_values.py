@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from evomerge.scoring import Fitness, fitness_value
-from evomerge.scoring.gains import Gains, gains, shortfall
 from evomerge.scoring.python import count_mismatch
 from evomerge.search.selection import preference, references, scores_alone
 from evomerge.types import Candidate, Evaluation
@@ -43,24 +42,6 @@ def with_value(
         error = f"CandidateError: the fitness is {value}: its scores are too large to be added up"
         return replace(evaluation, status="failed", tasks={}, error=error)
     return replace(evaluation, value=value)
-
-
-def weighed(
-    fitness: Fitness,
-    evaluation: Evaluation,
-    best_source: Mapping[str, float],
-    sources: Mapping[str, Gains],
-) -> Evaluation:
-    """The evaluation with what it is worth on each objective, and what it lacks of the floors.
-
-    Args:
-        best_source: the best source's score by task.
-        sources: from `evomerge.search.selection.source_gains`.
-    """
-    of = gains(fitness, evaluation, best_source)
-    if not of:
-        return evaluation
-    return replace(evaluation, objectives=of, shortfall=shortfall(fitness, of, sources))
 
 
 def as_preferred(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from evomerge.scoring import Fitness
-from evomerge.search.fitness_values import as_preferred, weighed, with_value
+from evomerge.scoring.gains import weighed
+from evomerge.search.fitness_values import as_preferred, with_value
 from evomerge.search.selection import (
     Preference,
     champions,

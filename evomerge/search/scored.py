@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.scoring import Fitness
+from evomerge.scoring.gains import weighed
 from evomerge.scoring.value import fitness_value
-from evomerge.search.fitness_values import weighed
 from evomerge.search.front import Front, Point, find_front
 from evomerge.search.selection import references, source_gains
 from evomerge.store import Store
