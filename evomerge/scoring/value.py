@@ -11,7 +11,6 @@ from evomerge.types import TaskScores
 
 _ALIKE = 1e-9  # of the same mean, added up in another order
 _SQUARABLE = 1e100  # the sum of the squares of many such scores is a float
-_ALIKE = 1e-9  # of the same mean, added up in another order
 
 
 def fitness_value(

@@ -6,7 +6,7 @@ M objectives, N points, B resamples of the examples, E examples of a task.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -82,7 +82,8 @@ def find_front(
     A point is left out that lacks something of the floors; of one recipe, and of equal
     gains, all points but one are. A point is dropped when more than 0.9 of 200 resamples have one
     that beats it: in each, every task's examples are drawn anew, with replacement, the same for all
-    points. The best on each objective and the best fitness of the non-dominated points are kept.
+    points. They are dropped one by one, and one that is dropped beats no other any more. The best
+    on each objective and the best fitness of the non-dominated points are kept.
 
     Args:
         read: gives the search scores, example by example; asked for non-dominated points alone.
@@ -101,9 +102,7 @@ def find_front(
     resamples = _Resamples(fitness, best_source, seed)
     G_NBM = np.stack([resamples.gains(_found(read, point)) for point in best])
     leaders = {0, *map(int, _matrix(best, names).argmax(axis=0))}  # of equals, the first
-    on_B = np.stack([_non_dominated(G_NBM[:, b]) for b in range(RESAMPLES)])
-    beaten_N = 1.0 - on_B.mean(axis=0)
-    left = [i for i in range(len(best)) if i in leaders or beaten_N[i] <= SURELY]
+    left = _likely(G_NBM, leaders)
     kept = [best[i] for i in left]
     always = [position for position, i in enumerate(left) if i in leaders]
     # a mean of equal numbers need not be that number
@@ -153,6 +152,32 @@ def _non_dominated(G_NM: Floats) -> npt.NDArray[np.bool_]:
 
     on: npt.NDArray[np.bool_] = moocore.is_nondominated(G_NM, maximise=True, keep_weakly=True)
     return on
+
+
+def _likely(G_NBM: Floats, leaders: Collection[int]) -> list[int]:
+    """Which points to keep: leaders, and those that are beaten on few enough resamples.
+
+    The one that is beaten most often goes first, and from then on beats no other: of many that are
+    alike some stay, though each of them is nearly always beaten by one of the rest.
+    """
+    left = list(range(len(G_NBM)))
+    beaten_NB = np.zeros(G_NBM.shape[:2], np.int64)
+    for i in left:
+        beaten_NB += _beats(G_NBM, i)
+    while True:
+        often = {i: float((beaten_NB[i] > 0).mean()) for i in left if i not in leaders}
+        worst = max(often, key=lambda i: (often[i], i), default=None)
+        if worst is None or often[worst] <= SURELY:
+            return left
+        left.remove(worst)
+        beaten_NB -= _beats(G_NBM, worst)
+
+
+def _beats(G_NBM: Floats, one: int) -> npt.NDArray[np.bool_]:
+    """(N, B) whom one point beats on which resamples."""
+    better: npt.NDArray[np.bool_] = (G_NBM[one] >= G_NBM).all(axis=2)
+    better &= (G_NBM[one] > G_NBM).any(axis=2)
+    return better
 
 
 def _found(read: Read, point: Point) -> Evaluation:

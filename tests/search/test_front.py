@@ -179,3 +179,14 @@ def test_the_order_of_the_points_changes_nothing_and_neither_does_a_second_time(
     first = find_front(TWO, points, read, {}, 7)
     assert find_front(TWO, points[::-1], read, {}, 7) == first
     assert find_front(TWO, points, read, {}, 8).half_widths != first.half_widths
+
+
+def test_of_many_that_beat_one_another_by_turns_some_are_kept() -> None:
+    """Each leads in few resamples; dropped at a stroke, nearly all of them would be gone."""
+
+    def near(seed: int, more: float) -> list[float]:
+        return [score + more for score in noisy(seed, 120)]
+
+    found = front(*(evaluation(near(n, n / 1e6), near(99 + n, -n / 1e6)) for n in range(80)))
+    assert found.non_dominated == 80
+    assert 10 <= len(found.kept) < 80
