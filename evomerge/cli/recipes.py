@@ -127,12 +127,12 @@ def evaluate(
 
 def _chosen(run: Run, candidate: str | None, weights: str | None, at: list[str]) -> int | str:
     """Which candidate of a run is meant."""
-    from evomerge.analysis.front import parse_weights
-
     if candidate is not None and (weights or at):
         raise typer.BadParameter("--candidate names one: leave out --weights and --at")
     if not (weights or at):
         return candidate or "best"
+    from evomerge.analysis.front import parse_weights  # numpy, which a plain export does not need
+
     number = run.choose(parse_weights(weights) if weights else {}, at)
     talk().print(f"candidate {number}")
     return number

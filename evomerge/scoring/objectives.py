@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -92,13 +92,25 @@ class Aims(Keys):
     """The keys of a fitness that say what is weighed against what.
 
     Attributes:
-        objectives: by name; at least two. Without any, each task of the fitness is one.
+        objectives: by name; at least two. Names of tasks and measures alone, in a list, are these
+            by themselves. Without any, each task of the fitness is one.
         floor: objective to the least that it must reach, a number or ``0.95 * source:NAME``. A
             model that reaches all floors comes before any that does not.
     """
 
     objectives: dict[str, Objective] | None = None
     floor: dict[str, float | str] | None = None
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _by_themselves(cls, value: Any) -> Any:
+        """Names of tasks and measures, each an objective by itself."""
+        if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+            return value
+        if repeated := {name for name in value if value.count(name) > 1}:
+            raise ValueError(f"{', '.join(sorted(repeated))} is there twice")
+        measures = get_args(Measure)
+        return {n: {"measure": n} if n in measures else {"tasks": (n,)} for n in value}
 
     @field_validator("objectives")
     @classmethod

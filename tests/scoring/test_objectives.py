@@ -34,6 +34,14 @@ def test_a_measure_is_minimized_and_scores_are_maximized() -> None:
     assert most.aims["depth"].sign == 1
 
 
+def test_names_alone_are_tasks_and_measures_by_themselves() -> None:
+    aims = fitness(objectives=["maths", "ja", "layers"]).aims
+    assert aims["maths"].tasks == ("maths",)
+    assert (aims["layers"].measure, aims["layers"].sign) == ("layers", -1)
+    assert "Did you mean 'maths'" in problems(objectives=["math", "ja"])
+    assert "ja is there twice" in problems(objectives=["ja", "ja"])
+
+
 @pytest.mark.parametrize(
     ("objectives", "says"),
     [
