@@ -14,8 +14,10 @@ from evomerge.config.pace import Pace, advice, pace
 from evomerge.config.probe import probe as timing
 from evomerge.executors import Executor
 from evomerge.recipes import Recipe
+from evomerge.scoring import Fitness
 from evomerge.scoring.tasks import example_counts
 from evomerge.search.baselines import baselines
+from evomerge.search.front import SHOWN
 from evomerge.search.spec import Stage
 from evomerge.weights.library import Library
 from evomerge.weights.models import Models
@@ -61,6 +63,7 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
         "merged_bytes": max(plan.nbytes for plan in plans.values()),
         **({"stages": of_stages} if loaded.file.stages else of_stages[""]),
         "baselines": compared,
+        **_aims(loaded.file.fitness),
         **_work(loaded, compared, plans),
         **_memory(loaded, largest, executor),
         **timed,
@@ -68,12 +71,26 @@ def estimate(loaded: LoadedSearch, *, probe: bool = False) -> dict[str, Any]:
     }
 
 
+def _aims(fitness: Fitness) -> dict[str, Any]:
+    """The objectives that it names, and the floors, as ``check`` prints them."""
+    facts: dict[str, Any] = {}
+    if fitness.objectives is not None:
+        goals = {1: "maximize", -1: "minimize"}
+        facts["objectives"] = {name: goals[one.sign] for name, one in fitness.objectives.items()}
+    if fitness.floor:
+        facts["floors"] = dict(fitness.floor)
+    return facts
+
+
 def _work(loaded: LoadedSearch, compared: int, plans: Mapping[str, Plan]) -> dict[str, Any]:
     """How many examples there are to answer, and how many bytes to merge."""
     search, stages = loaded.search, loaded.search.stages
     examples = example_counts(loaded.file.fitness)
     unknown = dict.fromkeys(loaded.file.fitness.scorers, "as its scorer says")
-    held_out = sum(examples["held_out"].values()) * (compared + len(stages) * search.champions)
+    unseen = compared + len(stages) * search.champions
+    if loaded.file.fitness.objectives is not None:
+        unseen += SHOWN  # at most
+    held_out = sum(examples["held_out"].values()) * unseen
     answered: int | str = "as many as the budget allows"
     if search.evaluations is not None and not any(stage.racing for stage in stages):
         searched = search.evaluations + compared + len(stages)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,22 @@ def test_a_front_says_how_large_it_is(run: Run) -> None:
     said = " ".join(told(run.front()))
     assert "models that were asked everything are dominated by none" in said
     assert "on search examples" in said and "which chose nothing" in said
+
+
+def test_commands_show_a_front_and_export_from_it(run: Run, cli: Any, tmp_path: Path) -> None:
+    shown = cli("show", run.folder, "--front")
+    assert shown.returncode == 0
+    assert "far (least)" in shown.stdout and "measured from" in shown.stdout
+    front = json.loads(cli("show", run.folder, "--front", "--json").stdout)
+    assert [row["number"] for row in front["rows"]] == [row.number for row in run.front().rows]
+    chosen = run.choose({"second": 1.0})
+    exported = cli("export", run.folder, "--weights", "second=1")
+    assert exported.stdout == run.export(chosen)
+    assert exported.stderr == f"candidate {chosen}\n"
+    within = cli("export", run.folder, "--at", "far<=0", "-o", tmp_path / "recipe.yaml")
+    assert within.returncode == 0
+    assert (tmp_path / "recipe.yaml").read_text("utf-8") == run.export(run.choose(at=["far<=0"]))
+    both = cli("export", run.folder, "--at", "far<=0", "--candidate", "3")
+    assert both.returncode == 2 and "leave out --weights and --at" in both.stderr
+    nothing = cli("build", run.folder, tmp_path / "out", "--at", "first>=1e9")
+    assert nothing.returncode == 2 and "each by itself has" in nothing.stderr

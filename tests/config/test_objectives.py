@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from small_search import SMALL, skills
 
+from evomerge.config.estimate import estimate
 from evomerge.config.load import LoadedSearch, load
 from evomerge.errors import ConfigError
 from evomerge.optimizers.optuna import Optuna
@@ -31,6 +32,14 @@ def test_a_search_of_several_objectives_asks_everything() -> None:
     (stage,) = loaded(OBJECTIVES).search.stages
     assert stage.racing is None
     assert stage.not_raced == "a front is made of candidates that were asked all examples."
+
+
+def test_check_says_what_is_weighed_and_what_must_be_reached() -> None:
+    objectives = {"objectives": ["arithmetic", "layers"], "floor": {"arithmetic": 0.5}}
+    facts = estimate(loaded(objectives))
+    assert facts["objectives"] == {"arithmetic": "maximize", "layers": "minimize"}
+    assert facts["floors"] == {"arithmetic": 0.5}
+    assert "objectives" not in estimate(loaded())
 
 
 def test_optuna_is_told_the_objectives_that_a_search_names() -> None:
