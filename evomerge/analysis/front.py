@@ -79,8 +79,8 @@ class Bound(NamedTuple):
 def read_front(store: Store, fitness: Fitness, seed: int) -> RunFront:
     """The front of what a run has scored by now."""
     candidates = store.candidates()
-    found = front_of(store, fitness, candidates, seed)
-    every = scored(store, fitness, candidates, "search").points
+    known = scored(store, fitness, candidates, "search")
+    found = front_of(store, fitness, known, seed)
     unseen = scored(store, fitness, candidates, "held_out").points
     signs = {name: objective.sign for name, objective in fitness.aims.items()}
     own = [unseen[point.number] for point in found.shown if point.number in unseen]
@@ -102,7 +102,7 @@ def read_front(store: Store, fitness: Fitness, seed: int) -> RunFront:
             for point in found.shown
         ),
         goals={name: "maximize" if sign > 0 else "minimize" for name, sign in signs.items()},
-        among=len(every),
+        among=len(known.points),
         nondominated=found.non_dominated,
         dropped=found.non_dominated - len(found.kept),
         thinned=len(found.kept) - len(found.shown),
@@ -129,17 +129,18 @@ def choose(
     """The number of the candidate that is best by some weights, within some bounds.
 
     Args:
-        weights: objective to its weight, of the front's points; where there are none, the best
-            fitness of all that were scored counts.
+        weights: objective to its weight; where there are none, the fitness counts.
+        bounds: of all that were scored; where there are none, it is a point of the front.
 
     Raises:
         ConfigError: objectives that there are not.
-        RunError: no model is within the bounds.
+        RunError: no model is within the bounds, or the front is empty.
     """
     _check(fitness, weights, bounds)
     candidates = store.candidates()
-    every = list(scored(store, fitness, candidates, "search").points.values())
-    points = front_of(store, fitness, candidates, seed).kept if weights else every
+    known = scored(store, fitness, candidates, "search")
+    every = list(known.points.values())
+    points = every if bounds else front_of(store, fitness, known, seed).kept
     within = [point for point in points if _is_within(point, fitness, bounds)]
     if not within:
         raise RunError(_nothing(every, fitness, bounds))
@@ -174,6 +175,8 @@ def _nothing(every: Sequence[Point], fitness: Fitness, bounds: Sequence[Bound]) 
     """That no model is within the bounds, and how far models get."""
     if not every:
         return "no model was asked all search examples yet"
+    if not bounds:
+        return f"none of the {len(every)} models that were asked everything reaches all floors"
     reached = []
     for name, sign, _ in bounds:
         values = [fitness.aims[name].sign * p.gains[name] for p in every]
@@ -196,6 +199,8 @@ def parse_weights(text: str) -> dict[str, float]:
         if not (equals and name.strip()) or weight is None or weight < 0:
             wrong = f"expected maths=2,japanese=1 with weights of 0 or more, got {shown(text)}."
             raise ConfigError(Problem(("weights",), wrong))
+        if name.strip() in weights:
+            raise ConfigError(Problem(("weights",), f"{shown(name.strip())} is given twice."))
         weights[name.strip()] = weight
     if not any(weights.values()):
         raise ConfigError(Problem(("weights",), "at least one must be above 0."))

@@ -187,14 +187,14 @@ class Run:
         """The number of the candidate that is best by other weights, or within bounds.
 
         Args:
-            weights: objective to weight: the point of the front with the best weighted sum of its
-                numbers, minimized ones subtracted. Without any, the best fitness of all models
-                that were asked everything.
-            at: what must hold, e.g. ``maths>=0.6`` or ``layers<=20``.
+            weights: objective to weight: the best sum of its numbers times these, each on its own
+                scale, minimized ones subtracted. Without any, the best fitness.
+            at: what must hold, e.g. ``maths>=0.6`` or ``layers<=20``, of all models that were
+                asked everything; without it the choice is from the front.
 
         Raises:
             ConfigError: objectives that there are not, or bounds that cannot be read.
-            RunError: no model is within the bounds.
+            RunError: no model is within the bounds, or the front is empty.
         """
         from evomerge.analysis.front import choose, parse_bound
 

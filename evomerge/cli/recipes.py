@@ -20,14 +20,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="The point of the front that is best by these, e.g. maths=2,japanese=1.",
+        help="The point of the front with the best sum of the objectives times these, each on its "
+        "own scale, e.g. maths=2,japanese=1.",
         show_default=False,
     ),
 ]
 At = Annotated[
     list[str],
     typer.Option(
-        help="The best where this holds, e.g. 'maths>=0.6'; repeatable.", show_default=False
+        help="The best of all models of which this holds, e.g. 'maths>=0.6'; repeatable.",
+        show_default=False,
     ),
 ]
 

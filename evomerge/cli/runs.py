@@ -155,6 +155,8 @@ def show(
 
     run, out = Run.open(folder), console()
     if front:
+        if candidate is not None:
+            raise typer.BadParameter("--front shows several: leave out --candidate")
         _print_front(run, as_json)
         return
     if candidate is not None:

@@ -12,7 +12,7 @@ from evomerge.search.known import Known
 from evomerge.search.order import ORDERS
 from evomerge.search.racing.race import Race
 from evomerge.search.schedule import Schedule
-from evomerge.search.scored import front_of
+from evomerge.search.scored import front_of, scored
 from evomerge.search.spec import Observer, Progress, Search
 from evomerge.search.stage import StageRun
 from evomerge.store import Store
@@ -255,7 +255,8 @@ class SearchLoop:
         fitness, candidates = self.search.setup.fitness, self.results.candidates
         if fitness.objectives is None:
             return []
-        found = front_of(self.store, fitness, candidates, self.search.seed)
+        known = scored(self.store, fitness, candidates, "search")
+        found = front_of(self.store, fitness, known, self.search.seed)
         return [candidates[point.number] for point in found.shown]
 
     def _show(self) -> None:

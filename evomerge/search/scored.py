@@ -53,12 +53,10 @@ def scored(store: Store, fitness: Fitness, candidates: Sequence[Candidate], spli
     return Scored(dict(sorted(points.items())), best)
 
 
-def front_of(store: Store, fitness: Fitness, candidates: Sequence[Candidate], seed: int) -> Front:
-    """The front of what was scored of these candidates on all search examples.
+def front_of(store: Store, fitness: Fitness, of: Scored, seed: int) -> Front:
+    """The front of what was scored on all search examples.
 
     Args:
         seed: of the resamples of examples.
     """
-    found = scored(store, fitness, candidates, "search")
-    points = list(found.points.values())
-    return find_front(fitness, points, store.evaluation, found.best_source, seed)
+    return find_front(fitness, list(of.points.values()), store.evaluation, of.best_source, seed)

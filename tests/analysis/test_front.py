@@ -92,13 +92,52 @@ def test_what_cannot_be_chosen_is_an_error(run: Run) -> None:
     assert "Did you mean 'first'" in str(caught.value) and "'third'" in str(caught.value)
 
 
+def test_weights_choose_from_all_models_within_bounds(run: Run) -> None:
+    """The second best on an objective need not be on the front."""
+    numbers = {r.number: r.search.tasks["one"] for r in run.rows if r.search is not None}
+    below = max(value for value in numbers.values() if value < max(numbers.values()))
+    chosen = run.choose({"first": 1.0}, at=[f"first<={below!r}"])
+    assert numbers[chosen] == below
+
+
+def test_a_front_that_no_model_reaches_is_an_error(keys: dict[str, Any], tmp_path: Path) -> None:
+    keys = {**keys, "fitness": {**keys["fitness"], "floor": {"first": 1e9}}}
+    run = evomerge.search({**keys, "budget": {"evaluations": 2}}, run=tmp_path / "run")
+    assert run.front().rows == ()
+    assert "reaches all floors" in told(run.front())[0]
+    with pytest.raises(RunError, match=r"none of the \d+ models .* reaches all floors"):
+        run.choose({"first": 1.0})
+    assert run.choose(at=["far<=0"]) == 0  # which lacks the least of those within
+
+
+def test_commands_show_the_front_and_export_a_point(run: Run, cli: Any) -> None:
+    shown = cli("show", run.folder, "--front")
+    assert shown.returncode == 0 and "far (least)" in shown.stdout
+    found = json.loads(cli("show", run.folder, "--front", "--json").stdout)
+    assert [row["number"] for row in found["rows"]] == [row.number for row in run.front().rows]
+    number = run.choose({"second": 1.0})
+    exported = cli("export", run.folder, "--weights", "second=1")
+    assert exported.stdout == run.export(number) and exported.stderr == f"candidate {number}\n"
+    assert cli("export", run.folder, "--at", "far<=0").stdout == run.export(0)
+    assert cli("export", run.folder).stdout == run.export()
+    for words in (
+        ("export", run.folder, "--at", "far<=0", "--candidate", "1"),
+        ("show", run.folder, "--front", "--candidate", "1"),
+        ("export", run.folder, "--weights", "frist=1"),
+        ("export", run.folder, "--at", "first>=1e9"),
+    ):
+        assert cli(*words).returncode == 2
+
+
 def test_texts_of_weights_and_bounds() -> None:
     assert parse_weights("maths=2, ja qa=0.5") == {"maths": 2.0, "ja qa": 0.5}
     assert parse_bound(" ja qa >= .5 ") == Bound("ja qa", ">=", 0.5)
     assert parse_bound("layers<=20") == Bound("layers", "<=", 20.0)
 
 
-@pytest.mark.parametrize("text", ["", "maths", "maths=", "=1", "maths=x", "a=-1", "a=0", "a=nan"])
+@pytest.mark.parametrize(
+    "text", ["", "maths", "maths=", "=1", "maths=x", "a=-1", "a=0", "a=nan", "a=1,a=2"]
+)
 def test_other_weights_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="weights"):
         parse_weights(text)

@@ -22,7 +22,7 @@ QUICKSTART = ROOT / "experiments" / "quickstart" / "search.yaml"
 SOURCES: dict[str, str | Recipe] = {name: str(ZOO / name) for name in ("arithmetic", "strings")}
 HEAVY = (
     *("torch", "numba", "scipy", "pandas", "datasets", "lm_eval", "transformers", "vllm", "ray"),
-    *("optuna", "cmaes", "alembic", "sqlalchemy", "numpy", "huggingface_hub"),
+    *("optuna", "cmaes", "alembic", "sqlalchemy", "numpy", "huggingface_hub", "moocore"),
 )
 
 NOTHING: frozenset[str] = frozenset()
@@ -42,6 +42,8 @@ COMMANDS: tuple[tuple[tuple[str, ...], int, str, frozenset[str]], ...] = (
     (("list", "operators"), 0, "dare_ties", NOTHING),
     (("show", "RUN"), 0, "--model hf", A_RUN),
     (("show", "RUN", "--json"), 0, '"value": 0.75', A_RUN),
+    (("show", "RUN", "--front"), 0, "dominated by none", WITH_NUMPY | {"moocore"}),
+    (("export", "RUN", "--weights", "kanji=1"), 0, "operator: linear", WITH_NUMPY | {"moocore"}),
     (("lineage", "RUN"), 0, "2  0.750", WITH_NUMPY),
     (("lineage", "RUN", "--candidate", "3"), 0, "arithmetic 50.0%", WITH_NUMPY),
     (("export", "RUN"), 0, "operator: linear", A_RUN),

@@ -128,3 +128,26 @@ def test_a_floor_of_a_source_that_cannot_be_scored_ends_the_search(
     assert [row.status for row in evomerge.Run.open(tmp_path / "run").baselines].count(
         "failed"
     ) == 1
+
+
+def test_the_front_is_scored_on_held_out_examples_also_after_a_kill(
+    keys: dict[str, Any], tmp_path: Path
+) -> None:
+    keys["optimizer"] = {"name": "random"}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "held-out":
+            raise KeyboardInterrupt
+
+    def unseen(folder: Path) -> set[str]:
+        with Store.open(folder, read_only=True) as store:
+            return {digest for digest, _ in store.evaluations("held_out")}
+
+    front = evomerge.search(keys, run=whole).front()
+    with pytest.raises(KeyboardInterrupt):
+        evomerge.search(keys, run=stopped, progress=stop)
+    assert unseen(stopped) < unseen(whole)
+    assert evomerge.resume(stopped).front() == front
+    assert unseen(stopped) == unseen(whole)
+    assert front.held_out_hypervolume == front.hypervolume  # these scorers ask the same
