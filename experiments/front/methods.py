@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evomerge.analysis.front import RunFront
+from evomerge.analysis.run import Run
 from evomerge.config.load import load
 from evomerge.search.run import resume, start
 from evomerge.search.spec import Search
@@ -43,20 +45,25 @@ METHODS = {
 }
 
 
-def ended(zoo: str, method: str, seed: int, folder: Path) -> Path:
-    """The folder of a run that is brought to its end; gone on with where it was stopped."""
+def front(zoo: str, method: str, seed: int, folder: Path) -> RunFront:
+    """The front of a run that is brought to its end; gone on with where it was stopped."""
     keys = [f"seed={seed}", f"fitness.seed={seed}", *METHODS[method].keys]
     search = load(FOLDER / f"{zoo}.yaml", keys).search
     if method == PEER:
         search = _by_peer(search, seed)
     if not Store.exists(folder):
         start(search, folder, lambda progress: None)
-    else:
-        with Store.open(folder, read_only=True) as store:
-            finished = store.run().finished_utc is not None
-        if not finished:
-            resume(search, folder, lambda progress: None)
-    return folder
+    elif not finished(folder):
+        resume(search, folder, lambda progress: None)
+    found = Run.open(folder).front()
+    if found.held_out_hypervolume is None:
+        raise SystemExit(f"{folder}: its front was not scored on held-out examples")
+    return found
+
+
+def finished(folder: Path) -> bool:
+    """Whether there is such a run, and it has ended."""
+    return Store.exists(folder) and Run.open(folder).record.finished_utc is not None
 
 
 def _by_peer(search: Search, seed: int) -> Search:

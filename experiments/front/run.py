@@ -16,7 +16,15 @@ from pathlib import Path
 # Run as a file, Python looks in this folder only.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments.front.methods import METHODS, ended
+from evomerge.analysis.front import RunFront
+from experiments.front.methods import METHODS, PEER, finished, front
+from experiments.front.tables import draw, measured, table
+
+DRAWN = ("random", PEER, "cmaes", "pareto")
+PAIRS = {
+    "zoo": [("arithmetic", "kanji"), ("arithmetic", "strings"), ("kanji", "cross")],
+    "block_zoo": [("arithmetic", "kanji"), ("kanji", "blocks")],
+}
 
 
 def main() -> None:
@@ -28,14 +36,23 @@ def main() -> None:
     parser.add_argument("--zoos", nargs="+", default=["zoo", "block_zoo"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=5, help="0 to this number minus one")
+    parser.add_argument("--only-tables", action="store_true", help="of the runs that are finished")
     options = parser.parse_args()
     for name in ("lm_eval", "evomerge"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in options.zoos:
+        fronts: dict[str, list[RunFront]] = {method: [] for method in options.methods}
         for seed in range(options.seeds):
             for method in options.methods:
+                folder = options.runs / name / f"{method}-{seed}"
+                if options.only_tables and not finished(folder):
+                    continue
                 print(f"{name} {method} {seed}", file=sys.stderr, flush=True)
-                ended(name, method, seed, options.runs / name / f"{method}-{seed}")
+                fronts[method].append(front(name, method, seed, folder))
+        found = {method: [measured(one) for one in seeds] for method, seeds in fronts.items()}
+        print(f"\n## {name}\n\n{table(found)}\n", flush=True)
+        kept = {method: fronts[method] for method in DRAWN if fronts.get(method)}
+        draw(kept, PAIRS[name], options.runs / f"{name}.svg")
 
 
 if __name__ == "__main__":
