@@ -35,9 +35,11 @@ def front_table(front: RunFront) -> Table:
 
 
 def _objective(row: FrontRow, name: str) -> str:
-    """The number on search examples, and the one held out where that differs."""
-    text, unseen = _brief(row.search[name]), row.held_out_search
-    return f"{text} | {_brief(unseen[name])}" if name in unseen and row.half_widths[name] else text
+    """The number on search examples, and the one on held-out ones unless no example counts."""
+    found, unseen = row.search[name], row.held_out_search.get(name)
+    if unseen is None or (unseen == found and not row.half_widths[name]):
+        return _brief(found)
+    return f"{_brief(found)} | {_brief(unseen)}"
 
 
 def _brief(number: float) -> str:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import evomerge
-from evomerge.analysis.front import Bound, parse_bound, parse_weights
+from evomerge.analysis.front import Bound, FrontRow, RunFront, parse_bound, parse_weights
 from evomerge.analysis.run import Run
 from evomerge.errors import ConfigError, RunError
-from evomerge.reports.front import told
+from evomerge.reports.front import front_table, told
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,33 @@ def test_other_weights_are_refused(text: str) -> None:
 def test_other_bounds_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="at"):
         parse_bound(text)
+
+
+def test_held_out_scores_are_shown_also_of_whoever_answers_all_search_examples() -> None:
+    row = FrontRow(
+        number=7,
+        label="",
+        value=1.0,
+        held_out=0.75,
+        search={"sums": 1.0, "blocks": 20.0},
+        half_widths={"sums": 0.0, "blocks": 0.0},
+        held_out_search={"sums": 0.75, "blocks": 20.0},
+    )
+    front = RunFront(
+        rows=(row,),
+        goals={"sums": "maximize", "blocks": "minimize"},
+        among=1,
+        nondominated=1,
+        dropped=0,
+        thinned=0,
+        hypervolume=2.0,
+        held_out_hypervolume=1.5,
+        reference={"sums": 0.0, "blocks": 22.0},
+    )
+    console = Console(file=io.StringIO(), width=100)
+    with console.capture() as shown:
+        console.print(front_table(front))
+    assert "candidate 7     1.000      0.750   1.000 | 0.750               20" in shown.get()
 
 
 def test_a_front_says_how_large_it_is(run: Run) -> None:
