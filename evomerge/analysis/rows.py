@@ -29,14 +29,12 @@ class Score:
         half_width: half the width of its 95 % interval.
         tasks: score by task.
         examples: how many were scored.
-        shortfall: what it lacks of the floors of the fitness, relative to these; 0 if nothing.
     """
 
     value: float
     half_width: float
     tasks: Mapping[str, float]
     examples: int
-    shortfall: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +47,8 @@ class Row:
             ``dropped`` was under way when the time of a finished run was up.
         part: of a candidate that was raced, its score on the search examples that it was asked:
             it says little of one that was asked few, and is not to be ranked among others.
+        shortfall: what it lacks of the floors of the fitness on the search examples, relative to
+            these; 0 if nothing, None where it was not scored on all of them.
         error: why it failed.
     """
 
@@ -57,6 +57,7 @@ class Row:
     search: Score | None
     held_out: Score | None
     part: Score | None
+    shortfall: float | None
     error: str | None
 
     @property
@@ -84,7 +85,7 @@ class Row:
             "search_half_width": self.search.half_width if self.search else None,
             "held_out_half_width": self.held_out.half_width if self.held_out else None,
             "part": None if self.part is None else asdict(self.part),
-            "shortfall": self.search.shortfall if self.search else None,
+            "shortfall": self.shortfall,
             "tasks": dict(self.search.tasks) if self.search else {},
             "held_out_tasks": dict(self.held_out.tasks) if self.held_out else {},
             "parents": list(self.candidate.genome.parents),
@@ -130,6 +131,7 @@ def read_rows(store: Store, fitness: Fitness, events: Sequence[Event], *, finish
             part=None
             if number in search.scores or candidate.recipe.digest not in portions
             else score(fitness, part(portions[candidate.recipe.digest]), search.best_source),
+            shortfall=evaluations[number].shortfall if number in search.scores else None,
             error=evaluations[number].error if number in evaluations else None,
         )
         for number, candidate in enumerate(candidates)
@@ -186,7 +188,6 @@ def score(
         interval(fitness, tasks, best_source),
         {name: scores.score for name, scores in tasks.items()},
         evaluation.examples,
-        evaluation.shortfall,
     )
 
 

@@ -82,6 +82,8 @@ def build(
     if recipe.is_dir():
         run = Run.open(recipe)
         given = run.scored(_chosen(run, candidate, weights, at))
+    elif candidate is not None or weights or at:
+        raise typer.BadParameter("--candidate, --weights and --at choose from a run, not a recipe")
     made = build_recipe(given, out, tell=_note)
     print_data(f"{made}\n")
 

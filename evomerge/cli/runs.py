@@ -5,25 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from evomerge.cli._console import console, print_json, talk, telling
-from evomerge.cli._stopping import stopping
+from evomerge.cli._console import console, print_json, talk
+from evomerge.cli._progress import progress_bar
 from evomerge.printable import printable
 from evomerge.version import __version__
 
 if TYPE_CHECKING:
     from evomerge.analysis.run import Run
-    from evomerge.search.spec import Observer
-    from evomerge.search.spec import Progress as Standing
 
 File = Annotated[Path, typer.Argument(help="The search YAML.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
@@ -112,7 +108,7 @@ def run(
     for note in [*loaded.notes, *advice(paces)]:
         talk().print(f"note: {note}", soft_wrap=True)
     folder = folder or Path("runs") / loaded.file.name
-    with _progress(folder) as observe:
+    with progress_bar(folder) as observe:
         done = api.search(loaded, run=folder, progress=observe)
     _print(done)
 
@@ -133,7 +129,7 @@ def resume(
     loaded = api.load_run(folder, overrides, trust=trust or _confirmed)
     for note in loaded.notes:
         talk().print(f"note: {note}", soft_wrap=True)
-    with _progress(folder) as observe:
+    with progress_bar(folder) as observe:
         done = api.resume(folder, loaded, progress=observe)
     _print(done)
 
@@ -214,56 +210,6 @@ def _listed(value: Any) -> str:
         return str(value)
     inner = {k: f"({_listed(v)})" if isinstance(v, dict) else str(v) for k, v in value.items()}
     return ", ".join(f"{k} {v}" for k, v in inner.items())
-
-
-@contextmanager
-def _progress(folder: Path) -> Iterator[Observer]:
-    """A progress bar: yields its observer, and says how to resume when the search is stopped."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("best {task.fields[best]}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    from evomerge.reports.table import short
-
-    err = talk()
-    try:
-        with Progress(*columns, console=err) as progress, telling("evomerge.search", err):
-            bar = progress.add_task("opening models", total=None, best="-", left="")
-
-            def observe(now: Standing) -> None:
-                stopping.raise_if_asked()
-                best = "-" if now.best is None else short(now.best)
-                progress.update(
-                    bar,
-                    description=printable(now.stage),
-                    completed=now.done,
-                    total=now.total,
-                    best=best,
-                    left=_time_left(now),
-                )
-
-            yield observe
-    except KeyboardInterrupt:
-        from evomerge.store import Store
-
-        if Store.exists(folder):
-            where = shlex.quote(str(folder))
-            stopping.message = ""
-            err.print(
-                f"Stopped; nothing that was finished is lost. Go on with: evomerge resume {where}"
-            )
-        raise
-
-
-def _time_left(now: Standing) -> str:
-    if not now.done or now.total is None or now.done >= now.total:
-        return ""
-    seconds = now.elapsed_seconds / now.done * (now.total - now.done)
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
 
 
 def _print(run: Run) -> None:

@@ -46,7 +46,7 @@ def comparison(run: Run) -> Table:
             *([_plain(row.candidate.stage)] if staged else []),
             with_interval(row.search),
             with_interval(row.held_out),
-            *([_reached(row.search)] if floors else []),
+            *([_reached(row)] if floors else []),
             *(share(tasks[t]) if t in tasks else "" for t in run.file.fitness.tasks),
             style="bold" if best else "",
         )
@@ -72,11 +72,11 @@ def with_interval(score: Score | None) -> str:
     return "" if score is None else f"{short(score.value)} ± {short(score.half_width)}"
 
 
-def _reached(score: Score | None) -> str:
+def _reached(row: Row) -> str:
     """Whether a model reaches what it must on the search examples, or what it lacks of it."""
-    if score is None:
+    if row.shortfall is None:
         return ""
-    return f"lacks {share(score.shortfall)}" if score.shortfall else "reached"
+    return f"lacks {share(row.shortfall)}" if row.shortfall else "reached"
 
 
 def short(value: float) -> str:

@@ -199,5 +199,7 @@ def test_commands_show_a_front_and_export_from_it(run: Run, cli: Any, tmp_path: 
     assert (tmp_path / "recipe.yaml").read_text("utf-8") == run.export(run.choose(at=["far<=0"]))
     both = cli("export", run.folder, "--at", "far<=0", "--candidate", "3")
     assert both.returncode == 2 and "leave out --weights and --at" in both.stderr
+    recipe = cli("build", tmp_path / "recipe.yaml", tmp_path / "out", "--weights", "first=1")
+    assert recipe.returncode == 2 and "choose from a" in recipe.stderr
     nothing = cli("build", run.folder, tmp_path / "out", "--at", "first>=1e9")
     assert nothing.returncode == 2 and "each by itself has" in nothing.stderr

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.cli import _stopping, runs
+from evomerge.cli import _progress, _stopping
+from evomerge.cli._progress import progress_bar
 from evomerge.cli._stopping import Stopping
 from evomerge.search.spec import Progress
 
@@ -59,10 +60,10 @@ def test_a_signal_that_was_swallowed_is_not_forgotten(stopping: Stopping) -> Non
 def test_a_search_that_swallowed_a_signal_ends_with_its_next_result(
     stopping: Stopping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "stopping", stopping)
+    monkeypatch.setattr(_progress, "stopping", stopping)
     seen: list[str] = []
 
-    with pytest.raises(KeyboardInterrupt), runs._progress(tmp_path) as observe:
+    with pytest.raises(KeyboardInterrupt), progress_bar(tmp_path) as observe:
         observe(Progress(0, None, None, 0.0, "search"))
         with suppress(BaseException):
             signal.raise_signal(signal.SIGTERM)
