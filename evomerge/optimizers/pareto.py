@@ -32,9 +32,9 @@ class Pareto(Optimizer):
     that scores and counts of layers can be added up. Of more than four objectives, the four get a
     search whose range is widest, relative to the largest number in it.
 
-    The candidates on the front come from all of these, and from the baselines. An archive of all
-    that one CMA-ES scored has a larger hypervolume than NSGA-II, NSGA-III or MOTPE found with as
-    many evaluations; the others add corners.
+    The candidates on the front come from all of these, and from the baselines. What one CMA-ES for
+    the fitness alone has scored makes a front as large or larger, with fewer models in its corners:
+    see `experiments/front`.
 
     Args:
         first: the share of the budget for the fitness alone, in [0, 1].
