@@ -33,8 +33,7 @@ class Pareto(Optimizer):
     search whose range is widest, relative to the largest number in it.
 
     The candidates on the front come from all of these, and from the baselines. What one CMA-ES for
-    the fitness alone has scored makes a front as large or larger, with fewer models in its corners:
-    see `experiments/front`.
+    the fitness alone has scored makes a front as large or larger: see `experiments/front`.
 
     Args:
         first: the share of the budget for the fitness alone, in [0, 1].
