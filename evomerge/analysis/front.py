@@ -83,7 +83,11 @@ def read_front(store: Store, fitness: Fitness, seed: int) -> RunFront:
     found = front_of(store, fitness, known, seed)
     unseen = scored(store, fitness, candidates, "held_out").points
     signs = {name: objective.sign for name, objective in fitness.aims.items()}
-    own = [unseen[point.number] for point in found.shown if point.number in unseen]
+    own = [
+        unseen[point.number]
+        for point in found.shown
+        if point.number in unseen and unseen[point.number].gains.keys() == signs.keys()
+    ]
     baselines = {one.number: one.label for one in candidates if one.kind == "baseline"}
     all_are = bool(found.shown) and len(own) == len(found.shown)
     return RunFront(

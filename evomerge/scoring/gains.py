@@ -23,13 +23,15 @@ def gains(fitness: Fitness, evaluation: Evaluation, best_source: Mapping[str, fl
         best_source: the best source's score by task.
 
     Returns:
-        Empty where nothing was scored.
+        Without the objectives that a task is part of which was not scored: not every task has
+        held-out examples. Empty where nothing was.
     """
     if not evaluation.tasks:
         return {}
     return {
         name: objective.sign * _value(fitness, objective, evaluation, best_source)
         for name, objective in fitness.aims.items()
+        if evaluation.tasks.keys() >= set(objective.tasks or ())
     }
 
 
@@ -45,6 +47,8 @@ def shortfall(fitness: Fitness, of: Gains, sources: Mapping[str, Gains]) -> floa
     """
     lacking = 0.0
     for name, floor in fitness.floors.items():
+        if name not in of:
+            continue
         if floor.source is None:
             least = floor.number
         elif own := sources.get(floor.source):

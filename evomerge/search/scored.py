@@ -59,4 +59,5 @@ def front_of(store: Store, fitness: Fitness, of: Scored, seed: int) -> Front:
     Args:
         seed: of the resamples of examples.
     """
-    return find_front(fitness, list(of.points.values()), store.evaluation, of.best_source, seed)
+    points = [one for one in of.points.values() if one.gains.keys() == fitness.aims.keys()]
+    return find_front(fitness, points, store.evaluation, of.best_source, seed)

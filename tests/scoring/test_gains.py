@@ -69,6 +69,14 @@ def test_a_failed_candidate_has_none() -> None:
     assert gains(fitness(None), Evaluation("failed", error="too large"), {}) == {}
 
 
+def test_an_objective_without_all_its_tasks_is_left_out() -> None:
+    """Not every task has held-out examples."""
+    made = fitness({"ab": {"tasks": ["a", "b"]}, "c": OTHER}, floor={"ab": 0.9, "c": 0.5})
+    found = gains(made, evaluation(a=1.0, c=0.4), {})
+    assert found == {"c": 0.4}
+    assert shortfall(made, found, {}) == pytest.approx(0.2)
+
+
 def test_a_shortfall_is_the_sum_of_what_is_missing_relative_to_each_floor() -> None:
     made = fitness(None, floor={"a": 0.4, "b": "0.5 * source:one", "c": 0.1})
     one = {"a": 0.0, "b": 1.6, "c": 0.0}
